@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text of the error codes, the failed-check exception and the edit distance behind "did you mean".
+#include "hydra/core/error.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+namespace hydra {
+
+const char* ErrorCodeText(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kUsage: return "bad usage";
+    case ErrorCode::kConfig: return "bad config";
+    case ErrorCode::kIo: return "i/o error";
+    case ErrorCode::kFormat: return "bad format";
+    case ErrorCode::kTensor: return "bad tensor";
+    case ErrorCode::kData: return "bad data";
+    case ErrorCode::kNotBuilt: return "not built";
+    case ErrorCode::kDiverged: return "diverged";
+  }
+  return "unknown error";
+}
+
+int EditDistance(const std::string& a, const std::string& b) {
+  std::vector<int> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    int diagonal = row[0];
+    row[0] = static_cast<int>(i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const int above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+namespace internal {
+void CheckFailed(const char* file, int line, const char* condition, const std::string& message) {
+  throw std::logic_error(StrCat(file, ":", line, ": check failed: ", condition, message.empty() ? "" : ": ", message));
+}
+}  // namespace internal
+}  // namespace hydra
