@@ -39,7 +39,7 @@ class Error : public std::runtime_error {
 template <class... Args>
 [[nodiscard]] std::string StrCat(const Args&... args) {
   std::ostringstream out;
-  (out << ... << args);
+  (void)(out << ... << args);  // with no arguments it is a bare name, which -Wextra calls useless
   return out.str();
 }
 
