@@ -94,6 +94,13 @@ std::string TensorName(Family family, TensorRole role, int layer) {
 
 enum class Store { kMatmul, kF32 };  // dtype M or F of the specification
 
+struct Options {
+  Store store = Store::kF32;
+  bool weight_decay = false;
+  bool parameter = true;
+};
+constexpr Options kMatrix{.store = Store::kMatmul, .weight_decay = true};
+
 // Collects the rows of one model.
 class Builder {
  public:
@@ -103,13 +110,6 @@ class Builder {
   void Block(int layer);
 
  private:
-  struct Options {
-    Store store = Store::kF32;
-    bool weight_decay = false;
-    bool parameter = true;
-  };
-  static constexpr Options kMatrix{.store = Store::kMatmul, .weight_decay = true};
-
   void Add(Component component, TensorRole role, std::vector<int64_t> shape, Init init, double arg, Options options) {
     specs_->push_back({role, layer_, TensorName(c_.family, role, layer_), std::move(shape),
                        options.store == Store::kMatmul ? c_.dtype : DType::kF32, options.weight_decay,
@@ -187,7 +187,7 @@ void Builder::Diagonal() {
   const auto k = Component::kSsm;
   Linear(k, R::kDiagonalParamProj, 4 * c_.d_model, c_.d_model);
   Add(k, R::kDiagonalLambdaLog, {c_.d_model}, Init::kLambdaLog, 0, {});
-  ResidualLinear(k, R::kDiagonalSkipProj, {c_.d_model, c_.d_model});
+  Linear(k, R::kDiagonalSkipProj, c_.d_model, c_.d_model);
 }
 
 void Builder::Attention(const LayerConfig& layer) {
