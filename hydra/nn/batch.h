@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a model reads: rows of packed documents, and the switches of one forward pass.
+// Not here: how rows are made from a corpus (hydra/train/batches.h).
+// Dims: B rows, T tokens a row (a multiple of C), C chunk_len.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "hydra/core/config.h"
+
+namespace hydra::nn {
+
+// Each document starts at a row offset that is a multiple of C and is padded to one (specs/hydra.md 7).
+struct Batch {
+  torch::Tensor ids;      // [B, T] int64
+  torch::Tensor targets;  // [B, T] int64, the next token, -100 on pads and last tokens; may be undefined
+  torch::Tensor seq_idx;  // [B, T] int64, document number in the row, -1 for pads
+  torch::Tensor pos;      // [B, T] int64, position in the document; pads count on
+
+  // Rows of one document each, all of ids' length, padded right to a multiple of chunk_len. ids [B, n] int64.
+  [[nodiscard]] static Batch OneDocumentPerRow(const torch::Tensor& ids, int64_t chunk_len);
+  // One row of several documents, each padded to a multiple of chunk_len; the row to row_len when that is > 0.
+  [[nodiscard]] static Batch Pack(const std::vector<std::vector<int64_t>>& documents, int64_t chunk_len,
+                                  int64_t row_len = 0);
+  // Rows below one another; all of equal length.
+  [[nodiscard]] static Batch Stack(const std::vector<Batch>& rows);
+  [[nodiscard]] Batch To(torch::Device device) const;
+};
+
+// Controls of specs/hydra.md 4 and the curriculum's switches. Defaults: the model as trained.
+struct ForwardOptions {
+  std::array<double, 3> path_scale{1, 1, 1};  // a: ssm, sga, moe; 0 = not computed
+  double workspace_read = 1, pkm_read = 1;    // 0 skips the read; the workspace write goes on
+  bool workspace = true, pkm = true;          // false: the site is not there at all
+  bool landmarks = true;                      // false: window only
+  std::optional<RouterMode> router_mode;
+  std::optional<double> router_temperature;
+  std::optional<int64_t> moe_top_k;
+  std::vector<int64_t> force_experts;  // empty: none forced
+  std::vector<int64_t> ban_experts;
+  std::vector<double> expert_bias;  // [E] or empty, added for selection only
+  bool checkpoint_blocks = false;   // training: recompute each block in the backward pass
+};
+
+}  // namespace hydra::nn

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// The model in its training form: Hydra, its transformer and Mamba-2 controls, from one config.
+// Not here: files (model_io.h), one-token steps (step.h), optimisation (hydra/train).
+// Dims: B rows, T tokens, D d_model, V vocab, E experts.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "hydra/core/config.h"
+#include "hydra/core/tensor_table.h"
+#include "hydra/nn/batch.h"
+
+namespace hydra::nn {
+
+// The router's losses, means over the MoE layers; undefined tensors in a model without MoE.
+struct RouterOut {
+  torch::Tensor balance_loss;  // scalar, 1 when uniform; gradient through P only
+  torch::Tensor z_loss;        // scalar
+  torch::Tensor load;          // [n_moe, E] chunk assignments of this batch, no gradient
+};
+
+// Means that the log shows (gates, slot use); filled when asked for, no gradients. See Model::CollectStats.
+using Stats = std::vector<std::pair<std::string, double>>;
+
+struct ForwardOut {
+  torch::Tensor hidden;  // [B, T, D] after the final norm
+  RouterOut router;
+};
+
+struct LossOut {
+  torch::Tensor total;    // scalar: lm + aux_loss_coef * balance (router_balance = loss) + z_loss_coef * z
+  torch::Tensor lm;       // scalar, mean nats over targets
+  int64_t n_targets = 0;  // targets that are not -100
+  RouterOut router;
+};
+
+struct ModelOptions {
+  torch::Device device = torch::kCPU;
+  torch::Dtype dtype = torch::kFloat32;  // of the master weights; kFloat64 in tests
+};
+
+class ModelImpl : public torch::nn::Module {
+ public:
+  // Weights are initialised from seed 0; see InitWeights.
+  explicit ModelImpl(const ModelConfig& config, const ModelOptions& options = {});
+  ~ModelImpl() override;
+
+  ForwardOut forward(const Batch& batch, const ForwardOptions& options = {});
+  torch::Tensor Logits(const torch::Tensor& hidden) const;  // [.., D] -> [.., V]
+  // Cross entropy of batch.targets, with the router's losses as the config says. n_targets must be > 0.
+  LossOut Loss(const Batch& batch, const ForwardOptions& options = {});
+  // Summed nats of each target: [B, T] float, 0 where the target is -100. No gradient.
+  torch::Tensor TokenLoss(const Batch& batch, const ForwardOptions& options = {});
+
+  // Fills every tensor as its Init says. Equal seeds give equal bits on every device and platform.
+  void InitWeights(uint64_t seed);
+
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] const TensorTable& table() const { return table_; }
+  // The tensor of a role; throws when the model has none. Handles alias the model's storage.
+  [[nodiscard]] torch::Tensor at(TensorRole role, int layer = -1) const;
+  // Parameters and buffers in table order.
+  [[nodiscard]] std::vector<std::pair<const TensorSpec*, torch::Tensor>> Tensors() const;
+  // Per-layer means for the log (gate/ssm/L, workspace/write_gate/L, pkm/gate/L, ssm/half_life/L, ...).
+  [[nodiscard]] Stats CollectStats(const Batch& batch, const ForwardOptions& options = {});
+
+ private:
+  struct Block;
+  ModelConfig config_;
+  TensorTable table_;
+  ModelOptions options_;
+  std::vector<torch::Tensor> tensors_;  // table order
+  std::vector<std::unique_ptr<Block>> blocks_;
+};
+TORCH_MODULE(Model);
+
+}  // namespace hydra::nn
