@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+# Tests: one GoogleTest binary a folder (hydra/FOLDER/*_test.cc -> FOLDER_test), and tests/*.py, run by HYDRALM_PYTHON.
+# All run in the root of the sources. Labels: unit or torch by folder; a case whose name ends in Slow is slow, in Cuda
+# is cuda. A Python test may say "# ctest: torch slow serial timeout=300" in its first lines: torch leaves it
+# out of builds without hydralm-train.
+include(GoogleTest)
+
+set(test_environment HYDRALM_BIN=${CMAKE_BINARY_DIR} HYDRALM_PYTHON=${HYDRALM_PYTHON} OMP_NUM_THREADS=1
+    PYTHONDONTWRITEBYTECODE=1 ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
+
+# hydra_test(FOLDER LABEL): LABEL torch builds with LibTorch.
+function(hydra_test folder label)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/hydra/${folder}/*_test.cc)
+  if(NOT sources OR NOT TARGET hydra_${folder})
+    return()
+  endif()
+  set(torch FALSE)
+  if(label STREQUAL torch)
+    set(torch TRUE)
+  endif()
+  add_executable(${folder}_test ${sources})
+  target_link_libraries(${folder}_test PRIVATE hydra_${folder} GTest::gtest_main)
+  hydra_common(${folder}_test ${torch})
+  foreach(kind plain slow cuda)
+    set(filter_plain "-*Slow:*Cuda")
+    set(filter_slow "*Slow")
+    set(filter_cuda "*Cuda")
+    set(labels ${label} ${kind})
+    list(REMOVE_ITEM labels plain)
+    gtest_discover_tests(${folder}_test TEST_PREFIX "${folder}." TEST_FILTER "${filter_${kind}}" TEST_LIST ${folder}_${kind}
+                         WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+                         PROPERTIES LABELS "${labels}" TIMEOUT 600 ENVIRONMENT "${test_environment}")
+  endforeach()
+endfunction()
+
+foreach(folder core moa kernels runtime serve cli)
+  hydra_test(${folder} unit)
+endforeach()
+foreach(folder nn train eval)
+  hydra_test(${folder} torch)
+endforeach()
+
+# tests/*.py get the two commands as arguments; the second is empty in a build without LibTorch.
+set(train_command "")
+if(TARGET hydralm-train)
+  set(train_command ${CMAKE_BINARY_DIR}/hydralm-train)
+endif()
+file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*.py)
+foreach(script IN LISTS scripts)
+  get_filename_component(name ${script} NAME_WE)
+  file(STRINGS ${script} header LIMIT_COUNT 8 REGEX "^# ctest:")
+  string(REGEX REPLACE "^# ctest: *" "" words "${header}")
+  separate_arguments(words)
+  if("torch" IN_LIST words AND NOT train_command)
+    continue()
+  endif()
+  set(timeout 300)
+  set(labels python)
+  set(serial FALSE)
+  foreach(word IN LISTS words)
+    if(word MATCHES "^timeout=([0-9]+)$")
+      set(timeout ${CMAKE_MATCH_1})
+    elseif(word STREQUAL "serial")
+      set(serial TRUE)
+    elseif(word MATCHES "^(torch|slow|cuda)$")
+      list(APPEND labels ${word})
+    else()
+      message(FATAL_ERROR "${script}: \"# ctest: ${word}\": must be torch, slow, cuda, serial or timeout=SECONDS")
+    endif()
+  endforeach()
+  add_test(NAME python.${name} COMMAND ${HYDRALM_PYTHON} ${script} ${CMAKE_BINARY_DIR}/hydralm "${train_command}"
+           WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(python.${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} RUN_SERIAL ${serial}
+                       SKIP_RETURN_CODE 77 ENVIRONMENT "${test_environment}")
+endforeach()

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# Tools around the compiler: ccache and mold when present, sanitizers, warnings, the Python interpreter.
+# Not here: targets (HydraTargets.cmake).
+include_guard()
+include(CheckCXXCompilerFlag)
+include(CheckLinkerFlag)
+
+find_program(HYDRALM_CCACHE ccache)
+if(HYDRALM_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # The precompiled header needs the sloppiness; the base folder lets a second clone share the cache.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
+      CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${HYDRALM_CCACHE})
+endif()
+
+find_program(HYDRALM_MOLD mold)
+if(HYDRALM_MOLD)
+  check_linker_flag(CXX -fuse-ld=mold HYDRALM_HAS_MOLD)
+  if(HYDRALM_HAS_MOLD)
+    add_link_options(-fuse-ld=mold)
+  endif()
+endif()
+
+if(HYDRALM_SANITIZE)
+  add_compile_options(-fsanitize=${HYDRALM_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${HYDRALM_SANITIZE})
+endif()
+
+# The interpreter: a project's own .venv first (set-up puts LibTorch there), then the one in PATH.
+if(NOT HYDRALM_PYTHON)
+  if(EXISTS ${CMAKE_SOURCE_DIR}/.venv/bin/python)
+    set(HYDRALM_PYTHON ${CMAKE_SOURCE_DIR}/.venv/bin/python CACHE FILEPATH "" FORCE)
+  else()
+    find_program(HYDRALM_PYTHON3 python3)
+    if(HYDRALM_PYTHON3)
+      set(HYDRALM_PYTHON ${HYDRALM_PYTHON3} CACHE FILEPATH "" FORCE)
+    endif()
+  endif()
+endif()
+
+set(HYDRALM_WARNINGS $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra>
+    $<$<COMPILE_LANGUAGE:CXX>:-Wpedantic>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  list(APPEND HYDRALM_WARNINGS $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)  # false alarms in std::string (GCC bug 105651)
+endif()

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+// The frame of hydralm and hydralm-train: from argv to a verb and from an exception to an exit status.
+// Not here: help texts (help.cc), stop signals (signals.cc), verbs.
+#include "hydra/cli/cli.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <filesystem>
+#include <memory>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <stdexcept>
+#include <string_view>
+
+#include "hydra/cli/help.h"
+#include "hydra/core/error.h"
+
+namespace hydra::cli {
+namespace {
+
+constexpr std::string_view kEnvPrefix = "HYDRALM_ARG_";
+
+// --ctx-size <-> HYDRALM_ARG_CTX_SIZE
+std::string EnvName(const std::string& flag) {
+  std::string name(kEnvPrefix);
+  for (const char c : flag) name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+std::vector<CLI::App*> AllVerbs(CLI::App& app) {
+  return app.get_subcommands([](CLI::App*) { return true; });
+}
+
+// Names of all flags of an app and its verbs, without dashes.
+void CollectFlags(CLI::App& app, std::set<std::string>& flags) {
+  for (const CLI::Option* option : app.get_options())
+    for (const std::string& name : option->get_lnames())
+      if (name != "help") flags.insert(name);
+  for (CLI::App* verb : AllVerbs(app)) CollectFlags(*verb, flags);
+}
+
+// This command's folder: the other command lies there too.
+std::filesystem::path OwnFolder() {
+  std::error_code code;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", code);
+  return code ? std::filesystem::path(".") : self.parent_path();
+}
+
+// The flags that the other command knows: asked only when a variable is unknown to this one.
+std::set<std::string> SiblingFlags(const char* sibling) {
+  std::set<std::string> flags;
+  const std::filesystem::path path = OwnFolder() / sibling;
+  if (access(path.c_str(), X_OK) != 0) return flags;
+  std::string command = "'";
+  for (const char c : path.string()) command += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  command += "' --list-flags";
+  const auto close = [](FILE* file) { pclose(file); };
+  const std::unique_ptr<FILE, decltype(close)> pipe(popen(command.c_str(), "r"), close);
+  std::string line;
+  for (int c; pipe && (c = std::fgetc(pipe.get())) != EOF;) {
+    if (c != '\n') {
+      line += static_cast<char>(c);
+    } else {
+      flags.insert(std::exchange(line, ""));
+    }
+  }
+  return flags;
+}
+
+// A misspelt variable would otherwise be a setting that is silently ignored.
+void CheckEnvironment(CLI::App& root, const char* sibling) {
+  std::set<std::string> names;
+  const auto add = [&](const std::set<std::string>& flags) {
+    for (const std::string& flag : flags) names.insert(EnvName(flag));
+  };
+  std::set<std::string> own;
+  CollectFlags(root, own);
+  add(own);
+  bool asked = false;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    if (text.substr(0, kEnvPrefix.size()) != kEnvPrefix) continue;
+    const std::string name(text.substr(0, text.find('=')));
+    if (names.count(name) == 0 && !std::exchange(asked, true)) add(SiblingFlags(sibling));
+    if (names.count(name) == 0)
+      throw Error(ErrorCode::kUsage, fmt::format("{}: no verb has such a flag{}", name, DidYouMean(name, names)));
+  }
+}
+
+// Variables count for the verb that was typed only: CLI11 would read them into every verb of the same flag.
+void BindEnvironment(CLI::App& root, int argc, char** argv) {
+  CLI::App* app = &root;
+  for (int i = 1; i < argc; ++i) {
+    const std::vector<CLI::App*> verbs = AllVerbs(*app);
+    const auto next = std::find_if(verbs.begin(), verbs.end(), [&](CLI::App* verb) { return verb->check_name(argv[i]); });
+    if (next == verbs.end()) {
+      if (app == &root) return;
+      continue;
+    }
+    app = *next;
+    for (CLI::Option* option : app->get_options())
+      if (!option->get_lnames().empty() && option->get_lnames().front() != "help")
+        option->envname(EnvName(option->get_lnames().front()));
+  }
+}
+
+// The verb that was typed, the innermost one.
+const CLI::App* Innermost(const CLI::App& root) {
+  const CLI::App* app = &root;
+  while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
+  return app;
+}
+
+std::string VerbPath(const CLI::App* app) {
+  std::string path;
+  for (; app->get_parent() != nullptr; app = app->get_parent())
+    path = app->get_name() + (path.empty() ? "" : " ") + path;
+  return path;
+}
+
+// What was typed and nobody knows: a flag, a verb or one argument too many.
+std::string UnknownText(const CLI::App& root, const Program& program) {
+  const std::vector<std::string> rest = root.remaining(true);
+  const std::string word = rest.empty() ? "" : rest.front();
+  const CLI::App* app = Innermost(root);
+  const std::string path = VerbPath(app);
+  const std::string where = path.empty() ? "" : path + ": ";
+  std::vector<std::string> names;
+  if (word.size() > 1 && word.front() == '-') {
+    const std::string flag = word.substr(0, word.find('='));
+    for (const CLI::Option* option : app->get_options())
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    return fmt::format("{}{}: unknown flag{}", where, flag, DidYouMean(flag, names));
+  }
+  for (const CLI::App* verb : app->get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(verb->get_name());
+  if (app == &root)
+    for (const VerbLine& line : program.handed) names.push_back(line.name);
+  if (names.empty()) return fmt::format("{}{}: one argument too many", where, word);
+  return fmt::format("{}{}: unknown verb{}: hydralm{}{} --help lists them", where, word, DidYouMean(word, names),
+                     path.empty() ? "" : " ", path);
+}
+
+// CLI11's words brought into the form "--flag value: rule".
+std::string ParseErrorText(const CLI::ParseError& error, const CLI::App& root, const Program& program) {
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) return UnknownText(root, program);
+  std::string text = error.what();
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  if (const std::string prefix = "Could not convert: "; text.rfind(prefix, 0) == 0) {
+    text = text.substr(prefix.size());  // "--ctx = abc"
+    if (const size_t sign = text.find(" = "); sign != std::string::npos) text.replace(sign, 3, " ");
+    text += ": not a number of the right kind";
+  } else if (dynamic_cast<const CLI::ValidationError*>(&error) != nullptr && text.rfind("--", 0) == 0) {
+    if (const size_t colon = text.find(": "); colon != std::string::npos) text.erase(colon, 1);
+  }
+  const std::string flag = text.substr(0, text.find_first_of(" :"));
+  if (flag.rfind("--", 0) == 0)
+    if (const char* value = std::getenv(EnvName(flag.substr(2)).c_str()); value != nullptr)
+      for (const CLI::Option* option : Innermost(root)->get_options())
+        if (option->check_name(flag) && option->results() == std::vector<std::string>{value})
+          text += fmt::format(" ({} sets it)", EnvName(flag.substr(2)));
+  const std::string path = VerbPath(Innermost(root));
+  return path.empty() ? text : fmt::format("{}: {}", path, text);
+}
+
+// Replaces this process by `hydralm-train VERB ...`; returns only by throwing.
+[[noreturn]] void HandOver(const Program& program, char** argv) {
+  const std::string path = (OwnFolder() / program.sibling).string();
+  if (access(path.c_str(), F_OK) != 0)
+    throw Error(ErrorCode::kNotBuilt, fmt::format("{0} needs {1}, which was not built (no LibTorch was found): "
+                                                  "make setup-torch && make", argv[1], program.sibling));
+  argv[0] = const_cast<char*>(path.c_str());  // execv does not write to it
+  execv(path.c_str(), argv);
+  throw Error(ErrorCode::kIo, fmt::format("{}: cannot be started: {}", path, std::strerror(errno)));
+}
+
+std::string FirstLine(const char* text) {
+  const std::string_view view(text);
+  return std::string(view.substr(0, view.find('\n')));
+}
+
+int Fail(int status, const char* code, const std::string& message, bool json) {
+  std::fflush(stdout);
+  if (json) {
+    const nlohmann::json body = {{"error", {{"code", code}, {"message", message}}}};
+    std::fputs((body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n").c_str(), stdout);
+  }
+  std::fprintf(stderr, "hydralm: %s\n", message.c_str());
+  return status;
+}
+
+// Runs `body` and turns what it throws into a line and a status.
+int Guarded(const bool& json, const std::function<int()>& body) {
+  try {
+    const int status = body();
+    errno = 0;
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      return Fail(kUserError, ErrorCodeText(ErrorCode::kIo),
+                  fmt::format("stdout: {}", errno != 0 ? std::strerror(errno) : "write error"), false);
+    return status;
+  } catch (const Error& error) {
+    const int status = error.code() == ErrorCode::kDiverged ? kGuardStopped : kUserError;
+    return Fail(status, ErrorCodeText(error.code()), error.what(), json);
+  } catch (const std::bad_alloc&) {
+    return Fail(kUserError, "out of memory", "out of memory", json);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return Fail(kUserError, ErrorCodeText(ErrorCode::kIo),
+                fmt::format("{}: {}", error.path1().string(), error.code().message()), json);
+  } catch (const std::exception& error) {
+    return Fail(kBug, "internal error", "internal error: " + FirstLine(error.what()), json);
+  }
+}
+
+// Parses argv and runs the verb; throws Error. `json` becomes true as soon as --json is known to be wanted.
+int ParseAndRun(int argc, char** argv, const Program& program, CLI::App& root, VerbContext& context) {
+  for (const AddVerbFunction add : program.verbs) add(root, context);
+  if (argc > 1 && std::strcmp(argv[1], "--list-flags") == 0) {  // not for people: see SiblingFlags
+    std::set<std::string> flags;
+    CollectFlags(root, flags);
+    for (const std::string& flag : flags) std::puts(flag.c_str());
+    return kDone;
+  }
+  CheckEnvironment(root, program.sibling);
+  for (const VerbLine& line : program.handed)
+    if (argc > 1 && line.name == std::string_view(argv[1])) HandOver(program, argv);
+  BindEnvironment(root, argc, argv);
+  try {
+    root.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    const CLI::App* app = Innermost(root);
+    std::fputs((app == &root ? RootHelp(root, program.handed) : root.help()).c_str(), stdout);
+    return kDone;
+  } catch (const CLI::CallForVersion& version) {
+    std::puts(version.what());
+    return kDone;
+  } catch (const CLI::ParseError& error) {
+    throw Error(ErrorCode::kUsage, ParseErrorText(error, root, program));
+  }
+  if (Innermost(root) == &root) {
+    std::fputs(RootHelp(root, program.handed).c_str(), stdout);
+    return kDone;
+  }
+  return context.Chosen(root)(context.flags());
+}
+
+}  // namespace
+
+CLI::App* VerbContext::AddVerb(CLI::App& parent, const VerbLine& line, const std::string& example) {
+  CLI::App* verb = parent.add_subcommand(line.name, line.text);
+  verb->footer(example);
+  // At most one: otherwise CLI11 takes a file that is called "data" for the verb of that name.
+  parent.require_subcommand(0, 1);
+  return verb;
+}
+
+void VerbContext::AddJsonFlag(CLI::App* verb) {
+  verb->add_flag("--json", flags_.json, "the result as one JSON object");
+}
+
+void VerbContext::AddQuietFlag(CLI::App* verb) { verb->add_flag("-q,--quiet", flags_.quiet, "results and errors only"); }
+
+void VerbContext::AddVerboseFlag(CLI::App* verb) { verb->add_flag("-v,--verbose", flags_.verbose, "say more"); }
+
+void VerbContext::OnRun(CLI::App* verb, Run run) { entries_.push_back({verb, std::move(run)}); }
+
+const VerbContext::Run& VerbContext::Chosen(const CLI::App& root) const {
+  const CLI::App* verb = Innermost(root);
+  for (const Entry& entry : entries_)
+    if (entry.verb == verb) return entry.run;
+  std::string names;
+  for (const CLI::App* sub : verb->get_subcommands([](const CLI::App*) { return true; }))
+    names += (names.empty() ? "" : ", ") + sub->get_name();
+  HYDRA_CHECK(!names.empty(), "verb ", verb->get_name(), " has neither a function nor verbs of its own");
+  throw Error(ErrorCode::kUsage, fmt::format("{}: needs one of: {}", VerbPath(verb), names));
+}
+
+CLI::Validator Range(long long low, long long high) {
+  const auto check = [low, high](std::string& text) -> std::string {
+    errno = 0;
+    char* end = nullptr;
+    const long long value = std::strtoll(text.c_str(), &end, 10);
+    if (!text.empty() && *end == '\0' && errno == 0 && value >= low && value <= high) return "";
+    if (high == LLONG_MAX) return fmt::format("{}: must be a whole number, at least {}", text, low);
+    return fmt::format("{}: must be {}..{}", text, low, high);
+  };
+  return CLI::Validator(check, "");
+}
+
+int RunProgram(int argc, char** argv, const Program& program) {
+  CLI::App root("hydralm " HYDRALM_VERSION ": train and run sparse hybrid language models", "hydralm");
+  VerbContext context;
+  root.set_version_flag("--version", "hydralm " HYDRALM_VERSION);
+  root.formatter(std::make_shared<VerbFormatter>());
+  root.option_defaults()->always_capture_default();
+  return Guarded(context.flags().json, [&] { return ParseAndRun(argc, argv, program, root, context); });
+}
+
+}  // namespace hydra::cli

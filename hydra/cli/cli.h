@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// The frame of both commands: verbs over CLI11, common flags, HYDRALM_ARG_ variables, errors to exit statuses,
+// stop signals. Not here: any verb (verb_*.cc in hydralm, torch_*.cc in hydralm-train).
+//
+// A verb is one file with one function, named in the list of main.cc or train_main.cc:
+//
+//   void AddInspectVerb(CLI::App& root, VerbContext& context) {
+//     auto options = std::make_shared<InspectOptions>();
+//     CLI::App* verb = context.AddVerb(root, kInspectVerb, "hydralm inspect --preset hydra-nano");
+//     verb->add_option("--ctx", options->ctx, "tokens a sequence");  // the default is shown by itself
+//     context.AddJsonFlag(verb);                                     // only where the verb obeys it
+//     context.OnRun(verb, [options](const CommonFlags& common) { return RunInspect(*options, common); });
+//   }
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace hydra::cli {
+
+// What a command returns to the shell.
+enum ExitStatus : int {
+  kDone = 0,
+  kCheckFailed = 1,   // a check that was asked for (--verify, --fit, --bar, data check) says no
+  kUserError = 2,     // bad flags or files: one line on stderr
+  kBug = 3,           // a broken invariant of ours
+  kGuardStopped = 4,  // training stopped by a guard
+  kInterrupted = 130,  // SIGINT, cleanly
+  kTerminated = 143,   // SIGTERM, cleanly
+};
+
+// Flags that mean the same in each verb that has them.
+struct CommonFlags {
+  bool json = false;     // --json: the result as one JSON object on stdout, errors too
+  bool quiet = false;    // -q, --quiet: results and errors only
+  bool verbose = false;  // -v, --verbose: more, and progress as plain lines where stderr is no terminal
+};
+
+// A verb's name and its line in the list of verbs.
+struct VerbLine {
+  const char* name;
+  const char* text;
+};
+
+// Collects the verbs while they are registered, then knows which one to run.
+class VerbContext {
+ public:
+  using Run = std::function<int(const CommonFlags&)>;  // returns an ExitStatus; throws hydra::Error
+
+  // A verb, or with another verb as `parent` its sub-verb (data build). Its help starts with `example`.
+  CLI::App* AddVerb(CLI::App& parent, const VerbLine& line, const std::string& example);
+
+  // Common flags; each only where the verb obeys it.
+  void AddJsonFlag(CLI::App* verb);
+  void AddQuietFlag(CLI::App* verb);
+  void AddVerboseFlag(CLI::App* verb);
+
+  // What the verb does when it was the one typed. A verb with sub-verbs has none and asks for one of them.
+  void OnRun(CLI::App* verb, Run run);
+
+  [[nodiscard]] const CommonFlags& flags() const { return flags_; }
+  // The function of the verb that was parsed, innermost sub-verb first; throws Error when a sub-verb is missing.
+  [[nodiscard]] const Run& Chosen(const CLI::App& root) const;
+
+ private:
+  struct Entry {
+    const CLI::App* verb;
+    Run run;
+  };
+  CommonFlags flags_;
+  std::vector<Entry> entries_;
+};
+
+using AddVerbFunction = void (*)(CLI::App& root, VerbContext& context);
+
+// One of the two commands.
+struct Program {
+  std::vector<AddVerbFunction> verbs;  // in the order of the list that `hydralm` alone prints
+  std::vector<VerbLine> handed;        // verbs of hydralm-train, handed to it; empty in hydralm-train itself
+  const char* sibling;                 // the other command, beside this one: it knows the flags of its own verbs
+};
+
+// main() of both commands: parses, runs the verb, turns errors into a line on stderr and an ExitStatus.
+int RunProgram(int argc, char** argv, const Program& program);
+
+// A check for whole numbers (add_option(...)->check(Range(1, 65535))): "--port 80808: must be 1..65535".
+CLI::Validator Range(long long low, long long high);
+
+// Takes SIGINT and SIGTERM: the first sets the flag and lets the verb end cleanly, the second ends the process.
+void InstallStopSignals();
+[[nodiscard]] bool StopRequested();
+// The flag itself, for libraries that poll one: 0, SIGINT or SIGTERM.
+[[nodiscard]] const std::atomic<int>& StopSignal();
+// kInterrupted or kTerminated, for the signal that came; kDone without one.
+[[nodiscard]] int StopStatus();
+
+// True when stderr shows to a person: only then progress lines are drawn in place.
+[[nodiscard]] bool StderrIsTerminal();
+
+}  // namespace hydra::cli

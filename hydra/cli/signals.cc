@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// SIGINT and SIGTERM as a flag that long work polls. Not here: what is done about it (torch_train.cc).
+#include <csignal>
+#include <unistd.h>
+
+#include "hydra/cli/cli.h"
+
+namespace hydra::cli {
+namespace {
+
+std::atomic<int> g_signal{0};  // lock-free, so a handler may write it
+static_assert(std::atomic<int>::is_always_lock_free);
+
+void Take(int signal) {
+  if (g_signal.exchange(signal) != 0) _exit(128 + signal);  // asked twice: at once
+}
+
+}  // namespace
+
+void InstallStopSignals() {
+  struct sigaction action = {};
+  action.sa_handler = Take;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+bool StopRequested() { return g_signal.load() != 0; }
+
+const std::atomic<int>& StopSignal() { return g_signal; }
+
+int StopStatus() { return g_signal.load() == 0 ? kDone : 128 + g_signal.load(); }
+
+bool StderrIsTerminal() { return isatty(STDERR_FILENO) == 1; }
+
+}  // namespace hydra::cli

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// The name and one line of every verb: hydralm lists them all, also those that hydralm-train runs.
+// Not here: flags and what a verb does (verb_*.cc, torch_*.cc).
+#pragma once
+
+#include "hydra/cli/cli.h"
+
+namespace hydra::cli {
+
+// Run by hydralm-train.
+inline constexpr VerbLine kTrainVerb{"train", "train a model from a run file or flags"};
+inline constexpr VerbLine kEvalVerb{"eval", "score a model: loss, bits per byte, by position"};
+inline constexpr VerbLine kGenerateVerb{"generate", "continue a text"};
+inline constexpr VerbLine kLogitsVerb{"logits", "write the logits of given tokens as .npy"};
+
+// Run by hydralm.
+inline constexpr VerbLine kInspectVerb{"inspect", "parameters, FLOPs, bytes and memory of a model"};
+inline constexpr VerbLine kTokenizerVerb{"tokenizer", "train, use and describe tokenizers"};
+inline constexpr VerbLine kDataVerb{"data", "build, describe and check token shards"};
+
+}  // namespace hydra::cli
