@@ -44,7 +44,6 @@ struct SsmConfig {
   int64_t d_conv = 4;       // K
   int64_t scan_chunk = 64;  // Q, changes speed only
   bool conv_bias = true;
-  bool proj_bias = false;
   double dt_min = 1e-3, dt_max = 0.1, dt_floor = 1e-4;  // initial dt
   std::array<double, 2> dt_limit{0.0, kInfinity};       // clamp after softplus
   std::array<double, 2> A_init{1.0, 16.0};
