@@ -144,6 +144,8 @@ class AtomicFile {
   void WriteZeros(uint64_t n);
   // Overwrites bytes already written (a header known last); crc32() does not see the change.
   void WriteAt(uint64_t offset, std::span<const std::byte> bytes);
+  // crc32() is from here on that of the bytes still to come.
+  void RestartCrc() { crc32_ = 0; }
   void Commit();
   // Renames to another name of the same folder than the one given first; before Commit().
   void set_path(const std::string& path) { path_ = path; }
