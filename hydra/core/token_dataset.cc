@@ -30,10 +30,10 @@ class Fields {
   void Read(const char* name, T* out) {
     ReadJson(Get(name), Path(name), out);
   }
-  // A whole number of [0, 2^53].
+  // A whole number of [0, 2^40]: sums over as many shards as a manifest can list fit 63 bits.
   void ReadCount(const char* name, int64_t* out) {
     Read(name, out);
-    if (*out < 0 || *out > int64_t{1} << 53) Bad(Path(name), fmt::format("{}: must be 0 to 2^53", *out));
+    if (*out < 0 || *out > int64_t{1} << 40) Bad(Path(name), fmt::format("{}: must be 0 to 2^40", *out));
   }
   const Json& Get(const char* name) {
     known_.insert(name);
