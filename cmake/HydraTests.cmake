@@ -25,11 +25,16 @@ function(hydra_test folder label)
     set(filter_plain "-*Slow:*Cuda")
     set(filter_slow "*Slow")
     set(filter_cuda "*Cuda")
-    set(labels ${label} ${kind})
-    list(REMOVE_ITEM labels plain)
-    gtest_discover_tests(${folder}_test TEST_PREFIX "${folder}." TEST_FILTER "${filter_${kind}}" TEST_LIST ${folder}_${kind}
+    set(cases ${folder}_${kind}_cases)
+    gtest_discover_tests(${folder}_test TEST_PREFIX "${folder}." TEST_FILTER "${filter_${kind}}" TEST_LIST ${cases}
                          WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-                         PROPERTIES LABELS "${labels}" TIMEOUT 600 ENVIRONMENT "${test_environment}")
+                         PROPERTIES LABELS ${label} TIMEOUT 600 ENVIRONMENT "${test_environment}")
+    if(NOT kind STREQUAL plain)  # gtest_discover_tests takes one label only, so the second is set afterwards
+      set(file ${CMAKE_BINARY_DIR}/${cases}.cmake)
+      file(GENERATE OUTPUT ${file} CONTENT
+           "foreach(case IN LISTS ${cases})\n  set_tests_properties(\${case} PROPERTIES LABELS \"${label};${kind}\")\nendforeach()\n")
+      set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${file})
+    endif()
   endforeach()
 endfunction()
 

@@ -26,15 +26,19 @@ if(HYDRALM_SANITIZE)
 endif()
 
 # The interpreter: a project's own .venv first (set-up puts LibTorch there), then the one in PATH.
+# A plain variable: the choice is made anew when set-up changed something.
 if(NOT HYDRALM_PYTHON)
   if(EXISTS ${CMAKE_SOURCE_DIR}/.venv/bin/python)
-    set(HYDRALM_PYTHON ${CMAKE_SOURCE_DIR}/.venv/bin/python CACHE FILEPATH "" FORCE)
+    set(HYDRALM_PYTHON ${CMAKE_SOURCE_DIR}/.venv/bin/python)
   else()
     find_program(HYDRALM_PYTHON3 python3)
     if(HYDRALM_PYTHON3)
-      set(HYDRALM_PYTHON ${HYDRALM_PYTHON3} CACHE FILEPATH "" FORCE)
+      set(HYDRALM_PYTHON ${HYDRALM_PYTHON3})
     endif()
   endif()
+endif()
+if(EXISTS ${CMAKE_SOURCE_DIR}/build/setup.stamp)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/build/setup.stamp)
 endif()
 
 set(HYDRALM_WARNINGS $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra>

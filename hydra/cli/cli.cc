@@ -142,14 +142,14 @@ std::string UnknownText(const CLI::App& root, const Program& program) {
     const std::string flag = word.substr(0, word.find('='));
     for (const CLI::Option* option : app->get_options())
       for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
-    return fmt::format("{}{}: unknown flag{}", where, flag, DidYouMean(flag, names));
+    return fmt::format("{}unknown flag {}{}", where, flag, DidYouMean(flag, names));
   }
   for (const CLI::App* verb : app->get_subcommands([](const CLI::App*) { return true; }))
     names.push_back(verb->get_name());
   if (app == &root)
     for (const VerbLine& line : program.handed) names.push_back(line.name);
   if (names.empty()) return fmt::format("{}{}: one argument too many", where, word);
-  return fmt::format("{}{}: unknown verb{}: hydralm{}{} --help lists them", where, word, DidYouMean(word, names),
+  return fmt::format("{}unknown verb {}{}: hydralm{}{} --help lists them", where, word, DidYouMean(word, names),
                      path.empty() ? "" : " ", path);
 }
 
@@ -162,6 +162,8 @@ std::string ParseErrorText(const CLI::ParseError& error, const CLI::App& root, c
     text = text.substr(prefix.size());  // "--ctx = abc"
     if (const size_t sign = text.find(" = "); sign != std::string::npos) text.replace(sign, 3, " ");
     text += ": not a number of the right kind";
+  } else if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr && text.rfind("--", 0) == 0) {
+    text = text.substr(0, text.find(':')) + ": needs a value";
   } else if (dynamic_cast<const CLI::ValidationError*>(&error) != nullptr && text.rfind("--", 0) == 0) {
     if (const size_t colon = text.find(": "); colon != std::string::npos) text.erase(colon, 1);
   }
@@ -171,8 +173,7 @@ std::string ParseErrorText(const CLI::ParseError& error, const CLI::App& root, c
       for (const CLI::Option* option : Innermost(root)->get_options())
         if (option->check_name(flag) && option->results() == std::vector<std::string>{value})
           text += fmt::format(" ({} sets it)", EnvName(flag.substr(2)));
-  const std::string path = VerbPath(Innermost(root));
-  return path.empty() ? text : fmt::format("{}: {}", path, text);
+  return text;
 }
 
 // Replaces this process by `hydralm-train VERB ...`; returns only by throwing.
@@ -202,7 +203,7 @@ int Fail(int status, const char* code, const std::string& message, bool json) {
 }
 
 // Runs `body` and turns what it throws into a line and a status.
-int Guarded(const bool& json, const std::function<int()>& body) {
+int Guarded(bool json, const std::function<int()>& body) {
   try {
     const int status = body();
     errno = 0;
@@ -223,7 +224,14 @@ int Guarded(const bool& json, const std::function<int()>& body) {
   }
 }
 
-// Parses argv and runs the verb; throws Error. `json` becomes true as soon as --json is known to be wanted.
+// True when errors are wanted as JSON too; looked up by hand, for it must hold when parsing fails.
+bool WantsJson(int argc, char** argv) {
+  const char* value = std::getenv("HYDRALM_ARG_JSON");
+  if (value != nullptr && (std::strcmp(value, "1") == 0 || std::strcmp(value, "true") == 0)) return true;
+  return std::any_of(argv + 1, argv + std::max(argc, 1), [](const char* arg) { return std::strcmp(arg, "--json") == 0; });
+}
+
+// Parses argv and runs the verb; throws Error.
 int ParseAndRun(int argc, char** argv, const Program& program, CLI::App& root, VerbContext& context) {
   for (const AddVerbFunction add : program.verbs) add(root, context);
   if (argc > 1 && std::strcmp(argv[1], "--list-flags") == 0) {  // not for people: see SiblingFlags
@@ -301,10 +309,11 @@ CLI::Validator Range(long long low, long long high) {
 int RunProgram(int argc, char** argv, const Program& program) {
   CLI::App root("hydralm " HYDRALM_VERSION ": train and run sparse hybrid language models", "hydralm");
   VerbContext context;
+  root.set_help_flag("-h,--help", "this text");
   root.set_version_flag("--version", "hydralm " HYDRALM_VERSION);
   root.formatter(std::make_shared<VerbFormatter>());
   root.option_defaults()->always_capture_default();
-  return Guarded(context.flags().json, [&] { return ParseAndRun(argc, argv, program, root, context); });
+  return Guarded(WantsJson(argc, argv), [&] { return ParseAndRun(argc, argv, program, root, context); });
 }
 
 }  // namespace hydra::cli

@@ -61,7 +61,9 @@ std::string FlagText(const CLI::Option& option) {
   }
   for (const std::string& name : option.get_snames()) text += (text.empty() ? "-" : ", -") + name;
   for (const std::string& name : option.get_lnames()) text += (text.empty() ? "--" : ", --") + name;
-  if (option.get_items_expected_max() > 0 && !option.get_type_name().empty()) text += " " + option.get_type_name();
+  const std::string type = option.get_type_name();
+  if (option.get_items_expected_max() > 0 && !type.empty())
+    text += type == "INT" || type == "UINT" ? " N" : type == "FLOAT" ? " X" : " " + type;
   return text;
 }
 

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+# Commands for people; the build itself is CMake's (CMakeLists.txt, CMakePresets.json).
+#
+#   make            set-up, build                     make check   set-up, build, every test
+#   make demo       set-up, build, train hydra-nano on real text and write with it
+#   make bench      time training and forward         make clean   remove what was built
+#   make tidy       clang-tidy over the torch-free sources           make format  clang-format in place
+#   make setup      what the build needs              make setup-torch  the same, LibTorch being a must
+#
+# TORCH=off builds without LibTorch; DATA=file gives the demo another text; JOBS=N limits the compilers.
+
+# A torch unit takes about 1.2 GB to compile: as many jobs as cores and memory allow.
+JOBS ?= $(shell m=$$(awk '/MemAvailable/ {print int($$2 / 1500000)}' /proc/meminfo); c=$$(nproc); \
+          j=$$(( m < c ? m : c )); echo $$(( j < 1 ? 1 : j )))
+TORCH ?= auto
+PRESET ?= release
+BUILD = build/$(PRESET)
+export TORCH JOBS
+
+all: build
+
+setup:
+	@tools/setup.sh
+
+setup-torch:
+	@tools/setup.sh torch
+
+build: setup
+	@tools/build.sh $(PRESET)
+
+demo: build
+	@tools/demo.sh $(BUILD)
+
+check: setup
+	@tools/check.sh
+
+bench: build
+	@bench/run.sh $(BUILD)
+
+tidy: build
+	@tools/setup.sh dev
+	@tools/tidy.sh $(BUILD)
+
+format:
+	@tools/setup.sh dev
+	@git ls-files -co --exclude-standard 'hydra/*.cc' 'hydra/*.h' 'bench/*.cc' | xargs clang-format -i
+
+clean:
+	rm -rf build
+
+.PHONY: all setup setup-torch build demo check bench tidy format clean

@@ -1,0 +1,121 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Set-up of a machine, from nothing: Debian packages (packages.txt), .venv with the Python tools (requirements.txt)
+# and LibTorch. What is there is left alone: a second run looks and changes nothing. Not here: building (Makefile).
+#
+#   tools/setup.sh          packages and .venv; goes on without LibTorch when it cannot be had
+#   tools/setup.sh torch    the same, but LibTorch is a must
+#   tools/setup.sh dev      the packages of `make tidy` and `make format` only
+#
+# TORCH=off leaves LibTorch out.
+set -eu
+cd "$(dirname "$0")/.."
+mode=${1:-base}
+venv=.venv
+no_torch=$venv/no-torch  # exists when LibTorch could not be had: only `make setup-torch` tries again
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$*"; exit 2; }
+
+# What the build must notice: the newest change of set-up.
+changed() { mkdir -p build && date > build/setup.stamp; }
+
+# The packages of a group that are not installed.
+missing_packages() {
+  names=$(sed -n "s/^$1  *\([^ #]*\).*/\1/p" packages.txt)
+  installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' $names 2>/dev/null | sed -n 's/^installed //p')
+  for name in $names; do
+    printf '%s\n' "$installed" | grep -qx -- "$name" || printf '%s ' "$name"
+  done
+}
+
+install_packages() {
+  command -v dpkg-query >/dev/null || die "no dpkg: install what packages.txt lists by hand, then build with cmake --preset release"
+  missing=$(missing_packages "$1")
+  [ -n "$missing" ] || return 0
+  if [ "$(id -u)" = 0 ]; then
+    as_root=env
+  elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+    as_root="sudo env"
+  else
+    die "not root and no sudo; missing packages: $missing"
+  fi
+  say "installing packages: $missing"
+  $as_root DEBIAN_FRONTEND=noninteractive apt-get -qq update ||
+    say "apt-get update failed; trying with the lists that are there"
+  $as_root DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $missing >&2 ||
+    die "apt-get could not install: $missing"
+  missing=$(missing_packages "$1")
+  [ -z "$missing" ] || die "still missing after apt-get: $missing"
+  changed
+}
+
+# True when $1 (a python) has a torch that is new enough; asks the metadata only, so it takes no time.
+has_torch() {
+  "$1" - <<'PY' 2>/dev/null
+import sys, importlib.metadata
+version = importlib.metadata.version("torch").split("+")[0].split(".")
+sys.exit(not ((int(version[0]), int(version[1])) >= (2, 7)))
+PY
+}
+
+# True when .venv has everything that a list pins.
+has_pinned() {
+  [ -x $venv/bin/python ] && $venv/bin/python - "$1" <<'PY' 2>/dev/null
+import sys, importlib.metadata
+for line in open(sys.argv[1]):
+    name, _, version = line.split("#")[0].strip().partition("==")
+    if name and importlib.metadata.version(name).split("+")[0] != version:
+        sys.exit(1)
+PY
+}
+
+make_venv() {
+  if [ -x $venv/bin/python ] && $venv/bin/python -c "import pip" 2>/dev/null; then return 0; fi
+  command -v python3 >/dev/null || die "no python3"
+  options=
+  if has_torch python3; then options=--system-site-packages; fi
+  say "making $venv $options"
+  rm -rf $venv
+  python3 -m venv $options $venv || die "python3 -m venv failed: is python3-venv of this python3 installed?"
+  changed
+}
+
+pip_install() { $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input "$@" >&2; }
+
+install_python() {
+  make_venv
+  if ! has_pinned requirements.txt; then
+    say "installing Python packages: $(grep -v '^#' requirements.txt | tr '\n' ' ')"
+    pip_install -r requirements.txt || die "pip could not install requirements.txt into $venv"
+    changed
+  fi
+}
+
+install_torch() {
+  if [ "${TORCH:-auto}" = off ] || has_torch $venv/bin/python; then return 0; fi
+  if [ "$mode" != torch ] && [ -e $no_torch ]; then return 0; fi
+  say "installing LibTorch: $(grep -v '^#' requirements-torch.txt) (large; TORCH=off leaves it out)"
+  if pip_install -r requirements-torch.txt && has_torch $venv/bin/python; then
+    rm -f $no_torch
+    changed
+    return 0
+  fi
+  [ "$mode" != torch ] || die "pip could not install LibTorch"
+  : > $no_torch
+  say "LibTorch could not be had: going on without hydralm-train; \`make setup-torch && make\` tries again"
+}
+
+mkdir -p build
+exec 9> build/setup.lock
+if command -v flock >/dev/null; then flock 9; fi  # two makes at once: one installs
+case $mode in
+  base | torch)
+    install_packages base
+    install_python
+    install_torch
+    ;;
+  dev) install_packages dev ;;
+  *) die "$mode: must be base, torch or dev" ;;
+esac
+[ -e build/setup.stamp ] || changed
