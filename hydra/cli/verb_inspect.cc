@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+// `hydralm inspect`: what a model is made of and what it costs, as text or JSON. Every number comes from
+// core/accounting.h or from the file; nothing is computed here but units.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hydra/cli/cli.h"
+#include "hydra/cli/verbs.h"
+#include "hydra/core/accounting.h"
+#include "hydra/core/config.h"
+#include "hydra/core/error.h"
+#include "hydra/core/safetensors.h"
+
+namespace hydra::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr double kMiB = 1024.0 * 1024.0;
+
+struct InspectOptions {
+  std::string model = ".";
+  std::string preset;
+  int64_t ctx = 8192;
+  int64_t batch = 1;
+  std::string kv_dtype = "f16";
+  std::string fit;        // bytes, with a unit
+  std::string bandwidth;  // bytes a second, with a unit
+  bool tensors = false;
+};
+
+// "2GB", "1.5GiB", "900000000", "25GB/s": a number of bytes.
+int64_t ParseBytes(const std::string& flag, std::string text) {
+  const auto bad = [&, typed = text] {
+    return Error(ErrorCode::kUsage, fmt::format("inspect: {} {}: must be a number of bytes such as 2GB or 1.5GiB", flag, typed));
+  };
+  if (text.size() > 2 && text.ends_with("/s")) text.resize(text.size() - 2);
+  size_t end = 0;
+  double value = 0;
+  try {
+    value = std::stod(text, &end);
+  } catch (const std::exception&) {
+    throw bad();
+  }
+  static const std::map<std::string, double> kUnits = {
+      {"", 1},           {"B", 1},          {"kB", 1e3},       {"KB", 1e3},          {"MB", 1e6},          {"GB", 1e9},
+      {"TB", 1e12},      {"KiB", 1024},     {"MiB", kMiB},     {"GiB", 1024 * kMiB}, {"TiB", kMiB * kMiB}};
+  const auto unit = kUnits.find(text.substr(end));
+  if (unit == kUnits.end() || !(value > 0) || !(value * unit->second < 9e18)) throw bad();
+  return static_cast<int64_t>(value * unit->second);
+}
+
+// 134515008 -> "134,515,008"
+std::string Commas(int64_t n) {
+  std::string text = std::to_string(n);
+  for (int64_t at = static_cast<int64_t>(text.size()) - 3; at > (n < 0 ? 1 : 0); at -= 3)
+    text.insert(static_cast<size_t>(at), ",");
+  return text;
+}
+
+std::string MiB(int64_t bytes) { return Commas(static_cast<int64_t>(std::llround(static_cast<double>(bytes) / kMiB))); }
+
+std::string LowerDType(DType dtype) {
+  std::string name = DTypeName(dtype);
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return name;
+}
+
+// What was named: a config, the tensors of a file, or both.
+struct Subject {
+  std::optional<ModelConfig> config;
+  std::optional<SafeTensors> file;
+  std::vector<std::string> notes;
+};
+
+bool IsSafeTensors(const std::string& path) {
+  return path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json");
+}
+
+// The file must hold each tensor of the config's table, in its shape; others are noted.
+void CheckTensors(const ModelConfig& config, const SafeTensors& file, std::vector<std::string>* notes) {
+  const TensorTable table(config);
+  for (const TensorSpec& spec : table.specs()) {
+    const TensorView& view = file.Get(spec.name);
+    if (view.shape != spec.shape)
+      throw Error(ErrorCode::kTensor, fmt::format("{}: {}: shape {}: must be {} by the config", file.path(), spec.name,
+                                                  ShapeText(view.shape), ShapeText(spec.shape)));
+  }
+  for (const TensorView& view : file.tensors())
+    if (table.FindName(view.name) == nullptr)
+      notes->push_back(fmt::format("{}: {}: no tensor of this config, left out of the sums", file.path(), view.name));
+}
+
+Subject LoadSubject(const InspectOptions& options) {
+  Subject subject;
+  if (!options.preset.empty()) {
+    subject.config = Preset(options.preset);
+    return subject;
+  }
+  const fs::path path(options.model);
+  if (!fs::exists(path)) throw Error(ErrorCode::kIo, fmt::format("{}: no such file or folder", options.model));
+  const bool folder = fs::is_directory(path);
+  if (!folder && !IsSafeTensors(options.model)) {
+    subject.config = LoadConfig(options.model, &subject.notes);
+    return subject;
+  }
+  // A config beside a file describes it only if the file has the name that a model's weights have.
+  const fs::path home = folder ? path : path.parent_path();
+  const bool weights = path.filename().string().starts_with("model.safetensors");
+  if (folder || (weights && fs::exists(home / "config.json")))
+    subject.config = LoadConfig((home / "config.json").string(), &subject.notes);
+  if (!folder) {
+    subject.file = SafeTensors::Open(options.model);
+  } else if (fs::exists(path / "model.safetensors") || fs::exists(path / "model.safetensors.index.json")) {
+    subject.file = SafeTensors::Open(options.model);
+  }
+  if (subject.config && subject.file) CheckTensors(*subject.config, *subject.file, &subject.notes);
+  return subject;
+}
+
+// All that is printed of a model.
+struct Costs {
+  ParamCounts params;
+  Flops scan, step;
+  double mean = 0;  // forward FLOPs of a token, averaged over a document of ctx tokens
+  RunBytes run;
+  TrainMemory train;
+  Fit fit;
+  std::optional<int64_t> bandwidth;
+};
+
+// Rows of params.by_kind: the components; where blocks have no gates, all norms together.
+std::vector<std::pair<std::string, int64_t>> Kinds(const ModelConfig& config, const ParamCounts& params) {
+  std::vector<std::pair<std::string, int64_t>> kinds;
+  const bool merge = config.wiring == Wiring::kSequential;
+  for (const ComponentParams& row : params.by_component)
+    if (!merge || (row.component != Component::kBlockNorms && row.component != Component::kFinalNorm))
+      kinds.emplace_back(ComponentName(row.component), row.total);
+  if (merge) kinds.emplace_back("norms", params.Of(Component::kBlockNorms) + params.Of(Component::kFinalNorm));
+  return kinds;
+}
+
+std::string DtypeText(const ModelConfig& config, const Subject& subject) {
+  const TensorTable table(config);
+  const auto of = [&](const TensorSpec& spec) { return subject.file ? subject.file->Get(spec.name).dtype : spec.dtype; };
+  const DType main = of(*table.Find(TensorRole::kEmbedding));
+  for (const TensorSpec& spec : table.specs())
+    if (of(spec) != main)
+      return fmt::format("{}; {} {}", LowerDType(main), config.family == Family::kLlama ? "norms" : "small ones",
+                         LowerDType(of(*table.Find(TensorRole::kFinalNorm))));
+  return LowerDType(main);
+}
+
+void PrintText(const ModelConfig& config, const Subject& subject, const InspectOptions& options, const Costs& c) {
+  std::string kinds;
+  for (const auto& [name, count] : Kinds(config, c.params)) {
+    const bool tied = name == ComponentName(Component::kEmbedding) && config.tie_embeddings;
+    kinds += fmt::format("{}{} {}{}", kinds.empty() ? "" : "; ", name, Commas(count), tied ? " tied" : "");
+  }
+  fmt::print("params       {} ({})  active {}\n", Commas(c.params.total), kinds, Commas(c.params.active));
+
+  std::string flops = fmt::format("{} linear", Commas(c.scan.linear));
+  if (c.scan.attention > 0) flops += fmt::format(" + {} attention at {}", Commas(c.scan.attention), options.ctx);
+  if (c.scan.scan > 0) flops += fmt::format(" + {} scan", Commas(c.scan.scan));
+  if (c.scan.workspace > 0) flops += fmt::format(" + {} workspace", Commas(c.scan.workspace));
+  if (c.scan.scan > 0) flops += fmt::format(" = {} (token by token {})", Commas(c.scan.total()), Commas(c.step.total()));
+  fmt::print("FLOPs/token  {}\n", flops);
+  fmt::print("             {} forward, {} in training: mean over a text of {} tokens\n",
+             Commas(std::llround(c.mean)), Commas(std::llround(3 * c.mean)), options.ctx);
+
+  std::string kv = Commas(c.run.kv);
+  if (c.run.kv > 0) kv += fmt::format(" ({}, {} a token)", options.kv_dtype, Commas(c.run.kv_per_token));
+  fmt::print("bytes        weights {} ({})  state {}{}  KV {}\n", Commas(c.run.weights), DtypeText(config, subject),
+             Commas(c.run.state), c.run.state > 0 ? " (constant)" : "", kv);
+
+  std::string rate;
+  if (c.bandwidth)
+    rate = fmt::format(": at most {:.1f} tok/s at {:g} GB/s",
+                       static_cast<double>(*c.bandwidth) / static_cast<double>(c.run.read_per_token),
+                       static_cast<double>(*c.bandwidth) / 1e9);
+  fmt::print("read/token   {} B{}\n", Commas(c.run.read_per_token), rate);
+
+  std::string verdict = " MiB";
+  if (c.fit.have > 0) {
+    verdict = fmt::format(" of {} MiB: {}", MiB(c.fit.have), c.fit.ok ? "fits" : "does not fit");
+    if (!c.fit.ok) verdict += c.fit.advice.empty() ? ", and no single flag mends it" : fmt::format("; would with {}", c.fit.advice);
+  }
+  fmt::print("memory       weights {} + {}KV {} + scratch {} + snapshots {} = {}{}\n", MiB(c.run.weights),
+             c.run.state > 0 ? fmt::format("state {} + ", MiB(c.run.state)) : "", MiB(c.run.kv), MiB(c.run.scratch),
+             MiB(options.batch * c.run.snapshot), MiB(c.fit.need), verdict);
+  fmt::print("training     weights {} + gradients {} + moments {} + activations about {} = {} MiB for {} tokens a step (f32)\n",
+             MiB(c.train.weights), MiB(c.train.gradients), MiB(c.train.moments), MiB(c.train.activations),
+             MiB(c.train.total()), Commas(options.batch * options.ctx));
+}
+
+// "block norms + gates" -> "block_norms"
+std::string JsonKey(std::string name) {
+  name = name.substr(0, name.find(" +"));
+  for (char& c : name)
+    if (c == ' ') c = '_';
+  return name;
+}
+
+Json CostsJson(const ModelConfig& config, const InspectOptions& options, const Costs& c) {
+  Json by_kind = Json::object(), fit;
+  for (const auto& [name, count] : Kinds(config, c.params)) by_kind[JsonKey(name)] = count;
+  fit["have"] = c.fit.have > 0 ? Json(c.fit.have) : Json();
+  fit["need"] = c.fit.need;
+  fit["ok"] = c.fit.have > 0 ? Json(c.fit.ok) : Json();
+  fit["advice"] = c.fit.advice.empty() ? Json() : Json(c.fit.advice);
+  Json json = {
+      {"params", {{"total", c.params.total}, {"active", c.params.active}, {"by_kind", by_kind}, {"buffers", c.params.buffers}}},
+      {"flops",
+       {{"linear", c.scan.linear}, {"attention", c.scan.attention}, {"scan", c.scan.scan}, {"workspace", c.scan.workspace},
+        {"total", c.scan.total()}, {"step_total", c.step.total()}, {"forward_mean", std::llround(c.mean)},
+        {"train", std::llround(3 * c.mean)}}},
+      {"bytes",
+       {{"weights", c.run.weights}, {"state", c.run.state}, {"kv", c.run.kv}, {"kv_per_token", c.run.kv_per_token},
+        {"snapshot", c.run.snapshot}, {"scratch", c.run.scratch}, {"read_per_token", c.run.read_per_token}}},
+      {"training",
+       {{"weights", c.train.weights}, {"gradients", c.train.gradients}, {"moments", c.train.moments},
+        {"activations_estimate", c.train.activations}, {"total", c.train.total()}}},
+      {"ctx", options.ctx},
+      {"batch", options.batch},
+      {"fit", fit}};
+  if (c.bandwidth)
+    json["max_tok_per_s"] = static_cast<double>(*c.bandwidth) / static_cast<double>(c.run.read_per_token);
+  return json;
+}
+
+struct TensorRow {
+  std::string name;
+  DType dtype;
+  std::vector<int64_t> shape;
+  int64_t bytes;
+};
+
+// In table order where there is a config, else in the file's.
+std::vector<TensorRow> TensorRows(const Subject& subject) {
+  std::vector<TensorRow> rows;
+  if (subject.config) {
+    const TensorTable table(*subject.config);
+    for (const TensorSpec& spec : table.specs()) {
+      const DType dtype = subject.file ? subject.file->Get(spec.name).dtype : spec.dtype;
+      rows.push_back({spec.name, dtype, spec.shape, spec.size() * DTypeSize(dtype)});
+    }
+  } else {
+    for (const TensorView& view : subject.file->tensors()) rows.push_back({view.name, view.dtype, view.shape, view.nbytes});
+  }
+  return rows;
+}
+
+void PrintTensors(const std::vector<TensorRow>& rows) {
+  size_t width = 0;
+  for (const TensorRow& row : rows) width = std::max(width, row.name.size());
+  for (const TensorRow& row : rows)
+    fmt::print("{:<{}}  {:<4}  {:<20} {:>15}\n", row.name, width, DTypeName(row.dtype), ShapeText(row.shape), Commas(row.bytes));
+}
+
+Json TensorsJson(const std::vector<TensorRow>& rows) {
+  Json list = Json::array();
+  for (const TensorRow& row : rows)
+    list.push_back({{"name", row.name}, {"dtype", DTypeName(row.dtype)}, {"shape", row.shape}, {"bytes", row.bytes}});
+  return list;
+}
+
+// A file alone says nothing of the model: tensors, numbers and bytes of each type.
+int InspectFile(const Subject& subject, const InspectOptions& options, const CommonFlags& common) {
+  if (!options.fit.empty() || !options.bandwidth.empty())
+    throw Error(ErrorCode::kUsage, fmt::format("inspect: {}: --fit and --bandwidth need a config.json beside it", options.model));
+  const std::vector<TensorRow> rows = TensorRows(subject);
+  int64_t numbers = 0, bytes = 0;
+  std::map<std::string, std::pair<int64_t, int64_t>> types;  // name: tensors, bytes
+  for (const TensorRow& row : rows) {
+    numbers += NumElements(row.shape);
+    bytes += row.bytes;
+    types[DTypeName(row.dtype)].first += 1;
+    types[DTypeName(row.dtype)].second += row.bytes;
+  }
+  if (common.json) {
+    Json by_type = Json::object();
+    for (const auto& [name, sums] : types) by_type[name] = {{"tensors", sums.first}, {"bytes", sums.second}};
+    Json json = {{"file", subject.file->path()}, {"n_tensors", rows.size()}, {"numbers", numbers}, {"bytes", bytes},
+                 {"types", by_type}, {"metadata", subject.file->metadata()}};
+    if (options.tensors) json["tensors"] = TensorsJson(rows);
+    fmt::print("{}\n", json.dump());
+    return kDone;
+  }
+  std::string text;
+  for (const auto& [name, sums] : types)
+    text += fmt::format("{}{} in {} {}", text.empty() ? "" : "; ", Commas(sums.second), sums.first, name);
+  fmt::print("tensors      {} with {} numbers (no config.json beside the file)\n", rows.size(), Commas(numbers));
+  fmt::print("bytes        {} ({})\n", Commas(bytes), text);
+  if (options.tensors) PrintTensors(rows);
+  return kDone;
+}
+
+int RunInspect(const InspectOptions& options, const CommonFlags& common) {
+  const int64_t have = options.fit.empty() ? 0 : ParseBytes("--fit", options.fit);
+  std::optional<int64_t> bandwidth;
+  if (!options.bandwidth.empty()) bandwidth = ParseBytes("--bandwidth", options.bandwidth);
+  const RunOptions run{.ctx = options.ctx, .batch = options.batch, .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype")};
+
+  const Subject subject = LoadSubject(options);
+  if (!common.quiet)
+    for (const std::string& note : subject.notes) fmt::print(stderr, "hydralm: warning: {}\n", note);
+  if (!subject.config) return InspectFile(subject, options, common);
+
+  const ModelConfig& config = *subject.config;
+  const TensorBytes bytes = [&](const TensorSpec& spec) {
+    return subject.file ? subject.file->Get(spec.name).nbytes : DefaultTensorBytes(spec);
+  };
+  Costs costs;
+  costs.params = CountParams(config);
+  costs.scan = FlopsPerToken(config, options.ctx, FlopForm::kScan);
+  costs.step = FlopsPerToken(config, options.ctx, FlopForm::kStep);
+  costs.mean = MeanForwardFlops(config, options.ctx);
+  costs.run = CountRun(config, run, bytes);
+  costs.train = CountTrainMemory(config, {.tokens = options.batch * options.ctx});
+  costs.bandwidth = bandwidth;
+  costs.fit.need = costs.run.total(options.batch);
+  if (have > 0) costs.fit = CheckFit(config, run, have, bytes);
+
+  if (common.json) {
+    Json json = CostsJson(config, options, costs);
+    if (options.tensors) json["tensors"] = TensorsJson(TensorRows(subject));
+    fmt::print("{}\n", json.dump());
+  } else {
+    PrintText(config, subject, options, costs);
+    if (options.tensors) PrintTensors(TensorRows(subject));
+  }
+  return have > 0 && !costs.fit.ok ? kCheckFailed : kDone;
+}
+
+}  // namespace
+
+void AddInspectVerb(CLI::App& root, VerbContext& context) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* verb = context.AddVerb(root, kInspectVerb, "hydralm inspect --preset hydra-nano --fit 2GB --bandwidth 25GB/s");
+  CLI::Option* model = verb->add_option("-m,--model", options->model, "model folder, config.json or .safetensors file")
+                           ->type_name("PATH");
+  verb->add_option("--preset", options->preset, "a model by name in place of -m, such as hydra-29m")
+      ->type_name("NAME")
+      ->excludes(model);
+  verb->add_option("--ctx", options->ctx, "tokens a sequence")->check(Range(1, 1 << 27));
+  verb->add_option("--batch", options->batch, "sequences at once")->check(Range(1, 4096));
+  verb->add_option("--kv-dtype", options->kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
+  verb->add_option("--fit", options->fit, "exit with 1 if running it needs more memory, such as 2GB or 1.5GiB")
+      ->type_name("BYTES");
+  verb->add_option("--bandwidth", options->bandwidth, "memory bandwidth, such as 25GB/s, for a bound on tokens a second")
+      ->type_name("BYTES/s");
+  verb->add_flag("--tensors", options->tensors, "list every tensor");
+  context.AddJsonFlag(verb);
+  context.AddQuietFlag(verb);
+  context.OnRun(verb, [options](const CommonFlags& common) { return RunInspect(*options, common); });
+}
+
+}  // namespace hydra::cli
