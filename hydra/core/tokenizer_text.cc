@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// UTF-8, character classes, the byte-level alphabet and NFC. Not here: anything that knows tokens.
+#include "hydra/core/tokenizer_text.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "hydra/core/error.h"
+
+namespace hydra {
+namespace {
+
+// What stands at the start of `text` (not empty): a valid sequence, or the maximal part of one that is cut or broken.
+struct Sequence {
+  int bytes;    // of the sequence, or of the invalid part to replace
+  bool valid;
+  bool at_end;  // invalid only because the text ends here: more bytes could complete it
+};
+
+Sequence NextSequence(std::string_view text) {
+  const auto at = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned lead = at(0);
+  if (lead < 0x80) return {1, true, false};
+  if (lead < 0xC2 || lead > 0xF4) return {1, false, false};
+  const int length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  // The second byte is narrower after E0 (shortest form), ED (surrogates), F0 (shortest form) and F4 (U+10FFFF).
+  const unsigned low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  const unsigned high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+  for (int i = 1; i < length; ++i) {
+    if (static_cast<size_t>(i) == text.size()) return {i, false, true};
+    const unsigned byte = at(static_cast<size_t>(i));
+    if (i == 1 ? (byte < low || byte > high) : (byte < 0x80 || byte > 0xBF)) return {i, false, false};
+  }
+  return {length, true, false};
+}
+
+constexpr bool StandsForItself(int byte) {
+  return (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || (byte >= 0xAE && byte <= 0xFF);
+}
+
+struct ByteAlphabet {
+  std::array<char32_t, 256> to_char{};
+  std::array<int16_t, 0x144> to_byte{};
+};
+
+constexpr ByteAlphabet MakeByteAlphabet() {
+  ByteAlphabet alphabet;
+  for (auto& byte : alphabet.to_byte) byte = -1;
+  char32_t next = 0x100;
+  for (int byte = 0; byte < 256; ++byte) {
+    const char32_t c = StandsForItself(byte) ? static_cast<char32_t>(byte) : next++;
+    alphabet.to_char[static_cast<size_t>(byte)] = c;
+    alphabet.to_byte[c] = static_cast<int16_t>(byte);
+  }
+  return alphabet;
+}
+
+constexpr ByteAlphabet kByteAlphabet = MakeByteAlphabet();
+
+int CombiningClass(int32_t c) { return utf8proc_get_property(c)->combining_class; }
+
+// Puts each run of combining marks in the order of their classes, equal ones as they came.
+void SortMarks(std::vector<int32_t>& chars) {
+  const auto less = [](int32_t a, int32_t b) { return CombiningClass(a) < CombiningClass(b); };
+  for (size_t i = 0; i < chars.size();) {
+    if (CombiningClass(chars[i]) == 0) {
+      ++i;
+      continue;
+    }
+    size_t end = i + 1;
+    while (end < chars.size() && CombiningClass(chars[end]) != 0) ++end;
+    std::stable_sort(chars.begin() + static_cast<ptrdiff_t>(i), chars.begin() + static_cast<ptrdiff_t>(end), less);
+    i = end;
+  }
+}
+
+}  // namespace
+
+size_t ValidUtf8Prefix(std::string_view text) {
+  size_t i = 0;
+  while (i < text.size()) {
+    while (i + 8 <= text.size()) {  // eight ASCII bytes at a time
+      uint64_t word;
+      std::memcpy(&word, text.data() + i, 8);
+      if (word & 0x8080808080808080u) break;
+      i += 8;
+    }
+    if (i == text.size()) break;
+    const Sequence next = NextSequence(text.substr(i));
+    if (!next.valid) return i;
+    i += static_cast<size_t>(next.bytes);
+  }
+  return i;
+}
+
+std::string_view MendUtf8(std::string_view text, std::string& buffer) {
+  size_t valid = ValidUtf8Prefix(text);
+  if (valid == text.size()) return text;
+  buffer.clear();
+  while (!text.empty()) {
+    buffer.append(text.substr(0, valid));
+    text.remove_prefix(valid);
+    if (text.empty()) break;
+    buffer.append(kReplacementChar);
+    text.remove_prefix(static_cast<size_t>(NextSequence(text).bytes));
+    valid = ValidUtf8Prefix(text);
+  }
+  return buffer;
+}
+
+void AppendUtf8(char32_t c, std::string& out) {
+  const auto tail = [&](int shift) { out.push_back(static_cast<char>(0x80 | ((c >> shift) & 0x3F))); };
+  if (c < 0x80) {
+    out.push_back(static_cast<char>(c));
+  } else if (c < 0x800) {
+    out.push_back(static_cast<char>(0xC0 | (c >> 6)));
+    tail(0);
+  } else if (c < 0x10000) {
+    out.push_back(static_cast<char>(0xE0 | (c >> 12)));
+    tail(6);
+    tail(0);
+  } else {
+    out.push_back(static_cast<char>(0xF0 | (c >> 18)));
+    tail(12);
+    tail(6);
+    tail(0);
+  }
+}
+
+const CharClasses& CharClasses::Get() {
+  static const CharClasses classes;
+  return classes;
+}
+
+CharClasses::CharClasses() {
+  for (size_t c = 0; c < table_.size(); ++c) table_[c] = static_cast<uint8_t>(Compute(static_cast<char32_t>(c)));
+}
+
+CharClass CharClasses::Compute(char32_t c) {
+  if ((c >= 0x09 && c <= 0x0D) || c == 0x85) return CharClass::kSpace;
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+      return CharClass::kLetter;
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO:
+      return CharClass::kNumber;
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return CharClass::kSpace;
+    default:
+      return CharClass::kOther;
+  }
+}
+
+char32_t ByteLevelChar(uint8_t byte) { return kByteAlphabet.to_char[byte]; }
+
+int ByteLevelByte(char32_t c) { return c < kByteAlphabet.to_byte.size() ? kByteAlphabet.to_byte[c] : -1; }
+
+bool FromByteLevel(std::string_view token, std::string& bytes) {
+  bytes.clear();
+  for (size_t i = 0; i < token.size();) {
+    const CodePoint c = DecodeUtf8(token.data() + i);
+    const int byte = ByteLevelByte(c.value);
+    if (byte < 0) return false;
+    bytes.push_back(static_cast<char>(byte));
+    i += static_cast<size_t>(c.bytes);
+  }
+  return true;
+}
+
+std::string ToByteLevel(std::string_view bytes) {
+  std::string token;
+  for (const char byte : bytes) AppendUtf8(ByteLevelChar(static_cast<uint8_t>(byte)), token);
+  return token;
+}
+
+std::string Nfc(std::string_view text) {
+  // Below U+0300 nothing composes or decomposes in form C; lead bytes below CC stay below it.
+  if (std::all_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0xCC; })) {
+    return std::string(text);
+  }
+  std::vector<int32_t> chars;
+  chars.reserve(text.size());
+  for (size_t i = 0; i < text.size();) {
+    const CodePoint c = DecodeUtf8(text.data() + i);
+    i += static_cast<size_t>(c.bytes);
+    std::array<utf8proc_int32_t, 32> parts;
+    int boundary = 0;
+    const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts.data(),
+                                           static_cast<utf8proc_ssize_t>(parts.size()), UTF8PROC_DECOMPOSE, &boundary);
+    HYDRA_CHECK(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "utf8proc_decompose_char gave ", n);
+    chars.insert(chars.end(), parts.begin(), parts.begin() + n);
+  }
+  // utf8proc_decompose would sort marks too, but by exchanges, quadratic in a long run of them.
+  SortMarks(chars);
+  const auto length = utf8proc_normalize_utf32(chars.data(), static_cast<utf8proc_ssize_t>(chars.size()),
+                                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  HYDRA_CHECK(length >= 0, "utf8proc_normalize_utf32 gave ", length);
+  std::string out;
+  out.reserve(text.size());
+  for (utf8proc_ssize_t i = 0; i < length; ++i) AppendUtf8(static_cast<char32_t>(chars[static_cast<size_t>(i)]), out);
+  return out;
+}
+
+std::string Utf8Stream::Push(std::string_view bytes) {
+  held_.append(bytes);
+  std::string out;
+  std::string_view rest = held_;
+  while (!rest.empty()) {
+    const size_t valid = ValidUtf8Prefix(rest);
+    out.append(rest.substr(0, valid));
+    rest.remove_prefix(valid);
+    if (rest.empty()) break;
+    const Sequence next = NextSequence(rest);
+    if (next.at_end) break;
+    out.append(kReplacementChar);
+    rest.remove_prefix(static_cast<size_t>(next.bytes));
+  }
+  held_ = std::string(rest);
+  return out;
+}
+
+std::string Utf8Stream::Finish() {
+  const bool cut = !held_.empty();
+  held_.clear();
+  return cut ? std::string(kReplacementChar) : std::string();
+}
+
+}  // namespace hydra
