@@ -156,6 +156,20 @@ SplitCounts DataManifest::Totals(std::string_view split) const {
   return sum;
 }
 
+void CheckShard(const TokenShard& shard, const DataManifest::Shard& row, const DataManifest& manifest) {
+  const auto differ = [&](const char* field, const std::string& found, const std::string& said) {
+    throw Error(ErrorCode::kFormat, fmt::format("{}: {} = {}: data.json says {}", shard.path(), field, found, said));
+  };
+  const std::string sha = Hex(shard.header().tokenizer);
+  if (sha != manifest.tokenizer_sha256) differ("tokenizer SHA-256", sha, manifest.tokenizer_sha256);
+  if (shard.header().vocab_size != manifest.vocab_size)
+    differ("vocab_size", std::to_string(shard.header().vocab_size), std::to_string(manifest.vocab_size));
+  if (shard.n_docs() != row.counts.documents)
+    differ("n_docs", std::to_string(shard.n_docs()), std::to_string(row.counts.documents));
+  if (shard.n_tokens() != row.counts.tokens)
+    differ("n_tokens", std::to_string(shard.n_tokens()), std::to_string(row.counts.tokens));
+}
+
 TokenDataset TokenDataset::Open(const std::string& folder, const std::string& split) { return Open(folder, split, {}); }
 
 TokenDataset TokenDataset::Open(const std::string& folder, const std::string& split, const Expect& expect) {
@@ -176,17 +190,7 @@ TokenDataset TokenDataset::Open(const std::string& folder, const std::string& sp
     if (row.split != split) continue;
     const TokenShard& shard =
         data.shards_.emplace_back(TokenShard::Open((std::filesystem::path(folder) / row.file).string()));
-    const auto differ = [&](const char* field, const std::string& found, const std::string& said) {
-      throw Error(ErrorCode::kFormat, fmt::format("{}: {} = {}: data.json says {}", shard.path(), field, found, said));
-    };
-    const std::string sha = Hex(shard.header().tokenizer);
-    if (sha != manifest.tokenizer_sha256) differ("tokenizer SHA-256", sha, manifest.tokenizer_sha256);
-    if (shard.header().vocab_size != manifest.vocab_size)
-      differ("vocab_size", std::to_string(shard.header().vocab_size), std::to_string(manifest.vocab_size));
-    if (shard.n_docs() != row.counts.documents)
-      differ("n_docs", std::to_string(shard.n_docs()), std::to_string(row.counts.documents));
-    if (shard.n_tokens() != row.counts.tokens)
-      differ("n_tokens", std::to_string(shard.n_tokens()), std::to_string(row.counts.tokens));
+    CheckShard(shard, row, manifest);
     data.first_doc_.push_back(data.counts_.documents);
     data.counts_.documents += row.counts.documents;
     data.counts_.tokens += row.counts.tokens;

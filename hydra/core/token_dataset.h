@@ -40,6 +40,9 @@ struct DataManifest {
   [[nodiscard]] SplitCounts Totals(std::string_view split) const;
 };
 
+// Throws kFormat where a shard is another than its row of data.json says: tokenizer, vocabulary, counts.
+void CheckShard(const TokenShard& shard, const DataManifest::Shard& row, const DataManifest& manifest);
+
 // The documents of one split. Immutable after Open(): safe to share between threads.
 class TokenDataset {
  public:
