@@ -87,9 +87,6 @@ function(hydra_cli)
   add_library(hydra_cli STATIC ${frame})
   target_link_libraries(hydra_cli PUBLIC hydra_core CLI11::CLI11)
   hydra_common(hydra_cli FALSE)
-  set_source_files_properties(${CMAKE_SOURCE_DIR}/hydra/cli/cli.cc PROPERTIES COMPILE_DEFINITIONS
-      "HYDRALM_VERSION=\"${PROJECT_VERSION}\"")
-
   add_executable(hydralm ${plain})
   target_link_libraries(hydralm PRIVATE hydra_cli)
   foreach(layer moa runtime serve)

@@ -26,6 +26,7 @@
 
 #include "hydra/cli/help.h"
 #include "hydra/core/error.h"
+#include "hydra/core/version.h"
 
 namespace hydra::cli {
 namespace {
@@ -69,7 +70,7 @@ std::set<std::string> SiblingFlags(const char* sibling) {
   const auto close = [](FILE* file) { pclose(file); };
   const std::unique_ptr<FILE, decltype(close)> pipe(popen(command.c_str(), "r"), close);
   std::string line;
-  for (int c; pipe && (c = std::fgetc(pipe.get())) != EOF;) {
+  for (int c = 0; pipe && (c = std::fgetc(pipe.get())) != EOF;) {
     if (c != '\n') {
       line += static_cast<char>(c);
     } else {
@@ -307,10 +308,10 @@ CLI::Validator Range(long long low, long long high) {
 }
 
 int RunProgram(int argc, char** argv, const Program& program) {
-  CLI::App root("hydralm " HYDRALM_VERSION ": train and run sparse hybrid language models", "hydralm");
+  CLI::App root(StrCat("hydralm ", Version(), ": train and run sparse hybrid language models"), "hydralm");
   VerbContext context;
   root.set_help_flag("-h,--help", "this text");
-  root.set_version_flag("--version", "hydralm " HYDRALM_VERSION);
+  root.set_version_flag("--version", StrCat("hydralm ", Version()));
   root.formatter(std::make_shared<VerbFormatter>());
   root.option_defaults()->always_capture_default();
   return Guarded(WantsJson(argc, argv), [&] { return ParseAndRun(argc, argv, program, root, context); });

@@ -41,11 +41,12 @@ struct LossOut {
 struct ModelOptions {
   torch::Device device = torch::kCPU;
   torch::Dtype dtype = torch::kFloat32;  // of the master weights; kFloat64 in tests
+  bool initialise = true;                // false: weights hold garbage until they are loaded
 };
 
 class ModelImpl : public torch::nn::Module {
  public:
-  // Weights are initialised from seed 0; see InitWeights.
+  // Weights are initialised from seed 0 unless options say otherwise; see InitWeights.
   explicit ModelImpl(const ModelConfig& config, const ModelOptions& options = {});
   ~ModelImpl() override;
 

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Projections, QK-norm, RoPE and landmark scores around the two attention forms. Dims as in attention.h.
+#include "hydra/nn/attention.h"
+
+#include <ATen/Functions.h>
+
+#include <cmath>
+
+#include "hydra/nn/functions.h"
+
+namespace hydra::nn {
+
+using torch::Tensor;
+
+Tensor Rope(const Tensor& x, const Tensor& pos, double theta) {
+  const int64_t half = x.size(-1) / 2;
+  // fp64 angles: positions of a million keep all their bits
+  const Tensor frequency =
+      torch::exp(torch::arange(half, pos.options().dtype(torch::kFloat64)) * (-std::log(theta) / static_cast<double>(half)));
+  const Tensor angle = (pos.unsqueeze(-1).to(torch::kFloat64) * frequency).unsqueeze(2);  // [B, T, 1, Dh / 2]
+  const Tensor c = torch::cos(angle).to(x.scalar_type()), s = torch::sin(angle).to(x.scalar_type());
+  const auto halves = x.chunk(2, -1);
+  return torch::cat({halves[0] * c - halves[1] * s, halves[0] * s + halves[1] * c}, -1);
+}
+
+namespace {
+
+Tensor Sdpa(const Tensor& q, const Tensor& k, const Tensor& v) {
+  return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), {}, 0.0,
+                                          /*is_causal=*/true, std::nullopt, /*enable_gqa=*/q.size(2) != k.size(2))
+      .transpose(1, 2);
+}
+
+}  // namespace
+
+Tensor FullAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Layout& layout) {
+  if (layout.one_document) return Sdpa(q, k, v);
+  const Tensor start = layout.doc_start.to(torch::kCPU).contiguous();
+  const int64_t* first = start.const_data_ptr<int64_t>();
+  std::vector<Tensor> rows;
+  for (int64_t b = 0; b < layout.B; ++b) {
+    std::vector<Tensor> documents;
+    for (int64_t begin = 0, end = 1; begin < layout.T; begin = end++) {
+      while (end < layout.T && first[b * layout.T + end] == first[b * layout.T + begin]) ++end;
+      const auto part = [&](const Tensor& x) { return x.narrow(0, b, 1).narrow(1, begin, end - begin); };
+      documents.push_back(Sdpa(part(q), part(k), part(v)));
+    }
+    rows.push_back(torch::cat(documents, 1));
+  }
+  return torch::cat(rows, 0);
+}
+
+Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u,
+                 const Layout& layout, bool landmarks) {
+  const AttentionConfig& c = config.attention;
+  const int64_t B = u.size(0), T = u.size(1);
+  const auto heads = [&](const Tensor& map, int64_t n) { return torch::linear(u, map).view({B, T, n, c.head_dim}); };
+  Tensor q = heads(w.q, c.n_heads), k = heads(w.k, c.n_kv_heads);
+  const Tensor v = heads(w.v, c.n_kv_heads);
+  if (w.q_norm.defined()) {
+    q = RmsNorm(q, w.q_norm, config.norm_eps);
+    k = RmsNorm(k, w.k_norm, config.norm_eps);
+  }
+  q = Rope(q, layout.pos, c.rope_theta);
+  k = Rope(k, layout.pos, c.rope_theta);
+  Tensor out;
+  if (kind == AttentionKind::kFull) {
+    out = FullAttention(q, k, v, layout);
+  } else if (landmarks && w.scorer_w.defined()) {
+    const Tensor score = torch::linear(u.to(w.scorer_w.scalar_type()), w.scorer_w, w.scorer_b).squeeze(-1);  // [B, T]
+    out = SparseAttention(q, k, v, torch::log_sigmoid(score), torch::softplus(w.landmark_scale),
+                          LandmarkPools(c, score, layout), layout, c.window);
+  } else {
+    out = SparseAttention(q, k, v, {}, {}, {}, layout, c.window);
+  }
+  return torch::linear(out.reshape({B, T, c.n_heads * c.head_dim}), w.o);
+}
+
+}  // namespace hydra::nn

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention paths: full causal, and sparse global attention = window + landmarks (specs/hydra.md 3).
+// Dims: B rows, T tokens, A heads, Akv key heads, Dh head_dim, W window, C chunk_len, n = T / C, Gm landmark budget.
+#pragma once
+
+#include <torch/torch.h>
+
+#include "hydra/core/config.h"
+#include "hydra/nn/layout.h"
+
+namespace hydra::nn {
+
+struct AttentionWeights {
+  torch::Tensor q, k, v, o;                             // [A Dh, D], [Akv Dh, D], .., [D, A Dh]
+  torch::Tensor q_norm, k_norm;                         // [Dh] or undefined
+  torch::Tensor scorer_w, scorer_b, landmark_scale;     // [1, D], [1], [A]; undefined without landmarks
+};
+
+// Rotate-half by pos * theta^(-2 i / Dh), angles in fp32 or better. x [B, T, A, Dh], pos [B, T].
+torch::Tensor Rope(const torch::Tensor& x, const torch::Tensor& pos, double theta);
+
+// Row offsets (b T + t) of the landmarks each chunk may see, in position order, -1 where the pool is not full:
+// [B, n, G] int64 with G <= Gm; undefined when no chunk has any. scores [B, T]: larger is better, ties to the
+// earlier. No gradient.
+torch::Tensor LandmarkPools(const AttentionConfig& config, const torch::Tensor& scores, const Layout& layout);
+
+// out_t = sum_p softmax_p(q_t k_p / sqrt(Dh) + bias) v_p over the window (bias 0) and the landmarks of t's chunk that
+// lie before the window (bias lambda_a log_sigma_p). A tile of chunks at a time, recomputed in the backward pass:
+// memory O(T (A Dh)) beside the tile. q [B, T, A, Dh]; k, v [B, T, Akv, Dh]; log_sigma [B, T] and lambda [A]
+// undefined without landmarks; pools as above or undefined.
+torch::Tensor SparseAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                              const torch::Tensor& log_sigma, const torch::Tensor& lambda, const torch::Tensor& pools,
+                              const Layout& layout, int64_t window);
+
+// Causal softmax attention inside each document. q [B, T, A, Dh]; k, v [B, T, Akv, Dh] -> [B, T, A, Dh].
+torch::Tensor FullAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, const Layout& layout);
+
+// The whole path: u [B, T, D] -> [B, T, D]. landmarks = false: window only.
+torch::Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const torch::Tensor& u,
+                        const Layout& layout, bool landmarks);
+
+}  // namespace hydra::nn

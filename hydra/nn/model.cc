@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// The model: tensors from the table, blocks, head and losses. Dims as in model.h.
+#include "hydra/nn/model.h"
+
+#include <algorithm>
+
+#include "hydra/core/error.h"
+#include "hydra/nn/block.h"
+#include "hydra/nn/functions.h"
+#include "hydra/nn/layout.h"
+
+namespace hydra::nn {
+
+using torch::Tensor;
+
+struct ModelImpl::Block {
+  BlockWeights weights;
+};
+
+namespace {
+
+// Registers a tensor under its dotted name in a tree of modules, so that named_parameters() gives the table's names.
+Tensor RegisterAt(torch::nn::Module& root, const TensorSpec& spec, Tensor value) {
+  torch::nn::Module* module = &root;
+  std::string rest = spec.name;
+  for (size_t dot = rest.find('.'); dot != rest.npos; dot = rest.find('.')) {
+    const std::string child = rest.substr(0, dot);
+    rest = rest.substr(dot + 1);
+    if (!module->named_children().contains(child))
+      module->register_module(child, std::make_shared<torch::nn::Module>());
+    module = module->named_children()[child].get();
+  }
+  return spec.parameter ? module->register_parameter(rest, value) : module->register_buffer(rest, value);
+}
+
+void CheckOptions(const ModelConfig& config, const ForwardOptions& o) {
+  const int64_t E = config.moe.n_experts;
+  const auto check_ids = [&](const char* name, const std::vector<int64_t>& ids) {
+    for (const int64_t id : ids)
+      if (id < 0 || id >= E) throw Error(ErrorCode::kUsage, StrCat(name, " = ", id, ": must be 0 to ", E - 1));
+  };
+  check_ids("force_experts", o.force_experts);
+  check_ids("ban_experts", o.ban_experts);
+  for (const int64_t id : o.force_experts)
+    if (std::count(o.ban_experts.begin(), o.ban_experts.end(), id) > 0)
+      throw Error(ErrorCode::kUsage, StrCat("force_experts = ", id, ": is banned"));
+  if (static_cast<int64_t>(o.ban_experts.size()) >= E)
+    throw Error(ErrorCode::kUsage, StrCat("ban_experts: at least one of ", E, " experts must be left"));
+  if (!o.expert_bias.empty() && static_cast<int64_t>(o.expert_bias.size()) != E)
+    throw Error(ErrorCode::kUsage, StrCat("expert_bias has ", o.expert_bias.size(), " numbers: must be ", E));
+  if (o.moe_top_k && (*o.moe_top_k < 1 || *o.moe_top_k > E))
+    throw Error(ErrorCode::kUsage, StrCat("moe_top_k = ", *o.moe_top_k, ": must be 1 to ", E));
+  if (o.router_temperature && !(*o.router_temperature > 0))
+    throw Error(ErrorCode::kUsage, StrCat("router_temperature = ", *o.router_temperature, ": must be positive"));
+}
+
+}  // namespace
+
+ModelImpl::ModelImpl(const ModelConfig& config, const ModelOptions& options)
+    : config_(config), table_(config), options_(options) {
+  const auto tensor_options = torch::TensorOptions().dtype(options.dtype).device(options.device);
+  for (const TensorSpec& spec : table_.specs()) {
+    tensors_.push_back(RegisterAt(*this, spec, torch::empty(spec.shape, tensor_options)));
+  }
+  for (int i = 0; i < config_.n_layers(); ++i) {
+    blocks_.push_back(std::make_unique<Block>(Block{BlockWeights::Of(*this, i)}));
+  }
+  if (options.initialise) InitWeights(0);
+}
+
+ModelImpl::~ModelImpl() = default;
+
+Tensor ModelImpl::at(TensorRole role, int layer) const {
+  const TensorSpec* spec = table_.Find(role, layer);
+  HYDRA_CHECK(spec != nullptr, "no tensor of role ", static_cast<int>(role), " in layer ", layer);
+  return tensors_[static_cast<size_t>(spec - table_.specs().data())];
+}
+
+std::vector<std::pair<const TensorSpec*, Tensor>> ModelImpl::Tensors() const {
+  std::vector<std::pair<const TensorSpec*, Tensor>> out;
+  for (size_t i = 0; i < tensors_.size(); ++i) out.emplace_back(&table_.specs()[i], tensors_[i]);
+  return out;
+}
+
+ForwardOut ModelImpl::forward(const Batch& batch, const ForwardOptions& options) {
+  CheckOptions(config_, options);
+  const Layout layout = Layout::Make(batch, config_.chunk_len);
+  Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
+  std::vector<Tensor> balance, z, load;
+  for (int i = 0; i < config_.n_layers(); ++i) {
+    const BlockOut out = RunBlock(config_, i, blocks_[static_cast<size_t>(i)]->weights, x, layout, options);
+    x = out.x;
+    if (!out.router.load.defined()) continue;
+    balance.push_back(out.router.balance);
+    z.push_back(out.router.z);
+    load.push_back(out.router.load);
+  }
+  ForwardOut result;
+  result.hidden = RmsNorm(x, at(TensorRole::kFinalNorm), config_.norm_eps);
+  if (!load.empty()) result.router = {torch::stack(balance).mean(), torch::stack(z).mean(), torch::stack(load)};
+  return result;
+}
+
+Tensor ModelImpl::Logits(const Tensor& hidden) const {
+  return torch::linear(hidden, at(config_.tie_embeddings ? TensorRole::kEmbedding : TensorRole::kHead));
+}
+
+LossOut ModelImpl::Loss(const Batch& batch, const ForwardOptions& options) {
+  HYDRA_CHECK(batch.targets.defined(), "a loss needs targets");
+  const ForwardOut out = forward(batch, options);
+  const Tensor targets = batch.targets.reshape({-1});
+  const Tensor wanted = torch::nonzero(targets != -100).squeeze(1);
+  LossOut loss;
+  loss.n_targets = wanted.numel();
+  HYDRA_CHECK(loss.n_targets > 0, "a batch without targets");
+  const Tensor hidden = GatherRows(out.hidden.reshape({-1, config_.d_model}), wanted);
+  loss.lm = torch::cross_entropy_loss(Logits(hidden).to(at(TensorRole::kFinalNorm).scalar_type()), targets.index_select(0, wanted));
+  loss.total = loss.lm;
+  loss.router = out.router;
+  if (out.router.load.defined()) {
+    if (config_.moe.balance == RouterBalance::kLoss)
+      loss.total = loss.total + config_.moe.aux_loss_coef * out.router.balance_loss;
+    loss.total = loss.total + config_.moe.z_loss_coef * out.router.z_loss;
+  }
+  return loss;
+}
+
+Tensor ModelImpl::TokenLoss(const Batch& batch, const ForwardOptions& options) {
+  torch::NoGradGuard no_grad;
+  const Tensor hidden = forward(batch, options).hidden.reshape({-1, config_.d_model});
+  const Tensor targets = batch.targets.reshape({-1});
+  constexpr int64_t kRows = 4096;  // logits held at once
+  std::vector<Tensor> parts;
+  for (int64_t i = 0; i < targets.numel(); i += kRows) {
+    const int64_t n = std::min(kRows, targets.numel() - i);
+    parts.push_back(torch::cross_entropy_loss(Logits(hidden.narrow(0, i, n)), targets.narrow(0, i, n), {},
+                                              at::Reduction::None, /*ignore_index=*/-100));
+  }
+  return torch::cat(parts).view_as(batch.targets);
+}
+
+}  // namespace hydra::nn

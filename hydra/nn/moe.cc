@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Routing by chunk and the gathered expert products. Dims as in moe.h; M rows gathered for all experts.
+#include "hydra/nn/moe.h"
+
+#include <limits>
+#include <vector>
+
+#include "hydra/core/error.h"
+#include "hydra/nn/functions.h"
+
+namespace hydra::nn {
+
+using torch::Tensor;
+
+namespace {
+
+// S_c = {(c + layer + floor(j E / k)) mod E, j < k}, weights 1 / k.
+Routes RoundRobin(const MoeConfig& config, int layer, const Tensor& u, const Layout& layout, int64_t k) {
+  const int64_t E = config.n_experts;
+  const Tensor j = torch::arange(k, layout.pos.options());
+  const Tensor offset = (j * E).div(k, "floor") + layer;
+  Routes r;
+  r.ids = (layout.chunk_number.unsqueeze(-1) + offset).remainder(E);
+  r.route_weights = torch::full({layout.B, layout.n_chunks, k}, 1.0 / static_cast<double>(k), u.options());
+  return r;
+}
+
+// Real rows of each expert, experts one after another: row of u, place of its weight in route_weights' flat form.
+struct Assignment {
+  Tensor rows, weights;           // [M] int64
+  std::vector<int64_t> n_rows;    // [E]
+};
+
+Assignment Assign(const Routes& routes, const Layout& layout, int64_t n_experts) {
+  const Tensor ids = routes.ids.to(torch::kCPU).contiguous(), real = layout.real.to(torch::kCPU).contiguous();
+  const int64_t k = ids.size(2), n_chunks = layout.B * layout.n_chunks, C = layout.C;
+  const int64_t* id = ids.const_data_ptr<int64_t>();
+  const bool* is_real = real.const_data_ptr<bool>();
+  std::vector<std::vector<int64_t>> places(static_cast<size_t>(n_experts));  // of each expert: chunk * k + slot
+  for (int64_t i = 0; i < n_chunks * k; ++i)
+    if (is_real[i / k * C]) places[static_cast<size_t>(id[i])].push_back(i);
+  std::vector<int64_t> rows, weights;
+  Assignment out;
+  for (const auto& of_expert : places) {
+    const size_t before = rows.size();
+    for (const int64_t place : of_expert)
+      for (int64_t t = place / k * C; t < (place / k + 1) * C && is_real[t]; ++t) {
+        rows.push_back(t);
+        weights.push_back(place);
+      }
+    out.n_rows.push_back(static_cast<int64_t>(rows.size() - before));
+  }
+  const auto tensor = [&](const std::vector<int64_t>& v) { return torch::tensor(v, torch::kInt64).to(layout.pos.device()); };
+  out.rows = tensor(rows);
+  out.weights = tensor(weights);
+  return out;
+}
+
+}  // namespace
+
+Routes SelectExperts(const MoeConfig& config, const Tensor& router_logits, const Tensor& balance_bias,
+                     const ForwardOptions& options) {
+  const int64_t E = config.n_experts;
+  const double tau = options.router_temperature.value_or(config.temperature);
+  Routes r;
+  r.router_logits = router_logits;
+  if (!options.force_experts.empty()) {
+    const Tensor forced = torch::tensor(options.force_experts, torch::kInt64).to(router_logits.device());
+    auto shape = router_logits.sizes().vec();
+    shape.back() = forced.numel();
+    r.ids = forced.expand(shape).contiguous();
+  } else {
+    Tensor score = router_logits.detach() + balance_bias;
+    if (!options.expert_bias.empty())
+      score = score + torch::tensor(options.expert_bias, torch::kFloat64).to(score.options());
+    for (const int64_t e : options.ban_experts) score.select(-1, e).fill_(-std::numeric_limits<double>::infinity());
+    const int64_t left = E - static_cast<int64_t>(options.ban_experts.size());
+    r.ids = TopK(score, std::min(options.moe_top_k.value_or(config.top_k), left));
+  }
+  r.route_weights = torch::softmax(router_logits.gather(-1, r.ids) / tau, -1);
+  return r;
+}
+
+Routes Route(const ModelConfig& config, int layer, const MoeWeights& w, const Tensor& u, const Layout& layout,
+             const ForwardOptions& options) {
+  if (options.router_mode.value_or(config.moe.mode) == RouterMode::kRoundRobin)
+    return RoundRobin(config.moe, layer, u, layout, options.moe_top_k.value_or(config.moe.top_k));
+  const Tensor chunks = u.view({layout.B, layout.n_chunks, layout.C, -1}).to(w.prev_proj.scalar_type());
+  const Tensor before = torch::constant_pad_nd(chunks.mean(2).narrow(1, 0, layout.n_chunks - 1), {0, 0, 1, 0});
+  const Tensor summary = torch::where(layout.chunk_first.unsqueeze(-1), w.init_summary, before);
+  const Tensor z = torch::linear(summary, w.prev_proj) + torch::linear(chunks.select(2, 0), w.first_proj);
+  return SelectExperts(config.moe, z, w.balance_bias, options);
+}
+
+Tensor Expert(const Tensor& rows, const Tensor& gate_up, const Tensor& down) {
+  const auto halves = torch::linear(rows, gate_up).chunk(2, -1);
+  return torch::linear(torch::silu(halves[0]) * halves[1], down);
+}
+
+Tensor ApplyExperts(const MoeWeights& w, const Tensor& u, const Routes& routes, const Layout& layout) {
+  const int64_t D = u.size(-1), n_tokens = layout.B * layout.T;
+  const Assignment assignment = Assign(routes, layout, w.gate_up.size(0));
+  const auto inputs = GatherRows(u.reshape({n_tokens, D}), assignment.rows).split_with_sizes(assignment.n_rows);
+  const auto gate_up = w.gate_up.unbind(0), down = w.down.unbind(0);
+  std::vector<Tensor> outputs;
+  for (size_t e = 0; e < gate_up.size(); ++e)
+    if (assignment.n_rows[e] > 0) outputs.push_back(Expert(inputs[e], gate_up[e], down[e]));
+  if (outputs.empty()) return torch::zeros_like(u);
+  const Tensor p = GatherRows(routes.route_weights.reshape({-1, 1}), assignment.weights);
+  return ScatterAddRows(torch::cat(outputs).to(p.scalar_type()) * p, assignment.rows, n_tokens).view_as(u);
+}
+
+RouterLosses LossesOfRouter(const MoeConfig& config, const Routes& routes, const Layout& layout,
+                            const ForwardOptions& options) {
+  const Tensor real = layout.chunk_real.to(routes.route_weights.scalar_type());
+  const Tensor n_real = real.sum();
+  RouterLosses out;
+  out.load = torch::zeros({layout.B, layout.n_chunks, config.n_experts}, real.options())
+                 .scatter_(2, routes.ids, 1.0)
+                 .mul_(real.unsqueeze(-1))
+                 .sum({0, 1});
+  if (!routes.router_logits.defined()) {
+    out.balance = out.z = torch::zeros({}, real.options());
+    return out;
+  }
+  const double tau = options.router_temperature.value_or(config.temperature);
+  const Tensor probability = torch::softmax(routes.router_logits / tau, -1);
+  const Tensor mean_probability = (probability * real.unsqueeze(-1)).sum({0, 1}) / n_real;  // P_e
+  const Tensor share = out.load / out.load.sum();                                           // f_e
+  out.balance = static_cast<double>(config.n_experts) * (share * mean_probability).sum();
+  out.z = (torch::logsumexp(routes.router_logits, {-1}).square() * real).sum() / n_real;
+  return out;
+}
+
+}  // namespace hydra::nn
