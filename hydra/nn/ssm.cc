@@ -100,7 +100,7 @@ Tensor DiagonalScan(const Tensor& params, const Tensor& lambda_log, const Layout
   const Tensor zero = torch::zeros({}, params.options());
   const Tensor alpha = torch::where(goes_on, torch::exp(-rate), zero);
   const Tensor input = torch::where(goes_on, parts[1] * parts[3], zero);
-  const Tensor s = LinearScan(alpha.view({B, T, 1, D}), input.view({B, T, 1, 1, D, 1}));
+  const Tensor s = LinearScan(alpha.reshape({B, T, 1, D}), input.reshape({B, T, 1, 1, D, 1}));
   return parts[2] * s.narrow(1, 0, T).reshape({B, T, D});
 }
 
