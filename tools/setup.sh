@@ -17,6 +17,10 @@ no_torch=$venv/no-torch  # exists when LibTorch could not be had: only `make set
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
 
+# Runs a command with its words in a log: only its failure is worth reading.
+logged() { "$@" >> build/setup.log 2>&1; }
+last_error() { grep -i -e '^E: ' -e '^ERROR' build/setup.log | tail -n 1; }
+
 # What the build must notice: the newest change of set-up.
 changed() { mkdir -p build && date > build/setup.stamp; }
 
@@ -41,10 +45,10 @@ install_packages() {
     die "not root and no sudo; missing packages: $missing"
   fi
   say "installing packages: $missing"
-  $as_root DEBIAN_FRONTEND=noninteractive apt-get -qq update ||
-    say "apt-get update failed; trying with the lists that are there"
-  $as_root DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $missing >&2 ||
-    die "apt-get could not install: $missing"
+  logged $as_root DEBIAN_FRONTEND=noninteractive apt-get -q update ||
+    say "apt-get update failed (build/setup.log); trying with the lists that are there"
+  logged $as_root DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing ||
+    die "apt-get could not install: $missing: $(last_error)"
   missing=$(missing_packages "$1")
   [ -z "$missing" ] || die "still missing after apt-get: $missing"
   changed
@@ -81,13 +85,13 @@ make_venv() {
   changed
 }
 
-pip_install() { $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input "$@" >&2; }
+pip_install() { $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input "$@" >> build/setup.log 2>&1; }
 
 install_python() {
   make_venv
   if ! has_pinned requirements.txt; then
     say "installing Python packages: $(grep -v '^#' requirements.txt | tr '\n' ' ')"
-    pip_install -r requirements.txt || die "pip could not install requirements.txt into $venv"
+    pip_install -r requirements.txt || die "pip could not install requirements.txt into $venv: $(last_error)"
     changed
   fi
 }
@@ -101,9 +105,9 @@ install_torch() {
     changed
     return 0
   fi
-  [ "$mode" != torch ] || die "pip could not install LibTorch"
+  [ "$mode" != torch ] || die "pip could not install LibTorch: $(last_error)"
   : > $no_torch
-  say "LibTorch could not be had: going on without hydralm-train; \`make setup-torch && make\` tries again"
+  say "LibTorch could not be had ($(last_error)): going on without hydralm-train; \`make setup-torch && make\` tries again"
 }
 
 mkdir -p build
