@@ -73,6 +73,20 @@ std::string WithCommas(uint64_t n) {
   return digits;
 }
 
+std::string OneLine(std::string_view text, size_t max_bytes) {
+  std::string line;
+  for (const char c : text.substr(0, max_bytes)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 32 || byte == 127) {
+      line += fmt::format("\\x{:02x}", byte);
+    } else {
+      line += c;
+    }
+  }
+  if (text.size() > max_bytes) line += "...";
+  return line;
+}
+
 void ThrowIo(const std::string& path, std::string_view what, int error) {
   throw Error(ErrorCode::kIo, fmt::format("{}: {}: {}", path, what, std::generic_category().message(error)));
 }

@@ -26,7 +26,7 @@ constexpr uint64_t kDataAlignment = 64;
 constexpr int kMaxDepth = 64;
 
 [[noreturn]] void Bad(const std::string& file, std::string_view field, std::string_view rule) {
-  throw Error(ErrorCode::kFormat, fmt::format("{}: {}: {}", file, field, rule));
+  throw Error(ErrorCode::kFormat, fmt::format("{}: {}: {}", file, OneLine(field), OneLine(rule)));
 }
 
 // A SAX handler in which every event is refused; the two readers below override what their schema allows.
@@ -367,7 +367,8 @@ SafeTensors SafeTensors::Open(const std::string& path) {
     const std::string file = (fs::path(result.path_).parent_path() / name).string();
     std::error_code ignored;
     if (!fs::exists(file, ignored))  // the index says where it was expected; a bare "cannot open" would not
-      throw Error(ErrorCode::kIo, fmt::format("{}: weight_map: {}: shard {} is missing", result.path_, tensor, name));
+      throw Error(ErrorCode::kIo, fmt::format("{}: weight_map: {}: shard {} is missing", result.path_,
+                                              OneLine(tensor), OneLine(name)));
     Shard shard{.name = name, .tensors = {}, .by_name = {}, .listed = {}};
     result.files_.emplace_back(file);
     auto metadata = ReadOne(result.files_.back(), &shard.tensors);

@@ -24,7 +24,7 @@ namespace {
 constexpr size_t kReadBytes = 1 << 20;
 
 [[noreturn]] void BadData(const std::string& where, const std::string& rule) {
-  throw Error(ErrorCode::kData, StrCat(where, ": ", rule));
+  throw Error(ErrorCode::kData, StrCat(where, ": ", OneLine(rule)));
 }
 
 bool IsBlank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }

@@ -47,7 +47,7 @@ class Fields {
       if (!known_.contains(name)) Bad(where_, fmt::format("unknown key \"{}\"{}", name, DidYouMean(name, known_)));
   }
   [[noreturn]] static void Bad(const std::string& field, const std::string& rule) {
-    throw Error(ErrorCode::kFormat, StrCat(field, ": ", rule));
+    throw Error(ErrorCode::kFormat, StrCat(OneLine(field), ": ", OneLine(rule)));
   }
 
  private:
