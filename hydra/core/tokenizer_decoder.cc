@@ -37,8 +37,10 @@ void AppendTokenBytes(std::string_view token, std::string& out) {
 
 size_t Count(const json& value, const char* key, const std::string& where) {
   const auto found = value.find(key);
-  if (found == value.end() || !found->is_number_unsigned()) Refuse(fmt::format("{}.{}", where, key), "must be a whole number >= 0");
-  return found->get<size_t>();
+  if (found == value.end() || !found->is_number_integer() || found->get<int64_t>() < 0) {
+    Refuse(fmt::format("{}.{}", where, key), "must be a whole number >= 0");
+  }
+  return static_cast<size_t>(found->get<int64_t>());
 }
 
 std::string ReplaceAll(std::string_view text, std::string_view from, std::string_view to) {

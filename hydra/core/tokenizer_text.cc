@@ -59,9 +59,38 @@ constexpr ByteAlphabet MakeByteAlphabet() {
 
 constexpr ByteAlphabet kByteAlphabet = MakeByteAlphabet();
 
+// Combining marks, and one pair that composes, which Unicode 10 to 14 added. The `tokenizers` library normalizes by the
+// tables of Unicode 9, to which they are plain characters; so they are to us, or ids would differ.
+constexpr std::array<std::pair<int32_t, int32_t>, 34> kNewerMarks = {{
+    {0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},   {0x0C3C, 0x0C3C},
+    {0x0D3B, 0x0D3C},   {0x0EBA, 0x0EBA},   {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},
+    {0xA82C, 0xA82C},   {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85},
+    {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11930, 0x11930},
+    {0x11938, 0x11938}, {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34},
+    {0x11A47, 0x11A47}, {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97},
+    {0x16FF0, 0x16FF1}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF},
+}};
+
+bool IsNewerMark(int32_t c) {
+  const auto past = std::upper_bound(kNewerMarks.begin(), kNewerMarks.end(), c,
+                                     [](int32_t value, const auto& range) { return value < range.first; });
+  return past != kNewerMarks.begin() && c <= std::prev(past)->second;
+}
+
+// Appends the canonical decomposition of `c`.
+void Decompose(int32_t c, std::vector<int32_t>& out) {
+  std::array<utf8proc_int32_t, 32> parts;
+  int boundary = 0;
+  const auto n = utf8proc_decompose_char(c, parts.data(), static_cast<utf8proc_ssize_t>(parts.size()), UTF8PROC_DECOMPOSE,
+                                         &boundary);
+  HYDRA_CHECK(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "utf8proc_decompose_char gave ", n);
+  out.insert(out.end(), parts.begin(), parts.begin() + n);
+}
+
 int CombiningClass(int32_t c) { return utf8proc_get_property(c)->combining_class; }
 
-// Puts each run of combining marks in the order of their classes, equal ones as they came.
+// Puts each run of combining marks in the order of their classes, equal ones as they came. utf8proc_decompose does
+// it by exchanges, in quadratic time for a long run.
 void SortMarks(std::vector<int32_t>& chars) {
   const auto less = [](int32_t a, int32_t b) { return CombiningClass(a) < CombiningClass(b); };
   for (size_t i = 0; i < chars.size();) {
@@ -74,6 +103,16 @@ void SortMarks(std::vector<int32_t>& chars) {
     std::stable_sort(chars.begin() + static_cast<ptrdiff_t>(i), chars.begin() + static_cast<ptrdiff_t>(end), less);
     i = end;
   }
+}
+
+// Sorts and composes what was decomposed, appends it to `out` and empties it.
+void ComposeInto(std::vector<int32_t>& chars, std::string& out) {
+  SortMarks(chars);
+  const auto length = utf8proc_normalize_utf32(chars.data(), static_cast<utf8proc_ssize_t>(chars.size()),
+                                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+  HYDRA_CHECK(length >= 0, "utf8proc_normalize_utf32 gave ", length);
+  for (utf8proc_ssize_t i = 0; i < length; ++i) AppendUtf8(static_cast<char32_t>(chars[static_cast<size_t>(i)]), out);
+  chars.clear();
 }
 
 }  // namespace
@@ -188,25 +227,20 @@ std::string Nfc(std::string_view text) {
     return std::string(text);
   }
   std::vector<int32_t> chars;
-  chars.reserve(text.size());
-  for (size_t i = 0; i < text.size();) {
-    const CodePoint c = DecodeUtf8(text.data() + i);
-    i += static_cast<size_t>(c.bytes);
-    std::array<utf8proc_int32_t, 32> parts;
-    int boundary = 0;
-    const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts.data(),
-                                           static_cast<utf8proc_ssize_t>(parts.size()), UTF8PROC_DECOMPOSE, &boundary);
-    HYDRA_CHECK(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "utf8proc_decompose_char gave ", n);
-    chars.insert(chars.end(), parts.begin(), parts.begin() + n);
-  }
-  // utf8proc_decompose would sort marks too, but by exchanges, quadratic in a long run of them.
-  SortMarks(chars);
-  const auto length = utf8proc_normalize_utf32(chars.data(), static_cast<utf8proc_ssize_t>(chars.size()),
-                                               static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  HYDRA_CHECK(length >= 0, "utf8proc_normalize_utf32 gave ", length);
   std::string out;
   out.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < length; ++i) AppendUtf8(static_cast<char32_t>(chars[static_cast<size_t>(i)]), out);
+  for (size_t i = 0; i < text.size();) {
+    const CodePoint c = DecodeUtf8(text.data() + i);
+    const auto value = static_cast<int32_t>(c.value);
+    if (IsNewerMark(value)) {
+      ComposeInto(chars, out);
+      AppendUtf8(c.value, out);
+    } else {
+      Decompose(value, chars);
+    }
+    i += static_cast<size_t>(c.bytes);
+  }
+  ComposeInto(chars, out);
   return out;
 }
 

@@ -70,7 +70,7 @@ class CharClasses {
 [[nodiscard]] bool FromByteLevel(std::string_view token, std::string& bytes);
 [[nodiscard]] std::string ToByteLevel(std::string_view bytes);
 
-// Normalisation form C of valid UTF-8, in time n log n whatever the text (runs of combining marks are sorted here).
+// Normalization form C of valid UTF-8 as `tokenizers` has it (the tables of Unicode 9), in time n log n for any text.
 [[nodiscard]] std::string Nfc(std::string_view text);
 
 // Joins pieces of bytes into whole characters: Push returns what is complete and holds back the start of a character
