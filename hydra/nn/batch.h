@@ -38,12 +38,12 @@ struct ForwardOptions {
   double workspace_read = 1, pkm_read = 1;    // 0 skips the read; the workspace write goes on
   bool workspace = true, pkm = true;          // false: the site is not there at all
   bool landmarks = true;                      // false: window only
-  std::optional<RouterMode> router_mode;
-  std::optional<double> router_temperature;
-  std::optional<int64_t> moe_top_k;
-  std::vector<int64_t> force_experts;  // empty: none forced
-  std::vector<int64_t> ban_experts;
-  std::vector<double> expert_bias;  // [E] or empty, added for selection only
+  std::optional<RouterMode> router_mode{};
+  std::optional<double> router_temperature{};
+  std::optional<int64_t> moe_top_k{};
+  std::vector<int64_t> force_experts{};  // empty: none forced
+  std::vector<int64_t> ban_experts{};
+  std::vector<double> expert_bias{};  // [E] or empty, added for selection only
 };
 
 }  // namespace hydra::nn
