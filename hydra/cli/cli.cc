@@ -27,7 +27,6 @@
 #include "hydra/cli/help.h"
 #include "hydra/core/error.h"
 #include "hydra/core/version.h"
-#include "hydra/core/version.h"
 
 namespace hydra::cli {
 namespace {

@@ -59,7 +59,7 @@ void AddDataVerb(CLI::App& root, VerbContext& context) {
 }
 
 struct Outcome {
-  int status;
+  int status = -1;
   std::string out, err;
 };
 

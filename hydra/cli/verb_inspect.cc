@@ -122,11 +122,8 @@ Subject LoadSubject(const InspectOptions& options) {
   const bool weights = path.filename().string().starts_with("model.safetensors");
   if (folder || (weights && fs::exists(home / "config.json")))
     subject.config = LoadConfig((home / "config.json").string(), &subject.notes);
-  if (!folder) {
+  if (!folder || fs::exists(path / "model.safetensors") || fs::exists(path / "model.safetensors.index.json"))
     subject.file = SafeTensors::Open(options.model);
-  } else if (fs::exists(path / "model.safetensors") || fs::exists(path / "model.safetensors.index.json")) {
-    subject.file = SafeTensors::Open(options.model);
-  }
   if (subject.config && subject.file) CheckTensors(*subject.config, *subject.file, &subject.notes);
   return subject;
 }

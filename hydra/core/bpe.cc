@@ -195,7 +195,7 @@ void BpeModel::Encode(std::string_view piece, Scratch& scratch, std::vector<int3
 void BpeModel::MergeShort(Scratch& scratch, std::vector<int32_t>& out) const {
   int32_t* const ids = scratch.ids.data();
   size_t n = scratch.ids.size();
-  std::array<uint64_t, kShortSymbols> ranks;  // ranks[i]: the merge of symbols i and i + 1, kNone where there is none
+  std::array<uint64_t, kShortSymbols> ranks;  // NOLINT(*-member-init) of symbols i and i + 1; kNone: no merge
   for (size_t i = 0; i + 1 < n; ++i) ranks[i] = merges_.Find(ids[i], ids[i + 1]);
   while (n > 1) {
     size_t best = 0;
@@ -225,7 +225,8 @@ void BpeModel::MergeLong(Scratch& scratch, std::vector<int32_t>& out) const {
   next.resize(n);
   ranks.resize(n);
   heap.clear();
-  const auto push = [&](size_t at) {
+  // Named captures: clang before 16 cannot take structured bindings by [&].
+  const auto push = [this, &ids = ids, &ranks = ranks, &next = next, &heap = heap](size_t at) {
     ranks[at] = merges_.Find(ids[at], ids[static_cast<size_t>(next[at])]);
     if (ranks[at] == PairMap::kNone) return;
     heap.push_back((ranks[at] & ~uint64_t{0xFFFFFFFFu}) | at);
