@@ -57,8 +57,8 @@ class SplitWriter {
 
   void FinishShard() {
     if (!writer_) return;
+    parts_.push_back(PartPath(counts_.size()));  // first: it may exist even when Finish fails
     writer_->Finish();
-    parts_.push_back(PartPath(counts_.size()));
     writer_.reset();
   }
 

@@ -51,7 +51,7 @@ struct TextDocument {
 };
 
 struct TextInputOptions {
-  std::string doc_sep;         // literal text between the documents of a text file; empty: a file is one document
+  std::string doc_sep = {};    // literal text between the documents of a text file; empty: a file is one document
   std::string field = "text";  // key of a .jsonl line: a string, or a list of {role, content} rendered as chatml
 };
 

@@ -47,8 +47,8 @@ void CheckShard(const TokenShard& shard, const DataManifest::Shard& row, const D
 class TokenDataset {
  public:
   struct Expect {
-    std::string tokenizer_sha256;  // hexadecimal; empty: any
-    int64_t vocab_size = 0;        // the model's, which must hold every id; 0: any
+    std::string tokenizer_sha256 = {};  // hexadecimal; empty: any
+    int64_t vocab_size = 0;             // the model's, which must hold every id; 0: any
   };
 
   // `split` is "train" or "val"; a split without documents opens with n_docs() == 0. Throws kIo, kFormat (file and
