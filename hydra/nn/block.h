@@ -41,6 +41,10 @@ struct BlockOut {
 BlockOut RunBlock(const ModelConfig& config, int layer, const BlockWeights& w, const torch::Tensor& x,
                   const Layout& layout, const ForwardOptions& options);
 
+// The same, keeping only x for the backward pass, which runs the block a second time (activation checkpointing).
+BlockOut RecomputedBlock(const ModelConfig& config, int layer, const BlockWeights& w, const torch::Tensor& x,
+                         const Layout& layout, const ForwardOptions& options);
+
 // [.., 3]: a * gate * controller of u, the factor of each path.
 torch::Tensor PathFactors(const BlockWeights& w, const torch::Tensor& u, const ForwardOptions& options);
 

@@ -88,7 +88,10 @@ ForwardOut ModelImpl::forward(const Batch& batch, const ForwardOptions& options)
   Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
   std::vector<Tensor> balance, z, load;
   for (int i = 0; i < config_.n_layers(); ++i) {
-    const BlockOut out = RunBlock(config_, i, blocks_[static_cast<size_t>(i)]->weights, x, layout, options);
+    const BlockWeights& weights = blocks_[static_cast<size_t>(i)]->weights;
+    const BlockOut out = options.checkpoint_blocks && torch::GradMode::is_enabled()
+                             ? RecomputedBlock(config_, i, weights, x, layout, options)
+                             : RunBlock(config_, i, weights, x, layout, options);
     x = out.x;
     if (!out.router.load.defined()) continue;
     balance.push_back(out.router.balance);
