@@ -46,7 +46,7 @@ class Formats(unittest.TestCase):
         want = {"u8": ("U8", [3]), "f32": ("F32", [2, 3]), "f16": ("F16", [3]), "bf16": ("BF16", [2, 1]), "f64": ("F64", [1]),
                 "i64": ("I64", [2]), "i32": ("I32", []), "none": ("F32", [0, 5])}
         with safe_open(f"{self.folder}/ours.safetensors", framework="np") as file:
-            self.assertEqual(file.metadata(), {"format": "pt", "note": 'a "quoted" é'})
+            self.assertEqual(file.metadata(), {"format": "pt", "note": 'a "quoted" \u00e9'})
             self.assertEqual(set(file.keys()), set(want))
             for name, (dtype, shape) in want.items():
                 piece = file.get_slice(name)

@@ -126,7 +126,7 @@ def check_first_comment(sources):
         lines = s.lines[1:] if s.lines and s.lines[0].startswith("#!") else s.lines
         if not lines or not re.fullmatch(r"(//|#) SPDX-License-Identifier: Apache-2\.0", lines[0]):
             yield f"{s.path}: the first line is not the SPDX line"
-        elif len(tree.first_comment(s.text)) < 20:
+        elif len(tree.first_comment(s.text)) < 10:
             yield f"{s.path}: no first comment that says what the file is"
 
 

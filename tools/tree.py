@@ -67,11 +67,13 @@ def list_files(root):
 
 
 def first_comment(text):
-    """The first comment of a source after its shebang and SPDX lines, as one line of words."""
+    """The first comment (or docstring) of a source after its shebang and SPDX lines, as one line of words."""
     words = []
     for line in text.splitlines():
-        if line.startswith("#!") or "SPDX-License-Identifier" in line:
+        if line.startswith("#!") or "SPDX-License-Identifier" in line or line.startswith("# ctest:"):
             continue
+        if not words and line.startswith('"""'):  # a docstring serves as well
+            return " ".join(text.split('"""')[1].split("\n\n")[0].split())
         match = re.match(r"\s*(?://|#)(?!pragma|include|ifndef|define)\s?(.*)", line)
         if not match:
             break
