@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// `hydralm eval`: loss, perplexity and bits per byte of a model folder on held-out shards or a text file, and the
+// loss by position in the document. Not here: how they are computed (eval/perplexity.h).
+#include <cinttypes>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hydra/cli/cli.h"
+#include "hydra/cli/torch_model_flags.h"
+#include "hydra/cli/verbs.h"
+#include "hydra/core/error.h"
+#include "hydra/core/file.h"
+#include "hydra/eval/perplexity.h"
+
+namespace hydra::cli {
+namespace {
+
+struct EvalFlags {
+  ModelFlags model;
+  std::string task = "ppl", data, file, split = "val";
+  int64_t ctx = 0, max_tokens = 0;
+};
+
+void PrintTable(const eval::PerplexityResult& result) {
+  std::printf("loss %.4f nats a token | perplexity %.3f | %.4f bits per byte\n", result.loss(), result.perplexity(),
+              result.bits_per_byte());
+  std::printf("%s tokens predicted, %s bytes, %s documents, context %s\n\n",
+              WithCommas(static_cast<uint64_t>(result.sums.tokens)).c_str(),
+              WithCommas(static_cast<uint64_t>(result.sums.bytes)).c_str(),
+              WithCommas(static_cast<uint64_t>(result.documents)).c_str(),
+              WithCommas(static_cast<uint64_t>(result.ctx)).c_str());
+  std::printf("%-14s %10s %8s\n", "position", "tokens", "loss");
+  for (const train::PositionBucket& bucket : result.sums.by_position)
+    std::printf("%-14s %10s %8.4f\n", StrCat(bucket.begin, " - ", bucket.end - 1).c_str(),
+                WithCommas(static_cast<uint64_t>(bucket.tokens)).c_str(), bucket.loss());
+}
+
+int RunEval(const EvalFlags& flags, const CommonFlags& common) {
+  if (flags.task != "ppl") {
+    const std::vector<std::string> known{"ppl"};
+    throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known), ": ppl is known"));
+  }
+  if (flags.data.empty() == flags.file.empty())
+    throw Error(ErrorCode::kUsage, "eval: give either --data DIR (made by hydralm data build) or -f FILE (a text)");
+  nn::Model model = OpenModel(flags.model);
+  const Tokenizer tokenizer = Tokenizer::Load(flags.model.model);
+  const eval::PerplexityOptions options{.ctx = flags.ctx, .max_tokens = flags.max_tokens,
+                                        .device = train::ResolveDevice(flags.model.device)};
+  const eval::PerplexityResult result =
+      flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
+                         : eval::EvaluateText(model, tokenizer, ReadFile(flags.file == "-" ? "/dev/stdin" : flags.file),
+                                              flags.file, options);
+  if (common.json) {
+    std::puts(eval::ToJson(result).dump().c_str());
+  } else {
+    PrintTable(result);
+  }
+  return kDone;
+}
+
+}  // namespace
+
+void AddEvalVerb(CLI::App& root, VerbContext& context) {
+  auto flags = std::make_shared<EvalFlags>();
+  CLI::App* verb = context.AddVerb(root, kEvalVerb, "hydralm eval -m runs/nano/model --data data/nano");
+  verb->add_option("task,--task", flags->task, "ppl: loss, perplexity, bits per byte")->type_name("TASK");
+  verb->add_option("-m,--model", flags->model.model, "model folder")->type_name("PATH");
+  verb->add_option("--data", flags->data, "folder of token shards")->type_name("DIR");
+  verb->add_option("--split", flags->split, "split of --data")->type_name("train|val");
+  verb->add_option("-f,--file", flags->file, "a text, one document (- = stdin)")->type_name("FILE");
+  verb->add_option("-c,--ctx-size", flags->ctx, "longest context; 0 = min(8192, the model's)")->check(Range(0, 1 << 24));
+  verb->add_option("--max-tokens", flags->max_tokens, "stop after so many; 0 = all")->check(Range(0, int64_t{1} << 50));
+  verb->add_option("--device", flags->model.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
+  verb->add_option("-t,--threads", flags->model.threads, "threads; 0 = all cores")->check(Range(0, 1024));
+  context.AddJsonFlag(verb);
+  context.OnRun(verb, [flags](const CommonFlags& common) { return RunEval(*flags, common); });
+}
+
+}  // namespace hydra::cli

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// `hydralm train`: a run file and flags to a trained model folder, with progress, Ctrl-C and resume.
+// Not here: training (train/trainer.h), what a run file holds (train/run_config.h).
+#include <malloc.h>
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "hydra/cli/cli.h"
+#include "hydra/cli/verbs.h"
+#include "hydra/core/accounting.h"
+#include "hydra/core/error.h"
+#include "hydra/core/tokenizer.h"
+#include "hydra/train/run_config.h"
+#include "hydra/train/trainer.h"
+#include "hydra/train/validation.h"
+
+namespace hydra::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+struct TrainFlags {
+  std::string file, run, resume = "auto", init, device = "auto";
+  std::vector<std::string> settings;
+  // Flags that stand for keys of the run file, as typed; empty = not given.
+  std::string preset, config, data, steps, lr, batch, seq_len, seed;
+  int threads = 0;
+  bool dry_run = false;
+};
+
+std::string Commas(int64_t n) { return WithCommas(static_cast<uint64_t>(n)); }
+
+// A flag wins over --set, which wins over the file.
+std::vector<std::string> Settings(const TrainFlags& flags) {
+  std::vector<std::string> out = flags.settings;
+  const auto text = [](const std::string& value) { return Json(value).dump(); };
+  const std::pair<const char*, std::string> pairs[] = {
+      {"model.preset", flags.preset.empty() ? "" : text(flags.preset)},
+      {"model.config", flags.config.empty() ? "" : text(flags.config)},
+      {"data.dir", flags.data.empty() ? "" : text(flags.data)},
+      {"optim.steps", flags.steps}, {"optim.lr", flags.lr}, {"optim.batch_rows", flags.batch},
+      {"optim.seq_len", flags.seq_len}, {"optim.seed", flags.seed}};
+  for (const auto& [key, value] : pairs)
+    if (!value.empty()) out.push_back(StrCat(key, "=", value));
+  if (!flags.steps.empty()) out.push_back("optim.tokens=0");  // one length at a time: the flag's
+  return out;
+}
+
+// The words of this command, without the program; and as one line for a shell.
+std::vector<std::string> CommandWords() {
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::vector<std::string> words;
+  for (std::string word; std::getline(file, word, '\0');) words.push_back(word);
+  if (!words.empty()) words.erase(words.begin());
+  return words;
+}
+
+std::string ShellLine(const std::vector<std::string>& words) {
+  std::string line = "hydralm";
+  for (const std::string& word : words) {
+    const bool plain = !word.empty() && word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                                               "0123456789_-./=,:+") == std::string::npos;
+    line += ' ';
+    if (plain) {
+      line += word;
+      continue;
+    }
+    line += '\'';
+    for (const char c : word) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += '\'';
+  }
+  return line;
+}
+
+// runs/DATE-NAME, where NAME is the run file's, or the model's.
+std::string DefaultFolder(const TrainFlags& flags, const train::RunConfig& run) {
+  std::string name = fs::path(flags.file).stem().string();
+  if (name.empty()) name = run.model.preset;
+  if (name.empty()) name = "model";
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  localtime_r(&now, &parts);
+  char date[32];
+  std::strftime(date, sizeof date, "%Y-%m-%d", &parts);
+  return StrCat("runs/", date, "-", name);
+}
+
+int64_t AvailableBytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  for (int64_t kib = 0; file >> key >> kib; file.ignore(64, '\n'))
+    if (key == "MemAvailable:") return kib * 1024;
+  return 0;
+}
+
+// What the run will cost.
+struct Costs {
+  ParamCounts params;
+  TrainMemory memory;
+  int64_t steps = 0, tokens_per_step = 0, have = 0;
+  double flops_per_token = 0;  // forward and backward
+};
+
+Costs Count(const train::RunConfig& run, const ModelConfig& model) {
+  Costs costs;
+  const int64_t rows = run.optim.batch_rows.MaxValue(), seq_len = run.optim.seq_len.MaxValue();
+  costs.params = CountParams(model);
+  costs.memory = CountTrainMemory(model, {.tokens = rows * seq_len});
+  costs.steps = run.TotalSteps();
+  costs.tokens_per_step = rows * seq_len * run.optim.accum;
+  costs.flops_per_token = 3 * MeanForwardFlops(model, seq_len);
+  costs.have = AvailableBytes();
+  return costs;
+}
+
+Json CostsJson(const Costs& costs) {
+  return {{"params", {{"total", costs.params.total}, {"active", costs.params.active}}},
+          {"steps", costs.steps},
+          {"tokens_per_step", costs.tokens_per_step},
+          {"flops_per_token", costs.flops_per_token},
+          {"bytes", {{"weights", costs.memory.weights}, {"gradients", costs.memory.gradients},
+                     {"moments", costs.memory.moments}, {"activations", costs.memory.activations},
+                     {"total", costs.memory.total()}, {"have", costs.have}}}};
+}
+
+void PrintCosts(const Costs& costs, const std::string& name) {
+  const auto mib = [](int64_t bytes) { return Commas((bytes + (1 << 19)) >> 20); };
+  const double tokens = static_cast<double>(costs.steps) * static_cast<double>(costs.tokens_per_step);
+  std::printf("model        %s: %s parameters, %s active\n", name.c_str(), Commas(costs.params.total).c_str(),
+              Commas(costs.params.active).c_str());
+  std::printf("run          %s steps of up to %s tokens, %.3g MFLOP a token: %.3g TFLOP in all\n",
+              Commas(costs.steps).c_str(), Commas(costs.tokens_per_step).c_str(), costs.flops_per_token / 1e6,
+              costs.flops_per_token * tokens / 1e12);
+  std::printf("memory       weights %s + gradients %s + moments %s + activations %s = %s of %s MiB\n",
+              mib(costs.memory.weights).c_str(), mib(costs.memory.gradients).c_str(), mib(costs.memory.moments).c_str(),
+              mib(costs.memory.activations).c_str(), mib(costs.memory.total()).c_str(), mib(costs.have).c_str());
+  std::fflush(stdout);
+}
+
+// Refuses what would end in the out-of-memory killer, naming the setting that helps most.
+void CheckMemory(const Costs& costs, const train::RunConfig& run) {
+  if (costs.have == 0 || costs.memory.total() <= costs.have) return;
+  const auto gib = [](int64_t bytes) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.1f GiB", static_cast<double>(bytes) / (1 << 30));
+    return std::string(text);
+  };
+  const int64_t fixed = costs.memory.total() - costs.memory.activations, rows = run.optim.batch_rows.MaxValue();
+  std::string advice = "a smaller model is needed";
+  if (fixed < costs.have) {
+    const auto fits = static_cast<int64_t>(static_cast<double>(rows) * static_cast<double>(costs.have - fixed) /
+                                           static_cast<double>(costs.memory.activations));
+    advice = fits >= 1 ? StrCat("--batch ", fits, " fits (optim.accum = ", (rows + fits - 1) / fits, " keeps the step's size)")
+                       : std::string("a smaller --seq-len is needed");
+  }
+  throw Error(ErrorCode::kUsage, StrCat("needs ", gib(costs.memory.total()), ", ", gib(costs.have), " free: ", advice));
+}
+
+// Progress on stderr: drawn in place on a terminal, plain lines elsewhere with -v.
+class Progress {
+ public:
+  explicit Progress(const CommonFlags& common)
+      : live_(!common.quiet && StderrIsTerminal()), plain_(!live_ && common.verbose && !common.quiet) {}
+  ~Progress() { Clear(); }
+
+  train::TrainerCallbacks Callbacks() {
+    return {.on_step = [this](const train::StepReport& report) { Step(report); },
+            .on_eval = [this](const train::EvalReport& report) { Line(train::EvalLine(report)); },
+            .on_note = [this](const std::string& text) { Line(text); },
+            .on_warning = [this](const std::string& text) {
+              Clear();
+              std::fprintf(stderr, "hydralm: warning: %s\n", text.c_str());
+            }};
+  }
+
+  void Clear() {
+    if (std::exchange(drawn_, false)) std::fputs("\r\033[K", stderr);
+  }
+
+ private:
+  void Line(const std::string& text) {
+    Clear();
+    if (live_ || plain_) std::fprintf(stderr, "%s\n", text.c_str());
+  }
+  void Step(const train::StepReport& report) {
+    if (plain_ && report.logged) Line(train::StepLine(report));
+    const auto now = std::chrono::steady_clock::now();
+    if (!live_ || (now - last_ < std::chrono::milliseconds(100) && report.step < report.total_steps)) return;
+    last_ = now;
+    std::fprintf(stderr, "\r%s\033[K", train::StepLine(report).c_str());
+    std::fflush(stderr);
+    drawn_ = true;
+  }
+
+  bool live_, plain_, drawn_ = false;
+  std::chrono::steady_clock::time_point last_{};
+};
+
+// Corpus, tokenizer and model of the run, checked against one another.
+train::TrainerOptions Prepare(const TrainFlags& flags, train::RunConfig run) {
+  std::optional<ModelConfig> base;
+  if (!flags.init.empty()) base = LoadConfig(flags.init);
+  ModelConfig model = train::ResolveModel(run, base ? &*base : nullptr);
+  if (run.data.dir.empty())
+    throw Error(ErrorCode::kUsage, "train: data.dir: missing: give --data DIR (made by hydralm data build)");
+  const std::string tokenizer_path = run.data.tokenizer.empty() ? run.data.dir + "/tokenizer.json" : run.data.tokenizer;
+  const Tokenizer tokenizer = Tokenizer::Load(tokenizer_path);
+  if (tokenizer.vocab_size() > model.vocab_size)
+    throw Error(ErrorCode::kData, StrCat(tokenizer_path, ": ", tokenizer.vocab_size(), " entries, the model's vocab_size is ",
+                                         model.vocab_size, ": --set model.vocab_size=", tokenizer.vocab_size(), " fits"));
+  const TokenDataset::Expect expect{.tokenizer_sha256 = Hex(tokenizer.sha256()), .vocab_size = model.vocab_size};
+  if (!model.eos_token_id) model.eos_token_id = DataManifest::Load(run.data.dir).eos_id;
+  train::Corpus corpus = train::Corpus::Open(run.data.dir, "train", expect);
+  if (corpus.n_docs() == 0) throw Error(ErrorCode::kData, run.data.dir + ": no documents to train on");
+  return {.run = run, .model = model, .train = std::move(corpus), .val = train::Corpus::Open(run.data.dir, "val", expect),
+          .token_bytes = train::TokenByteCounts(tokenizer), .folder = flags.run.empty() ? DefaultFolder(flags, run) : flags.run,
+          .tokenizer_path = tokenizer_path, .resume = flags.resume, .init = flags.init,
+          .device = train::ResolveDevice(flags.device), .stop = &StopSignal(), .env = {}, .callbacks = {},
+          .after_backward = {}};
+}
+
+void PrintResult(const train::TrainResult& result, const Costs& costs, const CommonFlags& common) {
+  const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); };
+  if (common.json) {
+    const Json out = {{"step", result.step}, {"steps", result.total_steps}, {"finished", result.finished},
+                      {"tokens", result.tokens}, {"seconds", result.seconds}, {"skipped", result.skipped},
+                      {"val", {{"loss", number(result.val_loss)}, {"bpb", number(result.val_bpb)}}},
+                      {"checkpoint", result.checkpoint}, {"model", result.model_folder}, {"costs", CostsJson(costs)}};
+    std::puts(out.dump().c_str());
+    return;
+  }
+  if (common.quiet) return;
+  std::printf("trained      %s tokens in %.0f s", Commas(result.tokens).c_str(), result.seconds);
+  if (result.skipped > 0) std::printf(", %s updates skipped", Commas(result.skipped).c_str());
+  if (!std::isnan(result.val_loss)) std::printf(": val loss %.4f", result.val_loss);
+  if (!std::isnan(result.val_bpb)) std::printf(", %.4f bits per byte", result.val_bpb);
+  std::printf("\n");
+  if (!result.finished) return;
+  std::printf("model        %s\n", result.model_folder.c_str());
+  std::printf("next         hydralm generate -m %s -p \"In the beginning\"\n", result.model_folder.c_str());
+}
+
+int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
+  InstallStopSignals();
+  // Large tensors come and go each step; giving their pages back to the system and taking them anew costs more
+  // than keeping them.
+  mallopt(M_MMAP_THRESHOLD, 1 << 25);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  at::set_num_threads(flags.threads > 0 ? flags.threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+  train::TrainerOptions options = Prepare(flags, train::LoadRunConfig(flags.file, Settings(flags)));
+  const Costs costs = Count(options.run, options.model);
+  const std::string name = options.run.model.preset.empty() ? FamilyName(options.model.family) : options.run.model.preset;
+  if (!common.quiet && !common.json) PrintCosts(costs, name);
+  if (options.device.device.is_cpu()) CheckMemory(costs, options.run);
+  if (flags.dry_run) {
+    if (common.json) std::puts(CostsJson(costs).dump().c_str());
+    return kDone;
+  }
+  std::vector<std::string> words = CommandWords();
+  options.env["command"] = ShellLine(words);
+  const std::string folder = options.folder;
+  Progress progress(common);
+  options.callbacks = progress.Callbacks();
+  train::Trainer trainer(std::move(options));
+  const train::TrainResult result = trainer.Run();
+  progress.Clear();
+  PrintResult(result, costs, common);
+  if (result.finished) return kDone;
+  if (flags.run.empty()) words.insert(words.end(), {"--run", folder});
+  std::fprintf(stderr, "hydralm: stopped at step %s of %s%s; to go on: %s\n", Commas(result.step).c_str(),
+               Commas(result.total_steps).c_str(),
+               result.checkpoint.empty() ? ", no checkpoint" : (", checkpoint in " + result.checkpoint).c_str(),
+               ShellLine(words).c_str());
+  return StopStatus();
+}
+
+}  // namespace
+
+void AddTrainVerb(CLI::App& root, VerbContext& context) {
+  auto flags = std::make_shared<TrainFlags>();
+  CLI::App* verb = context.AddVerb(root, kTrainVerb, "hydralm train -C examples/nano.toml --data data/nano --run runs/nano");
+  verb->add_option("-C,--config", flags->file, "run file: [model] [data] [optim] [log] [checkpoint] [guard] [eval]")->type_name("FILE");
+  verb->add_option("--set", flags->settings, "SECTION.KEY=VALUE over the run file; repeatable")->type_name("KEY=VALUE");
+  verb->add_option("--run", flags->run, "folder of the run; default runs/DATE-NAME")->type_name("DIR");
+  verb->add_option("--resume", flags->resume, "auto: the newest checkpoint of --run; none; or a checkpoint's folder")->type_name("auto|none|CKPT");
+  verb->add_option("--init", flags->init, "model folder whose weights are the first")->type_name("MODEL");
+  verb->add_option("--preset", flags->preset, "model.preset, such as hydra-nano")->type_name("NAME");
+  verb->add_option("-m,--model", flags->config, "model.config: a config.json or its folder")->type_name("PATH");
+  verb->add_option("--data", flags->data, "data.dir: made by hydralm data build")->type_name("DIR");
+  verb->add_option("--steps", flags->steps, "optim.steps")->type_name("N");
+  verb->add_option("--lr", flags->lr, "optim.lr, the highest learning rate")->type_name("X");
+  verb->add_option("--batch", flags->batch, "optim.batch_rows, rows of a micro-batch")->type_name("N");
+  verb->add_option("--seq-len", flags->seq_len, "optim.seq_len, tokens of a row")->type_name("N");
+  verb->add_option("--seed", flags->seed, "optim.seed, of weights and data order")->type_name("N");
+  verb->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
+  verb->add_option("-t,--threads", flags->threads, "threads; 0 = all cores")->check(Range(0, 1024));
+  verb->add_flag("--dry-run", flags->dry_run, "check everything, print what the run costs, stop");
+  context.AddJsonFlag(verb);
+  context.AddQuietFlag(verb);
+  context.AddVerboseFlag(verb);
+  context.OnRun(verb, [flags](const CommonFlags& common) { return RunTrain(*flags, common); });
+}
+
+}  // namespace hydra::cli

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loss, perplexity and bits per byte of a model on held-out shards or on a text. Silent.
+// Not here: loss during training (train/validation.h, which does the work), other tasks, text for people (cli).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "hydra/core/tokenizer.h"
+#include "hydra/train/validation.h"
+
+namespace hydra::eval {
+
+struct PerplexityOptions {
+  int64_t ctx = 0;         // longest context, tokens; 0 = min(8192, the model's)
+  int64_t max_tokens = 0;  // of rows; 0 = everything
+  train::Device device;
+};
+
+struct PerplexityResult {
+  train::ValidationResult sums;
+  int64_t documents = 0, ctx = 0;
+  [[nodiscard]] double loss() const { return sums.loss(); }  // nats a predicted token
+  [[nodiscard]] double perplexity() const;
+  [[nodiscard]] double bits_per_byte() const { return sums.bits_per_byte(); }
+};
+
+// A split of a folder made by `hydralm data build` with the same tokenizer; kData otherwise, or when it is empty.
+[[nodiscard]] PerplexityResult EvaluateShards(nn::Model& model, const Tokenizer& tokenizer, const std::string& folder,
+                                              const std::string& split, const PerplexityOptions& options);
+// One text as one document; kData when it has fewer than two tokens. `name` stands for it in messages.
+[[nodiscard]] PerplexityResult EvaluateText(nn::Model& model, const Tokenizer& tokenizer, std::string_view text,
+                                            const std::string& name, const PerplexityOptions& options);
+
+// {loss, perplexity, bits_per_byte, tokens, bytes, documents, ctx, by_position: [{begin, end, tokens, loss}]}
+[[nodiscard]] nlohmann::ordered_json ToJson(const PerplexityResult& result);
+
+}  // namespace hydra::eval

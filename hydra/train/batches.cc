@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packed rows to tensors.
+#include "hydra/train/batches.h"
+
+#include <span>
+
+namespace hydra::train {
+namespace {
+
+constexpr int64_t kNoTarget = -100;
+
+// One row, written in place; all spans have T entries, already filled with pads.
+struct RowSpans {
+  std::span<int64_t> ids, targets, seq_idx, pos;
+};
+
+int64_t FillRow(const Corpus& corpus, const std::vector<PlacedPiece>& pieces, const RowSpans& row) {
+  int64_t n_targets = 0;
+  std::vector<uint8_t> mask;
+  for (size_t number = 0; number < pieces.size(); ++number) {
+    const auto& [piece, offset] = pieces[number];
+    const auto at = static_cast<size_t>(offset), n = static_cast<size_t>(piece.size());
+    corpus.Read(piece.doc, piece.begin, row.ids.subspan(at, n));
+    mask.assign(n, 1);
+    if (corpus.has_mask()) corpus.ReadMask(piece.doc, piece.begin, mask);
+    for (size_t i = 0; i < n; ++i) {
+      row.seq_idx[at + i] = static_cast<int64_t>(number);
+      if (i + 1 < n && mask[i + 1]) {
+        row.targets[at + i] = row.ids[at + i + 1];
+        ++n_targets;
+      }
+    }
+    const size_t end = number + 1 < pieces.size() ? static_cast<size_t>(pieces[number + 1].offset) : row.ids.size();
+    for (size_t i = at; i < end; ++i) row.pos[i] = static_cast<int64_t>(i - at);  // pads count on
+  }
+  return n_targets;
+}
+
+}  // namespace
+
+TokenBatch NextBatch(RowPacker& packer, int64_t rows, int64_t seq_len) {
+  std::vector<std::vector<PlacedPiece>> packed;
+  for (int64_t i = 0; i < rows; ++i) {
+    packed.push_back(packer.Next(seq_len));
+    if (!packed.back().empty()) continue;
+    packed.pop_back();
+    break;
+  }
+  TokenBatch out;
+  for (const std::vector<PlacedPiece>& row : packed)
+    for (const PlacedPiece& placed : row) out.n_tokens += placed.piece.size();
+  out.n_rows = static_cast<int64_t>(packed.size());
+  const auto full = [&](int64_t value) { return torch::full({out.n_rows, seq_len}, value, torch::kInt64); };
+  out.batch = {.ids = full(0), .targets = full(kNoTarget), .seq_idx = full(-1), .pos = full(0)};
+  const auto row_of = [&](const torch::Tensor& tensor, int64_t i) {
+    return std::span<int64_t>(tensor.data_ptr<int64_t>() + i * seq_len, static_cast<size_t>(seq_len));
+  };
+  for (int64_t i = 0; i < out.n_rows; ++i)
+    out.n_targets += FillRow(packer.corpus(), packed[static_cast<size_t>(i)],
+                             {row_of(out.batch.ids, i), row_of(out.batch.targets, i), row_of(out.batch.seq_idx, i),
+                              row_of(out.batch.pos, i)});
+  return out;
+}
+
+StepBatches NextStep(RowPacker& packer, int64_t accum, int64_t rows, int64_t seq_len) {
+  StepBatches step;
+  for (int64_t i = 0; i < accum; ++i) {
+    step.micro.push_back(NextBatch(packer, rows, seq_len));
+    step.n_targets += step.micro.back().n_targets;
+    step.n_tokens += step.micro.back().n_tokens;
+  }
+  return step;
+}
+
+}  // namespace hydra::train

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// The documents that training and evaluation read, by number: token shards on disk, or a list in memory.
+// Not here: order, rows (packing.h), making shards (core/data_build.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "hydra/core/token_dataset.h"
+
+namespace hydra::train {
+
+// Immutable: safe to share between threads.
+class Corpus {
+ public:
+  // One split ("train", "val") of a folder made by `hydralm data build`; errors as TokenDataset::Open.
+  [[nodiscard]] static Corpus Open(const std::string& folder, const std::string& split,
+                                   const TokenDataset::Expect& expect);
+  // Documents in memory; all tokens count in the loss.
+  [[nodiscard]] static Corpus FromDocuments(std::vector<std::vector<int32_t>> documents);
+
+  [[nodiscard]] int64_t n_docs() const;
+  [[nodiscard]] int64_t n_tokens() const;
+  [[nodiscard]] int64_t DocLength(int64_t doc) const;
+  // Copies tokens [begin, begin + out.size()) of a document.
+  void Read(int64_t doc, int64_t begin, std::span<int64_t> out) const;
+  [[nodiscard]] bool has_mask() const;
+  // 1 where the token counts in the loss when it is the one to be predicted.
+  void ReadMask(int64_t doc, int64_t begin, std::span<uint8_t> out) const;
+
+  // What a resumed run must find again: counts and the tokenizer's hash.
+  [[nodiscard]] std::string Fingerprint() const;
+
+ private:
+  Corpus() = default;
+  std::shared_ptr<const TokenDataset> shards_;                      // or
+  std::shared_ptr<const std::vector<std::vector<int32_t>>> memory_;
+};
+
+}  // namespace hydra::train

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Use of the experts over time: numbers for the log, an alarm for those nobody chooses, and bias balancing.
+// Not here: routing and its losses (nn/moe.h). Dims: E experts, n MoE layers.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "hydra/core/json.h"
+#include "hydra/nn/model.h"
+
+namespace hydra::train {
+
+// specs/hydra.md 4, after the step: b_e += rate * sign(mean load - load_e). load [n, E] of the whole step.
+void BalanceRouters(nn::Model& model, const torch::Tensor& load);
+
+class ExpertWatch {
+ public:
+  // Remembers which blocks have experts; for a model without any, all calls do nothing.
+  explicit ExpertWatch(const ModelConfig& config);
+
+  // Takes the assignments [n, E] of one step. Returns a line for each expert that has now been without a chunk for
+  // `dead_after` steps (0: none).
+  std::vector<std::string> Step(const torch::Tensor& load, int64_t dead_after);
+  // moe/load_cv, moe/dead_experts and moe/load/LAYER/EXPERT (share of the layer's chunks) since the last call.
+  void TakeMetrics(std::map<std::string, double>* values);
+
+  [[nodiscard]] nlohmann::ordered_json Save() const;
+  void Load(const nlohmann::ordered_json& json, const std::string& where);
+
+ private:
+  std::vector<int> layers_;
+  size_t n_experts_;
+  std::vector<double> load_;      // [n * E] since TakeMetrics
+  std::vector<int64_t> unused_;   // [n * E] steps without a chunk
+};
+
+}  // namespace hydra::train

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decides, from loss and gradient norm, whether an update is made, skipped, or the run ends; and from validation
+// losses, whether it still learns. Not here: the model, files, printing.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "hydra/core/json.h"
+
+namespace hydra::train {
+
+// [guard] of the run file; 0 turns a guard off.
+struct GuardConfig {
+  int64_t nonfinite_stop = 3;   // so many non-finite steps in a row end the run; each is skipped in any case
+  double sigma = 6;             // loss or gradient norm above mean + sigma deviations of the window is skipped
+  int64_t window = 200;         // accepted steps that mean and deviation look back on
+  double max_skip_share = 0.01; // of the steps so far; beyond it outliers are let through
+  double val_rise = 0.5;        // nats above the best validation loss
+  int64_t val_times = 3;        // so many times running end the run
+  int64_t dead_expert_steps = 500;  // an expert without a chunk for so long is reported, once
+  bool operator==(const GuardConfig&) const = default;
+};
+
+class Guard {
+ public:
+  enum class Verdict { kUpdate, kSkip, kStop };
+  enum class Cause { kNone, kNonFiniteLoss, kNonFiniteGrad, kLossOutlier, kGradOutlier };
+
+  struct Decision {
+    Verdict verdict = Verdict::kUpdate;
+    Cause cause = Cause::kNone;
+    std::string text;  // "loss 9.1 above 4.2 + 6 * 0.3 of the last 200 steps"; empty for kUpdate
+  };
+
+  explicit Guard(const GuardConfig& config) : config_(config) {}
+
+  // Called once for each step, in order, with the step's loss and gradient norm before clipping.
+  Decision Check(int64_t step, double loss, double grad_norm);
+
+  // Called after each validation; true when the run should end. The best loss and its step are kept.
+  bool CheckValidation(int64_t step, double loss);
+
+  [[nodiscard]] int64_t skipped() const { return nonfinite_ + outliers_; }
+  [[nodiscard]] int64_t nonfinite() const { return nonfinite_; }
+  [[nodiscard]] int64_t outliers() const { return outliers_; }
+  [[nodiscard]] int64_t nonfinite_streak() const { return streak_; }
+  [[nodiscard]] bool has_best() const { return best_step_ >= 0; }
+  [[nodiscard]] double best_val() const { return best_val_; }
+  [[nodiscard]] int64_t best_step() const { return best_step_; }
+
+  // Exact: a restored guard decides as the saved one would have. Load throws kFormat naming `where`.
+  [[nodiscard]] nlohmann::ordered_json Save() const;
+  void Load(const nlohmann::ordered_json& json, const std::string& where);
+
+ private:
+  // The last `window` values, oldest first.
+  [[nodiscard]] bool IsOutlier(const std::vector<double>& history, double value, double* mean, double* sigma) const;
+  void Remember(std::vector<double>& history, double value) const;
+
+  GuardConfig config_;
+  std::vector<double> losses_, norms_;
+  int64_t nonfinite_ = 0, outliers_ = 0, streak_ = 0;
+  double best_val_ = 0;
+  int64_t best_step_ = -1, rises_ = 0;
+};
+
+[[nodiscard]] const char* CauseName(Guard::Cause cause);
+
+}  // namespace hydra::train

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a training run is: the fields of run.toml, read from a file and from KEY=VALUE settings, written back whole.
+// Not here: the model's fields (core/config.h), where the run is kept and on which device it runs (trainer.h).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "hydra/core/config.h"
+#include "hydra/train/guard.h"
+#include "hydra/train/schedule.h"
+
+namespace hydra::train {
+
+struct RunConfig {
+  struct Model {
+    std::string preset;     // a preset's name; or
+    std::string config;     // config.json, or a folder that holds one
+    std::string overrides = "{}";  // JSON object: the other keys of [model], which are keys of config.json
+    bool operator==(const Model&) const = default;
+  } model;
+
+  struct Data {
+    std::string dir;        // made by `hydralm data build`
+    std::string tokenizer;  // tokenizer.json; empty: the one in dir
+    bool operator==(const Data&) const = default;
+  } data;
+
+  struct Optim {
+    int64_t steps = 0;   // length of the run in steps; or
+    int64_t tokens = 0;  // in tokens, pads included
+    StepSchedule batch_rows = 8;  // rows of a micro-batch
+    StepSchedule seq_len = 256;   // tokens of a row
+    int64_t accum = 1;            // micro-batches of a step
+    int64_t seed = 1;             // of initial weights and data order
+    double lr = 1e-3;
+    LrShape schedule = LrShape::kCosine;
+    int64_t warmup_steps = 100;
+    double min_lr_ratio = 0.1;
+    double decay_share = 0.2;  // of the run, schedule = "wsd"
+    std::array<double, 2> betas{0.9, 0.95};
+    double eps = 1e-8;
+    double weight_decay = 0.1;
+    double clip = 1.0;  // largest gradient norm; 0 = not clipped
+    double pkm_table_lr = 4.0;  // factor on lr for the table of the product-key memory
+    bool operator==(const Optim&) const = default;
+  } optim;
+
+  struct Log {
+    int64_t every = 10;     // steps
+    double peak_flops = 0;  // of the device, for mfu; 0 = measured at the start
+    bool operator==(const Log&) const = default;
+  } log;
+
+  struct Checkpoint {
+    int64_t every = 500;  // steps; 0 = at the end and when interrupted only
+    int64_t keep = 3;     // newest ones kept, and the best one
+    bool operator==(const Checkpoint&) const = default;
+  } checkpoint;
+
+  struct Eval {
+    int64_t every = 200;      // steps; 0 = at the end only
+    int64_t tokens = 131072;  // of the validation split; 0 = all at each evaluation
+    bool operator==(const Eval&) const = default;
+  } eval;
+
+  GuardConfig guard;
+
+  bool operator==(const RunConfig&) const = default;
+
+  // Rules between fields and bounds are checked when values are read; this checks what must be there.
+  void Validate(const std::string& where) const;
+  [[nodiscard]] int64_t TotalSteps() const;
+  [[nodiscard]] LrSchedule Lr() const;
+};
+
+// Reads a run file and then settings ("optim.lr=3e-4", the value as TOML; what is no TOML value is text). An empty
+// path is an empty file. Unknown keys, bad types and values out of bounds are errors naming file or setting, key,
+// value and rule. Keys of [model] that are keys of config.json are checked by ResolveModel.
+[[nodiscard]] RunConfig LoadRunConfig(const std::string& path, const std::vector<std::string>& settings = {});
+// The same from the text of a file; `where` names it.
+[[nodiscard]] RunConfig ParseRunConfig(const std::string& text, const std::string& where,
+                                       const std::vector<std::string>& settings = {});
+
+// The text of run.toml with every field; ParseRunConfig of it gives an equal config.
+[[nodiscard]] std::string RunToml(const RunConfig& config);
+// "optim.lr: 0.003 != 0.001" for each field that differs; the model's fields apart.
+[[nodiscard]] std::vector<std::string> CompareRunConfigs(const RunConfig& a, const RunConfig& b);
+// "section.key" of every field, for messages and help.
+[[nodiscard]] std::vector<std::string> RunConfigKeys();
+
+// The model that [model] describes. `base` (of --init) is used where neither preset nor config is given.
+[[nodiscard]] ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base = nullptr);
+
+}  // namespace hydra::train

@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0
+// The training loop.
+#include "hydra/train/trainer.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <numbers>
+#include <utility>
+
+#include "hydra/core/accounting.h"
+#include "hydra/core/error.h"
+#include "hydra/core/version.h"
+#include "hydra/nn/model_io.h"
+#include "hydra/train/batches.h"
+#include "hydra/train/checkpoint.h"
+#include "hydra/train/experts.h"
+#include "hydra/train/guard.h"
+#include "hydra/train/metrics_log.h"
+#include "hydra/train/optim.h"
+#include "hydra/train/run_folder.h"
+#include "hydra/train/trainer_state.h"
+#include "hydra/train/validation.h"
+
+namespace hydra::train {
+namespace {
+
+using torch::Tensor;
+using Clock = std::chrono::steady_clock;
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+double Since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+// Resident memory of this process, bytes.
+double ResidentBytes() {
+  std::ifstream statm("/proc/self/statm");
+  double pages = 0, resident = 0;
+  statm >> pages >> resident;
+  return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
+void CheckFits(const TrainerOptions& options) {
+  const int64_t chunk = options.model.chunk_len;
+  for (const StepSchedule::Point& point : options.run.optim.seq_len.points())
+    if (point.value % chunk != 0)
+      throw Error(ErrorCode::kConfig, StrCat("optim.seq_len = ", point.value, ": must be a multiple of model_chunk_size = ",
+                                             chunk, " (", (point.value + chunk - 1) / chunk * chunk, " fits)"));
+}
+
+// What one step's forward and backward passes give.
+struct StepSums {
+  double loss = 0, lm = 0;             // nats a target; loss with the router's terms
+  double balance = kNan, z = kNan;     // NaN without experts
+  Tensor load;                         // [n_moe, E]; undefined without experts
+};
+
+}  // namespace
+
+class Trainer::Impl {
+ public:
+  explicit Impl(TrainerOptions options);
+  TrainResult Run(int64_t until);
+  [[nodiscard]] TrainState State() const;
+  nn::Model& model() { return model_; }
+  [[nodiscard]] int64_t step() const { return now_.step; }
+  [[nodiscard]] int64_t total_steps() const { return total_steps_; }
+  [[nodiscard]] NamedTensors OptimiserState() const { return optim_.State(); }
+
+ private:
+  void Start();
+  void Restore(const Checkpoint& checkpoint);
+  void TrainStep();
+  StepSums ForwardBackward(const StepBatches& batches);
+  void Skip(const Guard::Decision& decision, const TrainState& before);
+  void Report(double lr, double grad_norm, const StepSums& sums, double bytes, int64_t n_targets);
+  void LogTrainRow(double lr, double grad_norm, double rate, double mfu);
+  void Evaluate();
+  bool Save(const TrainState& state);
+  void WriteRow(MetricsSplit split, MetricsRow row);
+  double FlopsOfToken(int64_t seq_len);
+  double PeakFlops();
+  int64_t RowsAt(int64_t step) const { return options_.run.optim.batch_rows.At(step, total_steps_); }
+  int64_t SeqLenAt(int64_t step) const { return options_.run.optim.seq_len.At(step, total_steps_); }
+  [[nodiscard]] bool Due(int64_t every) const;
+  [[nodiscard]] bool HasVal() const { return options_.val && options_.val->n_docs() > 0; }
+  void Note(const std::string& text) const;
+  void Warn(const std::string& text) const;
+
+  TrainerOptions options_;
+  RunFolder folder_;
+  int64_t total_steps_;
+  LrSchedule lr_;
+  RowPacker packer_;
+  nn::Model model_;
+  AdamW optim_;
+  Guard guard_;
+  ExpertWatch experts_;
+  std::optional<MetricsLog> log_;
+  TrainState now_;               // its loader, guard, experts and rng are filled in by State()
+  std::optional<TrainState> good_;  // before the first of the non-finite steps in a row
+  int64_t saved_step_ = -1;
+  std::string newest_;           // checkpoint
+  int failed_saves_ = 0;
+  double peak_flops_ = 0;
+  std::map<int64_t, double> flops_of_token_;
+};
+
+Trainer::Impl::Impl(TrainerOptions options)
+    : options_((CheckFits(options), std::move(options))),
+      folder_(options_.folder),
+      total_steps_(options_.run.TotalSteps()),
+      lr_(options_.run.Lr()),
+      packer_(options_.train, {.chunk_len = options_.model.chunk_len, .seed = static_cast<uint64_t>(options_.run.optim.seed)}),
+      model_(options_.model, nn::ModelOptions{.device = options_.device.device, .dtype = options_.dtype, .initialise = false}),
+      optim_(OptimParams(model_, options_.run.optim.pkm_table_lr),
+             {.betas = options_.run.optim.betas, .eps = options_.run.optim.eps,
+              .weight_decay = options_.run.optim.weight_decay, .clip = options_.run.optim.clip}),
+      guard_(options_.run.guard),
+      experts_(options_.model),
+      peak_flops_(options_.run.log.peak_flops) {
+  Start();
+}
+
+void Trainer::Impl::Note(const std::string& text) const {
+  folder_.Log(text);
+  if (options_.callbacks.on_note) options_.callbacks.on_note(text);
+}
+
+void Trainer::Impl::Warn(const std::string& text) const {
+  folder_.Log("warning: " + text);
+  if (options_.callbacks.on_warning) options_.callbacks.on_warning(text);
+}
+
+// Finds where to begin, fills weights, opens the logs there.
+void Trainer::Impl::Start() {
+  torch::manual_seed(static_cast<uint64_t>(options_.run.optim.seed));
+  std::optional<Checkpoint> checkpoint;
+  if (options_.resume == "auto") {
+    if (folder_.exists())
+      checkpoint = FindCheckpoint(folder_.checkpoints(), [this](const std::string& text) { Warn(text); });
+  } else if (options_.resume != "none") {
+    checkpoint = OpenCheckpoint(options_.resume);
+  } else if (folder_.exists() && !ListCheckpoints(folder_.checkpoints()).empty()) {
+    throw Error(ErrorCode::kUsage, StrCat("--resume none: ", folder_.checkpoints(),
+                                          " holds checkpoints: choose another --run, or remove it"));
+  }
+  if (checkpoint) {
+    Restore(*checkpoint);
+  } else if (!options_.init.empty()) {
+    nn::LoadWeights(options_.init, model_);
+  } else {
+    model_->InitWeights(static_cast<uint64_t>(options_.run.optim.seed));
+  }
+  if (!folder_.exists()) return;
+  log_.emplace(folder_.path());
+  log_->CutAfter(now_.step);
+  folder_.WriteRunToml(options_.run);
+  auto env = options_.env;
+  env["seed"] = std::to_string(options_.run.optim.seed);
+  env["device"] = options_.device.device.str();
+  env["threads"] = std::to_string(at::get_num_threads());
+  env["torch"] = TORCH_VERSION;
+  env["hydralm"] = Version();
+  folder_.WriteEnv(env);
+}
+
+void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
+  const std::string where = checkpoint.folder + "/state.json";
+  now_ = TrainState::FromJson(checkpoint.state, where);
+  const auto other = [&](const std::string& what) {
+    throw Error(ErrorCode::kConfig, StrCat(checkpoint.folder, ": made by another run: ", what,
+                                           ": choose another --run to start anew"));
+  };
+  const auto differences = CompareConfigs(ParseConfig(now_.config, where + ": config"), options_.model);
+  if (!differences.empty()) other("model " + differences.front());
+  if (now_.seed != options_.run.optim.seed) other(StrCat("optim.seed: ", now_.seed, " != ", options_.run.optim.seed));
+  if (now_.data != options_.train.Fingerprint())
+    other(StrCat("data: ", now_.data, " != ", options_.train.Fingerprint()));
+  packer_.set_position(PositionFromJson(now_.loader, where + ": loader", options_.train));
+  guard_.Load(now_.guard, where + ": guard");
+  experts_.Load(now_.experts, where + ": experts");
+  RestoreTorchRng(now_.rng, where + ": rng");
+  NamedTensors weights;
+  for (const auto& [spec, tensor] : model_->Tensors()) weights.emplace_back(spec->name, tensor);
+  LoadTensors(checkpoint.weights, weights);
+  optim_.LoadState(checkpoint.optimiser);
+  for (const std::string& line : CompareRunConfigs(ParseRunConfig(now_.run, where + ": run"), options_.run))
+    Note("changed since the checkpoint: " + line);
+  saved_step_ = now_.step;
+  newest_ = checkpoint.folder;
+  Note(StrCat("resumed at step ", now_.step, " of ", total_steps_, " from ", checkpoint.folder));
+}
+
+TrainState Trainer::Impl::State() const {
+  TrainState state = now_;
+  state.seed = options_.run.optim.seed;
+  state.data = options_.train.Fingerprint();
+  state.config = ConfigJson(options_.model);
+  state.run = RunToml(options_.run);
+  state.loader = ToJson(packer_.position());
+  state.guard = guard_.Save();
+  state.experts = experts_.Save();
+  state.rng = SaveTorchRng();
+  return state;
+}
+
+bool Trainer::Impl::Due(int64_t every) const {
+  return now_.step == total_steps_ || (every > 0 && now_.step % every == 0);
+}
+
+TrainResult Trainer::Impl::Run(int64_t until) {
+  const int64_t end = until < 0 ? total_steps_ : std::min(until, total_steps_);
+  bool stopped = false;
+  while (now_.step < end && !(stopped = options_.stop != nullptr && options_.stop->load() != 0)) {
+    TrainStep();
+    // A checkpoint comes after the evaluation of its step, so that a resumed run never evaluates a step twice.
+    if (HasVal() && Due(options_.run.eval.every)) Evaluate();
+    if (folder_.exists() && Due(options_.run.checkpoint.every)) Save(State());
+  }
+  if (stopped && folder_.exists() && saved_step_ != now_.step) Save(State());
+  TrainResult result{.step = now_.step, .total_steps = total_steps_, .finished = now_.step >= total_steps_,
+                     .val_loss = now_.val_loss, .val_bpb = now_.val_bpb, .seconds = now_.seconds,
+                     .tokens = now_.tokens, .skipped = guard_.skipped(), .checkpoint = newest_, .model_folder = ""};
+  if (result.finished && folder_.exists()) {
+    nn::SaveModel(folder_.model(), model_, options_.tokenizer_path);
+    result.model_folder = folder_.model();
+  }
+  return result;
+}
+
+StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
+  const nn::ForwardOptions forward;  // all parts on: the staged curriculum will set its switches here
+  Tensor loss, lm, balance, z;
+  const auto add = [](Tensor* sum, const Tensor& value, double share) {
+    if (!value.defined()) return;
+    const Tensor part = value.detach() * share;
+    *sum = sum->defined() ? *sum + part : part;
+  };
+  StepSums sums;
+  for (const TokenBatch& micro : batches.micro) {
+    if (micro.n_targets == 0) continue;  // all masked
+    // Every target of the step weighs the same, however targets are spread over micro-batches.
+    const double share = static_cast<double>(micro.n_targets) / static_cast<double>(batches.n_targets);
+    nn::LossOut out;
+    {
+      const AutocastScope autocast(options_.device);
+      out = model_->Loss(micro.batch.To(options_.device.device), forward);
+    }
+    (share == 1.0 ? out.total : out.total * share).backward();
+    add(&loss, out.total, share);
+    add(&lm, out.lm, share);
+    add(&balance, out.router.balance_loss, share);
+    add(&z, out.router.z_loss, share);
+    if (out.router.load.defined()) sums.load = sums.load.defined() ? sums.load + out.router.load : out.router.load;
+  }
+  sums.loss = loss.item<double>();
+  sums.lm = lm.item<double>();
+  if (balance.defined()) sums.balance = balance.item<double>();
+  if (z.defined()) sums.z = z.item<double>();
+  return sums;
+}
+
+void Trainer::Impl::TrainStep() {
+  const auto begin = Clock::now();
+  const RowPacker::Position position = packer_.position();
+  const Guard guard = guard_;
+  const int64_t seq_len = SeqLenAt(now_.step);
+  const StepBatches batches = NextStep(packer_, options_.run.optim.accum, RowsAt(now_.step), seq_len);
+  if (batches.n_targets == 0)
+    throw Error(ErrorCode::kData, StrCat("step ", now_.step + 1, ": no token of the batch counts in the loss: the data "
+                                         "is masked almost everywhere"));
+  double bytes = 0;
+  if (!options_.token_bytes.empty()) bytes = TargetBytes(batches, options_.token_bytes);
+  const double data_seconds = Since(begin);
+
+  optim_.ZeroGrad();
+  const StepSums sums = ForwardBackward(batches);
+  if (options_.after_backward) options_.after_backward(now_.step, model_);
+  const double grad_norm = optim_.GradNorm(), lr = lr_.At(now_.step);
+  const Guard::Decision decision = guard_.Check(now_.step, sums.loss, grad_norm);
+  if (decision.verdict == Guard::Verdict::kUpdate) {
+    optim_.Step(lr, grad_norm);
+    if (sums.load.defined() && options_.model.moe.balance == RouterBalance::kBias) BalanceRouters(model_, sums.load);
+    good_.reset();
+  } else {
+    TrainState before = now_;
+    if (guard_.nonfinite_streak() == 1) {
+      before = State();
+      before.loader = ToJson(position);
+      before.guard = guard.Save();
+    }
+    Skip(decision, before);
+  }
+  for (const std::string& alarm : experts_.Step(sums.load, options_.run.guard.dead_expert_steps)) Warn(alarm);
+
+  ++now_.step;
+  now_.tokens += batches.n_tokens;
+  now_.flops += 3 * FlopsOfToken(seq_len) * static_cast<double>(batches.n_tokens);
+  now_.interval.Add({.steps = 1, .finite = std::isfinite(sums.loss) ? 1 : 0, .tokens = batches.n_tokens,
+                     .loss = sums.loss, .lm = sums.lm, .balance = sums.balance, .z = sums.z,
+                     .flops = 3 * FlopsOfToken(seq_len) * static_cast<double>(batches.n_tokens),
+                     .seconds = Since(begin), .data_seconds = data_seconds});
+  now_.seconds += Since(begin);
+  Report(lr, grad_norm, sums, bytes, batches.n_targets);
+}
+
+// Leaves the weights as they are, or ends the run.
+void Trainer::Impl::Skip(const Guard::Decision& decision, const TrainState& before) {
+  const std::string text = StrCat("step ", now_.step + 1, ": ", decision.text);
+  if (guard_.nonfinite_streak() == 1) good_ = before;
+  if (decision.verdict == Guard::Verdict::kSkip) {
+    Warn(text + ": update skipped");
+    return;
+  }
+  const std::string tensor = optim_.FirstNonFinite();
+  if (folder_.exists() && good_ && saved_step_ != good_->step) Save(*good_);
+  throw Error(ErrorCode::kDiverged,
+              StrCat(text, ": ", guard_.nonfinite_streak(), " steps in a row were not finite; the first tensor that is not: ",
+                     tensor.empty() ? "none, the loss itself" : tensor,
+                     newest_.empty() ? std::string() : "; last good step in " + newest_));
+}
+
+void Trainer::Impl::Report(double lr, double grad_norm, const StepSums& sums, double bytes, int64_t n_targets) {
+  const TrainInterval& interval = now_.interval;
+  const double rate = interval.seconds > 0 ? static_cast<double>(interval.tokens) / interval.seconds : 0;
+  StepReport report{.step = now_.step, .total_steps = total_steps_, .loss = sums.lm, .bpb = kNan, .lr = lr,
+                    .grad_norm = grad_norm, .tok_per_sec = rate};
+  if (bytes > 0) report.bpb = sums.lm * static_cast<double>(n_targets) / std::numbers::ln2 / bytes;
+  report.mfu = interval.seconds > 0 ? interval.flops / interval.seconds / PeakFlops() : 0;
+  report.eta_seconds = static_cast<double>(total_steps_ - now_.step) * now_.seconds / static_cast<double>(now_.step);
+  if (interval.steps > 0)
+    report.eta_seconds = static_cast<double>(total_steps_ - now_.step) * interval.seconds / static_cast<double>(interval.steps);
+  report.skipped = guard_.skipped();
+  report.logged = Due(options_.run.log.every);
+  if (report.logged) {
+    LogTrainRow(lr, grad_norm, rate, report.mfu);
+    folder_.Log(StepLine(report));
+    now_.interval = {};
+  }
+  if (options_.callbacks.on_step) options_.callbacks.on_step(report);
+}
+
+void Trainer::Impl::LogTrainRow(double lr, double grad_norm, double rate, double mfu) {
+  const TrainInterval& interval = now_.interval;
+  const double steps = static_cast<double>(interval.steps);
+  const double finite = interval.finite > 0 ? static_cast<double>(interval.finite) : kNan;
+  MetricsRow row{.step = now_.step, .tokens = now_.tokens, .seconds = now_.seconds, .flops = now_.flops, .values = {}};
+  row.values = {{"train/loss", interval.loss / finite}, {"train/lm_loss", interval.lm / finite},
+                {"train/lr", lr}, {"train/grad_norm", grad_norm}, {"train/tok_per_sec", rate}, {"train/mfu", mfu},
+                {"train/step_ms", 1e3 * interval.seconds / steps}, {"train/data_ms", 1e3 * interval.data_seconds / steps},
+                {"train/mem_bytes", ResidentBytes()}, {"train/skipped", static_cast<double>(guard_.skipped())}};
+  if (!std::isnan(interval.balance)) {
+    row.values["moe/balance_loss"] = interval.balance / finite;
+    row.values["moe/z_loss"] = interval.z / finite;
+  }
+  experts_.TakeMetrics(&row.values);
+  if (const double hit = optim_.RowsHit(); hit >= 0) row.values["pkm/rows_hit"] = hit;
+  WriteRow(MetricsSplit::kTrain, std::move(row));
+}
+
+void Trainer::Impl::WriteRow(MetricsSplit split, MetricsRow row) {
+  if (!log_) return;
+  try {
+    log_->Row(split, row);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kIo) throw;
+    Warn(StrCat(error.what(), ": the row of step ", row.step, " is lost"));
+  }
+}
+
+void Trainer::Impl::Evaluate() {
+  const ValidationOptions how{.seq_len = options_.run.optim.seq_len.MaxValue(),
+                              .rows = options_.run.optim.batch_rows.MaxValue(),
+                              .max_tokens = options_.run.eval.tokens, .device = options_.device};
+  const ValidationResult result = Validate(model_, *options_.val, options_.token_bytes, how);
+  now_.val_step = now_.step;
+  now_.val_loss = result.loss();
+  now_.val_bpb = result.bits_per_byte();
+  const bool stop = guard_.CheckValidation(now_.step, now_.val_loss);
+  MetricsRow row{.step = now_.step, .tokens = now_.tokens, .seconds = now_.seconds, .flops = now_.flops, .values = {}};
+  row.values["val/loss"] = now_.val_loss;
+  if (!std::isnan(now_.val_bpb)) row.values["val/bpb"] = now_.val_bpb;
+  RowPacker packer(*options_.val, {.chunk_len = options_.model.chunk_len, .seed = 0});
+  const nn::Batch batch = NextBatch(packer, how.rows, how.seq_len).batch;
+  for (const auto& [name, value] : model_->CollectStats(batch.To(options_.device.device))) row.values[name] = value;
+  WriteRow(MetricsSplit::kVal, std::move(row));
+  const EvalReport report{.step = now_.step, .total_steps = total_steps_, .loss = now_.val_loss, .bpb = now_.val_bpb,
+                          .best = guard_.best_step() == now_.step};
+  folder_.Log(EvalLine(report));
+  if (options_.callbacks.on_eval) options_.callbacks.on_eval(report);
+  if (!stop) return;
+  const int64_t best = folder_.exists() ? BestCheckpoint(folder_.checkpoints()) : -1;
+  throw Error(ErrorCode::kDiverged,
+              StrCat("step ", now_.step, ": validation loss ", now_.val_loss, " is ", options_.run.guard.val_rise,
+                     " above its best, ", guard_.best_val(), " at step ", guard_.best_step(), ", for the ",
+                     options_.run.guard.val_times, "th time running; best checkpoint: ",
+                     best < 0 ? "none" : folder_.checkpoints() + "/" + CheckpointName(best)));
+}
+
+// False when it failed: the run goes on without, up to the third time in a row.
+bool Trainer::Impl::Save(const TrainState& state) {
+  constexpr int kMostFailures = 3;
+  CheckpointContent content{.weights = {}, .optimiser = optim_.State(), .state = state.ToJson(),
+                            .metadata = {{"format", "pt"}, {"hydralm", Version()},
+                                         {"config_sha256", Sha256Hex(ConfigJson(options_.model))}}};
+  for (const auto& [spec, tensor] : model_->Tensors()) content.weights.emplace_back(spec->name, tensor);
+  try {
+    if (log_) log_->Sync();
+    newest_ = WriteCheckpoint(folder_.checkpoints(), state.step, content, *options_.file_ops);
+    PruneCheckpoints(folder_.checkpoints(), options_.run.checkpoint.keep);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kIo) throw;
+    if (++failed_saves_ >= kMostFailures)
+      throw Error(ErrorCode::kDiverged, StrCat(error.what(), ": the third checkpoint in a row that could not be written"));
+    Warn(StrCat(error.what(), ": checkpoint of step ", state.step, " not written"));
+    return false;
+  }
+  failed_saves_ = 0;
+  saved_step_ = state.step;
+  return true;
+}
+
+// Forward, of a token in a full row.
+double Trainer::Impl::FlopsOfToken(int64_t seq_len) {
+  const auto found = flops_of_token_.find(seq_len);
+  if (found != flops_of_token_.end()) return found->second;
+  return flops_of_token_[seq_len] = MeanForwardFlops(options_.model, seq_len);
+}
+
+double Trainer::Impl::PeakFlops() {
+  if (peak_flops_ <= 0) peak_flops_ = MeasurePeakFlops(options_.device);
+  return peak_flops_;
+}
+
+Trainer::Trainer(TrainerOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
+Trainer::~Trainer() = default;
+TrainResult Trainer::Run(int64_t until) { return impl_->Run(until); }
+nn::Model& Trainer::model() { return impl_->model(); }
+int64_t Trainer::step() const { return impl_->step(); }
+int64_t Trainer::total_steps() const { return impl_->total_steps(); }
+nlohmann::ordered_json Trainer::StateJson() const { return impl_->State().ToJson(); }
+NamedTensors Trainer::OptimiserState() const { return impl_->OptimiserState(); }
+
+}  // namespace hydra::train

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole runs of tiny models: k + k steps equal 2k bitwise, guards, failed saves, refused checkpoints. Killing
+// real processes: tests/kill_resume.py.
+#include "hydra/train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+
+#include "hydra/core/error.h"
+#include "hydra/nn/model_io.h"
+#include "hydra/train/checkpoint.h"
+#include "hydra/train/metrics_log.h"
+#include "hydra/train/testing.h"
+
+namespace hydra::train {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::ErrorText;
+using testing::SameBits;
+using testing::TempDir;
+using testing::TinyConfig;
+using testing::TinyCorpus;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// Twelve steps with everything on: accumulation, batch and row schedules, small windows so that guards act.
+TrainerOptions Options(const std::string& folder, const std::vector<std::string>& settings = {}) {
+  std::vector<std::string> all = {"optim.steps=12", "optim.batch_rows=[[0, 2], [0.5, 3]]", "optim.seq_len=[[0, 32], [8, 64]]",
+                                  "optim.accum=2", "optim.lr=1e-2", "optim.warmup_steps=3", "optim.seed=5", "log.every=5",
+                                  "log.peak_flops=1e9", "checkpoint.every=6", "eval.every=4", "eval.tokens=512",
+                                  "guard.window=4", "guard.max_skip_share=0.5"};
+  all.insert(all.end(), settings.begin(), settings.end());
+  return {.run = ParseRunConfig("", "test", all), .model = TinyConfig(), .train = TinyCorpus(1), .val = TinyCorpus(2, 6),
+          .token_bytes = std::vector<int32_t>(64, 2), .folder = folder, .env = {}, .callbacks = {}, .after_backward = {}};
+}
+
+std::vector<std::pair<std::string, torch::Tensor>> AllTensors(Trainer& trainer) {
+  auto out = trainer.OptimiserState();
+  for (const auto& [spec, tensor] : trainer.model()->Tensors()) out.emplace_back(spec->name, tensor);
+  return out;
+}
+
+// Rows without what a clock or the machine decides.
+std::vector<std::string> Rows(const std::string& path) {
+  std::vector<std::string> out;
+  for (const MetricsRow& row : ReadMetrics(path)) {
+    std::string text = StrCat(row.step, " ", row.tokens, " ", row.flops);
+    for (const auto& [name, value] : row.values)
+      if (name != "train/tok_per_sec" && name != "train/mfu" && name != "train/step_ms" && name != "train/data_ms" &&
+          name != "train/mem_bytes")
+        text += StrCat(" ", name, "=", nlohmann::json(value).dump());
+    out.push_back(text);
+  }
+  return out;
+}
+
+nlohmann::ordered_json WithoutClock(nlohmann::ordered_json state) {
+  for (const char* key : {"seconds", "interval.seconds", "interval.data_seconds"}) state.erase(key);
+  return state;
+}
+
+void ExpectSameRun(Trainer& a, Trainer& b, const std::string& folder_a, const std::string& folder_b) {
+  const auto x = AllTensors(a), y = AllTensors(b);
+  ASSERT_EQ(x.size(), y.size());
+  for (size_t i = 0; i < x.size(); ++i) EXPECT_TRUE(SameBits(x[i].second, y[i].second)) << x[i].first;
+  EXPECT_EQ(WithoutClock(a.StateJson()).dump(), WithoutClock(b.StateJson()).dump());
+  for (const char* file : {"/train.jsonl", "/val.jsonl"}) EXPECT_EQ(Rows(folder_a + file), Rows(folder_b + file)) << file;
+}
+
+// Faults at fixed steps: a gradient that is not finite, one far too large.
+void AddFaults(TrainerOptions* options, int64_t nan_step, int64_t large_step) {
+  options->after_backward = [=](int64_t step, nn::Model& model) {
+    torch::NoGradGuard no_grad;
+    torch::Tensor embedding = model->at(TensorRole::kEmbedding);
+    if (step == nan_step) embedding.mutable_grad().view({-1})[3] = kNan;
+    if (step == large_step) embedding.mutable_grad().mul_(1e4);
+  };
+}
+
+TEST(Trainer, ResumedRunEqualsUninterruptedOneBitwise) {
+  struct Case {
+    const char* name;
+    std::function<void(TrainerOptions*)> change;
+  };
+  const Case cases[] = {
+      {"all parts", [](TrainerOptions*) {}},
+      {"bias balancing, WSD", [](TrainerOptions* o) {
+         o->model.moe.balance = RouterBalance::kBias;
+         o->run.optim.schedule = LrShape::kWsd;
+       }},
+      {"skips by both guards", [](TrainerOptions* o) { AddFaults(o, 4, 8); }},
+      {"skip just before the checkpoint", [](TrainerOptions* o) { AddFaults(o, 5, 10); }},
+      {"transformer", [](TrainerOptions* o) {
+         const int64_t vocab = o->model.vocab_size;
+         o->model = TransformerNano();
+         o->model.vocab_size = vocab;
+         o->model.d_model = 32;
+         o->model.d_ff = 48;
+         o->model.attention.n_heads = o->model.attention.n_kv_heads = 2;
+         o->model.attention.head_dim = 16;
+         o->model.layers.resize(2);
+       }},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    TempDir whole_dir, parts_dir;
+    TrainerOptions whole_options = Options(whole_dir / "run"), options = Options(parts_dir / "run");
+    c.change(&whole_options);
+    c.change(&options);
+    Trainer whole(whole_options);
+    EXPECT_TRUE(whole.Run().finished);
+    {
+      Trainer first(options);
+      EXPECT_FALSE(first.Run(8).finished);  // dies here, two steps past its checkpoint, with rows in the log
+    }
+    Trainer second(options);
+    EXPECT_EQ(second.step(), 6);
+    torch::manual_seed(999);  // nothing may depend on it
+    EXPECT_TRUE(second.Run().finished);
+    ExpectSameRun(whole, second, whole_dir / "run", parts_dir / "run");
+    const double skipped = ReadMetrics(whole_dir / "run/train.jsonl").back().values.at("train/skipped");
+    EXPECT_EQ(skipped, whole_options.after_backward ? 2 : 0);
+    EXPECT_TRUE(fs::exists(parts_dir / "run/model/model.safetensors"));
+  }
+}
+
+TEST(Trainer, LearnsAndValidationSaysSo) {
+  TempDir dir;
+  TrainerOptions options = Options(dir / "run", {"optim.steps=60", "optim.accum=1", "optim.batch_rows=4", "optim.seq_len=64"});
+  std::vector<EvalReport> evals;
+  options.callbacks.on_eval = [&](const EvalReport& report) { evals.push_back(report); };
+  Trainer trainer(options);
+  const TrainResult result = trainer.Run();
+  ASSERT_EQ(evals.size(), 15U);
+  EXPECT_LT(evals.back().loss, evals.front().loss - 0.3);
+  // Two bytes a token, and every predicted token counts.
+  EXPECT_NEAR(evals.back().bpb, evals.back().loss / std::log(2.0) / 2, 1e-9);
+  EXPECT_EQ(result.val_loss, evals.back().loss);
+  // Run again: finished, so it only writes the model again.
+  const std::string model = ReadFile(dir / "run/model/model.safetensors");
+  fs::remove_all(dir / "run/model");
+  Trainer again(options);
+  EXPECT_TRUE(again.Run().finished);
+  EXPECT_EQ(ReadFile(dir / "run/model/model.safetensors"), model);
+  EXPECT_EQ(evals.size(), 15U);
+}
+
+// Every target weighs the same, however rows are split into micro-batches.
+TEST(Trainer, AccumulationEqualsOneBatch) {
+  const auto losses = [](const char* rows, const char* accum) {
+    TrainerOptions options = Options("", {"optim.steps=6", StrCat("optim.batch_rows=", rows), StrCat("optim.accum=", accum), "optim.seq_len=32"});
+    options.model.moe.balance = RouterBalance::kNone;  // its mean is over a micro-batch by definition, as z's
+    options.model.moe.z_loss_coef = 0;
+    options.dtype = torch::kFloat64;
+    std::vector<double> out;
+    options.callbacks.on_step = [&](const StepReport& report) { out.push_back(report.loss); };
+    Trainer trainer(options);
+    (void)trainer.Run();
+    return out;
+  };
+  const auto a = losses("6", "1"), b = losses("2", "3");
+  ASSERT_EQ(a.size(), 6U);
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-6) << i;  // fp64, but the clip's scale is a float
+}
+
+TEST(Trainer, ThreeNonFiniteStepsStopWithTheLastGoodCheckpoint) {
+  TempDir dir;
+  TrainerOptions options = Options(dir / "run", {"checkpoint.every=0"});
+  options.after_backward = [](int64_t step, nn::Model& model) {
+    torch::NoGradGuard no_grad;
+    if (step >= 5) model->at(TensorRole::kPathGates, 1).mutable_grad()[0] = kNan;
+  };
+  std::vector<std::string> warnings;
+  options.callbacks.on_warning = [&](const std::string& text) { warnings.push_back(text); };
+  auto trainer = std::make_unique<Trainer>(options);
+  std::string text;
+  try {
+    (void)trainer->Run();
+    FAIL() << "it went on";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kDiverged);
+    text = error.what();
+  }
+  EXPECT_NE(text.find("gradient of model.layers.1.path_gates"), std::string::npos) << text;
+  EXPECT_NE(text.find("step-00000005"), std::string::npos) << text;
+  EXPECT_EQ(warnings.size(), 2U);
+  // From there, without the fault, the run goes on as if the fault had never been.
+  options.after_backward = {};
+  Trainer resumed(options);
+  EXPECT_EQ(resumed.step(), 5);
+  (void)resumed.Run();
+  TempDir clean_dir;
+  TrainerOptions clean = Options(clean_dir / "run", {"checkpoint.every=0"});
+  Trainer whole(clean);
+  (void)whole.Run();
+  ExpectSameRun(whole, resumed, clean_dir / "run", dir / "run");
+}
+
+TEST(Trainer, RisingValidationStopsAndNamesTheBestCheckpoint) {
+  TempDir dir;
+  TrainerOptions options = Options(dir / "run", {"optim.steps=40", "eval.every=2", "checkpoint.every=2", "guard.sigma=0", "optim.warmup_steps=0",
+                                                 "optim.clip=0"});
+  options.after_backward = [](int64_t step, nn::Model& model) {  // ruins the model from step 10 on
+    torch::NoGradGuard no_grad;
+    if (step >= 10) model->at(TensorRole::kEmbedding).normal_(0, 3);
+  };
+  Trainer trainer(options);
+  const std::string text = ErrorText([&] { (void)trainer.Run(); });
+  EXPECT_NE(text.find("best checkpoint: " + (dir / "run/ckpt/step-")), std::string::npos) << text;
+  const std::string best = text.substr(text.find("best checkpoint: ") + 17);
+  EXPECT_TRUE(fs::exists(best + "/DONE")) << best;
+  EXPECT_EQ(trainer.step(), 16);
+}
+
+TEST(Trainer, ThirdFailedSaveInARowStops) {
+  for (const int failures : {2, 3}) {
+    TempDir dir;
+    FileOps ops = FileOps::Real();
+    int left = failures;
+    ops.fsync = [&](int fd) { return left > 0 && left-- > 0 ? (errno = ENOSPC, -1) : FileOps::Real().fsync(fd); };
+    TrainerOptions options = Options(dir / "run", {"checkpoint.every=3"});
+    options.file_ops = &ops;
+    std::vector<std::string> warnings;
+    options.callbacks.on_warning = [&](const std::string& text) { warnings.push_back(text); };
+    Trainer trainer(options);
+    if (failures == 2) {
+      EXPECT_TRUE(trainer.Run().finished);
+      EXPECT_EQ(ListCheckpoints(dir / "run/ckpt"), (std::vector<int64_t>{9, 12}));
+    } else {
+      const std::string text = ErrorText([&] { (void)trainer.Run(); });
+      EXPECT_NE(text.find("third checkpoint in a row"), std::string::npos) << text;
+    }
+    ASSERT_EQ(warnings.size(), 2U);
+    EXPECT_NE(warnings[0].find("No space left"), std::string::npos) << warnings[0];
+  }
+}
+
+TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
+  TempDir dir;
+  const TrainerOptions options = Options(dir / "run");
+  {
+    Trainer trainer(options);
+    (void)trainer.Run(7);
+  }
+  const std::string folder = dir / "run/ckpt/step-00000006";
+  const auto refuse = [&](const TrainerOptions& changed, const std::string& want) {
+    const std::string text = ErrorText([&] { Trainer trainer(changed); });
+    EXPECT_NE(text.find(want), std::string::npos) << text << "\nwanted: " << want;
+    EXPECT_EQ(text.find('\n'), std::string::npos);
+  };
+  TrainerOptions changed = options;
+  changed.model.norm_eps = 1e-6;
+  refuse(changed, "made by another run: model rms_norm_eps");
+  changed = options;
+  changed.run.optim.seed = 6;
+  refuse(changed, "optim.seed: 5 != 6");
+  changed = options;
+  changed.train = TinyCorpus(3);
+  refuse(changed, "made by another run: data");
+  changed = options;
+  changed.resume = "none";
+  refuse(changed, "--resume none");
+  changed = options;
+  changed.resume = dir / "nothing";
+  refuse(changed, "no such checkpoint");
+  changed = options;
+  changed.run.optim.seq_len = 60;
+  refuse(changed, "must be a multiple of model_chunk_size = 8 (64 fits)");
+  // What may change is noted.
+  changed = options;
+  changed.run.optim.lr = 5e-3;
+  std::vector<std::string> notes;
+  changed.callbacks.on_note = [&](const std::string& text) { notes.push_back(text); };
+  { Trainer trainer(changed); }
+  ASSERT_EQ(notes.size(), 2U);
+  EXPECT_NE(notes[0].find("optim.lr"), std::string::npos) << notes[0];
+
+  // state.json and optimiser files that do not fit the model; DONE is right, so only their content is wrong.
+  const auto rewrite = [&](const std::function<void(CheckpointContent*)>& change, const std::string& want) {
+    Trainer trainer(options);
+    CheckpointContent content{.weights = {}, .optimiser = trainer.OptimiserState(), .state = trainer.StateJson(), .metadata = {}};
+    for (const auto& [spec, tensor] : trainer.model()->Tensors()) content.weights.emplace_back(spec->name, tensor);
+    change(&content);
+    TempDir other;
+    changed = options;
+    changed.resume = WriteCheckpoint(other.path(), 6, content);
+    changed.folder = other / "run";
+    refuse(changed, want);
+  };
+  rewrite([](CheckpointContent* c) { c->state["rng"] = c->state["rng"].get<std::string>().substr(2); }, "rng: 10110 digits");
+  rewrite([](CheckpointContent* c) { c->state["rng"] = std::string(10112, 'x'); }, "hexadecimal");
+  rewrite([](CheckpointContent* c) { c->state.erase("guard"); }, "guard: missing");
+  rewrite([](CheckpointContent* c) { c->state["tokens"] = "many"; }, "tokens");
+  rewrite([](CheckpointContent* c) { c->state["version"] = 2; }, "version = 2: must be 1");
+  rewrite([](CheckpointContent* c) { c->optimiser[0].second = torch::zeros({1, 2}); }, "shape [1, 2], the model says");
+  rewrite([](CheckpointContent* c) { c->optimiser.pop_back(); }, ".step");
+  rewrite([](CheckpointContent* c) { c->weights[0].first = "other.weight"; }, "model.embed_tokens.weight");
+  rewrite([](CheckpointContent* c) { c->weights[0].second = c->weights[0].second.to(torch::kFloat64); }, "F64, expected F32");
+}
+
+TEST(Trainer, StopSignalLeavesACheckpointThatGoesOn) {
+  TempDir dir, whole_dir;
+  TrainerOptions options = Options(dir / "run", {"checkpoint.every=0"});
+  std::atomic<int> stop{0};
+  options.stop = &stop;
+  options.callbacks.on_step = [&](const StepReport& report) { stop = report.step == 7 ? 2 : 0; };
+  {
+    Trainer trainer(options);
+    const TrainResult result = trainer.Run();
+    EXPECT_FALSE(result.finished);
+    EXPECT_EQ(result.step, 7);
+    EXPECT_EQ(result.checkpoint, dir / "run/ckpt/step-00000007");
+  }
+  options.callbacks = {};
+  stop = 0;
+  Trainer resumed(options);
+  (void)resumed.Run();
+  Trainer whole(Options(whole_dir / "run", {"checkpoint.every=0"}));
+  (void)whole.Run();
+  ExpectSameRun(whole, resumed, whole_dir / "run", dir / "run");
+}
+
+TEST(Trainer, StartsFromTheWeightsOfAModelFolder) {
+  TempDir dir;
+  Trainer first(Options(dir / "a"));
+  (void)first.Run();
+  TrainerOptions options = Options(dir / "b");
+  options.init = dir / "a/model";
+  Trainer second(options);
+  for (size_t i = 0; i < first.model()->Tensors().size(); ++i)
+    EXPECT_TRUE(SameBits(first.model()->Tensors()[i].second, second.model()->Tensors()[i].second));
+  EXPECT_EQ(second.step(), 0);
+}
+
+TEST(Trainer, LinesReadAsTheInterfaceSays) {
+  StepReport report{.step = 200, .total_steps = 5000, .loss = 4.1134, .bpb = 1.7821, .lr = 3e-4, .grad_norm = 1,
+                    .tok_per_sec = 11902.4, .mfu = 0.311, .eta_seconds = 201, .skipped = 0, .logged = true};
+  EXPECT_EQ(StepLine(report), "step 200/5000 | loss 4.113 | bpb 1.782 | lr 3.0e-04 | 11,902 tok/s | mfu 0.31 | eta 3:21");
+  report.skipped = 2;
+  report.bpb = std::nan("");
+  EXPECT_EQ(StepLine(report), "step 200/5000 | loss 4.113 | lr 3.0e-04 | 11,902 tok/s | mfu 0.31 | eta 3:21 | skipped 2");
+  EXPECT_EQ(EvalLine({.step = 4, .total_steps = 9, .loss = 2.5, .bpb = 1.25, .best = true}), "step 4/9 | val loss 2.5000 | val bpb 1.2500 | best");
+}
+
+}  // namespace
+}  // namespace hydra::train

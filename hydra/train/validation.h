@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loss of a model on held-out documents: nats, bits per byte, and by position in the document.
+// Not here: text files and tables (hydra/eval), when to validate (trainer.h).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "hydra/core/tokenizer.h"
+#include "hydra/nn/model.h"
+#include "hydra/train/corpus.h"
+#include "hydra/train/device.h"
+
+namespace hydra::train {
+
+// Predicted tokens at positions [begin, end) of their documents; position 1 is the first that is predicted.
+struct PositionBucket {
+  int64_t begin = 0, end = 0, tokens = 0;
+  double nats = 0;
+  [[nodiscard]] double loss() const { return nats / static_cast<double>(tokens); }
+};
+
+struct ValidationResult {
+  double nats = 0;      // summed over predicted tokens
+  int64_t tokens = 0;   // predicted; a document's first token never is
+  int64_t bytes = 0;    // of text that the predicted tokens stand for; 0 when unknown
+  std::vector<PositionBucket> by_position;  // widths double; buckets without tokens are left out
+  [[nodiscard]] double loss() const { return nats / static_cast<double>(tokens); }
+  // nats / ln 2 / bytes; NaN where bytes are unknown. Predicted ends of text cost bits and add no bytes.
+  [[nodiscard]] double bits_per_byte() const;
+};
+
+struct ValidationOptions {
+  int64_t seq_len = 256;    // longest context; longer documents are cut. Rounded up to a multiple of chunk_len
+  int64_t rows = 8;         // of a batch; no influence on the result but rounding
+  int64_t max_tokens = 0;   // of rows, pads included; 0 = the whole corpus
+  Device device;
+};
+
+// Bytes of text for each id, 0 for special tokens.
+[[nodiscard]] std::vector<int32_t> TokenByteCounts(const Tokenizer& tokenizer);
+
+// Documents in an order that depends on the corpus alone, so that a part is a fair and constant sample.
+// `token_bytes` may be empty. Throws kData where the corpus has nothing to predict.
+[[nodiscard]] ValidationResult Validate(nn::Model& model, const Corpus& corpus, const std::vector<int32_t>& token_bytes,
+                                        const ValidationOptions& options);
+
+}  // namespace hydra::train
