@@ -35,7 +35,7 @@ missing_packages() {
 
 install_packages() {
   command -v dpkg-query >/dev/null || die "no dpkg: install what packages.txt lists by hand, then build with cmake --preset release"
-  missing=$(missing_packages "$1")
+  missing=$(missing_packages "$1" | sed "s, *$,,")
   [ -n "$missing" ] || return 0
   if [ "$(id -u)" = 0 ]; then
     as_root=env
@@ -49,7 +49,7 @@ install_packages() {
     say "apt-get update failed (build/setup.log); trying with the lists that are there"
   logged $as_root DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing ||
     die "apt-get could not install: $missing: $(last_error)"
-  missing=$(missing_packages "$1")
+  missing=$(missing_packages "$1" | sed "s, *$,,")
   [ -z "$missing" ] || die "still missing after apt-get: $missing"
   changed
 }
