@@ -78,7 +78,8 @@ class ProgressLine {
 
   void Show(const DataBuildProgress& p) {
     if (flags_.quiet) return;
-    const double share = p.bytes_total == 0 ? 1.0 : static_cast<double>(p.bytes_read) / static_cast<double>(p.bytes_total);
+    const double share =
+        p.bytes_total == 0 ? 1.0 : static_cast<double>(p.bytes_read) / static_cast<double>(p.bytes_total);
     const std::string text = fmt::format("{:3.0f}% | {} documents | {} tokens | {}", 100 * share, Count(p.documents),
                                          Count(p.tokens), p.file);
     if (StderrIsTerminal()) {
@@ -164,13 +165,18 @@ void AddBuild(CLI::App& data, VerbContext& context) {
   auto options = std::make_shared<DataBuildOptions>();
   CLI::App* verb = context.AddVerb(data, {"build", "text and JSONL files to token shards"},
                                    "hydralm data build books.txt chats.jsonl.zst --tokenizer tokenizer.json -o data/");
-  verb->add_option("IN", options->inputs, "corpus files: .jsonl, else text; also .gz, .zst")->required()->type_name("FILE");
-  verb->add_option("--tokenizer", options->tokenizer, "tokenizer.json, or a folder with one")->required()->type_name("FILE");
+  verb->add_option("IN", options->inputs, "corpus files: .jsonl, else text; also .gz, .zst")
+      ->required()
+      ->type_name("FILE");
+  verb->add_option("--tokenizer", options->tokenizer, "tokenizer.json, or a folder with one")
+      ->required()
+      ->type_name("FILE");
   verb->add_option("-o,--out", options->out, "folder for the shards; an earlier build there is replaced")
       ->required()
       ->type_name("DIR");
   verb->add_option("--val", options->val_fraction, "share of documents held out for validation")->type_name("SHARE");
-  verb->add_option("--doc-sep", options->input.doc_sep, "literal text between the documents of a text file (none: one a file)")
+  verb->add_option("--doc-sep", options->input.doc_sep,
+                   "literal text between the documents of a text file (none: one a file)")
       ->type_name("TEXT");
   verb->add_option("--field", options->input.field, "key of a .jsonl line: a string, or a list of {role, content}")
       ->type_name("KEY");
@@ -192,7 +198,8 @@ void AddDataVerb(CLI::App& root, VerbContext& context) {
   AddBuild(*data, context);
 
   auto info = std::make_shared<FolderOptions>();
-  CLI::App* verb = context.AddVerb(*data, {"info", "documents, tokens and bytes of a folder of shards"}, "hydralm data info data/");
+  CLI::App* verb =
+      context.AddVerb(*data, {"info", "documents, tokens and bytes of a folder of shards"}, "hydralm data info data/");
   verb->add_option("DIR", info->folder, "folder that data build made")->required()->type_name("");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [info](const CommonFlags& flags) { return RunInfo(info->folder, flags); });

@@ -27,7 +27,8 @@ std::string TokenizerFile(const std::string& path) {
 int32_t EndOfText(const Tokenizer& tokenizer, const std::string& path) {
   if (const auto id = tokenizer.TokenId("<|endoftext|>"); id && tokenizer.IsSpecial(*id)) return *id;
   if (const auto id = tokenizer.eos_id()) return *id;
-  throw Error(ErrorCode::kData, path + ": has no special token <|endoftext|> and names no eos: documents cannot be ended");
+  throw Error(ErrorCode::kData,
+              path + ": has no special token <|endoftext|> and names no eos: documents cannot be ended");
 }
 
 // The shards of one split while they are written.
@@ -67,7 +68,8 @@ class SplitWriter {
     for (size_t i = 0; i < counts_.size(); ++i) {
       const std::string name = fmt::format("{}-{:05}-of-{:05}.tok", split_, i + 1, counts_.size());
       const std::string path = (fs::path(options_.out) / name).string();
-      if (options_.ops->rename(parts_[i].c_str(), path.c_str()) != 0) ThrowIo(path, "cannot rename " + parts_[i] + " to it", errno);
+      if (options_.ops->rename(parts_[i].c_str(), path.c_str()) != 0)
+        ThrowIo(path, "cannot rename " + parts_[i] + " to it", errno);
       manifest->shards.push_back({.file = name, .split = split_, .counts = counts_[i]});
     }
     parts_.clear();
@@ -211,9 +213,10 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
     throw Error(ErrorCode::kData, fmt::format("{}{}: no document with text: the corpus is empty", options.inputs[0],
                                               options.inputs.size() > 1 ? " and the others" : ""));
   if (train.documents() == 0)
-    throw Error(ErrorCode::kData,
-                fmt::format("--val {}: all {} documents fall into the validation split: must be lower, or give more documents",
-                            options.val_fraction, val.documents()));
+    throw Error(
+        ErrorCode::kData,
+        fmt::format("--val {}: all {} documents fall into the validation split: must be lower, or give more documents",
+                    options.val_fraction, val.documents()));
   train.FinishShard();
   val.FinishShard();
 
@@ -261,7 +264,8 @@ std::vector<std::string> CheckData(const std::string& folder, const std::string&
       problems.push_back(fmt::format("{}: SHA-256 {}: data.json says {}", path, sha, manifest->tokenizer_sha256));
     const int vocab = Tokenizer::Load(path).vocab_size();
     if (vocab != manifest->vocab_size)
-      problems.push_back(fmt::format("{}: {} tokens: data.json says vocab_size = {}", path, vocab, manifest->vocab_size));
+      problems.push_back(
+          fmt::format("{}: {} tokens: data.json says vocab_size = {}", path, vocab, manifest->vocab_size));
   });
   if (!tokenizer_sha256.empty() && tokenizer_sha256 != manifest->tokenizer_sha256)
     problems.push_back(fmt::format("{}: tokenizer_sha256 = {}: the tokenizer given has {}", manifest_path,

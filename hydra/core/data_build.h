@@ -22,11 +22,11 @@ struct DataBuildProgress {
 };
 
 struct DataBuildOptions {
-  std::vector<std::string> inputs;        // read in this order
-  std::string tokenizer;                  // tokenizer.json or a folder with one; copied to the output
-  std::string out;                        // folder; made if missing; shards of an earlier build there are replaced
-  double val_fraction = 0.005;            // see IsValidation
-  int64_t shard_tokens = 100'000'000;     // a shard ends with the document that reaches this
+  std::vector<std::string> inputs;     // read in this order
+  std::string tokenizer;               // tokenizer.json or a folder with one; copied to the output
+  std::string out;                     // folder; made if missing; shards of an earlier build there are replaced
+  double val_fraction = 0.005;         // see IsValidation
+  int64_t shard_tokens = 100'000'000;  // a shard ends with the document that reaches this
   TextInputOptions input = {};
   // Called about ten times a second; throw from it to stop (nothing is left behind).
   std::function<void(const DataBuildProgress&)> progress = {};

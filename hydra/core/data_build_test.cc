@@ -17,20 +17,33 @@ std::string TokenizerJson(const std::vector<std::string>& special) {
   nlohmann::ordered_json vocab = nlohmann::ordered_json::object(), added = nlohmann::ordered_json::array();
   for (int byte = 0; byte < 256; ++byte) vocab[ToByteLevel(std::string(1, static_cast<char>(byte)))] = byte;
   for (size_t i = 0; i < special.size(); ++i)
-    added.push_back({{"id", 256 + i}, {"content", special[i]}, {"single_word", false}, {"lstrip", false},
-                     {"rstrip", false}, {"normalized", false}, {"special", true}});
+    added.push_back({{"id", 256 + i},
+                     {"content", special[i]},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", true}});
   const nlohmann::ordered_json json = {
       {"version", "1.0"},
       {"truncation", nullptr},
       {"padding", nullptr},
       {"added_tokens", added},
       {"normalizer", nullptr},
-      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+      {"pre_tokenizer",
+       {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
       {"post_processor", nullptr},
       {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
-      {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
-                 {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false}, {"vocab", vocab},
-                 {"merges", nlohmann::ordered_json::array()}}}};
+      {"model",
+       {{"type", "BPE"},
+        {"dropout", nullptr},
+        {"unk_token", nullptr},
+        {"continuing_subword_prefix", nullptr},
+        {"end_of_word_suffix", nullptr},
+        {"fuse_unk", false},
+        {"byte_fallback", false},
+        {"vocab", vocab},
+        {"merges", nlohmann::ordered_json::array()}}}};
   return json.dump();
 }
 
@@ -43,8 +56,12 @@ class Build : public testing::Test {
     WriteFileAtomic(dir_ / "a.txt", text);
   }
   DataBuildOptions Options() {
-    return {.inputs = {dir_ / "a.txt"}, .tokenizer = tokenizer_, .out = dir_ / "out", .val_fraction = 0.2,
-            .shard_tokens = 1000, .input = {.doc_sep = "%%"}};
+    return {.inputs = {dir_ / "a.txt"},
+            .tokenizer = tokenizer_,
+            .out = dir_ / "out",
+            .val_fraction = 0.2,
+            .shard_tokens = 1000,
+            .input = {.doc_sep = "%%"}};
   }
   // Texts of a split, without the end of text.
   std::vector<std::string> Texts(const std::string& split) {
@@ -113,7 +130,8 @@ TEST_F(Build, IsTheSameEachTimeAndReplacesAnOlderOne) {
 }
 
 TEST_F(Build, ChatsAreMasked) {
-  WriteFileAtomic(dir_ / "c.jsonl", R"({"messages":[{"role":"user","content":"U"},{"role":"assistant","content":"A"}]})");
+  WriteFileAtomic(dir_ / "c.jsonl",
+                  R"({"messages":[{"role":"user","content":"U"},{"role":"assistant","content":"A"}]})");
   DataBuildOptions options = Options();
   options.inputs = {dir_ / "c.jsonl", dir_ / "t.txt"};
   WriteFileAtomic(dir_ / "t.txt", "plain");

@@ -102,8 +102,8 @@ std::string ReadFile(const std::string& path, uint64_t max_bytes) {
   size_t used = 0;
   for (;;) {  // read on to the end: the size of a pipe or of /proc is not known, and a file may grow
     if (used > max_bytes)
-      throw Error(ErrorCode::kFormat, fmt::format("{}: more than {} bytes: too large for what it should be", path,
-                                                  WithCommas(max_bytes)));
+      throw Error(ErrorCode::kFormat,
+                  fmt::format("{}: more than {} bytes: too large for what it should be", path, WithCommas(max_bytes)));
     text.resize(std::max<size_t>(used + 65536, text.capacity()));
     const ssize_t got = ::read(file.fd, text.data() + used, text.size() - used);
     if (got < 0 && errno == EINTR) continue;
@@ -164,8 +164,8 @@ std::span<const std::byte> ByteReader::Array(uint64_t count, uint64_t element_by
 
 void ByteReader::Seek(uint64_t offset, std::string_view field) {
   if (offset > size())
-    Fail(field, fmt::format("starts at {}: the file ends at {}: incomplete copy?", WithCommas(offset),
-                            WithCommas(size())));
+    Fail(field,
+         fmt::format("starts at {}: the file ends at {}: incomplete copy?", WithCommas(offset), WithCommas(size())));
   pos_ = offset;
 }
 
@@ -230,8 +230,7 @@ void AtomicFile::Flush() {
     const ssize_t n = ops_.write(fd_, buffer_.data() + done, buffer_.size() - done);
     if (n < 0 && errno == EINTR) continue;
     // A short write is legal and is continued; one of nothing would loop for ever.
-    if (n <= 0)
-      Fail(fmt::format("cannot write {} bytes", WithCommas(buffer_.size() - done)), n < 0 ? errno : ENOSPC);
+    if (n <= 0) Fail(fmt::format("cannot write {} bytes", WithCommas(buffer_.size() - done)), n < 0 ? errno : ENOSPC);
     done += static_cast<size_t>(n);
   }
   buffer_.clear();
@@ -241,8 +240,7 @@ void AtomicFile::WriteAt(uint64_t offset, std::span<const std::byte> bytes) {
   HYDRA_CHECK(fd_ >= 0 && offset <= size_ && bytes.size() <= size_ - offset, "write past the end: ", path_);
   Flush();
   for (size_t done = 0; done < bytes.size();) {
-    const ssize_t n =
-        ops_.pwrite(fd_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
+    const ssize_t n = ops_.pwrite(fd_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) Fail(fmt::format("cannot write {} bytes", WithCommas(bytes.size() - done)), n < 0 ? errno : ENOSPC);
     done += static_cast<size_t>(n);
@@ -307,7 +305,7 @@ int RemoveStaleTemporaries(const std::string& folder) {
     if (bad != std::errc() || end == last || *end != '-' || pid <= 0) continue;
     // Our own number can only be an earlier process's (common in containers): the caller has not written yet.
     if (pid != ::getpid() && (::kill(pid, 0) == 0 || errno == EPERM)) continue;  // its writer may still be at work
-    std::error_code ignored;  // best effort: it takes only space
+    std::error_code ignored;                                                     // best effort: it takes only space
     removed += std::filesystem::remove(entry.path(), ignored) ? 1 : 0;
   }
   return removed;
@@ -315,8 +313,7 @@ int RemoveStaleTemporaries(const std::string& folder) {
 
 uint32_t Crc32(std::span<const std::byte> bytes, uint32_t crc) {
   if (bytes.empty()) return crc;  // zlib takes a null pointer as a call for the initial value
-  return static_cast<uint32_t>(
-      ::crc32_z(crc, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()));
+  return static_cast<uint32_t>(::crc32_z(crc, reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()));
 }
 
 struct Sha256::Context {

@@ -153,8 +153,8 @@ class AtomicFile {
   // Renames to another name of the same folder than the one given first; before Commit().
   void set_path(const std::string& path) { path_ = path; }
 
-  [[nodiscard]] uint64_t size() const { return size_; }      // bytes written so far
-  [[nodiscard]] uint32_t crc32() const { return crc32_; }    // of all bytes given to Write, in order
+  [[nodiscard]] uint64_t size() const { return size_; }    // bytes written so far
+  [[nodiscard]] uint32_t crc32() const { return crc32_; }  // of all bytes given to Write, in order
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] const std::string& temporary_path() const { return temporary_; }
 
@@ -182,8 +182,8 @@ void FsyncFile(const std::string& path, const FileOps& ops = FileOps::Real());
 void RenameDurably(const std::string& from, const std::string& to, const FileOps& ops = FileOps::Real());
 // mkdir -p.
 void MakeDirs(const std::string& folder);
-// Removes what killed processes left in a folder: files named *.tmp-PID-N whose process no longer runs. Returns how many.
-// To be called before this process itself writes there.
+// Removes what killed processes left in a folder: files named *.tmp-PID-N whose process no longer runs. Returns how
+// many. To be called before this process itself writes there.
 int RemoveStaleTemporaries(const std::string& folder);
 
 // "FILE: WHAT: errno's text" as kIo.

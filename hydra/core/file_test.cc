@@ -117,9 +117,12 @@ TEST(AtomicFile, EveryFailureKeepsTheOldFile) {
       if (call == kWrite)
         ops.write = [&](int fd, const void* p, size_t n) { return fails(ENOSPC) ? -1 : ::write(fd, p, n); };
       if (call == kPwrite)
-        ops.pwrite = [&](int fd, const void* p, size_t n, off_t at) { return fails(ENOSPC) ? -1 : ::pwrite(fd, p, n, at); };
+        ops.pwrite = [&](int fd, const void* p, size_t n, off_t at) {
+          return fails(ENOSPC) ? -1 : ::pwrite(fd, p, n, at);
+        };
       if (call == kFsync) ops.fsync = [&](int fd) { return fails(EIO) ? -1 : ::fsync(fd); };
-      if (call == kRename) ops.rename = [&](const char* a, const char* b) { return fails(EACCES) ? -1 : ::rename(a, b); };
+      if (call == kRename)
+        ops.rename = [&](const char* a, const char* b) { return fails(EACCES) ? -1 : ::rename(a, b); };
       bool failed = false;
       try {
         AtomicFile file(dir / "f", ops);
@@ -165,9 +168,9 @@ TEST(AtomicFile, ShortWritesAreContinued) {
 TEST(File, StaleTemporariesGo) {
   TempDir dir;
   const auto put = [&](const std::string& name) { WriteFileAtomic(dir / name, "x"); };
-  put("a.tmp-999999999-0");                            // no such process
-  put(StrCat("b.tmp-", ::getpid(), "-0"));             // an earlier one of our number
-  put(StrCat("c.tmp-", ::getppid(), "-0"));            // lives
+  put("a.tmp-999999999-0");                  // no such process
+  put(StrCat("b.tmp-", ::getpid(), "-0"));   // an earlier one of our number
+  put(StrCat("c.tmp-", ::getppid(), "-0"));  // lives
   put("d.tmp-x-0");
   put("e.tmp-12");
   EXPECT_EQ(RemoveStaleTemporaries(dir.path()), 2);

@@ -31,9 +31,10 @@ TEST(FormatSamples, AreWritten) {
   const std::vector<int32_t> i32 = {7};
   const std::vector<uint8_t> u8 = {1, 0, 255};
   const std::vector<TensorView> views = {
-      View("u8", DType::kU8, {3}, u8),       View("f32", DType::kF32, {2, 3}, f), View("f16", DType::kF16, {3}, half),
-      View("bf16", DType::kBF16, {2, 1}, brain), View("f64", DType::kF64, {1}, d), View("i64", DType::kI64, {2}, i64),
-      View("i32", DType::kI32, {}, i32),     View("none", DType::kF32, {0, 5}, std::vector<float>())};
+      View("u8", DType::kU8, {3}, u8),     View("f32", DType::kF32, {2, 3}, f),
+      View("f16", DType::kF16, {3}, half), View("bf16", DType::kBF16, {2, 1}, brain),
+      View("f64", DType::kF64, {1}, d),    View("i64", DType::kI64, {2}, i64),
+      View("i32", DType::kI32, {}, i32),   View("none", DType::kF32, {0, 5}, std::vector<float>())};
   WriteSafeTensors(base + "ours.safetensors", views, {{"format", "pt"}, {"note", "a \"quoted\" \xc3\xa9"}});
   WriteNpy(base + "ours.npy", f, {2, 3});
   WriteNpy(base + "ours1.npy", f, {6});

@@ -9,7 +9,8 @@ namespace {
 
 std::string Raw(std::string dict, const std::string& data, const char* version = "\x01") {
   const size_t n = dict.size();
-  return std::string("\x93NUMPY") + version[0] + '\0' + static_cast<char>(n & 255) + static_cast<char>(n >> 8) + dict + data;
+  return std::string("\x93NUMPY") + version[0] + '\0' + static_cast<char>(n & 255) + static_cast<char>(n >> 8) + dict +
+         data;
 }
 
 TEST(Npy, RoundTripsEveryShape) {
@@ -44,9 +45,11 @@ TEST(Npy, RowsWrittenOneByOneEqualThoseWrittenAtOnce) {
 
 TEST(Npy, ReadsIntegers) {
   TempDir dir;
-  WriteFileAtomic(dir / "i4.npy", Raw("{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n", std::string("\1\0\0\0\xff\xff\xff\xff", 8)));
+  WriteFileAtomic(dir / "i4.npy", Raw("{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n",
+                                      std::string("\1\0\0\0\xff\xff\xff\xff", 8)));
   EXPECT_EQ(NpyArray::Open(dir / "i4.npy").Int64s(), (std::vector<int64_t>{1, -1}));
-  WriteFileAtomic(dir / "i8.npy", Raw("{\"shape\": (1, 1), \"descr\": \"<i8\", \"fortran_order\": False}", std::string("\2\0\0\0\0\0\0\0", 8)));
+  WriteFileAtomic(dir / "i8.npy", Raw("{\"shape\": (1, 1), \"descr\": \"<i8\", \"fortran_order\": False}",
+                                      std::string("\2\0\0\0\0\0\0\0", 8)));
   const NpyArray array = NpyArray::Open(dir / "i8.npy");
   EXPECT_EQ(array.dtype(), DType::kI64);
   EXPECT_EQ(array.Int64s(), (std::vector<int64_t>{2}));

@@ -91,7 +91,8 @@ class HeaderSax final : public StrictSax {
       return true;
     }
     field_ = name == "dtype" ? kDtype : name == "shape" ? kShape : name == "data_offsets" ? kOffsets : kNone;
-    if (field_ == kNone) Bad(file_, Name(), fmt::format("unknown key \"{}\": must be dtype, shape, data_offsets", name));
+    if (field_ == kNone)
+      Bad(file_, Name(), fmt::format("unknown key \"{}\": must be dtype, shape, data_offsets", name));
     if (seen_ & field_) Bad(file_, Where(), "the key is there twice");
     seen_ |= field_;
     return true;
@@ -131,12 +132,12 @@ class HeaderSax final : public StrictSax {
 
  protected:
   bool Scalar(const char* what) override {
-    const char* const rule = depth_ == 0                   ? "the header must be an object"
-                             : depth_ == 1                 ? "must be an object"
-                             : in_metadata_                ? "must be a string"
-                             : field_ == kDtype            ? "must be a string"
-                             : in_array_                   ? "must be a non-negative integer"
-                                                           : "must be an array";
+    const char* const rule = depth_ == 0        ? "the header must be an object"
+                             : depth_ == 1      ? "must be an object"
+                             : in_metadata_     ? "must be a string"
+                             : field_ == kDtype ? "must be a string"
+                             : in_array_        ? "must be a non-negative integer"
+                                                : "must be an array";
     Bad(file_, Where(), fmt::format("{}: {}", what, rule));
   }
 
@@ -174,8 +175,7 @@ class HeaderSax final : public StrictSax {
       if (!(seen_ & field)) Bad(file_, tensor.name, fmt::format("\"{}\" is missing", name));
     field_ = kNone;
     const auto [begin, end] = extents.back();
-    if (begin > end)
-      Bad(file_, tensor.name, fmt::format("data_offsets [{}, {}]: must not descend", begin, end));
+    if (begin > end) Bad(file_, tensor.name, fmt::format("data_offsets [{}, {}]: must not descend", begin, end));
     auto size = std::optional<uint64_t>(static_cast<uint64_t>(DTypeSize(tensor.dtype)));
     // A zero dimension makes the product 0 whatever the rest is, but the rest must still be countable.
     for (const int64_t dim : tensor.shape)
@@ -246,13 +246,13 @@ SafeTensorsMetadata ReadOne(const MappedFile& file, std::vector<TensorView>* ten
     if (end > data_bytes)
       Bad(path, tensor.name,
           fmt::format("data_offsets [{}, {}]: file ends at {} of {} bytes: incomplete copy?", begin, end,
-                      WithCommas(reader.size()),
-                      WithCommas(CheckedAdd(data_start, needed).value_or(UINT64_MAX))));
+                      WithCommas(reader.size()), WithCommas(CheckedAdd(data_start, needed).value_or(UINT64_MAX))));
     if (begin < at)
       Bad(path, tensor.name,
           fmt::format("data_offsets [{}, {}]: overlap with \"{}\", which ends at {}", begin, end, *before, at));
     if (begin > at)
-      Bad(path, tensor.name, fmt::format("data_offsets [{}, {}]: a hole of {} bytes before it", begin, end, begin - at));
+      Bad(path, tensor.name,
+          fmt::format("data_offsets [{}, {}]: a hole of {} bytes before it", begin, end, begin - at));
     tensor.data = reader.Bytes(end - begin, tensor.name).data();
     at = end;
     before = &tensor.name;
@@ -329,9 +329,8 @@ std::string ResolvePath(const std::string& path) {
   for (const char* name : {"model.safetensors", "model.safetensors.index.json"})
     if (fs::exists(fs::path(path) / name, ignored)) return (fs::path(path) / name).string();
   const bool pickle = fs::exists(fs::path(path) / "pytorch_model.bin", ignored);
-  throw Error(ErrorCode::kIo,
-              fmt::format("{}: has no model.safetensors and no model.safetensors.index.json{}", path,
-                          pickle ? "; hydralm convert makes one of its pytorch_model.bin" : ""));
+  throw Error(ErrorCode::kIo, fmt::format("{}: has no model.safetensors and no model.safetensors.index.json{}", path,
+                                          pickle ? "; hydralm convert makes one of its pytorch_model.bin" : ""));
 }
 
 }  // namespace
@@ -356,19 +355,21 @@ SafeTensors SafeTensors::Open(const std::string& path) {
   };
   const MappedFile index(result.path_);
   if (index.size() > kMaxIndex)
-    Bad(result.path_, "index", fmt::format("{} bytes: must be at most {}", WithCommas(index.size()), WithCommas(kMaxIndex)));
+    Bad(result.path_, "index",
+        fmt::format("{} bytes: must be at most {}", WithCommas(index.size()), WithCommas(kMaxIndex)));
   std::vector<Shard> shards;
   std::unordered_map<std::string, size_t> shard_of_name;
   const auto open_shard = [&](const std::string& tensor, const std::string& name) -> Shard& {
     if (const auto it = shard_of_name.find(name); it != shard_of_name.end()) return shards[it->second];
-    if (name.empty() || name == "." || name == ".." || name.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos)
+    if (name.empty() || name == "." || name == ".." ||
+        name.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos)
       Bad(result.path_, "weight_map: " + tensor,
           fmt::format("\"{}\": must be a plain file name in the same folder", name.substr(0, 256)));
     const std::string file = (fs::path(result.path_).parent_path() / name).string();
     std::error_code ignored;
     if (!fs::exists(file, ignored))  // the index says where it was expected; a bare "cannot open" would not
-      throw Error(ErrorCode::kIo, fmt::format("{}: weight_map: {}: shard {} is missing", result.path_,
-                                              OneLine(tensor), OneLine(name)));
+      throw Error(ErrorCode::kIo,
+                  fmt::format("{}: weight_map: {}: shard {} is missing", result.path_, OneLine(tensor), OneLine(name)));
     Shard shard{.name = name, .tensors = {}, .by_name = {}, .listed = {}};
     result.files_.emplace_back(file);
     auto metadata = ReadOne(result.files_.back(), &shard.tensors);
@@ -380,9 +381,8 @@ SafeTensors SafeTensors::Open(const std::string& path) {
   };
   IndexSax sax(result.path_, [&](const std::string& tensor, const std::string& name) {
     Shard& shard = open_shard(tensor, name);
-    const auto it = std::ranges::lower_bound(shard.by_name, tensor, {}, [&](uint32_t i) -> const std::string& {
-      return shard.tensors[i].name;
-    });
+    const auto it = std::ranges::lower_bound(shard.by_name, tensor, {},
+                                             [&](uint32_t i) -> const std::string& { return shard.tensors[i].name; });
     if (it == shard.by_name.end() || shard.tensors[*it].name != tensor)
       Bad(result.path_, "weight_map: " + tensor, fmt::format("shard {} has no such tensor", name));
     if (shard.listed[*it]) Bad(result.path_, "weight_map: " + tensor, "the tensor is there twice");
@@ -408,8 +408,7 @@ SafeTensors SafeTensors::Open(const std::string& path) {
           other.empty() ? fmt::format("is in {} but not in weight_map", shard.name)
                         : fmt::format("is in two shards, {} and {}", other, shard.name));
     }
-  for (Shard& shard : shards)
-    std::ranges::move(shard.tensors, std::back_inserter(result.tensors_));
+  for (Shard& shard : shards) std::ranges::move(shard.tensors, std::back_inserter(result.tensors_));
   result.IndexNames();
   return result;
 }
@@ -459,9 +458,9 @@ WrittenFile WriteSafeTensors(const std::string& path, std::span<const TensorView
 
   std::string header = "{\"__metadata__\":" + Json(metadata).dump();
   for (size_t i = 0; i < tensors.size(); ++i)
-    header += fmt::format(",{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}",
-                          Json(tensors[i].name).dump(), DTypeName(tensors[i].dtype), Json(tensors[i].shape).dump(),
-                          extents[i].begin, extents[i].end);
+    header +=
+        fmt::format(",{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}", Json(tensors[i].name).dump(),
+                    DTypeName(tensors[i].dtype), Json(tensors[i].shape).dump(), extents[i].begin, extents[i].end);
   header += '}';
   const uint64_t padded = *CheckedAlignUp(8 + header.size(), kDataAlignment);
   header.resize(padded - 8, ' ');

@@ -95,23 +95,36 @@ TEST(SafeTensors, RefusesEachKindOfBadFile) {
       {"not-json", Raw("{\"a\": nope}", d8), {"header", "not JSON"}},
       {"not-utf8", Raw("{\"a\xff\": 1}", d8), {"header", "not JSON"}},
       {"not-object", Raw("[1, 2]", d8), {"header", "must be an object"}},
-      {"name-twice", Raw("{\"a\":" + t("F32", "[1]", "[0,4]") + ",\"a\":" + t("F32", "[1]", "[4,8]") + "}", d8), {": a:", "twice"}},
-      {"key-twice", Raw(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", d8), {"a: dtype", "twice"}},
+      {"name-twice",
+       Raw("{\"a\":" + t("F32", "[1]", "[0,4]") + ",\"a\":" + t("F32", "[1]", "[4,8]") + "}", d8),
+       {": a:", "twice"}},
+      {"key-twice",
+       Raw(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", d8),
+       {"a: dtype", "twice"}},
       {"metadata-twice", Raw("{\"__metadata__\":{},\"__metadata__\":{}}", ""), {"__metadata__", "twice"}},
       {"metadata-key-twice", Raw("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", ""), {"__metadata__.k", "twice"}},
       {"key-missing", Raw(R"({"a":{"dtype":"F32","shape":[2]}})", d8), {"a:", "data_offsets", "missing"}},
-      {"key-unknown", Raw(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}})", d8), {"a:", "unknown key \"x\""}},
+      {"key-unknown",
+       Raw(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}})", d8),
+       {"a:", "unknown key \"x\""}},
       {"offsets-reversed", Raw("{\"a\":" + t("F32", "[2]", "[8,0]") + "}", d8), {"a: data_offsets [8, 0]", "descend"}},
       {"offsets-three", Raw("{\"a\":" + t("F32", "[2]", "[0,8,8]") + "}", d8), {"a: data_offsets", "must have 2"}},
       {"offsets-one", Raw("{\"a\":" + t("F32", "[2]", "[0]") + "}", d8), {"a: data_offsets", "must have 2"}},
-      {"offsets-huge", Raw("{\"a\":" + t("F32", "[2]", "[18446744073709551608,18446744073709551615]") + "}", d8),
+      {"offsets-huge",
+       Raw("{\"a\":" + t("F32", "[2]", "[18446744073709551608,18446744073709551615]") + "}", d8),
        {"a: data_offsets[0]"}},
-      {"offsets-past-data", Raw("{\"a\":" + t("F32", "[3]", "[0,12]") + "}", d8), {"a: data_offsets", "file ends at", "incomplete copy"}},
-      {"overlap", Raw(two(t("F32", "[1]", "[0,4]"), t("F32", "[1]", "[2,6]")), d8), {"b: data_offsets", "overlap with \"a\""}},
+      {"offsets-past-data",
+       Raw("{\"a\":" + t("F32", "[3]", "[0,12]") + "}", d8),
+       {"a: data_offsets", "file ends at", "incomplete copy"}},
+      {"overlap",
+       Raw(two(t("F32", "[1]", "[0,4]"), t("F32", "[1]", "[2,6]")), d8),
+       {"b: data_offsets", "overlap with \"a\""}},
       {"overlap-same", Raw(two(t("F32", "[2]", "[0,8]"), t("F32", "[2]", "[0,8]")), d8), {"data_offsets", "overlap"}},
       {"hole", Raw(two(t("U8", "[3]", "[0,3]"), t("F32", "[1]", "[4,8]")), d8), {"b: data_offsets", "hole of 1"}},
       {"trailing-bytes", Raw(one, d8 + "x"), {"data", "1 bytes after the last tensor"}},
-      {"shape-wraps", Raw("{\"a\":" + t("F32", "[4294967296,4294967296]", "[0,0]") + "}", ""), {"a: shape [4294967296, 4294967296]"}},
+      {"shape-wraps",
+       Raw("{\"a\":" + t("F32", "[4294967296,4294967296]", "[0,0]") + "}", ""),
+       {"a: shape [4294967296, 4294967296]"}},
       {"shape-wraps-to-size", Raw("{\"a\":" + t("F32", "[4611686018427387904,2]", "[0,8]") + "}", d8), {"a: shape"}},
       {"negative-dim", Raw("{\"a\":" + t("F32", "[-2]", "[0,8]") + "}", d8), {"a: shape[0]: -2"}},
       {"float-dim", Raw("{\"a\":" + t("F32", "[2.5]", "[0,8]") + "}", d8), {"a: shape[0]: 2.5"}},
@@ -119,12 +132,21 @@ TEST(SafeTensors, RefusesEachKindOfBadFile) {
       {"string-dim", Raw("{\"a\":" + t("F32", "[\"2\"]", "[0,8]") + "}", d8), {"a: shape", "non-negative integer"}},
       {"nested-shape", Raw("{\"a\":" + t("F32", "[[2]]", "[0,8]") + "}", d8), {"a: shape", "non-negative integer"}},
       {"many-dims", Raw("{\"a\":" + t("F32", "[1,1,1,1,1,1,1,1,2]", "[0,8]") + "}", d8), {"a: shape", "8 dimensions"}},
-      {"size-not-shape", Raw("{\"a\":" + t("F32", "[3]", "[0,8]") + "}", d8), {"a: data_offsets [0, 8] hold 8 bytes", "[3]", "needs 12"}},
+      {"size-not-shape",
+       Raw("{\"a\":" + t("F32", "[3]", "[0,8]") + "}", d8),
+       {"a: data_offsets [0, 8] hold 8 bytes", "[3]", "needs 12"}},
       {"unknown-dtype", Raw("{\"a\":" + t("F33", "[2]", "[0,8]") + "}", d8), {"a: dtype", "F33"}},
-      {"dtype-number", Raw(R"({"a":{"dtype":5,"shape":[2],"data_offsets":[0,8]}})", d8), {"a: dtype", "must be a string"}},
-      {"dtype-object", Raw(R"({"a":{"dtype":{},"shape":[2],"data_offsets":[0,8]}})", d8), {"a: dtype", "must be a string"}},
-      {"shape-string", Raw(R"({"a":{"dtype":"F32","shape":"2","data_offsets":[0,8]}})", d8), {"a: shape", "must be an array"}},
-      {"metadata-not-string", Raw(R"({"__metadata__":{"k":1},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", d8),
+      {"dtype-number",
+       Raw(R"({"a":{"dtype":5,"shape":[2],"data_offsets":[0,8]}})", d8),
+       {"a: dtype", "must be a string"}},
+      {"dtype-object",
+       Raw(R"({"a":{"dtype":{},"shape":[2],"data_offsets":[0,8]}})", d8),
+       {"a: dtype", "must be a string"}},
+      {"shape-string",
+       Raw(R"({"a":{"dtype":"F32","shape":"2","data_offsets":[0,8]}})", d8),
+       {"a: shape", "must be an array"}},
+      {"metadata-not-string",
+       Raw(R"({"__metadata__":{"k":1},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", d8),
        {"__metadata__.k", "must be a string"}},
       {"metadata-nested", Raw(R"({"__metadata__":{"k":{}}})", ""), {"__metadata__.k", "must be a string"}},
       {"metadata-list", Raw(R"({"__metadata__":[]})", ""), {"__metadata__", "must be an object"}},
@@ -183,8 +205,11 @@ class Shards : public testing::Test {
     WriteFileAtomic(dir_ / "model.safetensors.index.json", index);
     return SafeTensors::Open(dir_.path());
   }
-  static std::string Map(const std::string& rows) { return R"({"metadata":{"total_size":12},"weight_map":{)" + rows + "}}"; }
-  void Bad(const std::string& index, std::initializer_list<std::string_view> parts, ErrorCode code = ErrorCode::kFormat) {
+  static std::string Map(const std::string& rows) {
+    return R"({"metadata":{"total_size":12},"weight_map":{)" + rows + "}}";
+  }
+  void Bad(const std::string& index, std::initializer_list<std::string_view> parts,
+           ErrorCode code = ErrorCode::kFormat) {
     ExpectError([&] { (void)Open(index); }, code, parts);
   }
   TempDir dir_;
@@ -205,7 +230,8 @@ TEST_F(Shards, OpenAsOne) {
 
 TEST_F(Shards, RefuseEachKindOfBadIndex) {
   Bad(Map(kGood + R"(,"d":"x-3.safetensors")"), {"weight_map: d", "x-3.safetensors is missing"}, ErrorCode::kIo);
-  for (const char* name : {"../x-1.safetensors", "/etc/passwd", "..", ".", "", "s/x-1.safetensors", "s\\\\x", "x\\u0000"})
+  for (const char* name :
+       {"../x-1.safetensors", "/etc/passwd", "..", ".", "", "s/x-1.safetensors", "s\\\\x", "x\\u0000"})
     Bad(Map(StrCat("\"a\":\"", name, "\"")), {"weight_map: a", "plain file name"});
   Bad(Map(kGood + R"(,"d":"x-2.safetensors")"), {"weight_map: d", "no such tensor"});
   Bad(Map(R"("a":"x-1.safetensors","c":"x-2.safetensors")"), {"b", "not in weight_map"});
@@ -236,7 +262,8 @@ TEST(SafeTensors, AFailedWriteKeepsTheOldFile) {
   WriteFileAtomic(dir / "m.safetensors", "old");
   FileOps ops = FileOps::Real();
   ops.fsync = [](int) { return errno = ENOSPC, -1; };
-  ExpectError([&] { WriteSafeTensors(dir / "m.safetensors", views, {}, ops); }, ErrorCode::kIo, {"m.safetensors", "No space"});
+  ExpectError([&] { WriteSafeTensors(dir / "m.safetensors", views, {}, ops); }, ErrorCode::kIo,
+              {"m.safetensors", "No space"});
   EXPECT_EQ(ReadFile(dir / "m.safetensors"), "old");
   EXPECT_EQ(dir.CountFiles(), 1u);
 }

@@ -66,9 +66,9 @@ struct ByteSource::Impl {
   }
 
   [[noreturn]] void Damaged(const char* what) const {
-    throw Error(ErrorCode::kFormat, fmt::format("{}: {} data: {} near byte {} of {}", path,
-                                                kind == kGzip ? "gzip" : "zstd", what, WithCommas(bytes_read),
-                                                WithCommas(file_bytes)));
+    throw Error(ErrorCode::kFormat,
+                fmt::format("{}: {} data: {} near byte {} of {}", path, kind == kGzip ? "gzip" : "zstd", what,
+                            WithCommas(bytes_read), WithCommas(file_bytes)));
   }
 
   // One step of decompression; returns the bytes put out, perhaps 0.
@@ -152,8 +152,7 @@ uint64_t TextDocument::bytes() const {
 
 TextInput::TextInput(const std::string& path, const TextInputOptions& options)
     : path_(path), options_(options), source_(path), json_(TypeOf(path) == ".jsonl") {
-  if (TypeOf(path) == ".json")
-    BadData(path, "one JSON document: must be .jsonl, a JSON object a line");
+  if (TypeOf(path) == ".json") BadData(path, "one JSON document: must be .jsonl, a JSON object a line");
 }
 
 // The bytes up to the next separator or the end, not empty; valid until the next call. An empty separator takes all.
@@ -202,7 +201,8 @@ bool TextInput::Next(TextDocument* document) {
       JsonDocument(text, document);
     } else {
       if (const size_t at = text.find('\0'); at != std::string_view::npos)
-        BadData(StrCat(path_, ":", piece_line_ + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n')),
+        BadData(StrCat(path_, ":",
+                       piece_line_ + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n')),
                 "a zero byte: not a text file");
       document->segments.push_back({.text = std::string(text)});
     }

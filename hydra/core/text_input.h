@@ -44,8 +44,8 @@ struct TextSegment {
 
 struct TextDocument {
   std::vector<TextSegment> segments;
-  std::string where;          // "file:line" at which it begins
-  bool end_has_loss = true;   // whether the end of text that `data build` appends counts in the loss
+  std::string where;         // "file:line" at which it begins
+  bool end_has_loss = true;  // whether the end of text that `data build` appends counts in the loss
 
   [[nodiscard]] uint64_t bytes() const;
 };
@@ -65,8 +65,8 @@ class TextInput {
   // False at the end.
   [[nodiscard]] bool Next(TextDocument* document);
 
-  [[nodiscard]] int64_t skipped() const { return skipped_; }    // blank documents
-  [[nodiscard]] int64_t mended() const { return mended_; }      // documents with invalid UTF-8
+  [[nodiscard]] int64_t skipped() const { return skipped_; }  // blank documents
+  [[nodiscard]] int64_t mended() const { return mended_; }    // documents with invalid UTF-8
   [[nodiscard]] uint64_t bytes_read() const { return source_.bytes_read(); }
   [[nodiscard]] uint64_t file_bytes() const { return source_.file_bytes(); }
 
@@ -78,13 +78,13 @@ class TextInput {
   TextInputOptions options_;
   ByteSource source_;
   bool json_;
-  std::string buffer_;       // bytes read and not yet handed out, from begin_ on
+  std::string buffer_;  // bytes read and not yet handed out, from begin_ on
   size_t begin_ = 0;
-  size_t scanned_ = 0;       // no separator begins before this
+  size_t scanned_ = 0;  // no separator begins before this
   bool at_start_ = true, at_end_ = false;
   std::string mend_buffer_;
-  int64_t line_ = 1;         // of buffer_[begin_]
-  int64_t piece_line_ = 1;   // of the piece last handed out
+  int64_t line_ = 1;        // of buffer_[begin_]
+  int64_t piece_line_ = 1;  // of the piece last handed out
   int64_t skipped_ = 0, mended_ = 0;
 };
 

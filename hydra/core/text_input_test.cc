@@ -64,8 +64,8 @@ class TextInputs : public testing::Test {
     WriteFileAtomic(dir_ / name, bytes);
     return ReadAll(dir_ / name, options);
   }
-  void Bad(const std::string& name, const std::string& bytes, ErrorCode code, std::initializer_list<std::string_view> parts,
-           const TextInputOptions& options = {}) {
+  void Bad(const std::string& name, const std::string& bytes, ErrorCode code,
+           std::initializer_list<std::string_view> parts, const TextInputOptions& options = {}) {
     WriteFileAtomic(dir_ / name, bytes);
     ExpectError([&] { (void)ReadAll(dir_ / name, options); }, code, parts);
   }
@@ -96,7 +96,8 @@ TEST_F(TextInputs, SeparatorsAcrossReadsAreFound) {
 }
 
 TEST_F(TextInputs, JsonLinesByFieldAndCompressed) {
-  const std::string lines = "{\"text\":\"a\\u00e9\\n\"}\r\n\n{\"id\":7,\"text\":\"b\"}\n{\"text\":\" \"}\n{\"text\":\"c\"}";
+  const std::string lines =
+      "{\"text\":\"a\\u00e9\\n\"}\r\n\n{\"id\":7,\"text\":\"b\"}\n{\"text\":\" \"}\n{\"text\":\"c\"}";
   const Texts want = {"a\xc3\xa9\n", "b", "c"};
   for (const auto& [name, bytes] : std::vector<std::pair<std::string, std::string>>{
            {"a.jsonl", lines},
@@ -117,19 +118,23 @@ TEST_F(TextInputs, JsonLinesByFieldAndCompressed) {
 
 TEST_F(TextInputs, InvalidUtf8IsMended) {
   const Got got = Read("a.txt", "a\xff\x62|b\xe2\x82|c", {.doc_sep = "|"});
-  EXPECT_EQ(got.texts, (Texts{"a\xEF\xBF\xBD" "b", "b\xEF\xBF\xBD", "c"}));
+  EXPECT_EQ(got.texts, (Texts{"a\xEF\xBF\xBD"
+                              "b",
+                              "b\xEF\xBF\xBD", "c"}));
   EXPECT_EQ(got.mended, 2);
   EXPECT_EQ(Read("a.jsonl", "{\"text\":\"a\xff\"}").texts, Texts{"a\xEF\xBF\xBD"});
 }
 
 TEST_F(TextInputs, ChatsHaveLossOnAssistantTurnsOnly) {
-  WriteFileAtomic(dir_ / "c.jsonl", R"({"messages":[{"role":"system","content":"S"},{"role":"user","content":"U <|im_end|>"},)"
-                                    R"({"role":"assistant","content":"A"}]})");
+  WriteFileAtomic(dir_ / "c.jsonl",
+                  R"({"messages":[{"role":"system","content":"S"},{"role":"user","content":"U <|im_end|>"},)"
+                  R"({"role":"assistant","content":"A"}]})");
   TextInput input(dir_ / "c.jsonl", {.doc_sep = "", .field = "messages"});
   TextDocument document;
   ASSERT_TRUE(input.Next(&document));
-  EXPECT_EQ(Joined(document), "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU <|im_end|><|im_end|>\n"
-                              "<|im_start|>assistant\nA<|im_end|>\n");
+  EXPECT_EQ(Joined(document),
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU <|im_end|><|im_end|>\n"
+            "<|im_start|>assistant\nA<|im_end|>\n");
   EXPECT_FALSE(document.end_has_loss);
   std::string loss, special;
   for (const TextSegment& segment : document.segments) {
@@ -141,14 +146,17 @@ TEST_F(TextInputs, ChatsHaveLossOnAssistantTurnsOnly) {
 }
 
 TEST_F(TextInputs, ErrorsNameFileLineAndField) {
-  Bad("a.jsonl", "{\"text\":\"x\"}\n{\"txt\":1}\n", ErrorCode::kData, {"a.jsonl:2", "\"text\" is missing", "did you mean txt"});
+  Bad("a.jsonl", "{\"text\":\"x\"}\n{\"txt\":1}\n", ErrorCode::kData,
+      {"a.jsonl:2", "\"text\" is missing", "did you mean txt"});
   Bad("a.jsonl", "{\"messages\":[]}\n", ErrorCode::kData, {"a.jsonl:1", "--field messages?"});
   Bad("a.jsonl", "{\"text\":5}", ErrorCode::kData, {"a.jsonl:1: text: 5", "string"});
   Bad("a.jsonl", "\n\n[1]", ErrorCode::kData, {"a.jsonl:3", "JSON object"});
   Bad("a.jsonl", "{\"text\":\"x\"", ErrorCode::kFormat, {"a.jsonl:1", "JSON"});
   const TextInputOptions chat{.doc_sep = "", .field = "messages"};
-  Bad("a.jsonl", R"({"messages":[{"role":"user"}]})", ErrorCode::kData, {"a.jsonl:1: messages[0].content", "missing"}, chat);
-  Bad("a.jsonl", R"({"messages":[{"role":"user","content":null}]})", ErrorCode::kData, {"messages[0].content: null"}, chat);
+  Bad("a.jsonl", R"({"messages":[{"role":"user"}]})", ErrorCode::kData, {"a.jsonl:1: messages[0].content", "missing"},
+      chat);
+  Bad("a.jsonl", R"({"messages":[{"role":"user","content":null}]})", ErrorCode::kData, {"messages[0].content: null"},
+      chat);
   Bad("a.jsonl", R"({"messages":[{"role":"a\nb","content":""}]})", ErrorCode::kData, {"messages[0].role"}, chat);
   Bad("a.jsonl", R"({"messages":["hi"]})", ErrorCode::kData, {"messages[0]: \"hi\"", "object"}, chat);
   Bad("a.json", "{}", ErrorCode::kData, {"a.json", ".jsonl"});
@@ -160,7 +168,8 @@ TEST_F(TextInputs, ErrorsNameFileLineAndField) {
 TEST_F(TextInputs, DamagedCompressionIsRefused) {
   std::string text;
   for (int i = 0; i < 3000; ++i) text += std::to_string(i * i);
-  for (const auto& [name, bytes] : {std::pair{std::string("a.txt.gz"), Gzip(text)}, {std::string("a.txt.zst"), Zstd(text)}}) {
+  for (const auto& [name, bytes] :
+       {std::pair{std::string("a.txt.gz"), Gzip(text)}, {std::string("a.txt.zst"), Zstd(text)}}) {
     for (const size_t keep : {size_t{0}, size_t{1}, size_t{11}, bytes.size() / 2, bytes.size() - 1})
       Bad(name, bytes.substr(0, keep), ErrorCode::kFormat, {name, "incomplete copy"});
     std::string flipped = bytes;

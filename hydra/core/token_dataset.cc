@@ -76,7 +76,8 @@ DataManifest DataManifest::Load(const std::string& folder) {
   std::string format;
   int64_t version = 0;
   top.Read("format", &format);
-  if (format != "hydralm-data") Fields::Bad(top.Path("format"), fmt::format("\"{}\": must be \"hydralm-data\"", format));
+  if (format != "hydralm-data")
+    Fields::Bad(top.Path("format"), fmt::format("\"{}\": must be \"hydralm-data\"", format));
   top.Read("version", &version);
   if (version != 1) Fields::Bad(top.Path("version"), fmt::format("{}: must be 1", version));
   top.Read("tokenizer_sha256", &manifest.tokenizer_sha256);
@@ -86,7 +87,8 @@ DataManifest DataManifest::Load(const std::string& folder) {
   top.ReadCount("vocab_size", &manifest.vocab_size);
   top.ReadCount("eos_id", &manifest.eos_id);
   if (manifest.eos_id >= manifest.vocab_size)
-    Fields::Bad(top.Path("eos_id"), fmt::format("{}: must be below vocab_size = {}", manifest.eos_id, manifest.vocab_size));
+    Fields::Bad(top.Path("eos_id"),
+                fmt::format("{}: must be below vocab_size = {}", manifest.eos_id, manifest.vocab_size));
   top.Read("val_fraction", &manifest.val_fraction);
   if (!(manifest.val_fraction >= 0 && manifest.val_fraction <= 1))
     Fields::Bad(top.Path("val_fraction"), fmt::format("{}: must be 0 to 1", manifest.val_fraction));
@@ -101,9 +103,10 @@ DataManifest DataManifest::Load(const std::string& folder) {
     const bool plain = !shard.file.empty() && shard.file != "." && shard.file != ".." &&
                        shard.file.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
     if (!plain)
-      Fields::Bad(fields.Path("file"), fmt::format("\"{}\": must be a plain file name in the same folder",
-                                                   shard.file.substr(0, 256)));
-    if (!files.insert(shard.file).second) Fields::Bad(fields.Path("file"), fmt::format("{}: is there twice", shard.file));
+      Fields::Bad(fields.Path("file"),
+                  fmt::format("\"{}\": must be a plain file name in the same folder", shard.file.substr(0, 256)));
+    if (!files.insert(shard.file).second)
+      Fields::Bad(fields.Path("file"), fmt::format("{}: is there twice", shard.file));
     fields.Read("split", &shard.split);
     if (shard.split != "train" && shard.split != "val")
       Fields::Bad(fields.Path("split"), fmt::format("\"{}\": must be train or val", shard.split.substr(0, 256)));
@@ -118,9 +121,9 @@ DataManifest DataManifest::Load(const std::string& folder) {
     fields.NoOthers();
     const SplitCounts sum = manifest.Totals(split);
     if (said.documents != sum.documents || said.tokens != sum.tokens || said.text_bytes != sum.text_bytes)
-      Fields::Bad(top.Path(split), fmt::format("{} documents, {} tokens, {} bytes: the shards have {}, {}, {}",
-                                               said.documents, said.tokens, said.text_bytes, sum.documents, sum.tokens,
-                                               sum.text_bytes));
+      Fields::Bad(top.Path(split),
+                  fmt::format("{} documents, {} tokens, {} bytes: the shards have {}, {}, {}", said.documents,
+                              said.tokens, said.text_bytes, sum.documents, sum.tokens, sum.text_bytes));
   }
   top.NoOthers();
   return manifest;
@@ -181,8 +184,8 @@ TokenDataset TokenDataset::Open(const std::string& folder, const std::string& sp
   const std::string where = ManifestPath(folder);
   if (!expect.tokenizer_sha256.empty() && expect.tokenizer_sha256 != manifest.tokenizer_sha256)
     throw Error(ErrorCode::kData,
-                fmt::format("{}: tokenizer_sha256 = {}...: the tokenizer in use has {}...: build the data with it", where,
-                            manifest.tokenizer_sha256.substr(0, 12), expect.tokenizer_sha256.substr(0, 12)));
+                fmt::format("{}: tokenizer_sha256 = {}...: the tokenizer in use has {}...: build the data with it",
+                            where, manifest.tokenizer_sha256.substr(0, 12), expect.tokenizer_sha256.substr(0, 12)));
   if (expect.vocab_size > 0 && expect.vocab_size < manifest.vocab_size)
     throw Error(ErrorCode::kData, fmt::format("{}: vocab_size = {}: the model's is {}, which must be at least as large",
                                               where, manifest.vocab_size, expect.vocab_size));

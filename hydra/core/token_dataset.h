@@ -30,9 +30,9 @@ struct DataManifest {
   };
   std::string tokenizer_sha256;  // 64 hexadecimal digits; the file itself is tokenizer.json beside it
   int64_t vocab_size = 0;
-  int64_t eos_id = 0;          // the token that ends each document
-  double val_fraction = 0;     // as asked for
-  std::vector<Shard> shards;   // each split in the order of its documents
+  int64_t eos_id = 0;         // the token that ends each document
+  double val_fraction = 0;    // as asked for
+  std::vector<Shard> shards;  // each split in the order of its documents
 
   // Throws kIo or kFormat naming file and field.
   [[nodiscard]] static DataManifest Load(const std::string& folder);

@@ -66,7 +66,8 @@ TokenShard TokenShard::Open(const std::string& path) {
   if (raw.version != kVersion) fail("version", raw.version, "must be 1");
   const uint32_t header_crc = Crc32(shard.file_.bytes().first(kCrcBytes));
   if (raw.header_crc != header_crc)
-    reader.Fail("header CRC", fmt::format("= {:08x}: the header's bytes have {:08x}: damaged", raw.header_crc, header_crc));
+    reader.Fail("header CRC",
+                fmt::format("= {:08x}: the header's bytes have {:08x}: damaged", raw.header_crc, header_crc));
   if (raw.token_bytes != 2 && raw.token_bytes != 4) fail("token bytes", raw.token_bytes, "must be 2 or 4");
   if (raw.vocab_size == 0 || raw.vocab_size > std::numeric_limits<int32_t>::max())
     fail("vocab_size", raw.vocab_size, "must be 1 to 2^31 - 1");
@@ -74,10 +75,12 @@ TokenShard TokenShard::Open(const std::string& path) {
   if (std::ranges::any_of(raw.reserved, [](uint8_t b) { return b != 0; })) reader.Fail("reserved bytes", "must be 0");
   const bool has_mask = (raw.flags & kFlagMask) != 0;
   const auto layout = LayoutOf(raw.token_bytes, raw.n_tokens, raw.n_docs, has_mask);
-  if (!layout) fail("n_tokens", raw.n_tokens, fmt::format("with n_docs = {}: more bytes than 64 bits can count", raw.n_docs));
+  if (!layout)
+    fail("n_tokens", raw.n_tokens, fmt::format("with n_docs = {}: more bytes than 64 bits can count", raw.n_docs));
   if (raw.tokens_offset != kTokensOffset) fail("tokens offset", raw.tokens_offset, "must be 4096");
   if (raw.ends_offset != layout->ends_offset)
-    fail("document ends offset", raw.ends_offset, fmt::format("n_tokens = {} puts it at {}", raw.n_tokens, layout->ends_offset));
+    fail("document ends offset", raw.ends_offset,
+         fmt::format("n_tokens = {} puts it at {}", raw.n_tokens, layout->ends_offset));
   if (raw.mask_offset != layout->mask_offset)
     fail("mask offset", raw.mask_offset, fmt::format("n_docs = {} puts it at {}", raw.n_docs, layout->mask_offset));
 
@@ -85,11 +88,11 @@ TokenShard TokenShard::Open(const std::string& path) {
                            : reader.size() >= raw.ends_offset           ? "document ends"
                                                                         : "tokens";
   if (reader.size() < layout->file_bytes)
-    reader.Fail(part, fmt::format("(n_tokens = {}, n_docs = {}): file ends at {} of {} bytes: incomplete copy?", raw.n_tokens,
-                                  raw.n_docs, WithCommas(reader.size()), WithCommas(layout->file_bytes)));
+    reader.Fail(part, fmt::format("(n_tokens = {}, n_docs = {}): file ends at {} of {} bytes: incomplete copy?",
+                                  raw.n_tokens, raw.n_docs, WithCommas(reader.size()), WithCommas(layout->file_bytes)));
   if (reader.size() > layout->file_bytes)
-    reader.Fail("payload", fmt::format("is followed by {} bytes: must be none",
-                                       WithCommas(reader.size() - layout->file_bytes)));
+    reader.Fail("payload",
+                fmt::format("is followed by {} bytes: must be none", WithCommas(reader.size() - layout->file_bytes)));
 
   shard.header_ = {.token_bytes = raw.token_bytes,
                    .n_tokens = raw.n_tokens,
@@ -108,10 +111,12 @@ TokenShard TokenShard::Open(const std::string& path) {
     if (end <= before)
       fail(fmt::format("document ends[{}]", i).c_str(), end, fmt::format("must be above the one before, {}", before));
     if (end > raw.n_tokens)
-      fail(fmt::format("document ends[{}]", i).c_str(), end, fmt::format("must be at most n_tokens = {}", raw.n_tokens));
+      fail(fmt::format("document ends[{}]", i).c_str(), end,
+           fmt::format("must be at most n_tokens = {}", raw.n_tokens));
     before = end;
   }
-  if (before != raw.n_tokens) fail("document ends", before, fmt::format("the last must be n_tokens = {}", raw.n_tokens));
+  if (before != raw.n_tokens)
+    fail("document ends", before, fmt::format("the last must be n_tokens = {}", raw.n_tokens));
   return shard;
 }
 
@@ -160,8 +165,8 @@ void TokenShard::ReadMask(int64_t begin, std::span<uint8_t> out) const {
 void TokenShard::Verify() const {
   const uint32_t crc = Crc32(file_.bytes().subspan(kHeaderBytes));
   if (crc != payload_crc_)
-    throw Error(ErrorCode::kFormat, fmt::format("{}: payload CRC = {:08x}: the bytes have {:08x}: damaged", path(),
-                                                payload_crc_, crc));
+    throw Error(ErrorCode::kFormat,
+                fmt::format("{}: payload CRC = {:08x}: the bytes have {:08x}: damaged", path(), payload_crc_, crc));
   std::vector<int32_t> ids(1 << 16);
   for (int64_t at = 0; at < n_tokens();) {
     const auto n = std::min<int64_t>(n_tokens() - at, static_cast<int64_t>(ids.size()));
@@ -192,8 +197,8 @@ void TokenShardWriter::AddDocument(std::span<const int32_t> ids, std::span<const
   HYDRA_CHECK(mask.empty() || mask.size() == ids.size(), mask.size(), " mask values for ", ids.size(), " tokens");
   scratch_.resize(ids.size() * header_.token_bytes);
   for (size_t i = 0; i < ids.size(); ++i) {
-    HYDRA_CHECK(ids[i] >= 0 && static_cast<uint32_t>(ids[i]) < header_.vocab_size, "id ", ids[i], " of a vocabulary of ",
-                header_.vocab_size);
+    HYDRA_CHECK(ids[i] >= 0 && static_cast<uint32_t>(ids[i]) < header_.vocab_size, "id ", ids[i],
+                " of a vocabulary of ", header_.vocab_size);
     // Little-endian, so the low bytes of the id are its first.
     std::memcpy(scratch_.data() + i * header_.token_bytes, &ids[i], header_.token_bytes);
   }

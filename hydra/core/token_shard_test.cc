@@ -202,7 +202,8 @@ class Dataset : public testing::Test {
 };
 
 TEST_F(Dataset, NumbersDocumentsOverShards) {
-  const TokenDataset data = TokenDataset::Open(dir_.path(), "train", {.tokenizer_sha256 = kTokenizerHex, .vocab_size = 500});
+  const TokenDataset data =
+      TokenDataset::Open(dir_.path(), "train", {.tokenizer_sha256 = kTokenizerHex, .vocab_size = 500});
   data.Verify();
   ASSERT_EQ(data.n_docs(), 18);
   EXPECT_EQ(data.n_bytes(), 10 * data.n_tokens());

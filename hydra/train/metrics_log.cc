@@ -114,8 +114,10 @@ int64_t LeadingStep(std::string_view line, std::string_view prefix) {
 }
 
 void CheckName(const std::string& name) {
-  HYDRA_CHECK(!name.empty() && std::ranges::all_of(name, [](char c) { return c > ' ' && c < 127 && c != '"' && c != ',' && c != '\\'; }),
-              "series name: ", name);
+  HYDRA_CHECK(
+      !name.empty() &&
+          std::ranges::all_of(name, [](char c) { return c > ' ' && c < 127 && c != '"' && c != ',' && c != '\\'; }),
+      "series name: ", name);
 }
 
 // The two text files of one split.
@@ -134,8 +136,8 @@ class SplitFiles {
 
   void Row(const MetricsRow& row) {
     AddColumns(row);
-    std::string line = StrCat("{\"step\":", row.step, ",\"tokens\":", row.tokens, ",\"seconds\":",
-                              JsonNumber(row.seconds), ",\"flops\":", JsonNumber(row.flops));
+    std::string line = StrCat("{\"step\":", row.step, ",\"tokens\":", row.tokens,
+                              ",\"seconds\":", JsonNumber(row.seconds), ",\"flops\":", JsonNumber(row.flops));
     for (const auto& [name, value] : row.values) line += ",\"" + name + "\":" + JsonNumber(value);
     jsonl_.Append(line + "}\n");
     line = StrCat(row.step, ",", row.tokens, ",", NumberText(row.seconds), ",", NumberText(row.flops));
@@ -270,8 +272,8 @@ MetricsLog::MetricsLog(const std::string& folder, Options options) {
     };
   std::error_code error;
   if (!fs::is_directory(folder, error)) ThrowIo(folder, "cannot open the run's folder", ENOENT);
-  files_.reset(new Files{folder, std::move(options), {SplitFiles(folder, kSplitNames[0]), SplitFiles(folder, kSplitNames[1])},
-                         nullptr});
+  files_.reset(new Files{
+      folder, std::move(options), {SplitFiles(folder, kSplitNames[0]), SplitFiles(folder, kSplitNames[1])}, nullptr});
 }
 
 MetricsLog::~MetricsLog() = default;

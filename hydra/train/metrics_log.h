@@ -16,20 +16,20 @@ namespace hydra::train {
 
 struct MetricsRow {
   int64_t step = 0;
-  int64_t tokens = 0;   // trained on so far
-  double seconds = 0;   // of training so far, earlier sessions included
-  double flops = 0;     // so far
+  int64_t tokens = 0;                    // trained on so far
+  double seconds = 0;                    // of training so far, earlier sessions included
+  double flops = 0;                      // so far
   std::map<std::string, double> values;  // series name ("train/loss") to value; no quotes, commas, control characters
 };
 
 enum class MetricsSplit { kTrain, kVal };
 
-// Appends rows; each is written by one write() per file, so a killed process leaves whole lines and whole records, or one
-// torn line at the end that the next opening cuts. Not thread-safe; one writer a folder (rank 0).
+// Appends rows; each is written by one write() per file, so a killed process leaves whole lines and whole records, or
+// one torn line at the end that the next opening cuts. Not thread-safe; one writer a folder (rank 0).
 //
 // CSV columns are step, tokens, seconds, flops, then the series in the order of first appearance. A row that lacks a
-// series leaves its cell empty; a new series is appended as a last column, for which the file is rewritten (atomically).
-// Non-finite values are null in JSONL, nan, inf, -inf in CSV, and themselves in TensorBoard.
+// series leaves its cell empty; a new series is appended as a last column, for which the file is rewritten
+// (atomically). Non-finite values are null in JSONL, nan, inf, -inf in CSV, and themselves in TensorBoard.
 class MetricsLog {
  public:
   struct Options {

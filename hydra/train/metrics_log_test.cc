@@ -19,7 +19,11 @@ constexpr auto kTrain = MetricsSplit::kTrain;
 constexpr auto kVal = MetricsSplit::kVal;
 
 MetricsRow At(int64_t step, std::map<std::string, double> values) {
-  return {.step = step, .tokens = 100 * step, .seconds = 0.5 * static_cast<double>(step), .flops = 1e9, .values = std::move(values)};
+  return {.step = step,
+          .tokens = 100 * step,
+          .seconds = 0.5 * static_cast<double>(step),
+          .flops = 1e9,
+          .values = std::move(values)};
 }
 
 std::vector<std::string> EventFilesOf(const TempDir& dir) {
@@ -71,9 +75,11 @@ TEST(MetricsLog, WritesAllFiles) {
     log.Row(kTrain, At(2, {{"train/loss", 1.0 / 3}}));
     log.Sync();
   }
-  EXPECT_EQ(ReadFile(dir / "train.csv"),
-            "step,tokens,seconds,flops,train/loss,train/lr\n1,100,0.5,1e+09,2.5,0.001\n2,200,1,1e+09,0.3333333333333333,\n");
-  EXPECT_EQ(ReadFile(dir / "val.jsonl"), "{\"step\":1,\"tokens\":100,\"seconds\":0.5,\"flops\":1e+09,\"val/loss\":0.1}\n");
+  EXPECT_EQ(
+      ReadFile(dir / "train.csv"),
+      "step,tokens,seconds,flops,train/loss,train/lr\n1,100,0.5,1e+09,2.5,0.001\n2,200,1,1e+09,0.3333333333333333,\n");
+  EXPECT_EQ(ReadFile(dir / "val.jsonl"),
+            "{\"step\":1,\"tokens\":100,\"seconds\":0.5,\"flops\":1e+09,\"val/loss\":0.1}\n");
   const auto rows = ReadMetrics(dir / "train.jsonl");
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_EQ(rows[1].step, 2);
@@ -166,7 +172,8 @@ TEST(MetricsLog, WritesSampleFiles) {
   if (folder == nullptr) GTEST_SKIP() << "HYDRALM_SAMPLES names no folder";
   {
     MetricsLog log(folder);
-    for (int64_t step = 1; step <= 5; ++step) log.Row(kTrain, At(1000000 * step, {{"train/loss", 1.0 / static_cast<double>(step)}, {"moe/load/0", 0.25}}));
+    for (int64_t step = 1; step <= 5; ++step)
+      log.Row(kTrain, At(1000000 * step, {{"train/loss", 1.0 / static_cast<double>(step)}, {"moe/load/0", 0.25}}));
   }
   MetricsLog log(folder);
   log.CutAfter(3000000);
