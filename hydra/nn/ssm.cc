@@ -75,7 +75,7 @@ SsdOut SsdScan(const Tensor& x_in, const Tensor& dt_in, const Tensor& A, const T
   const Tensor passed = LinearScan(decay, states);
 
   // chunk_scan: inside the chunk, then what came before it
-  const Tensor ah = a.transpose(2, 3);  // [B, n, H, Q]
+  const Tensor ah = a.transpose(2, 3).contiguous();  // [B, n, H, Q]; else every Q x Q below inherits its strides
   const Tensor pair_decay =
       (ah.unsqueeze(4) - ah.unsqueeze(3)).masked_fill_(~mask.pair.unsqueeze(2), ninf).exp_();  // [B, n, H, Q, Q]
   const Tensor CB = torch::matmul(Cm, Bm.transpose(3, 4)).unsqueeze(3);                        // [B, n, G, 1, Q, Q]
