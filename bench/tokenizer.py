@@ -29,7 +29,7 @@ def corpora():
     """English: the Bible of Debian's bible-kjv. Code: Python's standard library."""
     out = {}
     if Path("/usr/bin/bible").exists():
-        out["english"] = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], capture_output=True, check=True).stdout.decode()
+        out["english"] = run("bible", "-f", "gen1:1-rev22:21").decode()
     else:
         print("english: the package bible-kjv is not installed, left out", file=sys.stderr)
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
@@ -90,19 +90,21 @@ class Bench:
             model = folder / f"{name}-{pattern}.json"
 
             def train_ours():
-                return timed(lambda: run(self.hydralm, "tokenizer", "train", path, "--vocab", 16384, "--pattern", pattern,
-                                         "-o", model, "-q"))[0]
+                return timed(lambda: run(self.hydralm, "tokenizer", "train", path, "--vocab", 16384,
+                                         "--pattern", pattern, "-o", model, "-q"))[0]
 
             def train_theirs():
                 trainer = trainers.BpeTrainer(vocab_size=16384, special_tokens=["<|endoftext|>"], show_progress=False,
                                               initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
                 return timed(lambda: their_bpe(pattern).train_from_iterator([text], trainer))[0]
 
-            self.add(f"train 16384, {pattern}, {name}", "whole command / train_from_iterator only", size, train_ours, train_theirs)
+            self.add(f"train 16384, {pattern}, {name}", "whole command / train_from_iterator only", size, train_ours,
+                     train_theirs)
             theirs = Tokenizer.from_file(str(model))
 
             def text_ours():
-                return json.loads(run(self.hydralm, "tokenizer", "info", "-m", model, path, "--json"))["file"]["seconds"]
+                info = json.loads(run(self.hydralm, "tokenizer", "info", "-m", model, path, "--json"))
+                return info["file"]["seconds"]
 
             self.add(f"encode one text, {pattern}, {name}", "encoding only, no cache kept / encode", size, text_ours,
                      lambda: timed(lambda: theirs.encode(text, add_special_tokens=False))[0])
@@ -113,8 +115,8 @@ class Bench:
             def lines_theirs():
                 return timed(lambda: theirs.encode_batch_fast(lines, add_special_tokens=False))[0]
 
-            self.add(f"encode lines, {pattern}, {name}", "whole command, ids printed / encode_batch_fast only", size, lines_ours,
-                     lines_theirs)
+            self.add(f"encode lines, {pattern}, {name}", "whole command, ids printed / encode_batch_fast only", size,
+                     lines_ours, lines_theirs)
 
 
 def cpu_name():
@@ -131,18 +133,20 @@ def commit():
 
 def table(bench, info):
     out = ["# Tokenizer: hydralm against Python's tokenizers", "",
-           f"{info['cpu']}, {info['cpus']} CPUs, one thread each side; tokenizers {info['tokenizers']}, Python {info['python']}; "
-           f"commit {info['commit']}. Alternating, {bench.reps} runs after a warm-up; load average {info['load_5_min']} after the "
-           "run (above the number of CPUs, other work shared the machine and both sides are slower than alone). "
+           f"{info['cpu']}, {info['cpus']} CPUs, one thread each side; tokenizers {info['tokenizers']}, "
+           f"Python {info['python']}; commit {info['commit']}. Alternating, {bench.reps} runs after a warm-up; "
+           f"load average {info['load_5_min']} after the run (above the number of CPUs, other work shared the machine "
+           "and both sides are slower than alone). "
            "Made by `bench/tokenizer.py`.", "",
-           "Seconds are median (min .. max). Where our side is a whole command, its time holds the start of the process, "
-           "reading the files and printing; the other side is the bare call on text already in memory. The last column "
-           "is their fastest run over our slowest.", "",
+           "Seconds are median (min .. max). Where our side is a whole command, its time holds the start of the "
+           "process, reading the files and printing; the other side is the bare call on text already in memory. The last "
+           "column is their fastest run over our slowest.", "",
            "| case | MB | hydralm s | tokenizers s | hydralm MB/s | tokenizers MB/s | faster | at worst |",
            "|---|---|---|---|---|---|---|---|"]
     for row in bench.rows:
         cells = [row["case"], f"{row['bytes'] / 1e6:.2f}"]
-        cells += [f"{row[s]['median_s']:.3f} ({row[s]['min_s']:.3f} .. {row[s]['max_s']:.3f})" for s in ("hydralm", "tokenizers")]
+        for side in (row["hydralm"], row["tokenizers"]):
+            cells.append(f"{side['median_s']:.3f} ({side['min_s']:.3f} .. {side['max_s']:.3f})")
         cells += [f"{row[s]['median_mb_per_s']:.1f}" for s in ("hydralm", "tokenizers")]
         cells += [f"{row['speedup']:.1f}x", f"{row['worst_speedup']:.1f}x"]
         out.append("| " + " | ".join(cells) + " |")
@@ -159,8 +163,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for name, text in corpora().items():
             bench.corpus(name, text, Path(folder))
-    info = {"cpu": cpu_name(), "cpus": os.cpu_count(), "python": platform.python_version(), "tokenizers": tokenizers.__version__,
-            "commit": commit(), "load_5_min": round(os.getloadavg()[1], 1)}
+    info = {"cpu": cpu_name(), "cpus": os.cpu_count(), "python": platform.python_version(),
+            "tokenizers": tokenizers.__version__, "commit": commit(), "load_5_min": round(os.getloadavg()[1], 1)}
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps({"machine": info, "rows": bench.rows}, indent=1) + "\n")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # ctest: slow timeout=600
 # `hydralm tokenizer` against the `tokenizers` library on the same files: encode and decode token for token over at
-# least 5 MB of English, code and mixed Unicode; training merge for merge. Deterministic; corpora are found or made here.
+# least 5 MB of English, code and mixed Unicode; training merge for merge. Deterministic; corpora are found or made
+# here.
 # Usage: tokenizer_parity.py PATH_OF_HYDRALM
 import gzip
 import json
@@ -21,7 +22,8 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 try:
     import tokenizers
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
+                            trainers)
 except ImportError:
     print("skipped: the Python library `tokenizers` is not installed")
     sys.exit(77)
@@ -59,10 +61,12 @@ def gather(paths, limit):
 def english(limit):
     bible = Path("/usr/bin/bible")
     if bible.exists():
-        text = subprocess.run([bible, "-f", "gen1:1-rev22:21"], capture_output=True, check=True).stdout.decode("utf-8", "replace")
+        done = subprocess.run([bible, "-f", "gen1:1-rev22:21"], capture_output=True, check=True)
+        text = done.stdout.decode("utf-8", "replace")
         if len(text) > limit // 2:
             return text[:limit]
-    places = [Path("/usr/share/doc"), Path("/usr/share/common-licenses"), Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data"]
+    places = [Path("/usr/share/doc"), Path("/usr/share/common-licenses"),
+              Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data"]
     paths = [p for place in places if place.exists() for p in sorted(place.rglob("*"))
              if p.is_file() and not p.is_symlink() and p.suffix in ("", ".txt", ".md", ".rst", ".gz", ".py", ".html")]
     return gather(paths, limit)
@@ -164,10 +168,12 @@ class Checker:
                                  f"{text[max(0, at - 20):at + 20]!r}")
         for skip in (False, True):
             flags = ["--skip-special"] if skip else []
-            assert self.our_text(model, want, *flags) == theirs.decode(want, skip_special_tokens=skip), f"{name}: decode"
+            text = theirs.decode(want, skip_special_tokens=skip)
+            assert self.our_text(model, want, *flags) == text, f"{name}: decode"
         # Ids in an order that no text gives: broken characters are mended alike.
         mixed = [rng.randrange(theirs.get_vocab_size()) for _ in range(3000)]
-        assert self.our_text(model, mixed) == theirs.decode(mixed, skip_special_tokens=False), f"{name}: decode of random ids"
+        text = theirs.decode(mixed, skip_special_tokens=False)
+        assert self.our_text(model, mixed) == text, f"{name}: decode of random ids"
 
 
 def their_bpe(pattern):
@@ -176,7 +182,8 @@ def their_bpe(pattern):
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(LLAMA3), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+            pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -225,8 +232,8 @@ def byte_fallback_file(folder, texts):
     made["pre_tokenizer"] = None
     made["added_tokens"] = [t for t in made["added_tokens"] if t["content"] in ("<unk>", "<s>", "</s>")]
     made["decoder"] = {"type": "Sequence", "decoders": [
-        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"},
+        {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}
     made["post_processor"] = json.loads(Tokenizer.from_str(json.dumps(with_bos(made))).to_str())["post_processor"]
     path = folder / "llama.json"
     path.write_text(json.dumps(made))
@@ -235,7 +242,8 @@ def byte_fallback_file(folder, texts):
 
 def with_bos(made):
     tokenizer = Tokenizer.from_str(json.dumps(made))
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     return json.loads(tokenizer.to_str())
 
 
@@ -264,19 +272,24 @@ def variants(base):
     yield change("nfc", normalizer={"type": "NFC"})
     for behavior in ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
         for invert in (False, True):
-            yield change(f"split {behavior} {invert}", pre_tokenizer=sequence(split(r"\s+|\p{N}", behavior, invert), level))
+            step = split(r"\s+|\p{N}", behavior, invert)
+            yield change(f"split {behavior} {invert}", pre_tokenizer=sequence(step, level))
         yield change(f"split string {behavior}", pre_tokenizer=sequence(split("e", behavior, kind="String"), level))
     yield change("qwen2", pre_tokenizer=sequence(split(LLAMA3.replace("{1,3}", ""), "Isolated"), level))
     yield change("words", pre_tokenizer=sequence(split(r"\w+|[^\w\s]+|\s+", "Isolated"), level))
     yield change("cases", pre_tokenizer=sequence(
-        split(r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-              r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        split(r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+              r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+              r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+              r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
               r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+", "Isolated"), level))
     yield change("scripts", pre_tokenizer=sequence(
-        split(r"[\u4e00-\u9fff\u3040-\u309f]+|\p{Cyrillic}+", "Isolated"), split(r"\p{N}{1,3}", "Isolated"), regex_level))
+        split(r"[\u4e00-\u9fff\u3040-\u309f]+|\p{Cyrillic}+", "Isolated"), split(r"\p{N}{1,3}", "Isolated"),
+        regex_level))
     added = json.loads(base)["added_tokens"]
     size = len(json.loads(base)["model"]["vocab"])
-    flags = [dict(), dict(lstrip=True), dict(rstrip=True), dict(single_word=True), dict(normalized=True), dict(special=True)]
+    flags = [dict(), dict(lstrip=True), dict(rstrip=True), dict(single_word=True), dict(normalized=True),
+             dict(special=True)]
     for i, more in enumerate(flags):
         plain = dict(id=size + i, content=f"the{i}", single_word=False, lstrip=False, rstrip=False, normalized=False,
                      special=False)
@@ -288,7 +301,8 @@ def variants(base):
 def metaspace_file(llama, scheme):
     made = json.loads(llama)
     made["normalizer"] = None
-    made["pre_tokenizer"] = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": scheme != "never"}
+    made["pre_tokenizer"] = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme,
+                             "split": scheme != "never"}
     made["decoder"] = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": True}
     return json.dumps(made)
 
@@ -301,7 +315,8 @@ def main():
         corpora = {"english": english(2_000_000), "code": code(2_000_000), "unicode": mixed_unicode(700_000, rng)}
         parts = {kind: [text[i:i + PART] for i in range(0, len(text), PART)] for kind, text in corpora.items()}
         samples = [parts["english"][0][:300_000], parts["code"][-1][-300_000:], parts["unicode"][0][:60_000]]
-        small = "".join(s[:30_000] for s in samples) + f"x{SPECIAL} y {SPECIAL}{SPECIAL}\n the0 the1 the2  the3 athe3 the4\tthe5 qqq aqqq qqq. \u0301qqq"
+        small = "".join(s[:30_000] for s in samples) + f"x{SPECIAL} y {SPECIAL}{SPECIAL}\n"
+        small += " the0 the1 the2  the3 athe3 the4\tthe5 qqq aqqq qqq. \u0301qqq"
 
         for pattern in ("gpt2", "llama3"):
             before = checker.bytes

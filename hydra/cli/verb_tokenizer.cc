@@ -131,17 +131,26 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   line.Clear();
   WriteFileAtomic(flags.out, result.json);
   if (result.vocab_size < flags.vocab && !common.quiet) {
-    std::fputs(fmt::format("hydralm: warning: {} tokens, not {}: the text has no more pairs to merge\n", result.vocab_size,
-                           flags.vocab).c_str(), stderr);
+    std::fputs(fmt::format("hydralm: warning: {} tokens, not {}: the text has no more pairs to merge\n",
+                           result.vocab_size, flags.vocab)
+                   .c_str(),
+               stderr);
   }
   const double bytes = static_cast<double>(result.bytes);
   if (common.json) {
-    Print({{"file", flags.out}, {"vocab_size", result.vocab_size}, {"pattern", flags.pattern}, {"bytes", result.bytes},
-           {"words", result.words}, {"distinct_words", result.distinct}, {"count_seconds", count_seconds},
+    Print({{"file", flags.out},
+           {"vocab_size", result.vocab_size},
+           {"pattern", flags.pattern},
+           {"bytes", result.bytes},
+           {"words", result.words},
+           {"distinct_words", result.distinct},
+           {"count_seconds", count_seconds},
            {"merge_seconds", merge_seconds}});
   } else if (!common.quiet) {
     std::fputs(fmt::format("{}: {} tokens from {:.1f} MB, {} distinct words, {:.2f} s\n", flags.out, result.vocab_size,
-                           bytes / 1e6, result.distinct, count_seconds + merge_seconds).c_str(), stderr);
+                           bytes / 1e6, result.distinct, count_seconds + merge_seconds)
+                   .c_str(),
+               stderr);
   }
   return kDone;
 }
@@ -152,8 +161,10 @@ void AddTrain(CLI::App& parent, VerbContext& context) {
                                    "hydralm tokenizer train corpus.txt more.jsonl.gz --vocab 32768 -o tokenizer.json");
   verb->add_option("FILES", flags->files, ".txt or .jsonl, also .gz and .zst")->required();
   verb->add_option("-o,--out", flags->out, "the file to write");
-  verb->add_option("--vocab", flags->vocab, "tokens, with the 256 bytes and the special ones")->check(Range(257, 1 << 24));
-  verb->add_option("--pattern", flags->pattern, "how text is split: gpt2 or llama3")->check(CLI::IsMember({"gpt2", "llama3"}));
+  verb->add_option("--vocab", flags->vocab, "tokens, with the 256 bytes and the special ones")
+      ->check(Range(257, 1 << 24));
+  verb->add_option("--pattern", flags->pattern, "how text is split: gpt2 or llama3")
+      ->check(CLI::IsMember({"gpt2", "llama3"}));
   verb->add_option("--special", flags->special, "special tokens, ids 0, 1, ... (repeatable)")->allow_extra_args(false);
   verb->add_option("--min-count", flags->min_count, "merge no pair that is rarer");
   verb->add_option("--field", flags->field, "key of the text in a .jsonl line");
@@ -337,10 +348,16 @@ int RunInfo(const InfoFlags& flags, const CommonFlags& common) {
     Json special = Json::array();
     for (const int32_t id : tokenizer.SpecialIds()) special.push_back({{"id", id}, {"text", tokenizer.TokenText(id)}});
     const auto or_null = [](std::optional<int32_t> id) { return id ? Json(*id) : Json(nullptr); };
-    Json json = {{"vocab_size", tokenizer.vocab_size()}, {"pattern", tokenizer.pattern()}, {"bos_id", or_null(tokenizer.bos_id())},
-                 {"eos_id", or_null(tokenizer.eos_id())}, {"special", special}, {"sha256", Hex(tokenizer.sha256())}};
+    Json json = {{"vocab_size", tokenizer.vocab_size()},
+                 {"pattern", tokenizer.pattern()},
+                 {"bos_id", or_null(tokenizer.bos_id())},
+                 {"eos_id", or_null(tokenizer.eos_id())},
+                 {"special", special},
+                 {"sha256", Hex(tokenizer.sha256())}};
     if (measure) {
-      json["file"] = {{"bytes", measured.bytes}, {"tokens", measured.tokens}, {"bytes_per_token", measured.BytesPerToken()},
+      json["file"] = {{"bytes", measured.bytes},
+                      {"tokens", measured.tokens},
+                      {"bytes_per_token", measured.BytesPerToken()},
                       {"seconds", measured.seconds}};
     }
     Print(json);

@@ -34,7 +34,9 @@ class PairMap {
   struct Entry {
     uint64_t key, value;
   };
-  static uint64_t Key(int32_t a, int32_t b) { return uint64_t{static_cast<uint32_t>(a)} << 32 | static_cast<uint32_t>(b); }
+  static uint64_t Key(int32_t a, int32_t b) {
+    return uint64_t{static_cast<uint32_t>(a)} << 32 | static_cast<uint32_t>(b);
+  }
   [[nodiscard]] size_t Slot(uint64_t key) const {
     key ^= key >> 32;
     key *= 0x9E3779B97F4A7C15u;
@@ -108,7 +110,7 @@ class PieceCache {
 };
 
 struct BpeOptions {
-  bool byte_level = true;     // pieces are bytes, spelled in the byte-level alphabet in the vocabulary; else characters
+  bool byte_level = true;  // pieces are bytes, spelled in the byte-level alphabet in the vocabulary; else characters
   bool byte_fallback = false;  // characters without a token become <0x00> to <0xFF>
   bool fuse_unk = false;       // neighbouring unknown characters become one unk_token
   bool ignore_merges = false;  // a piece that is a token is that token

@@ -217,9 +217,10 @@ nlohmann::ordered_json ByteLevelJson(bool use_regex) {
 nlohmann::ordered_json PreTokenizerJson(SplitPattern pattern) {
   if (pattern == SplitPattern::kGpt2) return ByteLevelJson(true);
   const std::string_view regex = pattern == SplitPattern::kLlama3 ? kLlama3Regex : kQwen2Regex;
-  nlohmann::ordered_json split = {{"type", "Split"}, {"pattern", {{"Regex", std::string(regex)}}}, {"behavior", "Isolated"},
-                                  {"invert", false}};
-  return {{"type", "Sequence"}, {"pretokenizers", nlohmann::ordered_json::array({std::move(split), ByteLevelJson(false)})}};
+  nlohmann::ordered_json split = {
+      {"type", "Split"}, {"pattern", {{"Regex", std::string(regex)}}}, {"behavior", "Isolated"}, {"invert", false}};
+  return {{"type", "Sequence"},
+          {"pretokenizers", nlohmann::ordered_json::array({std::move(split), ByteLevelJson(false)})}};
 }
 
 std::string Quote(std::string_view text) { return nlohmann::json(std::string(text)).dump(); }
@@ -259,14 +260,17 @@ BpeTrainer::BpeTrainer(BpeTrainOptions options) : impl_(std::make_unique<Impl>()
     const bool is_byte = text.size() <= 2 && ByteLevelByte(DecodeUtf8(text.data()).value) >= 0 &&
                          text.size() == static_cast<size_t>(Utf8Length(text[0]));  // the byte alphabet has this token
     if (is_byte || std::find(special.begin(), special.begin() + static_cast<ptrdiff_t>(i), text) !=
-                                special.begin() + static_cast<ptrdiff_t>(i)) {
-      throw Error(ErrorCode::kUsage, fmt::format("special token '{}': must not be one character of the byte alphabet, nor given twice", text));
+                       special.begin() + static_cast<ptrdiff_t>(i)) {
+      throw Error(
+          ErrorCode::kUsage,
+          fmt::format("special token '{}': must not be one character of the byte alphabet, nor given twice", text));
     }
   }
   const auto least = static_cast<int64_t>(256 + special.size());
   if (impl_->options.vocab_size < least || impl_->options.vocab_size > (1 << 24)) {
-    throw Error(ErrorCode::kUsage, fmt::format("vocab_size = {}: must be {}..{} (256 bytes and {} special tokens at least)",
-                                               impl_->options.vocab_size, least, 1 << 24, special.size()));
+    throw Error(ErrorCode::kUsage,
+                fmt::format("vocab_size = {}: must be {}..{} (256 bytes and {} special tokens at least)",
+                            impl_->options.vocab_size, least, 1 << 24, special.size()));
   }
 }
 
@@ -321,16 +325,22 @@ void BpeTrainer::Impl::FindMerges(MergeFinder& finder) {
 std::string BpeTrainer::Impl::Json() const {
   auto added = nlohmann::ordered_json::array();
   for (size_t i = 0; i < options.special_tokens.size(); ++i) {
-    added.push_back({{"id", i}, {"content", options.special_tokens[i]}, {"single_word", false}, {"lstrip", false},
-                     {"rstrip", false}, {"normalized", false}, {"special", true}});
+    added.push_back({{"id", i},
+                     {"content", options.special_tokens[i]},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", true}});
   }
   std::string out = "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n";
   out += fmt::format("  \"added_tokens\": {},\n  \"normalizer\": null,\n", added.dump());
   out += fmt::format("  \"pre_tokenizer\": {},\n", PreTokenizerJson(options.pattern).dump());
   out += fmt::format("  \"post_processor\": null,\n  \"decoder\": {},\n", ByteLevelJson(true).dump());
-  out += "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-         "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-         "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {";
+  out +=
+      "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+      "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
+      "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {";
   for (size_t id = 0; id < tokens.size(); ++id) {
     out += fmt::format("{}\n      {}: {}", id == 0 ? "" : ",", Quote(tokens[id]), id);
   }

@@ -22,23 +22,24 @@ struct BpeTrainProgress {
 };
 
 struct BpeTrainOptions {
-  int vocab_size = 32768;                               // special tokens and the 256 bytes included
-  SplitPattern pattern = SplitPattern::kGpt2;           // how text becomes words
-  std::vector<std::string> special_tokens = {"<|endoftext|>"};  // ids 0, 1, ... in this order
-  uint64_t min_count = 1;                               // pairs that are rarer are not merged
+  int vocab_size = 32768;                                           // special tokens and the 256 bytes included
+  SplitPattern pattern = SplitPattern::kGpt2;                       // how text becomes words
+  std::vector<std::string> special_tokens = {"<|endoftext|>"};      // ids 0, 1, ... in this order
+  uint64_t min_count = 1;                                           // pairs that are rarer are not merged
   std::function<void(const BpeTrainProgress&)> progress = nullptr;  // called now and then, from the calling thread
 };
 
 struct BpeTrainResult {
-  std::string json;     // the tokenizer.json
-  int vocab_size = 0;   // less than asked for where the corpus has no more pairs
-  uint64_t bytes = 0;   // of text
-  uint64_t words = 0;   // pieces, counted as often as they stand
+  std::string json;    // the tokenizer.json
+  int vocab_size = 0;  // less than asked for where the corpus has no more pairs
+  uint64_t bytes = 0;  // of text
+  uint64_t words = 0;  // pieces, counted as often as they stand
   uint64_t distinct = 0;
 };
 
 // Feed documents, then Train. The result depends on the documents only, not on their order; pairs of equal count are
-// taken by the lower ids, as the BpeTrainer of `tokenizers` does. Memory grows with the distinct words. Not thread-safe.
+// taken by the lower ids, as the BpeTrainer of `tokenizers` does. Memory grows with the distinct words. Not
+// thread-safe.
 class BpeTrainer {
  public:
   // Throws kUsage for a vocab_size too small for the special tokens and the bytes, or special tokens that are empty,

@@ -49,8 +49,8 @@ std::vector<std::string> NaiveMerges(const std::string& text, size_t wanted) {
     }
     if (counts.empty()) break;
     const auto best = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
-      return a.second != b.second ? a.second < b.second : a.first > b.first;
-    })->first;
+                        return a.second != b.second ? a.second < b.second : a.first > b.first;
+                      })->first;
     const std::string left = tokens[static_cast<size_t>(best.first)], right = tokens[static_cast<size_t>(best.second)];
     if (std::find(tokens.begin(), tokens.end(), left + right) != tokens.end()) break;
     merges.push_back(left + " " + right);
@@ -100,7 +100,8 @@ TEST(BpeTrain, CountsDocumentsApart) {
   EXPECT_EQ(apart.distinct, 1u);
   EXPECT_EQ(apart.bytes, 4u);
   EXPECT_EQ(apart.vocab_size, 258);
-  EXPECT_EQ(Merges(TrainBpe({"ab", "cdcd"}, {.vocab_size = 300, .min_count = 2}).json), (std::vector<std::string>{"c d"}));
+  EXPECT_EQ(Merges(TrainBpe({"ab", "cdcd"}, {.vocab_size = 300, .min_count = 2}).json),
+            (std::vector<std::string>{"c d"}));
 }
 
 TEST(BpeTrain, TheFileLoadsAndNamesItsSpecials) {

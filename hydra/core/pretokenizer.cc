@@ -27,7 +27,8 @@ std::string StepType(const json& value, const std::string& where) {
 bool Bool(const json& value, const char* key, bool missing, const std::string& where) {
   const auto found = value.find(key);
   if (found == value.end()) return missing;
-  if (!found->is_boolean()) Refuse(fmt::format("{}.{}", where, key), fmt::format("= {}: must be true or false", found->dump()));
+  if (!found->is_boolean())
+    Refuse(fmt::format("{}.{}", where, key), fmt::format("= {}: must be true or false", found->dump()));
   return found->get<bool>();
 }
 
@@ -60,8 +61,8 @@ SplitBehavior BehaviorFromName(const std::string& name, const std::string& where
   if (name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
   if (name == "Contiguous") return SplitBehavior::kContiguous;
-  Refuse(where + ".behavior", fmt::format("= '{}': must be Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous",
-                                          name));
+  Refuse(where + ".behavior",
+         fmt::format("= '{}': must be Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous", name));
 }
 
 // A stretch of text, matched by the pattern or not; all stretches together are the text.
@@ -83,7 +84,8 @@ std::vector<Stretch> Arrange(const std::vector<Stretch>& stretches, SplitBehavio
   std::vector<Stretch> out;
   bool previous = false;
   switch (behavior) {
-    case SplitBehavior::kIsolated: return stretches;
+    case SplitBehavior::kIsolated:
+      return stretches;
     case SplitBehavior::kRemoved:
       for (const Stretch& s : stretches) {
         if (!s.match) out.push_back(s);
@@ -172,7 +174,8 @@ void TextPattern::ForEachMatch(std::string_view text, const std::function<void(R
       found({begin, begin + piece.size()});
     });
   } else if (const auto* literal = std::get_if<std::string>(&pattern_)) {
-    for (size_t at = text.find(*literal); at != std::string_view::npos; at = text.find(*literal, at + literal->size())) {
+    for (size_t at = text.find(*literal); at != std::string_view::npos;
+         at = text.find(*literal, at + literal->size())) {
       found({at, at + literal->size()});
     }
   } else {
@@ -209,7 +212,8 @@ void Normalizer::Add(const json& value, const std::string& where) {
     steps_.emplace_back(PrependStep{String(value, "prepend", where)});
   } else if (type == "Replace") {
     if (!value.contains("pattern")) Refuse(where + ".pattern", "is missing");
-    steps_.emplace_back(ReplaceStep{TextPattern::FromJson(value["pattern"], where + ".pattern"), String(value, "content", where)});
+    steps_.emplace_back(
+        ReplaceStep{TextPattern::FromJson(value["pattern"], where + ".pattern"), String(value, "content", where)});
   } else {
     Refuse(where + ".type", fmt::format("= '{}': unknown step; supported are NFC, Prepend, Replace, Sequence", type));
   }
@@ -241,7 +245,8 @@ PreTokenizer PreTokenizer::FromJson(const json& value, const std::string& where)
 
 void PreTokenizer::Add(const json& value, const std::string& where) {
   const std::string type = StepType(value, where);
-  if (byte_level_) Refuse(where, fmt::format("{} after ByteLevel is not supported: ByteLevel must be the last step", type));
+  if (byte_level_)
+    Refuse(where, fmt::format("{} after ByteLevel is not supported: ByteLevel must be the last step", type));
   if (type == "Sequence") {
     const json& elements = Elements(value, "pretokenizers", where);
     for (size_t i = 0; i < elements.size(); ++i) Add(elements[i], fmt::format("{}.pretokenizers[{}]", where, i));
@@ -249,7 +254,8 @@ void PreTokenizer::Add(const json& value, const std::string& where) {
   }
   description_ += (description_.empty() ? "" : " + ") + type;
   if (type == "ByteLevel") {
-    steps_.emplace_back(ByteLevelStep{Bool(value, "add_prefix_space", true, where), Bool(value, "use_regex", true, where)});
+    steps_.emplace_back(
+        ByteLevelStep{Bool(value, "add_prefix_space", true, where), Bool(value, "use_regex", true, where)});
     byte_level_ = true;
   } else if (type == "Split") {
     if (!value.contains("pattern")) Refuse(where + ".pattern", "is missing");
@@ -264,9 +270,12 @@ void PreTokenizer::Add(const json& value, const std::string& where) {
       Refuse(where + ".replacement", fmt::format("= '{}': must be one character", step.replacement));
     }
     const std::string scheme = value.contains("prepend_scheme") ? String(value, "prepend_scheme", where) : "always";
-    if (scheme == "first") step.prepend = Prepend::kFirst;
-    else if (scheme == "never") step.prepend = Prepend::kNever;
-    else if (scheme != "always") Refuse(where + ".prepend_scheme", fmt::format("= '{}': must be always, first or never", scheme));
+    if (scheme == "first")
+      step.prepend = Prepend::kFirst;
+    else if (scheme == "never")
+      step.prepend = Prepend::kNever;
+    else if (scheme != "always")
+      Refuse(where + ".prepend_scheme", fmt::format("= '{}': must be always, first or never", scheme));
     steps_.emplace_back(std::move(step));
   } else {
     Refuse(where + ".type",
@@ -298,9 +307,11 @@ void PreTokenizer::ForEachPiece(std::string_view text, bool at_start,
   std::vector<Piece> pieces{{text, at_start}};
   for (const Step& step : steps_) {
     Output out{{}, &made};
-    std::visit([&](const auto& s) {
-      for (const Piece& piece : pieces) Run(s, piece, out);
-    }, step);
+    std::visit(
+        [&](const auto& s) {
+          for (const Piece& piece : pieces) Run(s, piece, out);
+        },
+        step);
     pieces = std::move(out.pieces);
   }
   for (const Piece& piece : pieces) {
@@ -345,7 +356,8 @@ void PreTokenizer::Run(const DigitsStep& step, Piece piece, Output& out) {
 
 void PreTokenizer::Run(const ByteLevelStep& step, Piece piece, Output& out) {
   std::string_view text = piece.text;
-  if (step.add_prefix_space && !text.empty() && text.front() != ' ') text = out.made->emplace_back(" " + std::string(text));
+  if (step.add_prefix_space && !text.empty() && text.front() != ' ')
+    text = out.made->emplace_back(" " + std::string(text));
   if (!step.use_regex) {
     out.pieces.push_back({text, piece.at_start});
     return;
@@ -372,12 +384,14 @@ void PreTokenizer::Run(const MetaspaceStep& step, Piece piece, Output& out) {
     return;
   }
   Stretches stretches(made.size(), false);
-  for (size_t at = made.find(step.replacement); at != std::string_view::npos; at = made.find(step.replacement, at + 1)) {
+  for (size_t at = made.find(step.replacement); at != std::string_view::npos;
+       at = made.find(step.replacement, at + 1)) {
     stretches.Match(at, at + step.replacement.size());
   }
-  EmitStretches(made, Arrange(stretches.Finish(), SplitBehavior::kMergedWithNext), [&](std::string_view part, bool first) {
-    out.pieces.push_back({part, piece.at_start && first});
-  });
+  EmitStretches(made, Arrange(stretches.Finish(), SplitBehavior::kMergedWithNext),
+                [&](std::string_view part, bool first) {
+                  out.pieces.push_back({part, piece.at_start && first});
+                });
 }
 
 }  // namespace hydra

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Oniguruma patterns for PCRE2: the translation, and matching within limits. Not here: split behaviours (pretokenizer.cc).
+// Oniguruma patterns for PCRE2: the translation, and matching within limits. Not here: split behaviours
+// (pretokenizer.cc).
 #include "hydra/core/pretokenizer_regex.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -25,7 +26,8 @@ class Translator {
   Translator(std::string_view pattern, const std::string& where) : in_(pattern), where_(where) {}
 
   std::string Run() {
-    if (in_.size() > kMaxPatternBytes) Refuse(fmt::format("is {} bytes long: the limit is {}", in_.size(), kMaxPatternBytes));
+    if (in_.size() > kMaxPatternBytes)
+      Refuse(fmt::format("is {} bytes long: the limit is {}", in_.size(), kMaxPatternBytes));
     while (pos_ < in_.size()) Item();
     return std::move(out_);
   }
@@ -42,16 +44,22 @@ class Translator {
 
   void Item() {
     switch (in_[pos_]) {
-      case '\\': return Escape(false);
-      case '[': return Class();
-      case '(': return Group();
-      case '{': return Interval();
-      default: return Copy(1);
+      case '\\':
+        return Escape(false);
+      case '[':
+        return Class();
+      case '(':
+        return Group();
+      case '{':
+        return Interval();
+      default:
+        return Copy(1);
     }
   }
 
   void Group() {
-    static constexpr std::array<std::string_view, 8> kSame = {"(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!", "(?i:", "(?-i:"};
+    static constexpr std::array<std::string_view, 8> kSame = {"(?:",  "(?=",  "(?!",  "(?>",
+                                                              "(?<=", "(?<!", "(?i:", "(?-i:"};
     if (!At("(?")) {
       if (At("(*")) Refuse("'(*' is not supported");
       return Copy(1);
@@ -104,18 +112,33 @@ class Translator {
     const char c = in_[pos_ + 1];
     switch (c) {
       case 'p':
-      case 'P': return Property();
-      case 'x': return HexEscape();
-      case 'u': return UnicodeEscape();
-      case 'v': return Replace("\\x0B");                       // PCRE2: any vertical space
-      case 's': case 'S': case 'd': case 'D': case 'n': case 'r': case 't': case 'f': case 'a': case 'e':
+      case 'P':
+        return Property();
+      case 'x':
+        return HexEscape();
+      case 'u':
+        return UnicodeEscape();
+      case 'v':
+        return Replace("\\x0B");  // PCRE2: any vertical space
+      case 's':
+      case 'S':
+      case 'd':
+      case 'D':
+      case 'n':
+      case 'r':
+      case 't':
+      case 'f':
+      case 'a':
+      case 'e':
         return Copy(2);
       case 'w':  // PCRE2's lacks marks and connectors
         return Replace(in_class ? "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" : "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
       case 'W':
         if (!in_class) return Replace("[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
         break;
-      case 'A': case 'z': case 'Z':
+      case 'A':
+      case 'z':
+      case 'Z':
         if (!in_class) return Copy(2);
         break;
       default:
@@ -210,7 +233,9 @@ std::string Pcre2Message(int code) {
 
 }  // namespace
 
-std::string TranslateRegex(std::string_view pattern, const std::string& where) { return Translator(pattern, where).Run(); }
+std::string TranslateRegex(std::string_view pattern, const std::string& where) {
+  return Translator(pattern, where).Run();
+}
 
 struct Regex::Code {
   pcre2_code* code = nullptr;
@@ -226,8 +251,8 @@ Regex::Regex(std::string_view pattern, std::string where) : code_(std::make_uniq
   pcre2_compile_context* context = pcre2_compile_context_create(nullptr);
   HYDRA_CHECK(context != nullptr, "PCRE2 is out of memory");
   pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-  code_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), kOptions, &error, &offset,
-                              context);
+  code_->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(), kOptions, &error,
+                              &offset, context);
   pcre2_compile_context_free(context);
   if (code_->code == nullptr) {
     throw Error(ErrorCode::kFormat, fmt::format("{}: bad regular expression: {} at byte {} of '{}'", where_,
@@ -263,12 +288,14 @@ void Regex::ForEachMatch(std::string_view text, const std::function<void(Span)>&
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
     int rc = pcre2_match(code_->code, subject, text.size(), at, PCRE2_NO_UTF_CHECK, match.data, match.context);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-      rc = pcre2_match(code_->code, subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match.data, match.context);
+      rc = pcre2_match(code_->code, subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match.data,
+                       match.context);
     }
     if (rc == PCRE2_ERROR_NOMATCH) return;
     if (rc < 0) {
-      throw Error(ErrorCode::kData, fmt::format("{}: regular expression gave up at byte {} of a text of {}: {} (limit {})",
-                                                where_, at, text.size(), Pcre2Message(rc), kMatchLimit));
+      throw Error(ErrorCode::kData,
+                  fmt::format("{}: regular expression gave up at byte {} of a text of {}: {} (limit {})", where_, at,
+                              text.size(), Pcre2Message(rc), kMatchLimit));
     }
     const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(match.data);
     const Span span{ends[0], ends[1]};

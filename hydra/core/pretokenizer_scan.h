@@ -118,7 +118,8 @@ const char* NextLlama3(const Scanner& scan, const char* p) {
   if (c == CharClass::kNumber) return SkipNumbers(scan, p, kMaxDigits);
   const char* const next = p + Utf8Length(*p);
   const bool more = next < end;
-  if (more && !is_newline(*p) && scan.ClassAt(next) == CharClass::kLetter) return scan.SkipRun(next, CharClass::kLetter);
+  if (more && !is_newline(*p) && scan.ClassAt(next) == CharClass::kLetter)
+    return scan.SkipRun(next, CharClass::kLetter);
   if (c == CharClass::kOther || (*p == ' ' && more && scan.ClassAt(next) == CharClass::kOther)) {
     const char* q = scan.SkipRun(next, CharClass::kOther);
     while (q < end && is_newline(*q)) ++q;
@@ -147,9 +148,12 @@ void ScanAll(std::string_view text, Emit&& emit) {
 template <class Emit>
 void ScanPieces(SplitPattern pattern, std::string_view text, Emit&& emit) {
   switch (pattern) {
-    case SplitPattern::kGpt2: return internal::ScanAll<internal::NextGpt2>(text, emit);
-    case SplitPattern::kLlama3: return internal::ScanAll<internal::NextLlama3<3>>(text, emit);
-    case SplitPattern::kQwen2: return internal::ScanAll<internal::NextLlama3<1>>(text, emit);
+    case SplitPattern::kGpt2:
+      return internal::ScanAll<internal::NextGpt2>(text, emit);
+    case SplitPattern::kLlama3:
+      return internal::ScanAll<internal::NextLlama3<3>>(text, emit);
+    case SplitPattern::kQwen2:
+      return internal::ScanAll<internal::NextLlama3<1>>(text, emit);
   }
 }
 

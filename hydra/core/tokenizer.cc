@@ -50,13 +50,15 @@ class PostProcessorReader {
       Template(value, where);
     } else {
       tokenizer_json::Refuse(where + ".type", fmt::format("= '{}': unknown step; supported are ByteLevel, "
-                                                          "TemplateProcessing, Sequence", type));
+                                                          "TemplateProcessing, Sequence",
+                                                          type));
     }
   }
 
  private:
   void Template(const json& value, const std::string& where) {
-    if (!value.contains("single") || !value["single"].is_array()) tokenizer_json::Refuse(where + ".single", "must be an array");
+    if (!value.contains("single") || !value["single"].is_array())
+      tokenizer_json::Refuse(where + ".single", "must be an array");
     Surround found;
     bool seen = false;
     for (size_t i = 0; i < value["single"].size(); ++i) {
@@ -89,8 +91,8 @@ class PostProcessorReader {
     }
     for (const json& id : tokens[name]["ids"]) {
       if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() >= tokens_.size()) {
-        tokenizer_json::Refuse(field + ".ids", fmt::format("= {}: no token has this id, the vocabulary ends at {}", id.dump(),
-                                                           tokens_.size() - 1));
+        tokenizer_json::Refuse(field + ".ids", fmt::format("= {}: no token has this id, the vocabulary ends at {}",
+                                                           id.dump(), tokens_.size() - 1));
       }
       ids.push_back(id.get<int32_t>());
     }
@@ -109,8 +111,8 @@ uint64_t NextSerial() {
 
 struct Tokenizer::Impl {
   uint64_t serial = NextSerial();
-  TokenTable tokens;      // all, as the file spells them
-  TokenTable own;         // those of the model; the added ones empty
+  TokenTable tokens;  // all, as the file spells them
+  TokenTable own;     // those of the model; the added ones empty
   BpeModel bpe;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
@@ -118,7 +120,7 @@ struct Tokenizer::Impl {
   AddedTokenFinder raw_added, normalized_added;
   std::vector<bool> special;
   Surround surround;
-  std::string bytes;               // of all tokens, joined
+  std::string bytes;                // of all tokens, joined
   std::vector<uint64_t> byte_ends;  // [vocab_size + 1]
   std::optional<int32_t> bos, eos;
   std::array<uint8_t, 32> sha256{};
@@ -249,7 +251,8 @@ void Tokenizer::Impl::ReadConfig(const std::string& path) {
     const auto& text = value.is_object() && value.contains("content") ? value["content"] : value;
     const int32_t found = text.is_string() ? tokens.Find(text.get<std::string>()) : -1;
     if (found < 0) {
-      throw Error(ErrorCode::kFormat, fmt::format("{}: {} = {}: tokenizer.json has no such token", path, key, JsonExcerpt(text)));
+      throw Error(ErrorCode::kFormat,
+                  fmt::format("{}: {} = {}: tokenizer.json has no such token", path, key, JsonExcerpt(text)));
     }
     id = found;
   };
@@ -267,7 +270,8 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text, const EncodeOption
   return ids;
 }
 
-void Tokenizer::Encode(std::string_view text, const EncodeOptions& options, Scratch& scratch, std::vector<int32_t>& ids) const {
+void Tokenizer::Encode(std::string_view text, const EncodeOptions& options, Scratch& scratch,
+                       std::vector<int32_t>& ids) const {
   const Impl& impl = *impl_;
   Scratch::Data& data = *scratch.data_;
   data.cache.Prepare(impl.serial, text.size());
@@ -292,7 +296,8 @@ void Tokenizer::Encode(std::string_view text, const EncodeOptions& options, Scra
   if (options.add_special) ids.insert(ids.end(), impl.surround.after.begin(), impl.surround.after.end());
 }
 
-void Tokenizer::Impl::EncodeText(std::string_view text, bool at_start, Scratch::Data& scratch, std::vector<int32_t>& ids) const {
+void Tokenizer::Impl::EncodeText(std::string_view text, bool at_start, Scratch::Data& scratch,
+                                 std::vector<int32_t>& ids) const {
   if (const auto known = pre_tokenizer.known()) {
     ScanPieces(*known, text, [&](std::string_view piece) { EncodePiece(piece, scratch, ids); });
   } else {
@@ -300,7 +305,8 @@ void Tokenizer::Impl::EncodeText(std::string_view text, bool at_start, Scratch::
   }
 }
 
-inline void Tokenizer::Impl::EncodePiece(std::string_view piece, Scratch::Data& scratch, std::vector<int32_t>& ids) const {
+inline void Tokenizer::Impl::EncodePiece(std::string_view piece, Scratch::Data& scratch,
+                                         std::vector<int32_t>& ids) const {
   if (piece.size() > PieceCache::kMaxPieceBytes) {
     bpe.Encode(piece, scratch.bpe, ids);
     return;

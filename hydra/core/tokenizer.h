@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Text to token ids and back, as the tokenizer.json of a model says; ids equal those of the `tokenizers` library.
-// Which files are supported: docs/tokenizer.md. Not here: training (bpe_train.h), the command line (cli/verb_tokenizer.cc).
+// Which files are supported: docs/tokenizer.md. Not here: training (bpe_train.h), the command line
+// (cli/verb_tokenizer.cc).
 #pragma once
 
 #include <array>

@@ -72,8 +72,8 @@ class AddedTokenFinder {
   // A trie: edges_ maps node << 8 | byte to a node; ends_[node] is the token that ends there, or -1.
   std::unordered_map<uint64_t, int> edges_;
   std::vector<int> ends_;
-  std::vector<bool> starts_;  // bytes that begin a token
-  int only_start_ = -1;       // that byte, where all begin with the same: memchr finds it
+  std::vector<bool> starts_;           // bytes that begin a token
+  int only_start_ = -1;                // that byte, where all begin with the same: memchr finds it
   std::shared_ptr<const Regex> word_;  // a word character, for single_word
 };
 

@@ -23,7 +23,10 @@ int FallbackByte(std::string_view token) {
   if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
   int value = 0;
   for (const char c : token.substr(3, 2)) {
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                             : -1;
     if (digit < 0) return -1;
     value = value * 16 + digit;
   }
@@ -75,21 +78,25 @@ void TokenDecoder::Add(const json& value, const std::string& where) {
     steps_.emplace_back(FuseStep{});
   } else if (type == "Replace") {
     if (!value.contains("pattern")) Refuse(where + ".pattern", "is missing");
-    steps_.emplace_back(ReplaceStep{TextPattern::FromJson(value["pattern"], where + ".pattern"), String(value, "content", where)});
+    steps_.emplace_back(
+        ReplaceStep{TextPattern::FromJson(value["pattern"], where + ".pattern"), String(value, "content", where)});
   } else if (type == "Strip") {
     const std::string content = String(value, "content", where);
     if (content.empty() || content.size() != static_cast<size_t>(Utf8Length(content[0]))) {
       Refuse(where + ".content", fmt::format("= '{}': must be one character", content));
     }
-    steps_.emplace_back(StripStep{DecodeUtf8(content.data()).value, Count(value, "start", where), Count(value, "stop", where)});
+    steps_.emplace_back(
+        StripStep{DecodeUtf8(content.data()).value, Count(value, "start", where), Count(value, "stop", where)});
   } else if (type == "Metaspace") {
     const std::string replacement = String(value, "replacement", where);
     if (replacement.empty()) Refuse(where + ".replacement", "must not be empty");
     const bool drop = !value.contains("prepend_scheme") || value["prepend_scheme"] != "never";
     steps_.emplace_back(MetaspaceStep{replacement, drop});
   } else {
-    Refuse(where + ".type", fmt::format("= '{}': unknown step; supported are ByteLevel, ByteFallback, Fuse, Replace, Strip, "
-                                        "Metaspace, Sequence", type));
+    Refuse(where + ".type",
+           fmt::format("= '{}': unknown step; supported are ByteLevel, ByteFallback, Fuse, Replace, Strip, "
+                       "Metaspace, Sequence",
+                       type));
   }
 }
 

@@ -117,7 +117,8 @@ class Reader {
   enum class Where { kTree, kVocab, kMerges, kPair };
 
   void Deeper() {
-    if (++depth_ > kMaxDepth) throw Error(ErrorCode::kFormat, fmt::format("{}: nested deeper than {} levels", file_, kMaxDepth));
+    if (++depth_ > kMaxDepth)
+      throw Error(ErrorCode::kFormat, fmt::format("{}: nested deeper than {} levels", file_, kMaxDepth));
   }
   [[nodiscard]] bool TopPath(std::string_view name) const { return top_key_ == "model" && key_ == name; }
 
@@ -161,12 +162,14 @@ class Reader {
     return true;
   }
   [[noreturn]] void BadMerge(size_t index, const std::string& what) const {
-    throw Error(ErrorCode::kFormat, fmt::format("{}: model.merges[{}] {}: must be two tokens, \"A B\" or [\"A\", \"B\"]",
-                                                file_, index, what));
+    throw Error(
+        ErrorCode::kFormat,
+        fmt::format("{}: model.merges[{}] {}: must be two tokens, \"A B\" or [\"A\", \"B\"]", file_, index, what));
   }
   [[noreturn]] void WrongEntry(const std::string& what) const {
     if (where_ == Where::kVocab) {
-      throw Error(ErrorCode::kFormat, fmt::format("{}: model.vocab[{}] = {}: must be a whole number", file_, Quoted(key_), what));
+      throw Error(ErrorCode::kFormat,
+                  fmt::format("{}: model.vocab[{}] = {}: must be a whole number", file_, Quoted(key_), what));
     }
     BadMerge(where_ == Where::kPair ? merges.size() - 1 : merges.size(), "= " + what);
   }
@@ -226,12 +229,14 @@ class Builder {
   void CheckModel() {
     const json& model = reader_.tree["model"];
     const json type = model.value("type", json(nullptr));
-    if (!type.is_null() && type != "BPE") Fail("model.type", fmt::format("= {}: only \"BPE\" is supported", type.dump()));
+    if (!type.is_null() && type != "BPE")
+      Fail("model.type", fmt::format("= {}: only \"BPE\" is supported", type.dump()));
     if (!reader_.has_vocab) Fail("model.vocab", "is missing: must be an object of ids");
     if (!reader_.has_merges) Fail("model.merges", "is missing: must be an array");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const json value = model.value(key, json(nullptr));
-      if (!value.is_null() && value != "") Fail(fmt::format("model.{}", key), fmt::format("= {}: not supported", value.dump()));
+      if (!value.is_null() && value != "")
+        Fail(fmt::format("model.{}", key), fmt::format("= {}: not supported", value.dump()));
     }
     const json dropout = model.value("dropout", json(nullptr));
     if (!dropout.is_null() && !(dropout.is_number() && dropout.get<double>() == 0)) {

@@ -35,7 +35,9 @@ const std::vector<char32_t>& Assigned() {
       if ((c < 0xD800 || c > 0xDFFF) && c != 0x180E) AppendUtf8(c, all);
     }
     std::vector<char32_t> chars;
-    Regex("[^\\p{Cn}\\p{Co}]", "test").ForEachMatch(all, [&](Regex::Span s) { chars.push_back(DecodeUtf8(&all[s.begin]).value); });
+    Regex("[^\\p{Cn}\\p{Co}]", "test").ForEachMatch(all, [&](Regex::Span s) {
+      chars.push_back(DecodeUtf8(&all[s.begin]).value);
+    });
     return chars;
   }();
   return assigned;
@@ -44,7 +46,8 @@ const std::vector<char32_t>& Assigned() {
 // Any assigned character but U+180E, whose class PCRE2 sees differently; mostly from the patterns' corners.
 char32_t RandomChar(std::mt19937_64& rng) {
   static constexpr std::u32string_view kCorners =
-      U" \t\n\r\v\f\u0085\u00A0\u2003\u2028\u3000'sSdDtTmMlLvVrReE\u017F\u212A09\u0663\u00BD\u2160aZ\u00E9\u4E2D\u0301_-.\u200D"
+      U" \t\n\r\v\f\u0085\u00A0\u2003\u2028\u3000'sSdDtTmMlLvVrReE\u017F\u212A09\u0663\u00BD\u2160aZ\u00E9\u4E2D\u0301_"
+      U"-.\u200D"
       U"\U0001F600\U00010400\u00AD\uFEFF";
   if (rng() % 8 != 0) return kCorners[rng() % kCorners.size()];
   return Assigned()[rng() % (rng() % 2 ? Assigned().size() : 0x2000)];
@@ -60,7 +63,8 @@ std::string RandomText(std::mt19937_64& rng, size_t max_chars) {
 }
 
 std::string RandomBytes(std::mt19937_64& rng, size_t max_bytes) {
-  static constexpr std::string_view kCorners = "\x01\x7F\x80\xBF\xC0\xC1\xC2\xDF\xE0\xED\xEF\xF0\xF4\xF5\xFF\x9F\xA0\x8F\x90";
+  static constexpr std::string_view kCorners =
+      "\x01\x7F\x80\xBF\xC0\xC1\xC2\xDF\xE0\xED\xEF\xF0\xF4\xF5\xFF\x9F\xA0\x8F\x90";
   std::string bytes;
   for (size_t n = rng() % (max_bytes + 1); n > 0; --n) {
     bytes.push_back(rng() % 2 ? static_cast<char>(rng()) : kCorners[rng() % kCorners.size()]);
@@ -105,13 +109,17 @@ TEST(TokenizerText, MendReplacesMaximalInvalidParts) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"plain", "plain"},
       {"\xC3\xA9", "\xC3\xA9"},
-      {"a\xFF" "b", "a" + r + "b"},
-      {"\xE2\x82", r},                        // cut: one part
-      {"\xE2\x82" "x", r + "x"},
+      {"a\xFF"
+       "b",
+       "a" + r + "b"},
+      {"\xE2\x82", r},  // cut: one part
+      {"\xE2\x82"
+       "x",
+       r + "x"},
       {"\xF0\x9F\x98\xE2\x82\xAC", r + "\xE2\x82\xAC"},
-      {"\xC0\x80", r + r},                    // overlong: each byte by itself
-      {"\xED\xA0\x80", r + r + r},            // a surrogate
-      {"\xF4\x90\x80\x80", r + r + r + r},    // above U+10FFFF
+      {"\xC0\x80", r + r},                  // overlong: each byte by itself
+      {"\xED\xA0\x80", r + r + r},          // a surrogate
+      {"\xF4\x90\x80\x80", r + r + r + r},  // above U+10FFFF
   };
   for (const auto& [in, want] : cases) EXPECT_EQ(MendUtf8(in, buffer), want) << Json(want).dump();
 }
@@ -172,7 +180,8 @@ TEST(Pretokenizer, ScannersEqualPcre2) {
         std::vector<std::string> want, got;
         regex.ForEachMatch(text, [&](Regex::Span s) { want.push_back(text.substr(s.begin, s.end - s.begin)); });
         ScanPieces(pattern, text, [&](std::string_view piece) { got.emplace_back(piece); });
-        ASSERT_EQ(want, got) << "pattern " << source << " seed " << seed << " round " << round << " text " << Json(text).dump();
+        ASSERT_EQ(want, got) << "pattern " << source << " seed " << seed << " round " << round << " text "
+                             << Json(text).dump();
       }
     }
   }
@@ -185,17 +194,20 @@ TEST(Pretokenizer, ScannersEqualPcre2OnEachCharacter) {
     all += "a1 .";
     AppendUtf8(c, all);
   }
-  for (const auto& [regex, pattern] : {std::pair(&gpt2, SplitPattern::kGpt2), std::pair(&llama3, SplitPattern::kLlama3)}) {
+  for (const auto& [regex, pattern] :
+       {std::pair(&gpt2, SplitPattern::kGpt2), std::pair(&llama3, SplitPattern::kLlama3)}) {
     std::vector<size_t> want, got;
     regex->ForEachMatch(all, [&](Regex::Span s) { want.push_back(s.end); });
-    ScanPieces(pattern, all, [&, at = size_t{0}](std::string_view piece) mutable { got.push_back(at += piece.size()); });
+    ScanPieces(pattern, all,
+               [&, at = size_t{0}](std::string_view piece) mutable { got.push_back(at += piece.size()); });
     EXPECT_TRUE(want == got) << "pieces differ";
   }
 }
 
 TEST(Pretokenizer, RegexRefusesWhatPcre2ReadsDifferently) {
-  for (const char* pattern : {R"(\h+)", R"(\R)", R"(\b)", R"((a)\1)", "[[:alpha:]]", "[a&&b]", "a(?i)b", "(?m)a", "a{,3}",
-                              "a{2}+", "(*FAIL)", "[]a]", R"(\xC3)", R"(\k<a>)", "(?P<n>a)", "(?<n>a)", "[a[b]]", R"(\p{Greek)"}) {
+  for (const char* pattern :
+       {R"(\h+)", R"(\R)", R"(\b)", R"((a)\1)", "[[:alpha:]]", "[a&&b]", "a(?i)b", "(?m)a", "a{,3}", "a{2}+", "(*FAIL)",
+        "[]a]", R"(\xC3)", R"(\k<a>)", "(?P<n>a)", "(?<n>a)", "[a[b]]", R"(\p{Greek)"}) {
     const std::string what = ErrorOf([&] { Regex(pattern, "toy.json: field"); });
     EXPECT_NE(what.find("toy.json: field"), std::string::npos) << pattern << ": " << what;
   }
@@ -230,7 +242,8 @@ TEST(Bpe, ShortAndLongPiecesEqualTheNaiveLoop) {
       const std::string joined = texts[static_cast<size_t>(a)] + texts[static_cast<size_t>(b)];
       auto found = std::find(texts.begin(), texts.end(), joined);
       if (joined.size() > 12) continue;
-      if (std::any_of(merges.begin(), merges.end(), [&](const auto& m) { return m.left == a && m.right == b; })) continue;
+      if (std::any_of(merges.begin(), merges.end(), [&](const auto& m) { return m.left == a && m.right == b; }))
+        continue;
       const auto id = static_cast<int32_t>(found - texts.begin());
       if (found == texts.end()) texts.push_back(joined);
       merges.push_back({a, b, id});
@@ -242,7 +255,8 @@ TEST(Bpe, ShortAndLongPiecesEqualTheNaiveLoop) {
     for (const size_t length : {1, 2, 7, 47, 48, 49, 120, 300}) {
       std::string piece;
       std::vector<int32_t> symbols, got;
-      for (size_t i = 0; i < length; ++i) symbols.push_back(static_cast<int32_t>(rng() % 3)), piece += texts[static_cast<size_t>(symbols.back())];
+      for (size_t i = 0; i < length; ++i)
+        symbols.push_back(static_cast<int32_t>(rng() % 3)), piece += texts[static_cast<size_t>(symbols.back())];
       model.Encode(piece, scratch, got);
       ASSERT_EQ(got, NaiveMerge(symbols, merges)) << "seed " << seed << " piece " << piece;
     }
@@ -264,7 +278,8 @@ TEST(Bpe, AMegabyteOfOneWordIsNotQuadratic) {
 
 TEST(Tokenizer, DecodeUndoesEncode) {
   for (const auto pattern : {SplitPattern::kGpt2, SplitPattern::kLlama3, SplitPattern::kQwen2}) {
-    const auto trained = TrainBpe({"the cat sat on the mat, the cat's 1234 mats\n\n"}, {.vocab_size = 300, .pattern = pattern});
+    const auto trained =
+        TrainBpe({"the cat sat on the mat, the cat's 1234 mats\n\n"}, {.vocab_size = 300, .pattern = pattern});
     const Tokenizer tokenizer = Tokenizer::FromJson(trained.json, "toy.json");
     std::mt19937_64 rng(5);
     Tokenizer::Scratch scratch;
@@ -321,8 +336,13 @@ TEST(Tokenizer, AddedTokensStripSpacesAndKnowWords) {
   Json json = SmallJson();
   const auto add = [&](const char* content, const char* flag) {
     const size_t id = json["model"]["vocab"].size() + json["added_tokens"].size() - 1;
-    json["added_tokens"].push_back({{"id", id}, {"content", content}, {"special", false}, {"normalized", false},
-                                    {"lstrip", false}, {"rstrip", false}, {"single_word", false}});
+    json["added_tokens"].push_back({{"id", id},
+                                    {"content", content},
+                                    {"special", false},
+                                    {"normalized", false},
+                                    {"lstrip", false},
+                                    {"rstrip", false},
+                                    {"single_word", false}});
     if (flag) json["added_tokens"].back()[flag] = true;
     return static_cast<int32_t>(id);
   };
@@ -360,11 +380,13 @@ TEST(Tokenizer, FolderNamesBosAndEos) {
   WriteFileAtomic(folder / "tokenizer.json", SmallFile());
   EXPECT_EQ(Tokenizer::Load(folder).eos_id(), 0);
   EXPECT_EQ(Hex(Tokenizer::Load(folder / "tokenizer.json").sha256()), Sha256Hex(SmallFile()));
-  WriteFileAtomic(folder / "tokenizer_config.json", std::string_view(R"({"bos_token": {"content": "<|endoftext|>"}, "eos_token": "a"})"));
+  WriteFileAtomic(folder / "tokenizer_config.json",
+                  std::string_view(R"({"bos_token": {"content": "<|endoftext|>"}, "eos_token": "a"})"));
   EXPECT_EQ(Tokenizer::Load(folder).bos_id(), 0);
   EXPECT_EQ(Tokenizer::Load(folder).eos_id(), Tokenizer::Load(folder).TokenId("a"));
   WriteFileAtomic(folder / "tokenizer_config.json", std::string_view(R"({"eos_token": "</s>"})"));
-  EXPECT_NE(ErrorOf([&] { (void)Tokenizer::Load(folder); }).find("tokenizer_config.json: eos_token"), std::string::npos);
+  EXPECT_NE(ErrorOf([&] { (void)Tokenizer::Load(folder); }).find("tokenizer_config.json: eos_token"),
+            std::string::npos);
   std::filesystem::remove_all(folder);
   EXPECT_NE(ErrorOf([&] { (void)Tokenizer::Load(folder); }), "");
 }
@@ -380,9 +402,15 @@ struct BadFile {
 std::vector<BadFile> BadFiles() {
   return {
       {"id-gap", "model.vocab", [](Json& j) { j["model"]["vocab"]["a"] = 100000; }},
-      {"id-gap-added", "added_tokens[1]", [](Json& j) { j["added_tokens"].push_back({{"id", 1000}, {"content", "zz"}}); }},
+      {"id-gap-added", "added_tokens[1]",
+       [](Json& j) {
+         j["added_tokens"].push_back({{"id", 1000}, {"content", "zz"}});
+       }},
       {"id-twice", "model.vocab", [](Json& j) { j["model"]["vocab"]["a"] = j["model"]["vocab"]["b"]; }},
-      {"id-twice-added", "added_tokens[1]", [](Json& j) { j["added_tokens"].push_back({{"id", 5}, {"content", "zz"}}); }},
+      {"id-twice-added", "added_tokens[1]",
+       [](Json& j) {
+         j["added_tokens"].push_back({{"id", 5}, {"content", "zz"}});
+       }},
       {"id-negative", "model.vocab[\"a\"]", [](Json& j) { j["model"]["vocab"]["a"] = -1; }},
       {"id-negative-added", "added_tokens[0].id", [](Json& j) { j["added_tokens"][0]["id"] = -1; }},
       {"id-text", "model.vocab[\"a\"]", [](Json& j) { j["model"]["vocab"]["a"] = "7"; }},
@@ -394,28 +422,53 @@ std::vector<BadFile> BadFiles() {
       {"merge-malformed", "model.merges[1]", [](Json& j) { j["model"]["merges"][1] = "ab"; }},
       {"merge-three", "model.merges[1]", [](Json& j) { j["model"]["merges"][1] = "a b c"; }},
       {"merge-pair-short", "model.merges[1]", [](Json& j) { j["model"]["merges"][1] = Json::array({"a"}); }},
-      {"merge-pair-long", "model.merges[1]", [](Json& j) { j["model"]["merges"][1] = Json::array({"a", "b", "c"}); }},
+      {"merge-pair-long", "model.merges[1]",
+       [](Json& j) {
+         j["model"]["merges"][1] = Json::array({"a", "b", "c"});
+       }},
       {"merge-number", "model.merges[1]", [](Json& j) { j["model"]["merges"][1] = 3; }},
       {"merge-object", "model.merges[1]", [](Json& j) { j["model"]["merges"][1] = Json::object(); }},
       {"merges-missing", "model.merges", [](Json& j) { j["model"].erase("merges"); }},
       {"bad-regex", "pre_tokenizer.pretokenizers[0].pattern.Regex", [](Json& j) { j["pre_tokenizer"] = Split("a(b"); }},
-      {"regex-explodes", "pre_tokenizer.pretokenizers[0].pattern.Regex", [](Json& j) { j["pre_tokenizer"] = Split("(a|a)+$"); }},
-      {"special-missing", "post_processor.special_tokens[\"<s>\"]", [](Json& j) {
-         j["post_processor"] = {{"type", "TemplateProcessing"},
-                                {"single", {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}}}}}},
-                                {"special_tokens", Json::object()}};
+      {"regex-explodes", "pre_tokenizer.pretokenizers[0].pattern.Regex",
+       [](Json& j) { j["pre_tokenizer"] = Split("(a|a)+$"); }},
+      {"special-missing", "post_processor.special_tokens[\"<s>\"]",
+       [](Json& j) {
+         j["post_processor"] = {
+             {"type", "TemplateProcessing"},
+             {"single", {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}}}}}},
+             {"special_tokens", Json::object()}};
        }},
       {"special-missing-unk", "model.unk_token", [](Json& j) { j["model"]["unk_token"] = "<unk>"; }},
-      {"unknown-step", "pre_tokenizer.type", [](Json& j) { j["pre_tokenizer"] = {{"type", "BertPreTokenizer"}}; }},
-      {"unknown-step-normalizer", "normalizer.type", [](Json& j) { j["normalizer"] = {{"type", "Lowercase"}}; }},
-      {"unknown-step-decoder", "decoder.type", [](Json& j) { j["decoder"] = {{"type", "WordPiece"}}; }},
-      {"unknown-step-post", "post_processor.type", [](Json& j) { j["post_processor"] = {{"type", "BertProcessing"}}; }},
+      {"unknown-step", "pre_tokenizer.type",
+       [](Json& j) {
+         j["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
+       }},
+      {"unknown-step-normalizer", "normalizer.type",
+       [](Json& j) {
+         j["normalizer"] = {{"type", "Lowercase"}};
+       }},
+      {"unknown-step-decoder", "decoder.type",
+       [](Json& j) {
+         j["decoder"] = {{"type", "WordPiece"}};
+       }},
+      {"unknown-step-post", "post_processor.type",
+       [](Json& j) {
+         j["post_processor"] = {{"type", "BertProcessing"}};
+       }},
       {"unknown-model", "model.type", [](Json& j) { j["model"]["type"] = "WordPiece"; }},
       {"dropout", "model.dropout", [](Json& j) { j["model"]["dropout"] = 0.1; }},
       {"prefix", "model.continuing_subword_prefix", [](Json& j) { j["model"]["continuing_subword_prefix"] = "##"; }},
-      {"truncation", "truncation", [](Json& j) { j["truncation"] = {{"max_length", 4}}; }},
-      {"padding", "padding", [](Json& j) { j["padding"] = {{"strategy", "BatchLongest"}}; }},
-      {"too-deep", "nested deeper than 64", [](Json& j) {
+      {"truncation", "truncation",
+       [](Json& j) {
+         j["truncation"] = {{"max_length", 4}};
+       }},
+      {"padding", "padding",
+       [](Json& j) {
+         j["padding"] = {{"strategy", "BatchLongest"}};
+       }},
+      {"too-deep", "nested deeper than 64",
+       [](Json& j) {
          Json deep = 1;
          for (int i = 0; i < 70; ++i) deep = Json::array({deep});
          j["x"] = deep;

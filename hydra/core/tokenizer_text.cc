@@ -14,7 +14,7 @@ namespace {
 
 // What stands at the start of `text` (not empty): a valid sequence, or the maximal part of one that is cut or broken.
 struct Sequence {
-  int bytes;    // of the sequence, or of the invalid part to replace
+  int bytes;  // of the sequence, or of the invalid part to replace
   bool valid;
   bool at_end;  // invalid only because the text ends here: more bytes could complete it
 };
@@ -81,8 +81,8 @@ bool IsNewerMark(int32_t c) {
 void Decompose(int32_t c, std::vector<int32_t>& out) {
   std::array<utf8proc_int32_t, 32> parts;
   int boundary = 0;
-  const auto n = utf8proc_decompose_char(c, parts.data(), static_cast<utf8proc_ssize_t>(parts.size()), UTF8PROC_DECOMPOSE,
-                                         &boundary);
+  const auto n = utf8proc_decompose_char(c, parts.data(), static_cast<utf8proc_ssize_t>(parts.size()),
+                                         UTF8PROC_DECOMPOSE, &boundary);
   HYDRA_CHECK(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "utf8proc_decompose_char gave ", n);
   out.insert(out.end(), parts.begin(), parts.begin() + n);
 }

@@ -51,9 +51,7 @@ class CharClasses {
  public:
   [[nodiscard]] static const CharClasses& Get();
   [[nodiscard]] CharClass Ascii(unsigned char byte) const { return static_cast<CharClass>(table_[byte]); }
-  [[nodiscard]] CharClass Of(char32_t c) const {
-    return c < 0x10000 ? static_cast<CharClass>(table_[c]) : Compute(c);
-  }
+  [[nodiscard]] CharClass Of(char32_t c) const { return c < 0x10000 ? static_cast<CharClass>(table_[c]) : Compute(c); }
 
  private:
   CharClasses();
