@@ -285,6 +285,10 @@ void RenameDurably(const std::string& from, const std::string& to, const FileOps
   FsyncDir(FolderOf(to), ops);
 }
 
+bool IsPlainFileName(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\\\0", 3)) == name.npos;
+}
+
 void MakeDirs(const std::string& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);

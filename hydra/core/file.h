@@ -180,6 +180,8 @@ void FsyncDir(const std::string& folder, const FileOps& ops = FileOps::Real());
 void FsyncFile(const std::string& path, const FileOps& ops = FileOps::Real());
 // rename(2) then fsync of the folder of `to`.
 void RenameDurably(const std::string& from, const std::string& to, const FileOps& ops = FileOps::Real());
+// True for a name that stays in its folder: not empty, not . or .., without a slash, backslash or zero byte.
+[[nodiscard]] bool IsPlainFileName(std::string_view name);
 // mkdir -p.
 void MakeDirs(const std::string& folder);
 // Removes what killed processes left in a folder: files named *.tmp-PID-N whose process no longer runs. Returns how

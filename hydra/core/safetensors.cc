@@ -323,6 +323,91 @@ class IndexSax final : public StrictSax {
   std::string key_;
 };
 
+// The shards that an index names. They are opened as it names them, and each entry is checked against its shard at
+// once, so that an index which declares much costs nothing.
+class IndexedShards {
+ public:
+  explicit IndexedShards(const std::string& path) : path_(path) {
+    const MappedFile index(path);
+    if (index.size() > kMaxIndex)
+      Bad(path, "index", fmt::format("{} bytes: must be at most {}", WithCommas(index.size()), WithCommas(kMaxIndex)));
+    IndexSax sax(path,
+                 [this](const std::string& tensor, const std::string& name) { List(tensor, Open(tensor, name)); });
+    const char* const first = reinterpret_cast<const char*>(index.bytes().data());
+    Json::sax_parse(first, first + index.size(), &sax);
+    if (!sax.has_weight_map) Bad(path, "weight_map", "is missing");
+    CheckAllListed();
+  }
+
+  std::vector<MappedFile> files;
+  SafeTensorsMetadata metadata;  // of the first shard
+
+  std::vector<TensorView> TakeTensors() {
+    std::vector<TensorView> tensors;
+    for (Shard& shard : shards_) std::ranges::move(shard.tensors, std::back_inserter(tensors));
+    return tensors;
+  }
+
+ private:
+  struct Shard {
+    std::string name;
+    std::vector<TensorView> tensors;
+    std::vector<uint32_t> by_name;
+    std::vector<bool> listed;  // the index has it
+  };
+
+  Shard& Open(const std::string& tensor, const std::string& name) {
+    if (const auto it = number_.find(name); it != number_.end()) return shards_[it->second];
+    if (!IsPlainFileName(name))
+      Bad(path_, "weight_map: " + tensor, fmt::format("\"{}\": must be a plain file name in the same folder", name));
+    const std::string file = (fs::path(path_).parent_path() / name).string();
+    std::error_code ignored;
+    if (!fs::exists(file, ignored))  // the index says where it was expected; a bare "cannot open" would not
+      throw Error(ErrorCode::kIo,
+                  fmt::format("{}: weight_map: {}: shard {} is missing", path_, OneLine(tensor), OneLine(name)));
+    Shard shard{.name = name, .tensors = {}, .by_name = {}, .listed = {}};
+    files.emplace_back(file);
+    auto shard_metadata = ReadOne(files.back(), &shard.tensors);
+    if (shards_.empty()) metadata = std::move(shard_metadata);
+    shard.by_name = SortByName(file, shard.tensors);
+    shard.listed.resize(shard.tensors.size());
+    number_.emplace(name, shards_.size());
+    return shards_.emplace_back(std::move(shard));
+  }
+
+  void List(const std::string& tensor, Shard& shard) const {
+    const auto it = std::ranges::lower_bound(shard.by_name, tensor, {},
+                                             [&](uint32_t i) -> const std::string& { return shard.tensors[i].name; });
+    if (it == shard.by_name.end() || shard.tensors[*it].name != tensor)
+      Bad(path_, "weight_map: " + tensor, fmt::format("shard {} has no such tensor", shard.name));
+    if (shard.listed[*it]) Bad(path_, "weight_map: " + tensor, "the tensor is there twice");
+    shard.listed[*it] = true;
+  }
+
+  void CheckAllListed() const {
+    for (const Shard& shard : shards_)
+      for (size_t i = 0; i < shard.tensors.size(); ++i) {
+        if (shard.listed[i]) continue;
+        const std::string& tensor = shard.tensors[i].name;
+        const std::string other = ListedIn(tensor);
+        Bad(path_, tensor,
+            other.empty() ? fmt::format("is in {} but not in weight_map", shard.name)
+                          : fmt::format("is in two shards, {} and {}", other, shard.name));
+      }
+  }
+
+  std::string ListedIn(const std::string& tensor) const {
+    for (const Shard& shard : shards_)
+      for (size_t i = 0; i < shard.tensors.size(); ++i)
+        if (shard.listed[i] && shard.tensors[i].name == tensor) return shard.name;
+    return {};
+  }
+
+  const std::string& path_;
+  std::vector<Shard> shards_;
+  std::unordered_map<std::string, size_t> number_;  // of a shard by its name
+};
+
 std::string ResolvePath(const std::string& path) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) return path;
@@ -338,77 +423,15 @@ std::string ResolvePath(const std::string& path) {
 SafeTensors SafeTensors::Open(const std::string& path) {
   SafeTensors result;
   result.path_ = ResolvePath(path);
-  if (!result.path_.ends_with(".json")) {
+  if (result.path_.ends_with(".json")) {
+    IndexedShards shards(result.path_);
+    result.files_ = std::move(shards.files);
+    result.metadata_ = std::move(shards.metadata);
+    result.tensors_ = shards.TakeTensors();
+  } else {
     result.files_.emplace_back(result.path_);
     result.metadata_ = ReadOne(result.files_[0], &result.tensors_);
-    result.IndexNames();
-    return result;
   }
-
-  // Shards are opened as the index names them, and each entry is checked against its shard at once, so an index that
-  // declares much costs nothing.
-  struct Shard {
-    std::string name;
-    std::vector<TensorView> tensors;
-    std::vector<uint32_t> by_name;
-    std::vector<bool> listed;
-  };
-  const MappedFile index(result.path_);
-  if (index.size() > kMaxIndex)
-    Bad(result.path_, "index",
-        fmt::format("{} bytes: must be at most {}", WithCommas(index.size()), WithCommas(kMaxIndex)));
-  std::vector<Shard> shards;
-  std::unordered_map<std::string, size_t> shard_of_name;
-  const auto open_shard = [&](const std::string& tensor, const std::string& name) -> Shard& {
-    if (const auto it = shard_of_name.find(name); it != shard_of_name.end()) return shards[it->second];
-    if (name.empty() || name == "." || name == ".." ||
-        name.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos)
-      Bad(result.path_, "weight_map: " + tensor,
-          fmt::format("\"{}\": must be a plain file name in the same folder", name.substr(0, 256)));
-    const std::string file = (fs::path(result.path_).parent_path() / name).string();
-    std::error_code ignored;
-    if (!fs::exists(file, ignored))  // the index says where it was expected; a bare "cannot open" would not
-      throw Error(ErrorCode::kIo,
-                  fmt::format("{}: weight_map: {}: shard {} is missing", result.path_, OneLine(tensor), OneLine(name)));
-    Shard shard{.name = name, .tensors = {}, .by_name = {}, .listed = {}};
-    result.files_.emplace_back(file);
-    auto metadata = ReadOne(result.files_.back(), &shard.tensors);
-    if (shards.empty()) result.metadata_ = std::move(metadata);
-    shard.by_name = SortByName(file, shard.tensors);
-    shard.listed.resize(shard.tensors.size());
-    shard_of_name.emplace(name, shards.size());
-    return shards.emplace_back(std::move(shard));
-  };
-  IndexSax sax(result.path_, [&](const std::string& tensor, const std::string& name) {
-    Shard& shard = open_shard(tensor, name);
-    const auto it = std::ranges::lower_bound(shard.by_name, tensor, {},
-                                             [&](uint32_t i) -> const std::string& { return shard.tensors[i].name; });
-    if (it == shard.by_name.end() || shard.tensors[*it].name != tensor)
-      Bad(result.path_, "weight_map: " + tensor, fmt::format("shard {} has no such tensor", name));
-    if (shard.listed[*it]) Bad(result.path_, "weight_map: " + tensor, "the tensor is there twice");
-    shard.listed[*it] = true;
-  });
-  const auto text = index.bytes();
-  const char* const first = reinterpret_cast<const char*>(text.data());
-  Json::sax_parse(first, first + text.size(), &sax);
-  if (!sax.has_weight_map) Bad(result.path_, "weight_map", "is missing");
-
-  const auto listed_in = [&](const std::string& tensor) {
-    for (const Shard& shard : shards)
-      for (size_t i = 0; i < shard.tensors.size(); ++i)
-        if (shard.listed[i] && shard.tensors[i].name == tensor) return shard.name;
-    return std::string();
-  };
-  for (const Shard& shard : shards)
-    for (size_t i = 0; i < shard.tensors.size(); ++i) {
-      if (shard.listed[i]) continue;
-      const std::string& tensor = shard.tensors[i].name;
-      const std::string other = listed_in(tensor);
-      Bad(result.path_, tensor,
-          other.empty() ? fmt::format("is in {} but not in weight_map", shard.name)
-                        : fmt::format("is in two shards, {} and {}", other, shard.name));
-    }
-  for (Shard& shard : shards) std::ranges::move(shard.tensors, std::back_inserter(result.tensors_));
   result.IndexNames();
   return result;
 }

@@ -100,9 +100,7 @@ DataManifest DataManifest::Load(const std::string& folder) {
     Fields fields(shards[i], fmt::format("{}: shards[{}]", path, i));
     Shard& shard = manifest.shards.emplace_back();
     fields.Read("file", &shard.file);
-    const bool plain = !shard.file.empty() && shard.file != "." && shard.file != ".." &&
-                       shard.file.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
-    if (!plain)
+    if (!IsPlainFileName(shard.file))
       Fields::Bad(fields.Path("file"),
                   fmt::format("\"{}\": must be a plain file name in the same folder", shard.file.substr(0, 256)));
     if (!files.insert(shard.file).second)

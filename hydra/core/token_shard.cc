@@ -51,39 +51,45 @@ std::optional<Layout> LayoutOf(uint64_t token_bytes, uint64_t n_tokens, uint64_t
   return Layout{*ends, *mask, *mask_end};
 }
 
-}  // namespace
+[[noreturn]] void FailValue(const ByteReader& reader, const std::string& field, uint64_t value,
+                            const std::string& rule) {
+  reader.Fail(field, fmt::format("= {}: {}", value, rule));
+}
 
-TokenShard TokenShard::Open(const std::string& path) {
-  TokenShard shard{MappedFile(path)};
-  ByteReader reader(shard.file_.bytes(), path);
+// The header, each field checked by itself.
+RawHeader ReadHeader(ByteReader& reader) {
   if (reader.Text(8, "magic") != kMagic) reader.Fail("magic", "must be HYDRATOK: not a token shard");
   reader.Seek(0, "header");
+  const auto bytes = reader.Bytes(kHeaderBytes, "header");
   RawHeader raw;
-  std::memcpy(&raw, reader.Bytes(kHeaderBytes, "header").data(), kHeaderBytes);
-  const auto fail = [&](const char* field, uint64_t value, const std::string& rule) {
-    reader.Fail(field, fmt::format("= {}: {}", value, rule));
-  };
-  if (raw.version != kVersion) fail("version", raw.version, "must be 1");
-  const uint32_t header_crc = Crc32(shard.file_.bytes().first(kCrcBytes));
+  std::memcpy(&raw, bytes.data(), kHeaderBytes);
+  if (raw.version != kVersion) FailValue(reader, "version", raw.version, "must be 1");
+  const uint32_t header_crc = Crc32(bytes.first(kCrcBytes));
   if (raw.header_crc != header_crc)
     reader.Fail("header CRC",
                 fmt::format("= {:08x}: the header's bytes have {:08x}: damaged", raw.header_crc, header_crc));
-  if (raw.token_bytes != 2 && raw.token_bytes != 4) fail("token bytes", raw.token_bytes, "must be 2 or 4");
+  if (raw.token_bytes != 2 && raw.token_bytes != 4) FailValue(reader, "token bytes", raw.token_bytes, "must be 2 or 4");
   if (raw.vocab_size == 0 || raw.vocab_size > std::numeric_limits<int32_t>::max())
-    fail("vocab_size", raw.vocab_size, "must be 1 to 2^31 - 1");
-  if ((raw.flags & ~kFlagMask) != 0) fail("flags", raw.flags, "only bit 0 (mask) is known");
+    FailValue(reader, "vocab_size", raw.vocab_size, "must be 1 to 2^31 - 1");
+  if ((raw.flags & ~kFlagMask) != 0) FailValue(reader, "flags", raw.flags, "only bit 0 (mask) is known");
   if (std::ranges::any_of(raw.reserved, [](uint8_t b) { return b != 0; })) reader.Fail("reserved bytes", "must be 0");
+  if (raw.tokens_offset != kTokensOffset) FailValue(reader, "tokens offset", raw.tokens_offset, "must be 4096");
+  return raw;
+}
+
+// Offsets and the file's size against the counts: after this every part lies within the file.
+void CheckLayout(const ByteReader& reader, const RawHeader& raw) {
   const bool has_mask = (raw.flags & kFlagMask) != 0;
   const auto layout = LayoutOf(raw.token_bytes, raw.n_tokens, raw.n_docs, has_mask);
   if (!layout)
-    fail("n_tokens", raw.n_tokens, fmt::format("with n_docs = {}: more bytes than 64 bits can count", raw.n_docs));
-  if (raw.tokens_offset != kTokensOffset) fail("tokens offset", raw.tokens_offset, "must be 4096");
+    FailValue(reader, "n_tokens", raw.n_tokens,
+              fmt::format("with n_docs = {}: more bytes than 64 bits can count", raw.n_docs));
   if (raw.ends_offset != layout->ends_offset)
-    fail("document ends offset", raw.ends_offset,
-         fmt::format("n_tokens = {} puts it at {}", raw.n_tokens, layout->ends_offset));
+    FailValue(reader, "document ends offset", raw.ends_offset,
+              fmt::format("n_tokens = {} puts it at {}", raw.n_tokens, layout->ends_offset));
   if (raw.mask_offset != layout->mask_offset)
-    fail("mask offset", raw.mask_offset, fmt::format("n_docs = {} puts it at {}", raw.n_docs, layout->mask_offset));
-
+    FailValue(reader, "mask offset", raw.mask_offset,
+              fmt::format("n_docs = {} puts it at {}", raw.n_docs, layout->mask_offset));
   const char* const part = has_mask && reader.size() >= raw.mask_offset ? "mask"
                            : reader.size() >= raw.ends_offset           ? "document ends"
                                                                         : "tokens";
@@ -93,30 +99,42 @@ TokenShard TokenShard::Open(const std::string& path) {
   if (reader.size() > layout->file_bytes)
     reader.Fail("payload",
                 fmt::format("is followed by {} bytes: must be none", WithCommas(reader.size() - layout->file_bytes)));
+}
 
+void CheckEnds(const ByteReader& reader, std::span<const uint64_t> ends, uint64_t n_tokens) {
+  uint64_t before = 0;
+  for (size_t i = 0; i < ends.size(); ++i) {
+    if (ends[i] <= before)
+      FailValue(reader, fmt::format("document ends[{}]", i), ends[i],
+                fmt::format("must be above the one before, {}", before));
+    if (ends[i] > n_tokens)
+      FailValue(reader, fmt::format("document ends[{}]", i), ends[i],
+                fmt::format("must be at most n_tokens = {}", n_tokens));
+    before = ends[i];
+  }
+  if (before != n_tokens)
+    FailValue(reader, "document ends", before, fmt::format("the last must be n_tokens = {}", n_tokens));
+}
+
+}  // namespace
+
+TokenShard TokenShard::Open(const std::string& path) {
+  TokenShard shard{MappedFile(path)};
+  ByteReader reader(shard.file_.bytes(), path);
+  const RawHeader raw = ReadHeader(reader);
+  CheckLayout(reader, raw);
   shard.header_ = {.token_bytes = raw.token_bytes,
                    .n_tokens = raw.n_tokens,
                    .n_docs = raw.n_docs,
                    .vocab_size = raw.vocab_size,
-                   .has_mask = has_mask,
+                   .has_mask = (raw.flags & kFlagMask) != 0,
                    .tokenizer = std::to_array(raw.tokenizer)};
   shard.payload_crc_ = raw.payload_crc;
   const std::byte* const base = shard.file_.bytes().data();
   shard.tokens_ = base + raw.tokens_offset;
   shard.ends_ = reinterpret_cast<const uint64_t*>(base + raw.ends_offset);  // aligned: 64, in a mapping
-  shard.mask_ = has_mask ? reinterpret_cast<const uint8_t*>(base + raw.mask_offset) : nullptr;
-  uint64_t before = 0;
-  for (uint64_t i = 0; i < raw.n_docs; ++i) {
-    const uint64_t end = shard.ends_[i];
-    if (end <= before)
-      fail(fmt::format("document ends[{}]", i).c_str(), end, fmt::format("must be above the one before, {}", before));
-    if (end > raw.n_tokens)
-      fail(fmt::format("document ends[{}]", i).c_str(), end,
-           fmt::format("must be at most n_tokens = {}", raw.n_tokens));
-    before = end;
-  }
-  if (before != raw.n_tokens)
-    fail("document ends", before, fmt::format("the last must be n_tokens = {}", raw.n_tokens));
+  if (shard.header_.has_mask) shard.mask_ = reinterpret_cast<const uint8_t*>(base + raw.mask_offset);
+  CheckEnds(reader, {shard.ends_, raw.n_docs}, raw.n_tokens);
   return shard;
 }
 
