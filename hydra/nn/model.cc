@@ -13,10 +13,6 @@ namespace hydra::nn {
 
 using torch::Tensor;
 
-struct ModelImpl::Block {
-  BlockWeights weights;
-};
-
 namespace {
 
 // Registers a tensor under its dotted name in a tree of modules, so that named_parameters() gives the table's names.
@@ -63,7 +59,7 @@ ModelImpl::ModelImpl(const ModelConfig& config, const ModelOptions& options)
     tensors_.push_back(RegisterAt(*this, spec, torch::empty(spec.shape, tensor_options)));
   }
   for (int i = 0; i < config_.n_layers(); ++i) {
-    blocks_.push_back(std::make_unique<Block>(Block{BlockWeights::Of(*this, i)}));
+    blocks_.push_back(std::make_unique<BlockWeights>(BlockWeights::Of(*this, i)));
   }
   if (options.initialise) InitWeights(0);
 }
@@ -88,7 +84,7 @@ ForwardOut ModelImpl::forward(const Batch& batch, const ForwardOptions& options)
   Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
   std::vector<Tensor> balance, z, load;
   for (int i = 0; i < config_.n_layers(); ++i) {
-    const BlockWeights& weights = blocks_[static_cast<size_t>(i)]->weights;
+    const BlockWeights& weights = *blocks_[static_cast<size_t>(i)];
     const BlockOut out = options.checkpoint_blocks && torch::GradMode::is_enabled()
                              ? RecomputedBlock(config_, i, weights, x, layout, options)
                              : RunBlock(config_, i, weights, x, layout, options);

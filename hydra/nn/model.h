@@ -16,6 +16,8 @@
 
 namespace hydra::nn {
 
+struct BlockWeights;  // block.h
+
 // The router's losses, means over the MoE layers; undefined tensors in a model without MoE.
 struct RouterOut {
   torch::Tensor balance_loss;  // scalar, 1 when uniform; gradient through P only
@@ -70,12 +72,11 @@ class ModelImpl : public torch::nn::Module {
   [[nodiscard]] Stats CollectStats(const Batch& batch, const ForwardOptions& options = {});
 
  private:
-  struct Block;
   ModelConfig config_;
   TensorTable table_;
   ModelOptions options_;
   std::vector<torch::Tensor> tensors_;  // table order
-  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<std::unique_ptr<BlockWeights>> blocks_;
 };
 TORCH_MODULE(Model);
 
