@@ -10,7 +10,7 @@ namespace hydra {
 namespace {
 
 // Feeds the text in pieces of n bytes; what came out in all.
-std::string Run(const std::vector<std::string>& stops, const std::string& text, size_t n, bool* stopped) {
+std::string PushAll(const std::vector<std::string>& stops, const std::string& text, size_t n, bool* stopped) {
   StopStrings stream(stops);
   std::string out;
   for (size_t i = 0; i < text.size(); i += n) out += stream.Feed(text.substr(i, n));
@@ -22,12 +22,12 @@ std::string Run(const std::vector<std::string>& stops, const std::string& text, 
 TEST(StopStrings, EndsBeforeTheFirstStopHoweverTheTextIsCut) {
   for (size_t n = 1; n < 12; ++n) {
     bool stopped = false;
-    EXPECT_EQ(Run({"END", "\n\n"}, "a\nb ENEND c", n, &stopped), "a\nb EN") << n;
+    EXPECT_EQ(PushAll({"END", "\n\n"}, "a\nb ENEND c", n, &stopped), "a\nb EN") << n;
     EXPECT_TRUE(stopped);
-    EXPECT_EQ(Run({"END", "\n\n"}, "a EN", n, &stopped), "a EN") << n;
+    EXPECT_EQ(PushAll({"END", "\n\n"}, "a EN", n, &stopped), "a EN") << n;
     EXPECT_FALSE(stopped);
-    EXPECT_EQ(Run({"END", "\n\n"}, "x\n\nEND", n, &stopped), "x") << n;
-    EXPECT_EQ(Run({}, "x\n\nEND", n, &stopped), "x\n\nEND") << n;
+    EXPECT_EQ(PushAll({"END", "\n\n"}, "x\n\nEND", n, &stopped), "x") << n;
+    EXPECT_EQ(PushAll({}, "x\n\nEND", n, &stopped), "x\n\nEND") << n;
   }
 }
 
