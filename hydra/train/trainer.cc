@@ -330,9 +330,7 @@ void Trainer::Impl::Report(double lr, double grad_norm, const StepSums& sums, do
                     .grad_norm = grad_norm, .tok_per_sec = rate};
   if (bytes > 0) report.bpb = sums.lm * static_cast<double>(n_targets) / std::numbers::ln2 / bytes;
   report.mfu = interval.seconds > 0 ? interval.flops / interval.seconds / PeakFlops() : 0;
-  report.eta_seconds = static_cast<double>(total_steps_ - now_.step) * now_.seconds / static_cast<double>(now_.step);
-  if (interval.steps > 0)
-    report.eta_seconds = static_cast<double>(total_steps_ - now_.step) * interval.seconds / static_cast<double>(interval.steps);
+  report.eta_seconds = static_cast<double>(total_steps_ - now_.step) * interval.seconds / static_cast<double>(interval.steps);
   report.skipped = guard_.skipped();
   report.logged = Due(options_.run.log.every);
   if (report.logged) {
