@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "hydra/core/error.h"
@@ -144,8 +145,9 @@ void ConvPre(const ConvDims& d, const T* x, const T* wt, const T* bias, int64_t 
 }
 
 struct CausalConvSiluFn : torch::autograd::Function<CausalConvSiluFn> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x_in, const Tensor& w, const Tensor& bias,
+  static Tensor forward(AutogradContext* ctx, const Tensor& x_in, const Tensor& w, const std::optional<Tensor>& bias_in,
                         const Tensor& start) {
+    const Tensor bias = bias_in.value_or(Tensor());
     const Tensor x = x_in.stride(2) == 1 ? x_in : x_in.contiguous();
     const Tensor wt = w.t().contiguous();
     const ConvDims d{x.size(0), x.size(1), x.size(2), w.size(1), x.stride(0), x.stride(1)};
@@ -346,7 +348,9 @@ Tensor LinearScan(const Tensor& a, const Tensor& b) {
 
 Tensor CausalConvSilu(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& start) {
   HYDRA_CHECK(x.dim() == 3 && w.dim() == 2 && w.size(0) == x.size(2) && start.size(1) == x.size(1), "x ", x.sizes());
-  return OnCpu(x) ? CausalConvSiluFn::apply(x, w, bias, start.contiguous()) : composite::CausalConvSilu(x, w, bias, start);
+  if (!OnCpu(x)) return composite::CausalConvSilu(x, w, bias, start);
+  const auto maybe_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;  // apply takes no undefined tensor
+  return CausalConvSiluFn::apply(x, w, maybe_bias, start.contiguous());
 }
 
 Tensor RmsNorm(const Tensor& x, const Tensor& w, double eps) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "hydra/core/error.h"
@@ -106,10 +107,11 @@ Tensor Probabilities(const TileDims& d, const Tensor& q, const Tensor& k, const 
 
 struct SparseAttentionFn : torch::autograd::Function<SparseAttentionFn> {
   static Tensor forward(AutogradContext* ctx, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
-                        const Tensor& log_sigma_in, const Tensor& lambda, const Tensor& pools, const Layout* layout,
-                        int64_t window) {
+                        const std::optional<Tensor>& log_sigma_in, const std::optional<Tensor>& lambda_in,
+                        const std::optional<Tensor>& pools_in, const Layout* layout, int64_t window) {
     const Tensor q = q_in.contiguous(), k = k_in.contiguous(), v = v_in.contiguous();
-    const Tensor log_sigma = log_sigma_in.defined() ? log_sigma_in.contiguous() : log_sigma_in;
+    const Tensor log_sigma = log_sigma_in ? log_sigma_in->contiguous() : Tensor();
+    const Tensor lambda = lambda_in.value_or(Tensor()), pools = pools_in.value_or(Tensor());
     const TileDims d = Dims(q, k, pools, *layout, window);
     Tensor out = torch::empty_like(q);
     ForEachTile(d, *layout, pools, [&](const Tile& tile) {
@@ -231,7 +233,8 @@ Tensor LandmarkPools(const AttentionConfig& config, const Tensor& scores, const 
 Tensor SparseAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sigma, const Tensor& lambda,
                        const Tensor& pools, const Layout& layout, int64_t window) {
   HYDRA_CHECK(!pools.defined() || (log_sigma.defined() && lambda.defined()), "landmarks without scores");
-  return SparseAttentionFn::apply(q, k, v, log_sigma, lambda, pools, &layout, window);
+  const auto maybe = [](const Tensor& x) { return x.defined() ? std::optional<Tensor>(x) : std::nullopt; };
+  return SparseAttentionFn::apply(q, k, v, maybe(log_sigma), maybe(lambda), maybe(pools), &layout, window);
 }
 
 }  // namespace hydra::nn

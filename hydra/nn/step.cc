@@ -20,14 +20,23 @@ Stepper::Stepper(const Model& model, const ForwardOptions& options) : model_(mod
   for (int i = 0; i < c.n_layers(); ++i) {
     weights_.push_back(BlockWeights::Of(*model_, i));
     BlockState s;
-    s.conv = zeros({c.ssm.d_conv - 1, c.ssm.conv_dim()});
-    s.ssm = c.ssm.kind == SsmKind::kMamba2 ? zeros({c.ssm.n_heads, c.ssm.head_dim, c.ssm.d_state}) : zeros({c.d_model});
-    s.sum = zeros({c.d_model});
-    s.mean = weights_.back().moe.init_summary;
-    s.M = weights_.back().workspace.init_state;
-    s.acc = zeros({c.workspace.n_slots, c.workspace.rank});
-    s.weight = zeros({c.workspace.n_slots});
-    s.max = torch::full_like(s.weight, -std::numeric_limits<double>::infinity());
+    const LayerConfig& layer = c.layers[static_cast<size_t>(i)];
+    if (layer.ssm && c.ssm.kind == SsmKind::kMamba2) {
+      s.conv = zeros({c.ssm.d_conv - 1, c.ssm.conv_dim()});
+      s.ssm = zeros({c.ssm.n_heads, c.ssm.head_dim, c.ssm.d_state});
+    } else if (layer.ssm) {
+      s.ssm = zeros({c.d_model});
+    }
+    if (layer.ffn == FfnKind::kChunkMoe) {
+      s.sum = zeros({c.d_model});
+      s.mean = weights_.back().moe.init_summary;
+    }
+    if (layer.workspace) {
+      s.M = weights_.back().workspace.init_state;
+      s.acc = zeros({c.workspace.n_slots, c.workspace.rank});
+      s.weight = zeros({c.workspace.n_slots});
+      s.max = torch::full_like(s.weight, -std::numeric_limits<double>::infinity());
+    }
     state_.push_back(std::move(s));
   }
 }
