@@ -14,8 +14,8 @@ import zlib
 
 import numpy as np
 
-HYDRALM = sys.argv[1]
-BIN = os.path.dirname(os.path.abspath(HYDRALM))
+HYDRALM = os.path.abspath(sys.argv[1])
+BIN = os.path.dirname(HYDRALM)
 
 
 def run_test(binary, case, folder):

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/evp.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 
 #include <cerrno>
 #include <charconv>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <system_error>
@@ -93,7 +93,7 @@ void ThrowIo(const std::string& path, std::string_view what, int error) {
 
 std::string ReadFile(const std::string& path, uint64_t max_bytes) {
   const Fd file(OpenForReading(path));
-  struct stat info;
+  struct stat info {};
   if (::fstat(file.fd, &info) != 0) ThrowIo(path, "cannot stat", errno);
   if (S_ISDIR(info.st_mode)) ThrowIo(path, "cannot read", EISDIR);
   std::string text;
@@ -117,7 +117,7 @@ std::string ReadFile(const std::string& path, uint64_t max_bytes) {
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   const Fd file(OpenForReading(path));
-  struct stat info;
+  struct stat info {};
   if (::fstat(file.fd, &info) != 0) ThrowIo(path, "cannot stat", errno);
   if (S_ISDIR(info.st_mode)) ThrowIo(path, "cannot read", EISDIR);
   if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::kIo, path + ": not a regular file: it cannot be mapped");

@@ -92,7 +92,7 @@ TEST(AtomicFile, AppearsOnlyWithCommit) {
 TEST(AtomicFile, ModeIsThatOfAnyNewFile) {
   TempDir dir;
   WriteFileAtomic(dir / "f", "x");
-  struct stat info;
+  struct stat info {};
   ASSERT_EQ(::stat((dir / "f").c_str(), &info), 0);
   const mode_t mask = ::umask(0);
   ::umask(mask);

@@ -2,7 +2,7 @@
 // Files of ours for other programs to read: tests/data_formats.py opens them with Python's libraries. The folder is
 // in HYDRALM_SAMPLES; without it there is nothing to do.
 #include <gtest/gtest.h>
-#include <stdlib.h>
+#include <cstdlib>
 
 #include <string>
 #include <vector>

@@ -123,7 +123,7 @@ ByteSource::ByteSource(const std::string& path) : impl_(std::make_unique<Impl>()
   impl_->path = path;
   impl_->fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (impl_->fd < 0) ThrowIo(path, "cannot open", errno);
-  struct stat info;
+  struct stat info {};
   if (::fstat(impl_->fd, &info) != 0) ThrowIo(path, "cannot stat", errno);
   if (S_ISDIR(info.st_mode)) ThrowIo(path, "cannot read", EISDIR);
   impl_->file_bytes = static_cast<uint64_t>(info.st_size);

@@ -38,17 +38,26 @@ struct Layout {
   uint64_t ends_offset, mask_offset, file_bytes;
 };
 std::optional<Layout> LayoutOf(uint64_t token_bytes, uint64_t n_tokens, uint64_t n_docs, bool has_mask) {
-  const auto tokens = CheckedMul(n_tokens, token_bytes);
-  const auto tokens_end = tokens ? CheckedAdd(kTokensOffset, *tokens) : std::nullopt;
-  const auto ends = tokens_end ? CheckedAlignUp(*tokens_end, kAlignment) : std::nullopt;
-  const auto ends_bytes = CheckedMul(n_docs, 8);
-  const auto ends_end = ends && ends_bytes ? CheckedAdd(*ends, *ends_bytes) : std::nullopt;
-  if (!ends_end) return std::nullopt;
-  if (!has_mask) return Layout{*ends, 0, *ends_end};
-  const auto mask = CheckedAlignUp(*ends_end, kAlignment);
-  const auto mask_end = mask ? CheckedAdd(*mask, n_tokens / 8 + (n_tokens % 8 != 0)) : std::nullopt;
-  if (!mask_end) return std::nullopt;
-  return Layout{*ends, *mask, *mask_end};
+  Layout layout{};
+  uint64_t at = kTokensOffset;
+  // Moves `at` past `n` bytes, and up to where the next part may begin.
+  const auto pass = [&at](std::optional<uint64_t> n) {
+    const auto end = n ? CheckedAdd(at, *n) : std::nullopt;
+    const auto next = end ? CheckedAlignUp(*end, kAlignment) : std::nullopt;
+    if (next) at = *next;
+    return next ? end : std::nullopt;
+  };
+  if (!pass(CheckedMul(n_tokens, token_bytes))) return std::nullopt;
+  layout.ends_offset = at;
+  auto end = pass(CheckedMul(n_docs, 8));
+  if (!end) return std::nullopt;
+  if (has_mask) {
+    layout.mask_offset = at;
+    end = pass(n_tokens / 8 + (n_tokens % 8 != 0 ? 1 : 0));
+    if (!end) return std::nullopt;
+  }
+  layout.file_bytes = *end;
+  return layout;
 }
 
 [[noreturn]] void FailValue(const ByteReader& reader, const std::string& field, uint64_t value,
@@ -61,7 +70,7 @@ RawHeader ReadHeader(ByteReader& reader) {
   if (reader.Text(8, "magic") != kMagic) reader.Fail("magic", "must be HYDRATOK: not a token shard");
   reader.Seek(0, "header");
   const auto bytes = reader.Bytes(kHeaderBytes, "header");
-  RawHeader raw;
+  RawHeader raw{};
   std::memcpy(&raw, bytes.data(), kHeaderBytes);
   if (raw.version != kVersion) FailValue(reader, "version", raw.version, "must be 1");
   const uint32_t header_crc = Crc32(bytes.first(kCrcBytes));

@@ -79,7 +79,7 @@ class AppendFile {
   void Open() {
     fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (fd_ < 0) ThrowIo(path_, "cannot open", errno);
-    struct stat info;
+    struct stat info {};
     if (::fstat(fd_, &info) != 0) ThrowIo(path_, "cannot stat", errno);
     size_ = static_cast<uint64_t>(info.st_size);
   }

@@ -3,7 +3,7 @@
 // tests/data_formats.py.
 #include "hydra/train/metrics_log.h"
 
-#include <stdlib.h>
+#include <cstdlib>
 
 #include <algorithm>
 #include <cmath>
