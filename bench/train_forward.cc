@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// One case of the training benchmark in one process: a preset, a length, training or forward. Prints one JSON line.
+// Not here: which cases, repeats, tables (train_forward.py).
+//   bench_train_forward PRESET T ROWS train|forward STEPS THREADS
+// T tokens a row, random ids; train: forward, backward and AdamW; forward: logits of the last position, no gradient.
+#include <ATen/Parallel.h>
+#include <sys/resource.h>
+#include <torch/torch.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "hydra/core/accounting.h"
+#include "hydra/core/config.h"
+#include "hydra/core/error.h"
+#include "hydra/nn/model.h"
+#include "hydra/train/optim.h"
+
+namespace {
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Best of ten square products: what this machine's fp32 GEMM reaches, in FLOP/s.
+double GemmLimit() {
+  constexpr int64_t n = 1024;
+  const auto a = torch::randn({n, n}), b = torch::randn({n, n});
+  double best = 0;
+  for (int i = 0; i < 10; ++i) {
+    const double start = Seconds();
+    const auto c = torch::mm(a, b);
+    best = std::max(best, 2.0 * n * n * n / (Seconds() - start));
+  }
+  return best;
+}
+
+double PeakBytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) * 1024;
+}
+
+int Run(int argc, char** argv) {
+  using namespace hydra;
+  if (argc != 7) throw Error(ErrorCode::kUsage, "bench_train_forward PRESET T ROWS train|forward STEPS THREADS");
+  const std::string preset = argv[1], mode = argv[4];
+  const int64_t T = std::atoll(argv[2]), rows = std::atoll(argv[3]);
+  const int steps = std::atoi(argv[5]), threads = std::atoi(argv[6]);
+  at::set_num_threads(threads);
+  torch::manual_seed(1);
+  const ModelConfig config = Preset(preset);
+  nn::Model model(config);
+  const auto batch = nn::Batch::OneDocumentPerRow(torch::randint(0, config.vocab_size, {rows, T}, torch::kInt64), config.chunk_len);
+  const double flops = MeanForwardFlops(config, T);  // a token
+  double seconds = 0;
+  if (mode == "train") {
+    train::AdamW optimizer(train::OptimParams(model, 4.0), {});
+    for (int i = 0; i <= steps; ++i) {  // the first is the warm-up
+      if (i == 1) seconds = Seconds();
+      model->Loss(batch).total.backward();
+      optimizer.Step(1e-4, optimizer.GradNorm());
+      optimizer.ZeroGrad();
+    }
+  } else {
+    torch::NoGradGuard no_grad;
+    for (int i = 0; i <= steps; ++i) {
+      if (i == 1) seconds = Seconds();
+      (void)model->Logits(model->forward(batch).hidden.select(1, T - 1)).sum().item<float>();
+    }
+  }
+  seconds = (Seconds() - seconds) / steps;
+  const double tokens = static_cast<double>(rows * T), peak = PeakBytes(), limit = GemmLimit();
+  const double work = (mode == "train" ? 3 : 1) * flops * tokens;
+  std::printf("{\"bench\":\"train_forward\",\"case\":\"%s T%lld B%lld %s\",\"preset\":\"%s\",\"T\":%lld,\"rows\":%lld,\"mode\":\"%s\","
+              "\"threads\":%d,\"seconds\":%.6f,\"tok_per_s\":%.2f,\"peak_bytes\":%.0f,\"flops_per_token\":%.0f,"
+              "\"gemm_flops_per_s\":%.4g,\"peak_share\":%.4f}\n",
+              preset.c_str(), static_cast<long long>(T), static_cast<long long>(rows), mode.c_str(), preset.c_str(),
+              static_cast<long long>(T), static_cast<long long>(rows), mode.c_str(), threads, seconds, tokens / seconds, peak,
+              flops, limit, work / seconds / limit);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Run(argc, argv);
+  } catch (const hydra::Error& e) {
+    std::fprintf(stderr, "bench_train_forward: %s\n", e.what());
+    return 2;
+  }
+}
