@@ -60,7 +60,7 @@ class Permutation {
   static constexpr int kRounds = 8;
   uint64_t n_;
   int half_bits_ = 1;
-  std::array<uint64_t, kRounds> keys_;
+  std::array<uint64_t, kRounds> keys_{};
 };
 
 }  // namespace hydra
