@@ -96,8 +96,8 @@ class PieceCache {
  private:
   struct Entry {
     Key key;
-    std::array<int32_t, kInlineIds> ids;
-    int32_t count;
+    std::array<int32_t, kInlineIds> ids{};
+    int32_t count = 0;
   };
   static_assert(sizeof(Entry) == 32);
   [[nodiscard]] size_t Slot(const Key& key) const {

@@ -156,9 +156,9 @@ class Reader {
     return true;
   }
   bool PairText(std::string& text) {
-    if (in_pair_ == 0) merges.back().first = std::move(text);
-    if (in_pair_ == 1) merges.back().second = std::move(text);
-    if (++in_pair_ > 2) BadMerge(merges.size() - 1, "has more than 2 elements");
+    if (in_pair_ == 2) BadMerge(merges.size() - 1, "has more than 2 elements");
+    (in_pair_ == 0 ? merges.back().first : merges.back().second) = std::move(text);
+    ++in_pair_;
     return true;
   }
   [[noreturn]] void BadMerge(size_t index, const std::string& what) const {
@@ -235,7 +235,7 @@ class Builder {
     if (!reader_.has_merges) Fail("model.merges", "is missing: must be an array");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const json value = model.value(key, json(nullptr));
-      if (!value.is_null() && value != "")
+      if (!value.is_null() && value.dump() != "\"\"")
         Fail(fmt::format("model.{}", key), fmt::format("= {}: not supported", value.dump()));
     }
     const json dropout = model.value("dropout", json(nullptr));
@@ -301,7 +301,8 @@ class Builder {
       const json& entry = list[i];
       if (!entry.is_object()) Fail(fmt::format("added_tokens[{}]", i), "must be an object");
       const json content = entry.value("content", json(nullptr)), id = entry.value("id", json(nullptr));
-      if (!content.is_string() || content == "") Fail(path + "content", "must be a text that is not empty");
+      if (!content.is_string() || content.get_ref<const std::string&>().empty())
+        Fail(path + "content", "must be a text that is not empty");
       if (!id.is_number_integer()) Fail(path + "id", fmt::format("= {}: must be a whole number", id.dump()));
       const auto value = id.get<int64_t>();
       if (value < 0) Fail(path + "id", fmt::format("= {}: an id must not be negative", value));

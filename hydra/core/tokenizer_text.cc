@@ -79,7 +79,7 @@ bool IsNewerMark(int32_t c) {
 
 // Appends the canonical decomposition of `c`.
 void Decompose(int32_t c, std::vector<int32_t>& out) {
-  std::array<utf8proc_int32_t, 32> parts;
+  std::array<utf8proc_int32_t, 32> parts{};
   int boundary = 0;
   const auto n = utf8proc_decompose_char(c, parts.data(), static_cast<utf8proc_ssize_t>(parts.size()),
                                          UTF8PROC_DECOMPOSE, &boundary);

@@ -56,7 +56,7 @@ class CharClasses {
  private:
   CharClasses();
   [[nodiscard]] static CharClass Compute(char32_t c);
-  std::array<uint8_t, 0x10000> table_;
+  std::array<uint8_t, 0x10000> table_{};
 };
 
 // GPT-2's map of bytes to printable characters: bytes that are printable in Latin-1 stand for themselves, the others
