@@ -87,7 +87,7 @@ class TrainTest(unittest.TestCase):
         cases = [
             (base + ["--set", "optim.lrr=1"], "did you mean optim.lr?"),
             (base + ["--set", "model.vocab_size=16"], "--set model.vocab_size="),
-            (base + ["--data", f"{self.folder}/nothing"], "nothing"),
+            (train_command(TRAIN, f"{self.folder}/nothing", f"{self.folder}/bad", SETTINGS), "nothing/tokenizer.json"),
             (base + ["--device", "cuda:9"], "--device cuda:9"),
             (base + ["--device", "gpu"], "must be auto, cpu, cuda or cuda:N"),
             (base + ["--seq-len", "33"], "must be a multiple of model_chunk_size"),
@@ -115,7 +115,7 @@ class TrainTest(unittest.TestCase):
         self.assertAlmostEqual(result["loss"], rows[-1]["val/loss"] if "val/loss" in rows[-1] else rows[-1]["values"]["val/loss"], delta=0.3)
         table = must([TRAIN, "eval", "-m", model, "-f", f"{self.folder}/text.txt", "-t", "1"])
         self.assertIn("bits per byte", table)
-        self.assertRegex(table, r"1 - 15 +15 ")
+        self.assertRegex(table, r"1 - 15 +30 ")
         empty = f"{self.folder}/empty.txt"
         Path(empty).write_text("")
         for arguments, want in ((["-f", empty], "two or more are needed"), ([], "give either --data"),

@@ -81,7 +81,9 @@ TEST(Guard, SavedGuardDecidesLikeTheOneThatWentOn) {
     for (int64_t step = 0; step < 300; ++step) {
       const double loss = rng.Below(15) == 0 ? 50 : rng.Below(40) == 0 ? kNan : 2 + rng.Uniform(), norm = rng.Uniform();
       EXPECT_EQ(guard.Check(step, loss, norm).verdict, other.Check(step, loss, norm).verdict);
-      if (rng.Below(10) == 0) EXPECT_EQ(guard.CheckValidation(step, loss), other.CheckValidation(step, loss));
+      if (rng.Below(10) == 0) {
+        EXPECT_EQ(guard.CheckValidation(step, loss), other.CheckValidation(step, loss));
+      }
       if (rng.Below(7) != 0) continue;
       const std::string text = other.Save().dump();
       EXPECT_EQ(text, guard.Save().dump());

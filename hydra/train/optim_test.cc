@@ -139,7 +139,9 @@ TEST(AdamW, WithoutAGradientNothingMoves) {
   EXPECT_TRUE(torch::equal(off, torch::ones({4})));
   EXPECT_FALSE(torch::equal(on, torch::ones({4})));
   for (const auto& [name, tensor] : optim.State())
-    if (name.rfind("off.", 0) == 0) EXPECT_EQ(tensor.abs().sum().item<double>(), 0) << name;
+    if (name.rfind("off.", 0) == 0) {
+      EXPECT_EQ(tensor.abs().sum().item<double>(), 0) << name;
+    }
   optim.ZeroGrad();
   EXPECT_FALSE(on.grad().defined());
   EXPECT_EQ(optim.GradNorm(), 0);

@@ -36,7 +36,8 @@ TrainerOptions Options(const std::string& folder, const std::vector<std::string>
                                   "guard.window=4", "guard.max_skip_share=0.5"};
   all.insert(all.end(), settings.begin(), settings.end());
   return {.run = ParseRunConfig("", "test", all), .model = TinyConfig(), .train = TinyCorpus(1), .val = TinyCorpus(2, 6),
-          .token_bytes = std::vector<int32_t>(64, 2), .folder = folder, .env = {}, .callbacks = {}, .after_backward = {}};
+          .token_bytes = std::vector<int32_t>(64, 2), .folder = folder, .tokenizer_path = "", .init = "", .device = {}, .env = {},
+          .callbacks = {}, .after_backward = {}};
 }
 
 std::vector<std::pair<std::string, torch::Tensor>> AllTensors(Trainer& trainer) {
