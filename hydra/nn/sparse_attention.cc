@@ -35,8 +35,10 @@ struct Tile {
 
 constexpr int64_t kTileNumbers = 1 << 21;  // scores held at once
 
+// A sixteenth of the batch at most, so that short inputs do not pay for buffers of long ones.
 int64_t ChunksPerTile(const TileDims& d) {
-  return std::max<int64_t>(1, kTileNumbers / (d.A * d.C * d.keys()));
+  const int64_t at_once = kTileNumbers / (d.A * d.C * d.keys());
+  return std::max<int64_t>(1, std::min(at_once, (d.B * d.n + 15) / 16));
 }
 
 // Band keys are the rows from (start of chunk) - (Kb - C) to its end; pool keys come from `pools`.
