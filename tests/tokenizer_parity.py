@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ctest: slow timeout=600
+# ctest: slow timeout=1200
 # `hydralm tokenizer` against the `tokenizers` library on the same files: encode and decode token for token over at
 # least 5 MB of English, code and mixed Unicode; training merge for merge. Deterministic; corpora are found or made
 # here.
