@@ -45,7 +45,8 @@ struct InspectOptions {
 // "2GB", "1.5GiB", "900000000", "25GB/s": a number of bytes.
 int64_t ParseBytes(const std::string& flag, std::string text) {
   const auto bad = [&, typed = text] {
-    return Error(ErrorCode::kUsage, fmt::format("inspect: {} {}: must be a number of bytes such as 2GB or 1.5GiB", flag, typed));
+    return Error(ErrorCode::kUsage,
+                 fmt::format("inspect: {} {}: must be a number of bytes such as 2GB or 1.5GiB", flag, typed));
   };
   if (text.size() > 2 && text.ends_with("/s")) text.resize(text.size() - 2);
   size_t end = 0;
@@ -56,8 +57,8 @@ int64_t ParseBytes(const std::string& flag, std::string text) {
     throw bad();
   }
   static const std::map<std::string, double> kUnits = {
-      {"", 1},           {"B", 1},          {"kB", 1e3},       {"KB", 1e3},          {"MB", 1e6},          {"GB", 1e9},
-      {"TB", 1e12},      {"KiB", 1024},     {"MiB", kMiB},     {"GiB", 1024 * kMiB}, {"TiB", kMiB * kMiB}};
+      {"", 1},      {"B", 1},      {"kB", 1e3},   {"KB", 1e3},          {"MB", 1e6},         {"GB", 1e9},
+      {"TB", 1e12}, {"KiB", 1024}, {"MiB", kMiB}, {"GiB", 1024 * kMiB}, {"TiB", kMiB * kMiB}};
   const auto unit = kUnits.find(text.substr(end));
   if (unit == kUnits.end() || !(value > 0) || !(value * unit->second < 9e18)) throw bad();
   return static_cast<int64_t>(value * unit->second);
@@ -152,7 +153,9 @@ std::vector<std::pair<std::string, int64_t>> Kinds(const ModelConfig& config, co
 
 std::string DtypeText(const ModelConfig& config, const Subject& subject) {
   const TensorTable table(config);
-  const auto of = [&](const TensorSpec& spec) { return subject.file ? subject.file->Get(spec.name).dtype : spec.dtype; };
+  const auto of = [&](const TensorSpec& spec) {
+    return subject.file ? subject.file->Get(spec.name).dtype : spec.dtype;
+  };
   const DType main = of(*table.Find(TensorRole::kEmbedding));
   for (const TensorSpec& spec : table.specs())
     if (of(spec) != main)
@@ -173,10 +176,11 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
   if (c.scan.attention > 0) flops += fmt::format(" + {} attention at {}", Commas(c.scan.attention), options.ctx);
   if (c.scan.scan > 0) flops += fmt::format(" + {} scan", Commas(c.scan.scan));
   if (c.scan.workspace > 0) flops += fmt::format(" + {} workspace", Commas(c.scan.workspace));
-  if (c.scan.scan > 0) flops += fmt::format(" = {} (token by token {})", Commas(c.scan.total()), Commas(c.step.total()));
+  if (c.scan.scan > 0)
+    flops += fmt::format(" = {} (token by token {})", Commas(c.scan.total()), Commas(c.step.total()));
   fmt::print("FLOPs/token  {}\n", flops);
-  fmt::print("             {} forward, {} in training: mean over a text of {} tokens\n",
-             Commas(std::llround(c.mean)), Commas(std::llround(3 * c.mean)), options.ctx);
+  fmt::print("             {} forward, {} in training: mean over a text of {} tokens\n", Commas(std::llround(c.mean)),
+             Commas(std::llround(3 * c.mean)), options.ctx);
 
   std::string kv = Commas(c.run.kv);
   if (c.run.kv > 0) kv += fmt::format(" ({}, {} a token)", options.kv_dtype, Commas(c.run.kv_per_token));
@@ -193,14 +197,17 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
   std::string verdict = " MiB";
   if (c.fit.have > 0) {
     verdict = fmt::format(" of {} MiB: {}", MiB(c.fit.have), c.fit.ok ? "fits" : "does not fit");
-    if (!c.fit.ok) verdict += c.fit.advice.empty() ? ", and no single flag mends it" : fmt::format("; would with {}", c.fit.advice);
+    if (!c.fit.ok)
+      verdict += c.fit.advice.empty() ? ", and no single flag mends it" : fmt::format("; would with {}", c.fit.advice);
   }
   fmt::print("memory       weights {} + {}KV {} + scratch {} + snapshots {} = {}{}\n", MiB(c.run.weights),
              c.run.state > 0 ? fmt::format("state {} + ", MiB(c.run.state)) : "", MiB(c.run.kv), MiB(c.run.scratch),
              MiB(options.batch * c.run.snapshot), MiB(c.fit.need), verdict);
-  fmt::print("training     weights {} + gradients {} + moments {} + activations about {} = {} MiB for {} tokens a step (f32)\n",
-             MiB(c.train.weights), MiB(c.train.gradients), MiB(c.train.moments), MiB(c.train.activations),
-             MiB(c.train.total()), Commas(options.batch * options.ctx));
+  fmt::print(
+      "training     weights {} + gradients {} + moments {} + activations about {} = {} MiB for {} tokens a step "
+      "(f32)\n",
+      MiB(c.train.weights), MiB(c.train.gradients), MiB(c.train.moments), MiB(c.train.activations),
+      MiB(c.train.total()), Commas(options.batch * options.ctx));
 }
 
 // "block norms + gates" -> "block_norms"
@@ -219,17 +226,31 @@ Json CostsJson(const ModelConfig& config, const InspectOptions& options, const C
   fit["ok"] = c.fit.have > 0 ? Json(c.fit.ok) : Json();
   fit["advice"] = c.fit.advice.empty() ? Json() : Json(c.fit.advice);
   Json json = {
-      {"params", {{"total", c.params.total}, {"active", c.params.active}, {"by_kind", by_kind}, {"buffers", c.params.buffers}}},
+      {"params",
+       {{"total", c.params.total}, {"active", c.params.active}, {"by_kind", by_kind}, {"buffers", c.params.buffers}}},
       {"flops",
-       {{"linear", c.scan.linear}, {"attention", c.scan.attention}, {"scan", c.scan.scan}, {"workspace", c.scan.workspace},
-        {"total", c.scan.total()}, {"step_total", c.step.total()}, {"forward_mean", std::llround(c.mean)},
+       {{"linear", c.scan.linear},
+        {"attention", c.scan.attention},
+        {"scan", c.scan.scan},
+        {"workspace", c.scan.workspace},
+        {"total", c.scan.total()},
+        {"step_total", c.step.total()},
+        {"forward_mean", std::llround(c.mean)},
         {"train", std::llround(3 * c.mean)}}},
       {"bytes",
-       {{"weights", c.run.weights}, {"state", c.run.state}, {"kv", c.run.kv}, {"kv_per_token", c.run.kv_per_token},
-        {"snapshot", c.run.snapshot}, {"scratch", c.run.scratch}, {"read_per_token", c.run.read_per_token}}},
+       {{"weights", c.run.weights},
+        {"state", c.run.state},
+        {"kv", c.run.kv},
+        {"kv_per_token", c.run.kv_per_token},
+        {"snapshot", c.run.snapshot},
+        {"scratch", c.run.scratch},
+        {"read_per_token", c.run.read_per_token}}},
       {"training",
-       {{"weights", c.train.weights}, {"gradients", c.train.gradients}, {"moments", c.train.moments},
-        {"activations_estimate", c.train.activations}, {"total", c.train.total()}}},
+       {{"weights", c.train.weights},
+        {"gradients", c.train.gradients},
+        {"moments", c.train.moments},
+        {"activations_estimate", c.train.activations},
+        {"total", c.train.total()}}},
       {"ctx", options.ctx},
       {"batch", options.batch},
       {"fit", fit}};
@@ -255,7 +276,8 @@ std::vector<TensorRow> TensorRows(const Subject& subject) {
       rows.push_back({spec.name, dtype, spec.shape, spec.size() * DTypeSize(dtype)});
     }
   } else {
-    for (const TensorView& view : subject.file->tensors()) rows.push_back({view.name, view.dtype, view.shape, view.nbytes});
+    for (const TensorView& view : subject.file->tensors())
+      rows.push_back({view.name, view.dtype, view.shape, view.nbytes});
   }
   return rows;
 }
@@ -264,7 +286,8 @@ void PrintTensors(const std::vector<TensorRow>& rows) {
   size_t width = 0;
   for (const TensorRow& row : rows) width = std::max(width, row.name.size());
   for (const TensorRow& row : rows)
-    fmt::print("{:<{}}  {:<4}  {:<20} {:>15}\n", row.name, width, DTypeName(row.dtype), ShapeText(row.shape), Commas(row.bytes));
+    fmt::print("{:<{}}  {:<4}  {:<20} {:>15}\n", row.name, width, DTypeName(row.dtype), ShapeText(row.shape),
+               Commas(row.bytes));
 }
 
 Json TensorsJson(const std::vector<TensorRow>& rows) {
@@ -277,7 +300,8 @@ Json TensorsJson(const std::vector<TensorRow>& rows) {
 // A file alone says nothing of the model: tensors, numbers and bytes of each type.
 int InspectFile(const Subject& subject, const InspectOptions& options, const CommonFlags& common) {
   if (!options.fit.empty() || !options.bandwidth.empty())
-    throw Error(ErrorCode::kUsage, fmt::format("inspect: {}: --fit and --bandwidth need a config.json beside it", options.model));
+    throw Error(ErrorCode::kUsage,
+                fmt::format("inspect: {}: --fit and --bandwidth need a config.json beside it", options.model));
   const std::vector<TensorRow> rows = TensorRows(subject);
   int64_t numbers = 0, bytes = 0;
   std::map<std::string, std::pair<int64_t, int64_t>> types;  // name: tensors, bytes
@@ -290,8 +314,12 @@ int InspectFile(const Subject& subject, const InspectOptions& options, const Com
   if (common.json) {
     Json by_type = Json::object();
     for (const auto& [name, sums] : types) by_type[name] = {{"tensors", sums.first}, {"bytes", sums.second}};
-    Json json = {{"file", subject.file->path()}, {"n_tensors", rows.size()}, {"numbers", numbers}, {"bytes", bytes},
-                 {"types", by_type}, {"metadata", subject.file->metadata()}};
+    Json json = {{"file", subject.file->path()},
+                 {"n_tensors", rows.size()},
+                 {"numbers", numbers},
+                 {"bytes", bytes},
+                 {"types", by_type},
+                 {"metadata", subject.file->metadata()}};
     if (options.tensors) json["tensors"] = TensorsJson(rows);
     fmt::print("{}\n", json.dump());
     return kDone;
@@ -309,7 +337,8 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   const int64_t have = options.fit.empty() ? 0 : ParseBytes("--fit", options.fit);
   std::optional<int64_t> bandwidth;
   if (!options.bandwidth.empty()) bandwidth = ParseBytes("--bandwidth", options.bandwidth);
-  const RunOptions run{.ctx = options.ctx, .batch = options.batch, .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype")};
+  const RunOptions run{
+      .ctx = options.ctx, .batch = options.batch, .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype")};
 
   const Subject subject = LoadSubject(options);
   if (!common.quiet)
@@ -346,7 +375,8 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
 
 void AddInspectVerb(CLI::App& root, VerbContext& context) {
   auto options = std::make_shared<InspectOptions>();
-  CLI::App* verb = context.AddVerb(root, kInspectVerb, "hydralm inspect --preset hydra-nano --fit 2GB --bandwidth 25GB/s");
+  CLI::App* verb =
+      context.AddVerb(root, kInspectVerb, "hydralm inspect --preset hydra-nano --fit 2GB --bandwidth 25GB/s");
   CLI::Option* model = verb->add_option("-m,--model", options->model, "model folder, config.json or .safetensors file")
                            ->type_name("PATH");
   verb->add_option("--preset", options->preset, "a model by name in place of -m, such as hydra-29m")
@@ -357,7 +387,8 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--kv-dtype", options->kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
   verb->add_option("--fit", options->fit, "exit with 1 if running it needs more memory, such as 2GB or 1.5GiB")
       ->type_name("BYTES");
-  verb->add_option("--bandwidth", options->bandwidth, "memory bandwidth, such as 25GB/s, for a bound on tokens a second")
+  verb->add_option("--bandwidth", options->bandwidth,
+                   "memory bandwidth, such as 25GB/s, for a bound on tokens a second")
       ->type_name("BYTES/s");
   verb->add_flag("--tensors", options->tensors, "list every tensor");
   context.AddJsonFlag(verb);

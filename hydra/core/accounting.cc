@@ -99,7 +99,8 @@ int64_t ScratchNumbers(const ModelConfig& c) {
   for (const LayerConfig& l : c.layers) {
     // Projections in, convolved and gated copies; SSD keeps one Q-wide row of pair weights for each head.
     if (l.ssm && c.ssm.kind == SsmKind::kMamba2)
-      widest = std::max(widest, c.ssm.in_proj_dim() + c.ssm.conv_dim() + c.ssm.d_inner() + c.ssm.n_heads * c.ssm.scan_chunk);
+      widest =
+          std::max(widest, c.ssm.in_proj_dim() + c.ssm.conv_dim() + c.ssm.d_inner() + c.ssm.n_heads * c.ssm.scan_chunk);
     if (l.ssm && c.ssm.kind == SsmKind::kDiagonal) widest = std::max(widest, 6 * c.d_model);
     // q, output, k, v; scores of one tile of kPrefillPiece keys for each head.
     if (l.attention != AttentionKind::kNone)
@@ -108,7 +109,8 @@ int64_t ScratchNumbers(const ModelConfig& c) {
     if (l.ffn == FfnKind::kChunkMoe) widest = std::max(widest, c.moe.top_k * (3 * c.moe.d_expert + 2 * c.d_model));
     if (l.workspace) widest = std::max(widest, 4 * c.workspace.rank + 2 * c.workspace.n_slots);
     if (l.pkm)
-      widest = std::max(widest, 2 * c.pkm.n_heads * (c.pkm.d_key + c.pkm.n_keys) + c.pkm.d_value * (1 + c.pkm.n_heads * c.pkm.top_k));
+      widest = std::max(
+          widest, 2 * c.pkm.n_heads * (c.pkm.d_key + c.pkm.n_keys) + c.pkm.d_value * (1 + c.pkm.n_heads * c.pkm.top_k));
   }
   return 3 * c.d_model + widest;
 }
@@ -121,10 +123,14 @@ int64_t RoundedShare(int64_t bytes, double share) {
 
 const char* KvDtypeName(KvDtype dtype) {
   switch (dtype) {
-    case KvDtype::kF32: return "f32";
-    case KvDtype::kBF16: return "bf16";
-    case KvDtype::kF16: return "f16";
-    case KvDtype::kQ8_0: return "q8_0";
+    case KvDtype::kF32:
+      return "f32";
+    case KvDtype::kBF16:
+      return "bf16";
+    case KvDtype::kF16:
+      return "f16";
+    case KvDtype::kQ8_0:
+      return "q8_0";
   }
   return "?";
 }
@@ -137,10 +143,13 @@ KvDtype ParseKvDtype(std::string_view name, const std::string& where) {
 
 int64_t KvRowBytes(KvDtype dtype, int64_t n) {
   switch (dtype) {
-    case KvDtype::kF32: return 4 * n;
+    case KvDtype::kF32:
+      return 4 * n;
     case KvDtype::kBF16:
-    case KvDtype::kF16: return 2 * n;
-    case KvDtype::kQ8_0: return (n + 31) / 32 * 34;  // 32 int8 and an f16 scale
+    case KvDtype::kF16:
+      return 2 * n;
+    case KvDtype::kQ8_0:
+      return (n + 31) / 32 * 34;  // 32 int8 and an f16 scale
   }
   return 0;
 }
@@ -201,10 +210,10 @@ StateBytes CountState(const ModelConfig& config, KvDtype kv) {
   const WorkspaceConfig& w = config.workspace;
   StateBytes bytes;
   if (s.kind == SsmKind::kMamba2) {
-    bytes.ssm = SsmLayers(config) * s.d_inner() * s.d_state * kF32Bytes;              // h [H, P, N]
-    bytes.conv = SsmLayers(config) * s.conv_dim() * (s.d_conv - 1) * kF32Bytes;       // [K - 1, cd]
+    bytes.ssm = SsmLayers(config) * s.d_inner() * s.d_state * kF32Bytes;         // h [H, P, N]
+    bytes.conv = SsmLayers(config) * s.conv_dim() * (s.d_conv - 1) * kF32Bytes;  // [K - 1, cd]
   } else {
-    bytes.ssm = SsmLayers(config) * config.d_model * kF32Bytes;                       // s [D]
+    bytes.ssm = SsmLayers(config) * config.d_model * kF32Bytes;  // s [D]
   }
   // A ring of W and a pool of Gm entries, each a key and a value for every KV head.
   const int64_t pool = std::max<int64_t>(a.landmark_budget, 0);
@@ -233,8 +242,8 @@ int64_t WeightBytes(const TensorTable& table, const TensorBytes& bytes) {
 int64_t StepWeightBytes(const ModelConfig& config, const TensorTable& table, int64_t batch, const TensorBytes& bytes) {
   HYDRA_CHECK(batch > 0, "batch ", batch);
   const MoeConfig& moe = config.moe;
-  const double unread = std::pow(1.0 - static_cast<double>(moe.top_k) / static_cast<double>(moe.n_experts),
-                                 static_cast<double>(batch));
+  const double unread =
+      std::pow(1.0 - static_cast<double>(moe.top_k) / static_cast<double>(moe.n_experts), static_cast<double>(batch));
   int64_t sum = 0;
   for (const TensorSpec& spec : table.specs()) {
     if (IsExpert(spec.role)) {
@@ -260,7 +269,8 @@ RunBytes CountRun(const ModelConfig& config, const RunOptions& options, const Te
   run.kv_per_token = KvBytesPerToken(config, options.kv);
   run.kv = options.batch * options.ctx * run.kv_per_token;
   run.snapshot = state > 0 ? state + kPositionBytes : 0;
-  run.scratch = (std::min(kPrefillPiece, options.ctx) * ScratchNumbers(config) + options.batch * config.vocab_size) * kF32Bytes;
+  run.scratch =
+      (std::min(kPrefillPiece, options.ctx) * ScratchNumbers(config) + options.batch * config.vocab_size) * kF32Bytes;
   run.read_per_token = (StepWeightBytes(config, table, options.batch, bytes) + run.state + run.kv) / options.batch;
   return run;
 }

@@ -31,8 +31,8 @@ struct ComponentParams {
 struct ParamCounts {
   std::vector<ComponentParams> by_component;  // in table order of first appearance; components without tensors left out
   int64_t total = 0;
-  int64_t active = 0;   // total - unchosen experts - PKM table + rows read; an untied embedding counts once, as the head
-  int64_t buffers = 0;  // saved, but not parameters: balance_bias
+  int64_t active = 0;  // total - unchosen experts - PKM table + rows read; an untied embedding counts once, as the head
+  int64_t buffers = 0;                                  // saved, but not parameters: balance_bias
   [[nodiscard]] int64_t Of(Component component) const;  // total; 0 when the model has none
 };
 [[nodiscard]] ParamCounts CountParams(const ModelConfig& config);
@@ -47,7 +47,8 @@ struct Flops {
   [[nodiscard]] int64_t total() const { return linear + attention + scan + workspace; }
 };
 // Forward FLOPs of one token with `ctx` tokens before and at it: full attention sees ctx keys, sparse attention its
-// window and the landmarks that ctx tokens promote. From ctx = C Gm / m on, Hydra's numbers are those of specs/hydra.md 10.
+// window and the landmarks that ctx tokens promote. From ctx = C Gm / m on, Hydra's numbers are those of
+// specs/hydra.md 10.
 [[nodiscard]] Flops FlopsPerToken(const ModelConfig& config, int64_t ctx, FlopForm form);
 // Forward FLOPs of one token, scan form, averaged over a causal document of `tokens` tokens with the keys each sees.
 [[nodiscard]] double MeanForwardFlops(const ModelConfig& config, int64_t tokens);
@@ -84,11 +85,11 @@ struct RunOptions {
 };
 struct RunBytes {
   int64_t weights = 0;
-  int64_t state = 0;         // of all sequences
-  int64_t kv = 0;            // of all sequences at ctx
-  int64_t kv_per_token = 0;  // of one sequence
-  int64_t snapshot = 0;      // of one: a copy of the constant state, with the position
-  int64_t scratch = 0;       // activations of one prefill piece, logits of a row for each sequence
+  int64_t state = 0;           // of all sequences
+  int64_t kv = 0;              // of all sequences at ctx
+  int64_t kv_per_token = 0;    // of one sequence
+  int64_t snapshot = 0;        // of one: a copy of the constant state, with the position
+  int64_t scratch = 0;         // activations of one prefill piece, logits of a row for each sequence
   int64_t read_per_token = 0;  // a decode step's weights, state and KV at ctx, divided by batch
   // What must be had: one snapshot for each sequence that has constant state.
   [[nodiscard]] int64_t total(int64_t batch) const { return weights + state + kv + batch * snapshot + scratch; }
@@ -98,7 +99,7 @@ struct RunBytes {
 
 // Memory of training with AdamW on one device.
 struct TrainMemoryOptions {
-  int64_t tokens = 8192;          // of one micro-batch
+  int64_t tokens = 8192;           // of one micro-batch
   bool checkpoint_blocks = false;  // recompute each block in the backward pass
 };
 struct TrainMemory {

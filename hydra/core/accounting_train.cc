@@ -18,18 +18,18 @@ int64_t SavedNumbers(const ModelConfig& c, const LayerConfig& l) {
   int64_t n = 2 * D;  // residual and its norm, shared by the paths
   if (l.ssm && c.ssm.kind == SsmKind::kMamba2) {
     const int64_t Q = c.ssm.scan_chunk, di = c.ssm.d_inner();
-    n += c.ssm.in_proj_dim() + 2 * c.ssm.conv_dim();        // raw projections, conv before and after silu
-    n += 3 * di + 2 * c.ssm.n_groups * c.ssm.d_state;       // dt x, y, gated y; copies of B, C in tiles
-    n += 2 * c.ssm.n_heads * Q + c.ssm.n_groups * Q;        // decay and weighted pairs of a chunk, Cm.Bm
-    n += 2 * di * c.ssm.d_state / Q;                        // state in and out of each chunk
-    n += di + D;                                            // normed y, output
+    n += c.ssm.in_proj_dim() + 2 * c.ssm.conv_dim();   // raw projections, conv before and after silu
+    n += 3 * di + 2 * c.ssm.n_groups * c.ssm.d_state;  // dt x, y, gated y; copies of B, C in tiles
+    n += 2 * c.ssm.n_heads * Q + c.ssm.n_groups * Q;   // decay and weighted pairs of a chunk, Cm.Bm
+    n += 2 * di * c.ssm.d_state / Q;                   // state in and out of each chunk
+    n += di + D;                                       // normed y, output
   }
   if (l.ssm && c.ssm.kind == SsmKind::kDiagonal) n += 9 * D;  // four projections, alpha, B U, s, two outputs
   if (l.attention != AttentionKind::kNone) {
     const int64_t q = a.n_heads * a.head_dim, kv = a.n_kv_heads * a.head_dim;
     n += (a.qk_norm ? 3 : 2) * (q + kv) + kv + q + D;  // before norm, normed, rotated; v; sums; output
   }
-  if (l.ffn == FfnKind::kDense) n += D + 4 * c.d_ff;                              // own norm; gate, up, silu, product
+  if (l.ffn == FfnKind::kDense) n += D + 4 * c.d_ff;  // own norm; gate, up, silu, product
   if (l.ffn == FfnKind::kChunkMoe) n += c.moe.top_k * (2 * D + 4 * c.moe.d_expert);  // gathered rows, outputs
   if (l.workspace) n += 2 * D + 4 * c.workspace.rank + 3 * c.workspace.n_slots + D;
   if (l.pkm) n += 2 * D + c.pkm.n_heads * (4 * c.pkm.d_key + 2 * c.pkm.n_keys) + 2 * c.pkm.d_value + D;

@@ -27,8 +27,8 @@ ModelConfig Distinct() {
   ModelConfig c;
   c.vocab_size = 101;
   c.d_model = 24;
-  c.layers.assign(1, {.ssm = true, .attention = AttentionKind::kSparse, .ffn = FfnKind::kChunkMoe, .workspace = true,
-                      .pkm = true});
+  c.layers.assign(
+      1, {.ssm = true, .attention = AttentionKind::kSparse, .ffn = FfnKind::kChunkMoe, .workspace = true, .pkm = true});
   c.gate_controller = true;
   c.chunk_len = 8;
   c.ssm.n_heads = 8, c.ssm.head_dim = 6, c.ssm.d_state = 5, c.ssm.n_groups = 2, c.ssm.norm_groups = 2, c.ssm.d_conv = 3;
@@ -163,19 +163,18 @@ TEST(TensorTable, LooksUpByRoleAndByNameAlike) {
 
 TEST(TensorTable, ForeignFamiliesUseTheirNames) {
   const TensorTable llama(TransformerNano());
-  for (const char* name : {"model.embed_tokens.weight", "model.layers.5.self_attn.q_proj.weight",
-                           "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight",
-                           "model.layers.0.mlp.down_proj.weight", "model.layers.0.input_layernorm.weight",
-                           "model.layers.0.post_attention_layernorm.weight", "model.norm.weight"})
+  for (const char* name :
+       {"model.embed_tokens.weight", "model.layers.5.self_attn.q_proj.weight", "model.layers.0.mlp.gate_proj.weight",
+        "model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.down_proj.weight",
+        "model.layers.0.input_layernorm.weight", "model.layers.0.post_attention_layernorm.weight", "model.norm.weight"})
     EXPECT_NE(llama.FindName(name), nullptr) << name;
   EXPECT_EQ(llama.specs().size(), 2u + 6 * 9);
   const TensorTable mamba(MambaNano());
-  for (const char* name : {"backbone.embeddings.weight", "backbone.layers.10.mixer.in_proj.weight",
-                           "backbone.layers.0.mixer.conv1d.weight", "backbone.layers.0.mixer.conv1d.bias",
-                           "backbone.layers.0.mixer.A_log", "backbone.layers.0.mixer.D",
-                           "backbone.layers.0.mixer.dt_bias", "backbone.layers.0.mixer.norm.weight",
-                           "backbone.layers.0.mixer.out_proj.weight", "backbone.layers.0.norm.weight",
-                           "backbone.norm_f.weight"})
+  for (const char* name :
+       {"backbone.embeddings.weight", "backbone.layers.10.mixer.in_proj.weight",
+        "backbone.layers.0.mixer.conv1d.weight", "backbone.layers.0.mixer.conv1d.bias", "backbone.layers.0.mixer.A_log",
+        "backbone.layers.0.mixer.D", "backbone.layers.0.mixer.dt_bias", "backbone.layers.0.mixer.norm.weight",
+        "backbone.layers.0.mixer.out_proj.weight", "backbone.layers.0.norm.weight", "backbone.norm_f.weight"})
     EXPECT_NE(mamba.FindName(name), nullptr) << name;
   EXPECT_EQ(mamba.specs().size(), 2u + 11 * 9);
 }
@@ -186,10 +185,9 @@ TEST(TensorTable, MapsIntoTheResidualStartSmaller) {
     const double small = 0.02 / std::sqrt(2.0 * static_cast<double>(config.n_layers()));
     const TensorTable table(config);
     for (const TensorSpec& spec : table.specs()) {
-      const bool residual = spec.name.find("out_proj") != std::string::npos ||
-                            spec.name.find("o_proj") != std::string::npos ||
-                            spec.name.find("down_proj") != std::string::npos ||
-                            spec.name.find("value_proj") != std::string::npos;
+      const bool residual =
+          spec.name.find("out_proj") != std::string::npos || spec.name.find("o_proj") != std::string::npos ||
+          spec.name.find("down_proj") != std::string::npos || spec.name.find("value_proj") != std::string::npos;
       if (residual) {
         EXPECT_DOUBLE_EQ(spec.init_arg, small) << preset << " " << spec.name;
       } else if (spec.name.find("_proj") != std::string::npos) {
@@ -200,8 +198,8 @@ TEST(TensorTable, MapsIntoTheResidualStartSmaller) {
 }
 
 TEST(TensorTable, SizesOfAllParametersAreThePresets) {
-  for (const auto& [name, want] : {std::pair<const char*, int64_t>{"hydra-1.6b", 1625378106},
-                                   {"hydra-29m", 29211723}, {"hydra-nano", 3151515}}) {
+  for (const auto& [name, want] :
+       {std::pair<const char*, int64_t>{"hydra-1.6b", 1625378106}, {"hydra-29m", 29211723}, {"hydra-nano", 3151515}}) {
     const TensorTable table(Preset(name));
     int64_t sum = 0;
     for (const TensorSpec& spec : table.specs()) sum += spec.parameter ? spec.size() : 0;

@@ -28,14 +28,17 @@ using Function = std::function<Tensor(const Inputs&)>;
 struct Row {
   std::string function;  // its name in the header
   std::string what;
-  Inputs inputs;         // differentiable, fp64
-  Function own, twin;    // twin: nullptr where there is none
+  Inputs inputs;       // differentiable, fp64
+  Function own, twin;  // twin: nullptr where there is none
 };
 
 Tensor Ids(const std::vector<int64_t>& values) { return torch::tensor(values, torch::kInt64); }
 
-void AddScan(std::vector<Row>& rows, const std::string& what, const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
-  rows.push_back({"LinearScan", what, {torch::sigmoid(Randn(a, 1)), Randn(b, 2)},
+void AddScan(std::vector<Row>& rows, const std::string& what, const std::vector<int64_t>& a,
+             const std::vector<int64_t>& b) {
+  rows.push_back({"LinearScan",
+                  what,
+                  {torch::sigmoid(Randn(a, 1)), Randn(b, 2)},
                   [](const Inputs& x) { return LinearScan(x[0], x[1]); },
                   [](const Inputs& x) { return composite::LinearScan(x[0], x[1]); }});
 }
@@ -51,7 +54,8 @@ void AddConv(std::vector<Row>& rows, const std::string& what, int64_t T, int64_t
 
 // Rows of documents with pads, for attention: B = 2, T = 24, C = 4.
 Layout AttentionLayout() {
-  const Batch a = Batch::Pack(testing::RandomDocuments({18, 3}, 9, 1), 4, 24), b = Batch::Pack(testing::RandomDocuments({24}, 9, 2), 4, 24);
+  const Batch a = Batch::Pack(testing::RandomDocuments({18, 3}, 9, 1), 4, 24),
+              b = Batch::Pack(testing::RandomDocuments({24}, 9, 2), 4, 24);
   return Layout::Make(Batch::Stack({a, b}), 4);
 }
 
@@ -68,7 +72,9 @@ void AddAttention(std::vector<Row>& rows, int64_t key_heads, bool landmarks) {
   rows.push_back({"SparseAttention", landmarks ? "landmarks" : "window only", inputs,
                   [=](const Inputs& x) {
                     const bool far = x.size() > 3;
-                    return SparseAttention(x[0], x[1], x[2], far ? x[3] : Tensor(), far ? x[4] : Tensor(), pools, layout, 6) * real;
+                    return SparseAttention(x[0], x[1], x[2], far ? x[3] : Tensor(), far ? x[4] : Tensor(), pools,
+                                           layout, 6) *
+                           real;
                   },
                   nullptr});
 }
@@ -83,10 +89,14 @@ std::vector<Row> Rows() {
   AddConv(rows, "no bias", 11, 4, none, false);
   AddConv(rows, "shorter than its taps", 2, 4, torch::zeros({2, 2}, torch::kInt64), true);
   AddConv(rows, "one tap", 5, 1, torch::zeros({2, 5}, torch::kInt64), true);
-  AddConv(rows, "documents", 11, 3, Ids({0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 0, 1, 2, 3, 3, 3, 3, 3, 3, 3, 10}).view({2, 11}), true);
+  AddConv(rows, "documents", 11, 3,
+          Ids({0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 0, 1, 2, 3, 3, 3, 3, 3, 3, 3, 10}).view({2, 11}), true);
   AddConv(rows, "several blocks of rows", 300, 4, torch::zeros({2, 300}, torch::kInt64), true);
   const auto norm = [&](const std::string& what, const Tensor& x, const Tensor& w) {
-    rows.push_back({"RmsNorm", what, {x, w}, [](const Inputs& i) { return RmsNorm(i[0], i[1], 1e-5); },
+    rows.push_back({"RmsNorm",
+                    what,
+                    {x, w},
+                    [](const Inputs& i) { return RmsNorm(i[0], i[1], 1e-5); },
                     [](const Inputs& i) { return composite::RmsNorm(i[0], i[1], 1e-5); }});
   };
   norm("rows", Randn({3, 5, 7}, 10), Randn({7}, 11));
@@ -94,13 +104,19 @@ std::vector<Row> Rows() {
   norm("one number", Randn({6, 1}, 14), Randn({1}, 15));
   norm("many rows", Randn({333, 3}, 16), Randn({3}, 17));
   const Tensor some = Ids({4, 0, 4, 2, 4, 1, 0});
-  rows.push_back({"GatherRows", "repeated rows", {Randn({6, 3}, 18)},
+  rows.push_back({"GatherRows",
+                  "repeated rows",
+                  {Randn({6, 3}, 18)},
                   [=](const Inputs& x) { return GatherRows(x[0], some); },
                   [=](const Inputs& x) { return composite::GatherRows(x[0], some); }});
-  rows.push_back({"GatherRows", "no rows", {Randn({6, 3}, 18)},
+  rows.push_back({"GatherRows",
+                  "no rows",
+                  {Randn({6, 3}, 18)},
                   [=](const Inputs& x) { return GatherRows(x[0], Ids({})); },
                   [=](const Inputs& x) { return composite::GatherRows(x[0], Ids({})); }});
-  rows.push_back({"ScatterAddRows", "repeated rows", {Randn({7, 3}, 19)},
+  rows.push_back({"ScatterAddRows",
+                  "repeated rows",
+                  {Randn({7, 3}, 19)},
                   [=](const Inputs& x) { return ScatterAddRows(x[0], some, 6); },
                   [=](const Inputs& x) { return composite::ScatterAddRows(x[0], some, 6); }});
   for (const int64_t key_heads : {4, 2, 1})
@@ -143,7 +159,8 @@ TEST(Functions, GradientsEqualTheirTwins) {
     if (!row.twin) continue;
     const Tensor weight = Randn(row.own(row.inputs).sizes().vec(), 20);
     const Inputs got = Gradients(row.own, row.inputs, weight), want = Gradients(row.twin, row.inputs, weight);
-    for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(Difference(got[i], want[i]), 1e-11) << Name(row) << " input " << i;
+    for (size_t i = 0; i < got.size(); ++i)
+      EXPECT_LT(Difference(got[i], want[i]), 1e-11) << Name(row) << " input " << i;
   }
 }
 
@@ -167,7 +184,8 @@ void ExpectFiniteDifferences(const std::string& name, const Function& f, const I
       };
       const double numeric = (value(kStep) - value(-kStep)) / (2 * kStep);
       const double analytic = gradients[i].contiguous().view({-1})[at].item<double>();
-      EXPECT_NEAR(numeric, analytic, kAllowed * std::max(1.0, std::abs(analytic))) << name << " input " << i << " number " << at;
+      EXPECT_NEAR(numeric, analytic, kAllowed * std::max(1.0, std::abs(analytic)))
+          << name << " input " << i << " number " << at;
     }
   }
 }
@@ -186,7 +204,8 @@ TEST(Functions, ScansMatchFiniteDifferences) {
     for (const bool documents : {false, true})
       ExpectFiniteDifferences("SsdScan Q " + std::to_string(Q),
                               [=](const Inputs& x) {
-                                const SsdOut out = SsdScan(x[0], x[1], -torch::exp(x[2]), x[3], x[4], documents ? seq : Tensor(), Q);
+                                const SsdOut out =
+                                    SsdScan(x[0], x[1], -torch::exp(x[2]), x[3], x[4], documents ? seq : Tensor(), Q);
                                 return torch::cat({out.y.reshape({-1}), out.state.reshape({-1})});
                               },
                               {Randn({1, 11, 4, 2}, 1), torch::rand({1, 11, 4}, torch::kFloat64) + 0.1, Randn({4}, 2),

@@ -37,7 +37,9 @@ std::map<std::string, Tensor> ReadTensors(const std::string& path) {
 // A row of the files, its end padded to a multiple of chunk_len.
 Batch BatchOf(const std::map<std::string, Tensor>& t, const Tensor& ids, int64_t chunk_len) {
   const int64_t n = t.at("pos").size(0), pad = (chunk_len - n % chunk_len) % chunk_len;
-  const auto padded = [&](const Tensor& x, int64_t value) { return torch::constant_pad_nd(x, {0, pad}, value).unsqueeze(0); };
+  const auto padded = [&](const Tensor& x, int64_t value) {
+    return torch::constant_pad_nd(x, {0, pad}, value).unsqueeze(0);
+  };
   Batch batch;
   batch.ids = padded(ids, 0);
   batch.seq_idx = padded(t.at("seq_idx"), -1);
@@ -53,7 +55,8 @@ void ExpectCase(const std::string& folder, const std::string& name, const Forwar
   const auto golden = ReadTensors(kFolder + folder + "/" + name + ".safetensors");
   const Tensor ids = golden.at("ids"), real = golden.at("seq_idx") >= 0;
   torch::NoGradGuard no_grad;
-  const Tensor hidden = model->forward(BatchOf(golden, ids, model->config().chunk_len), options).hidden[0].narrow(0, 0, ids.size(0));
+  const Tensor hidden =
+      model->forward(BatchOf(golden, ids, model->config().chunk_len), options).hidden[0].narrow(0, 0, ids.size(0));
   EXPECT_LT(Difference(hidden.index({real}), golden.at("hidden").index({real})), kTolF64);
   if (golden.contains("logits")) {
     EXPECT_LT(Difference(model->Logits(hidden), golden.at("logits")), kTolF64);
@@ -152,7 +155,8 @@ TEST_F(GoldenParts, RoutingExpertsAndLosses) {
 
 TEST_F(GoldenParts, Memories) {
   for (const int layer : {1, 3})
-    ExpectPart(std::to_string(layer) + ".workspace", Workspace(model_->config(), Weights(layer).workspace, x_, layout_, 1));
+    ExpectPart(std::to_string(layer) + ".workspace",
+               Workspace(model_->config(), Weights(layer).workspace, x_, layout_, 1));
   const BlockWeights w = Weights(2);
   ExpectPart("2.pkm", Pkm(model_->config(), w.pkm, w.pkm_table, x_, 1));
 }

@@ -21,7 +21,10 @@ using torch::Tensor;
 
 // Tiny models of both kinds, G = 2 once, controller on and off.
 std::vector<Case> TinyCases() {
-  std::vector<Case> cases = {{"mamba2", Tiny()}, {"mamba2, G = 2, controller", Tiny()}, {"diagonal, controller", Tiny()}, {"untied, shared keys", Tiny()}};
+  std::vector<Case> cases = {{"mamba2", Tiny()},
+                             {"mamba2, G = 2, controller", Tiny()},
+                             {"diagonal, controller", Tiny()},
+                             {"untied, shared keys", Tiny()}};
   cases[1].config.ssm.n_groups = cases[1].config.ssm.norm_groups = 2;
   cases[1].config.gate_controller = true;
   cases[2].config.ssm.kind = SsmKind::kDiagonal;
@@ -106,7 +109,8 @@ TEST(Gradient, ReachesEveryTensorOfNano) {
       const Tensor gradient = DenseGradient(tensor).reshape({-1});
       EXPECT_TRUE(torch::isfinite(gradient).all().item<bool>()) << c.name << " " << spec->name;
       EXPECT_GT(gradient.abs().max().item<double>(), 0) << c.name << " " << spec->name;
-      if (gradient.numel() > 3 * c.config.d_model || spec->role == TensorRole::kWsWriteGateBias) continue;  // closed slots
+      if (gradient.numel() > 3 * c.config.d_model || spec->role == TensorRole::kWsWriteGateBias)
+        continue;                                     // closed slots
       for (int64_t i = 0; i < gradient.numel(); ++i)  // small tensors: each number
         EXPECT_EQ(std::abs(gradient[i].item<double>()) < kRounding, Excepted(c.config, *spec, i))
             << c.name << " " << spec->name << " " << i << ": " << gradient[i].item<double>();
@@ -165,8 +169,8 @@ TEST(Gradient, PathsThatAreOffGetNone) {
   const Batch batch = TinyBatch(Tiny(), 7);
   Backward(model, model->Loss(batch, {.path_scale = {1, 0, 1}, .workspace = false, .pkm = false}).total);
   for (const auto& [spec, tensor] : model->Tensors()) {
-    const bool off = spec->name.find("self_attn") != std::string::npos || spec->name.find("workspace") != std::string::npos ||
-                     spec->name.find("pkm") != std::string::npos;
+    const bool off = spec->name.find("self_attn") != std::string::npos ||
+                     spec->name.find("workspace") != std::string::npos || spec->name.find("pkm") != std::string::npos;
     if (off) {
       EXPECT_EQ(DenseGradient(tensor).abs().max().item<double>(), 0) << spec->name;
     }
@@ -190,7 +194,8 @@ TEST(Accounting, CountsWhatIsAllocated) {
     EXPECT_EQ(parameters, counts.total) << c.name;
     EXPECT_EQ(buffers, counts.buffers) << c.name;
     EXPECT_EQ(model->named_parameters().size() + model->named_buffers().size(), model->table().specs().size());
-    for (const auto& item : model->named_parameters()) EXPECT_NE(model->table().FindName(item.key()), nullptr) << item.key();
+    for (const auto& item : model->named_parameters())
+      EXPECT_NE(model->table().FindName(item.key()), nullptr) << item.key();
   }
 }
 
@@ -201,8 +206,8 @@ int64_t AllocatedState(const Stepper& stepper) {
     for (const Tensor& x : {s.conv, s.ssm, s.sum, s.mean, s.M, s.acc, s.weight, s.max})
       if (x.defined()) bytes += 4 * x.numel();
     if (s.routes.ids.defined()) bytes += 4 * (s.routes.ids.numel() + s.routes.route_weights.numel());
-    for (const KeyEntry& e : s.ring) bytes += 2 * (e.k.numel() + e.v.numel()) + 4;       // score
-    for (const KeyEntry& e : s.pool) bytes += 2 * (e.k.numel() + e.v.numel()) + 4 + 4;   // score, position
+    for (const KeyEntry& e : s.ring) bytes += 2 * (e.k.numel() + e.v.numel()) + 4;      // score
+    for (const KeyEntry& e : s.pool) bytes += 2 * (e.k.numel() + e.v.numel()) + 4 + 4;  // score, position
   }
   return bytes;
 }

@@ -38,7 +38,8 @@ struct SsdCase {
 SsdCase MakeSsdCase(int64_t T, int64_t G, uint64_t seed) {
   constexpr int64_t kRows = 2, kHeads = 4, kHeadDim = 3, kState = 5;
   return {Randn({kRows, T, kHeads, kHeadDim}, seed), torch::rand({kRows, T, kHeads}, torch::kFloat64) + 0.01,
-          -torch::exp(Randn({kHeads}, seed + 1)), Randn({kRows, T, G, kState}, seed + 2), Randn({kRows, T, G, kState}, seed + 3), {}};
+          -torch::exp(Randn({kHeads}, seed + 1)),    Randn({kRows, T, G, kState}, seed + 2),
+          Randn({kRows, T, G, kState}, seed + 3),    {}};
 }
 
 // h_t = exp(dt A) h_{t-1} + dt x (x) B; y_t = h_t C. Section 2.2, a token at a time; h = `start` at first.
@@ -46,7 +47,9 @@ SsdOut Recurrence(const SsdCase& s, Tensor h) {
   const int64_t T = s.x.size(1), heads_per_group = s.x.size(2) / s.B.size(2);
   std::vector<Tensor> y;
   for (int64_t t = 0; t < T; ++t) {
-    const auto heads = [&](const Tensor& v) { return v.select(1, t).repeat_interleave(heads_per_group, 1); };  // [B, H, N]
+    const auto heads = [&](const Tensor& v) {
+      return v.select(1, t).repeat_interleave(heads_per_group, 1);
+    };  // [B, H, N]
     if (s.seq.defined() && t > 0) {
       const Tensor same = (s.seq.select(1, t) == s.seq.select(1, t - 1)).to(h.dtype());
       h = h * same.view({-1, 1, 1, 1});
@@ -60,7 +63,8 @@ SsdOut Recurrence(const SsdCase& s, Tensor h) {
 }
 
 void ExpectSsdMatches(const SsdCase& s, const std::string& what) {
-  const SsdOut want = Recurrence(s, torch::zeros({s.x.size(0), s.x.size(2), s.x.size(3), s.B.size(3)}, torch::kFloat64));
+  const SsdOut want =
+      Recurrence(s, torch::zeros({s.x.size(0), s.x.size(2), s.x.size(3), s.B.size(3)}, torch::kFloat64));
   for (const int64_t Q : {int64_t{1}, int64_t{4}, int64_t{16}, s.x.size(1)}) {
     const SsdOut got = SsdScan(s.x, s.dt, s.A, s.B, s.C, s.seq, Q);
     EXPECT_LT(Difference(got.y, want.y), kTolF64) << what << " Q " << Q;
@@ -73,7 +77,8 @@ TEST(Ssd, ChunksOfAnyLengthMatchTheRecurrence) {
     for (const int64_t G : {1, 2, 4})
       for (const int64_t T : {1, 15, 16, 17, 50}) {
         torch::manual_seed(seed);
-        ExpectSsdMatches(MakeSsdCase(T, G, seed), "seed " + std::to_string(seed) + " G " + std::to_string(G) + " T " + std::to_string(T));
+        ExpectSsdMatches(MakeSsdCase(T, G, seed),
+                         "seed " + std::to_string(seed) + " G " + std::to_string(G) + " T " + std::to_string(T));
       }
 }
 
@@ -92,7 +97,9 @@ TEST(Ssd, DocumentsStartFromNothing) {
   torch::manual_seed(5);
   SsdCase s = MakeSsdCase(43, 2, 5);
   s.seq = torch::tensor({0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2,
-                         2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4}, torch::kInt64).expand({2, 43});
+                         2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4},
+                        torch::kInt64)
+              .expand({2, 43});
   ExpectSsdMatches(s, "documents");
 }
 
@@ -116,9 +123,11 @@ TEST(Ssd, AGivenStateGoesOn) {
 
 TEST(Ssd, DtIsClampedAfterSoftplus) {
   SsmConfig config;
-  const Tensor raw = torch::tensor({-30.0, 0.0, 1.0, 25.0, 300.0}, torch::kFloat64), bias = torch::zeros({5}, torch::kFloat64);
-  EXPECT_LT(Difference(SsmDt(config, raw, bias),
-                       torch::tensor({std::log1p(std::exp(-30.0)), std::log(2.0), std::log1p(std::exp(1.0)), 25.0, 300.0}, torch::kFloat64)),
+  const Tensor raw = torch::tensor({-30.0, 0.0, 1.0, 25.0, 300.0}, torch::kFloat64),
+               bias = torch::zeros({5}, torch::kFloat64);
+  EXPECT_LT(Difference(SsmDt(config, raw, bias), torch::tensor({std::log1p(std::exp(-30.0)), std::log(2.0),
+                                                                std::log1p(std::exp(1.0)), 25.0, 300.0},
+                                                               torch::kFloat64)),
             1e-15);
   config.dt_limit = {0.5, 2.0};
   EXPECT_TRUE(torch::equal(SsmDt(config, raw, bias),
@@ -133,7 +142,8 @@ TEST(Moe, GatheredProductsMatchALoopOverChunks) {
   for (const uint64_t seed : {1, 2}) {
     Model model = RandomModel(config, seed);
     const BlockWeights w = BlockWeights::Of(*model, 0);
-    const Batch batch = Batch::Stack({PackedBatch({40, 7, 100}, C, 192), PackedBatch({190}, C, 192), PackedBatch({16, 16, 15}, C, 192)});
+    const Batch batch = Batch::Stack(
+        {PackedBatch({40, 7, 100}, C, 192), PackedBatch({190}, C, 192), PackedBatch({16, 16, 15}, C, 192)});
     const Layout layout = Layout::Make(batch, C);
     const Tensor u = Randn({3, 192, config.d_model}, seed);
     const Routes routes = Route(config, 0, w.moe, u, layout, {});
@@ -147,7 +157,8 @@ TEST(Moe, GatheredProductsMatchALoopOverChunks) {
         const bool first = batch.pos[b][t].item<int64_t>() == 0;
         const Tensor m = first ? w.moe.init_summary : u[b].narrow(0, t - C, C).mean(0);
         const Tensor z = torch::mv(w.moe.prev_proj, m) + torch::mv(w.moe.first_proj, u[b][t]);
-        const Tensor order = (z + w.moe.balance_bias).argsort(/*stable=*/true, 0, /*descending=*/true).narrow(0, 0, config.moe.top_k);
+        const Tensor order =
+            (z + w.moe.balance_bias).argsort(/*stable=*/true, 0, /*descending=*/true).narrow(0, 0, config.moe.top_k);
         const Tensor p = torch::softmax(z.index_select(0, order), 0);
         EXPECT_TRUE(torch::equal(routes.ids[b][t / C], order)) << b << " " << t;
         for (int64_t j = 0; j < config.moe.top_k; ++j, ++n_weights) {
@@ -155,7 +166,8 @@ TEST(Moe, GatheredProductsMatchALoopOverChunks) {
           const int64_t e = order[j].item<int64_t>();
           for (int64_t i = t; i < t + C && batch.seq_idx[b][i].item<int64_t>() >= 0; ++i) {
             const Tensor h = torch::mv(w.moe.gate_up[e], u[b][i]);
-            const Tensor mid = torch::silu(h.narrow(0, 0, config.moe.d_expert)) * h.narrow(0, config.moe.d_expert, config.moe.d_expert);
+            const Tensor mid = torch::silu(h.narrow(0, 0, config.moe.d_expert)) *
+                               h.narrow(0, config.moe.d_expert, config.moe.d_expert);
             want[b][i] += p[j] * torch::mv(w.moe.down[e], mid);
           }
         }
@@ -172,7 +184,8 @@ TEST(Moe, RoundRobinFollowsItsFormula) {
   const Layout layout = Layout::Make(PackedBatch({100, 40}, config.chunk_len), config.chunk_len);
   const Tensor u = Randn({1, layout.T, config.d_model}, 1);
   for (const int layer : {0, 2, 4}) {
-    const Routes routes = Route(config, layer, BlockWeights::Of(*model, layer).moe, u, layout, {.router_mode = RouterMode::kRoundRobin});
+    const Routes routes =
+        Route(config, layer, BlockWeights::Of(*model, layer).moe, u, layout, {.router_mode = RouterMode::kRoundRobin});
     for (int64_t i = 0; i < layout.n_chunks; ++i) {
       const int64_t c = i < 7 ? i : i - 7;  // 100 tokens are 7 chunks
       EXPECT_EQ(routes.ids[0][i][0].item<int64_t>(), (c + layer) % 8);
@@ -201,7 +214,8 @@ TEST(Moe, SelectionObeysTiesAndControls) {
   EXPECT_EQ(ids({.expert_bias = {0, 0, 0, 9, 0}}, none), (Ids{3, 1}));
   EXPECT_EQ(ids({}, torch::tensor({5.0, 0.0, 0.0, 0.0, 0.0}, torch::kFloat64)), (Ids{0, 1}));
   // Biases select only: weights come from z, at the temperature given.
-  const Tensor p = SelectExperts(config, z, none, {.router_temperature = 2.0, .expert_bias = {0, 0, 0, 9, 0}}).route_weights;
+  const Tensor p =
+      SelectExperts(config, z, none, {.router_temperature = 2.0, .expert_bias = {0, 0, 0, 9, 0}}).route_weights;
   EXPECT_NEAR(p[0].item<double>(), std::exp(0.0) / (std::exp(0.0) + std::exp(1.5)), 1e-15);
 }
 
@@ -228,7 +242,8 @@ TEST(Moe, LossesCountRealChunks) {
 // ---- 9: landmarks ----
 
 // The training mask's words: p promoted, chunk(p) < c, (s_p, -p) >= theta_c; per chunk, without p <= t - W.
-std::set<int64_t> PoolByTheta(const std::vector<double>& s, const Batch& batch, int64_t chunk, int64_t C, int64_t m, int64_t budget) {
+std::set<int64_t> PoolByTheta(const std::vector<double>& s, const Batch& batch, int64_t chunk, int64_t C, int64_t m,
+                              int64_t budget) {
   const auto seq = [&](int64_t t) { return batch.seq_idx[0][t].item<int64_t>(); };
   std::vector<std::pair<double, int64_t>> promoted;  // (-s, p): the best first
   for (int64_t e = 0; e < chunk; ++e) {
@@ -272,7 +287,9 @@ TEST(Landmarks, ThetaMaskEqualsTheStreamedPool) {
         if (batch.seq_idx[0][c * C + C - 1].item<int64_t>() < 0) continue;  // never closes
         std::vector<int64_t> own;
         for (int64_t t = c * C; t < c * C + C; ++t) own.push_back(t);
-        const auto better = [&](int64_t x, int64_t y) { return std::pair(-s[static_cast<size_t>(x)], x) < std::pair(-s[static_cast<size_t>(y)], y); };
+        const auto better = [&](int64_t x, int64_t y) {
+          return std::pair(-s[static_cast<size_t>(x)], x) < std::pair(-s[static_cast<size_t>(y)], y);
+        };
         std::sort(own.begin(), own.end(), better);
         streamed.insert(streamed.end(), own.begin(), own.begin() + 2);
         std::sort(streamed.begin(), streamed.end(), better);
@@ -287,8 +304,8 @@ TEST(Landmarks, ThetaMaskEqualsTheStreamedPool) {
 }
 
 // softmax over an explicit T x T mask, as no product code may do it.
-Tensor DenseSparseAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sigma, const Tensor& lambda,
-                            const Tensor& pools, const Batch& batch, int64_t C, int64_t W) {
+Tensor DenseSparseAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sigma,
+                            const Tensor& lambda, const Tensor& pools, const Batch& batch, int64_t C, int64_t W) {
   const int64_t B = q.size(0), T = q.size(1), A = q.size(2), R = A / k.size(2);
   Tensor out = torch::zeros_like(q);
   for (int64_t b = 0; b < B; ++b)
@@ -299,7 +316,8 @@ Tensor DenseSparseAttention(const Tensor& q, const Tensor& k, const Tensor& v, c
       for (int64_t p = std::max<int64_t>(0, t - W + 1); p <= t; ++p)
         if (torch::equal(batch.seq_idx[b][p], batch.seq_idx[b][t])) keys.push_back(p), landmark.push_back(false);
       for (int64_t j = 0; pools.defined() && j < pools.size(2); ++j)
-        if (const int64_t p = pools[b][t / C][j].item<int64_t>(); p >= 0 && p - b * T <= t - W) keys.push_back(p - b * T), landmark.push_back(true);
+        if (const int64_t p = pools[b][t / C][j].item<int64_t>(); p >= 0 && p - b * T <= t - W)
+          keys.push_back(p - b * T), landmark.push_back(true);
       for (int64_t a = 0; a < A; ++a) {
         std::vector<Tensor> scores, values;
         for (size_t i = 0; i < keys.size(); ++i) {
@@ -330,7 +348,8 @@ TEST(Attention, TilesMatchADenseMask) {
       const Tensor log_sigma = landmarks ? torch::log_sigmoid(score) : Tensor();
       const Tensor got = SparseAttention(q, k, v, log_sigma, landmarks ? lambda : Tensor(), pools, layout, W);
       const Tensor want = DenseSparseAttention(q, k, v, log_sigma, lambda, pools, batch, C, W);
-      EXPECT_LT(Difference(got.index({real}), want.index({real})), kTolF64) << Akv << " key heads, landmarks " << landmarks;
+      EXPECT_LT(Difference(got.index({real}), want.index({real})), kTolF64)
+          << Akv << " key heads, landmarks " << landmarks;
       // A window over everything is full attention.
       const Tensor full = FullAttention(q, k, v, layout), wide = SparseAttention(q, k, v, {}, {}, {}, layout, 1000);
       EXPECT_LT(Difference(full.index({real}), wide.index({real})), kTolF64) << Akv;

@@ -89,7 +89,8 @@ TEST_F(ModelFolder, ReadsShardsThroughTheirIndex) {
     for (const TensorView& view : whole.tensors()) {
       const bool half = first.size() < whole.tensors().size() / 2;
       (half ? first : second).push_back(view);
-      map += (map.empty() ? "" : ",") + ("\"" + view.name + "\":\"model-0000" + (half ? "1" : "2") + "-of-00002.safetensors\"");
+      map += (map.empty() ? "" : ",") +
+             ("\"" + view.name + "\":\"model-0000" + (half ? "1" : "2") + "-of-00002.safetensors\"");
     }
     WriteSafeTensors(File("model-00001-of-00002.safetensors"), first, {});
     WriteSafeTensors(File("model-00002-of-00002.safetensors"), second, {});
@@ -102,7 +103,8 @@ TEST_F(ModelFolder, ReadsShardsThroughTheirIndex) {
 }
 
 // Writes the model's tensors after a change, and loads them.
-std::string AfterChange(const std::string& path, Model& model, const std::function<void(std::vector<TensorView>&)>& change) {
+std::string AfterChange(const std::string& path, Model& model,
+                        const std::function<void(std::vector<TensorView>&)>& change) {
   SaveWeights(path, model);
   {
     const SafeTensors file = SafeTensors::Open(path);

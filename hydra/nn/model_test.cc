@@ -150,7 +150,8 @@ TEST(Model, PackedDocumentsGiveWhatEachGivesAlone) {
       const Batch packed = Batch::Pack(documents, c.config.chunk_len, 256);
       const Tensor logits = LogitsOf(model, packed)[0];
       for (size_t d = 0; d < documents.size(); ++d) {
-        const Tensor alone = LogitsOf(model, Batch::Pack({documents[d]}, c.config.chunk_len))[0].narrow(0, 0, lengths[d]);
+        const Tensor alone =
+            LogitsOf(model, Batch::Pack({documents[d]}, c.config.chunk_len))[0].narrow(0, 0, lengths[d]);
         const Tensor mine = logits.index({packed.seq_idx[0] == static_cast<int64_t>(d)});
         EXPECT_LT(Difference(mine, alone), kTolF64) << c.name << " seed " << seed << " document " << d;
       }
@@ -170,7 +171,8 @@ TEST(Model, AChangeInOneDocumentLeavesTheBitsOfTheOthers) {
       for (const int64_t d : {0, 2}) {
         const Tensor mine = batch.seq_idx == d;
         EXPECT_TRUE(torch::equal(after.index({mine}), before.index({mine})))
-            << c.name << " seed " << seed << " document " << d << ": " << Difference(after.index({mine}), before.index({mine}));
+            << c.name << " seed " << seed << " document " << d << ": "
+            << Difference(after.index({mine}), before.index({mine}));
       }
       const Tensor changed = batch.seq_idx == 1;
       EXPECT_GT(Difference(after.index({changed}), before.index({changed})), 1e-3);
@@ -189,7 +191,8 @@ TEST(Model, LossIsTheMeanOfTokenLosses) {
     const Tensor want = -torch::log_softmax(LogitsOf(model, batch)[0][0], -1)[batch.targets[0][0].item<int64_t>()];
     EXPECT_NEAR(each[0][0].item<double>(), want.item<double>(), 1e-9) << c.name;
     if (c.config.HasFfn(FfnKind::kChunkMoe)) {
-      const double total = loss.lm.item<double>() + c.config.moe.aux_loss_coef * loss.router.balance_loss.item<double>() +
+      const double total = loss.lm.item<double>() +
+                           c.config.moe.aux_loss_coef * loss.router.balance_loss.item<double>() +
                            c.config.moe.z_loss_coef * loss.router.z_loss.item<double>();
       EXPECT_NEAR(loss.total.item<double>(), total, 1e-12) << c.name;
     }
@@ -202,7 +205,8 @@ TEST(Model, EqualSeedsGiveEqualWeights) {
   for (const auto& [spec, tensor] : a->Tensors()) EXPECT_TRUE(torch::equal(tensor, b->at(spec->role, spec->layer)));
   b->InitWeights(1);
   int64_t different = 0;
-  for (const auto& [spec, tensor] : a->Tensors()) different += torch::equal(tensor, b->at(spec->role, spec->layer)) ? 0 : 1;
+  for (const auto& [spec, tensor] : a->Tensors())
+    different += torch::equal(tensor, b->at(spec->role, spec->layer)) ? 0 : 1;
   EXPECT_GT(different, 50);
 }
 
@@ -210,10 +214,10 @@ TEST(Model, ImpossibleControlsAreRefused) {
   const ModelConfig config = testing::Tiny();
   Model model = RandomModel(config, 1);
   const Batch batch = Alone(config, RandomIds(1, 9, config.vocab_size, 1));
-  for (const ForwardOptions& bad :
-       {ForwardOptions{.force_experts = {4}}, ForwardOptions{.ban_experts = {-1}}, ForwardOptions{.force_experts = {1}, .ban_experts = {1}},
-        ForwardOptions{.ban_experts = {0, 1, 2, 3}}, ForwardOptions{.moe_top_k = 5}, ForwardOptions{.router_temperature = 0.0},
-        ForwardOptions{.expert_bias = {1.0}}})
+  for (const ForwardOptions& bad : {ForwardOptions{.force_experts = {4}}, ForwardOptions{.ban_experts = {-1}},
+                                    ForwardOptions{.force_experts = {1}, .ban_experts = {1}},
+                                    ForwardOptions{.ban_experts = {0, 1, 2, 3}}, ForwardOptions{.moe_top_k = 5},
+                                    ForwardOptions{.router_temperature = 0.0}, ForwardOptions{.expert_bias = {1.0}}})
     EXPECT_THROW(model->forward(batch, bad), Error);
 }
 

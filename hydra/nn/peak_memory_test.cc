@@ -7,8 +7,8 @@
 
 #include <array>
 #include <cmath>
-#include <cstdlib>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -78,13 +78,15 @@ double PeakBytes(const std::string& task) {
     setenv("MALLOC_MMAP_THRESHOLD_", "65536", 1);  // what is freed goes back: no fragments of the heap are counted
     dup2(ends[1], STDOUT_FILENO);
     close(ends[0]);
-    execl("/proc/self/exe", "nn_test", "--gtest_also_run_disabled_tests", "--gtest_filter=PeakMemory.DISABLED_Child", nullptr);
+    execl("/proc/self/exe", "nn_test", "--gtest_also_run_disabled_tests", "--gtest_filter=PeakMemory.DISABLED_Child",
+          nullptr);
     _exit(127);
   }
   close(ends[1]);
   std::string output;
   std::array<char, 4096> buffer{};
-  for (ssize_t n; (n = read(ends[0], buffer.data(), buffer.size())) > 0;) output.append(buffer.data(), static_cast<size_t>(n));
+  for (ssize_t n; (n = read(ends[0], buffer.data(), buffer.size())) > 0;)
+    output.append(buffer.data(), static_cast<size_t>(n));
   close(ends[0]);
   int status = 0;
   waitpid(child, &status, 0);

@@ -87,7 +87,8 @@ inline torch::Tensor RandomIds(int64_t rows, int64_t tokens, int64_t vocab, uint
   return torch::randint(vocab, {rows, tokens}, generator, torch::kInt64);
 }
 
-inline std::vector<std::vector<int64_t>> RandomDocuments(const std::vector<int64_t>& lengths, int64_t vocab, uint64_t seed) {
+inline std::vector<std::vector<int64_t>> RandomDocuments(const std::vector<int64_t>& lengths, int64_t vocab,
+                                                         uint64_t seed) {
   std::vector<std::vector<int64_t>> documents;
   for (size_t d = 0; d < lengths.size(); ++d) {
     const torch::Tensor ids = RandomIds(1, lengths[d], vocab, seed * 1000 + d);
@@ -106,10 +107,17 @@ inline Model RandomModel(const ModelConfig& config, uint64_t seed, torch::Dtype 
     torch::Tensor value;
     switch (spec->init) {
       case Init::kNormal:
-      case Init::kUniform: value = noise / std::sqrt(static_cast<double>(std::max<int64_t>(spec->shape.back(), 2))); break;
-      case Init::kPathGates: value = noise * 0.1 + torch::tensor({0.8, 0.2, 0.5}, torch::kFloat64); break;
-      case Init::kConstant: value = noise * 0.3 + spec->init_arg; break;
-      default: value = tensor.to(torch::kFloat64) + noise * 0.1;
+      case Init::kUniform:
+        value = noise / std::sqrt(static_cast<double>(std::max<int64_t>(spec->shape.back(), 2)));
+        break;
+      case Init::kPathGates:
+        value = noise * 0.1 + torch::tensor({0.8, 0.2, 0.5}, torch::kFloat64);
+        break;
+      case Init::kConstant:
+        value = noise * 0.3 + spec->init_arg;
+        break;
+      default:
+        value = tensor.to(torch::kFloat64) + noise * 0.1;
     }
     tensor.copy_(value);
   }
