@@ -99,14 +99,13 @@ struct RunBytes {
 
 // Memory of training with AdamW on one device.
 struct TrainMemoryOptions {
-  int64_t tokens = 8192;           // of one micro-batch
-  bool checkpoint_blocks = false;  // recompute each block in the backward pass
+  int64_t tokens = 8192;  // of one micro-batch
 };
 struct TrainMemory {
   int64_t weights = 0;      // f32 masters and buffers
   int64_t gradients = 0;    // f32; of the PKM table only the rows that the micro-batch can hit
   int64_t moments = 0;      // two f32 each; the PKM table's rows have a step count too
-  int64_t activations = 0;  // an estimate: see accounting.cc
+  int64_t activations = 0;  // an estimate: see accounting_train.cc
   [[nodiscard]] int64_t total() const { return weights + gradients + moments + activations; }
 };
 [[nodiscard]] TrainMemory CountTrainMemory(const ModelConfig& config, const TrainMemoryOptions& options);

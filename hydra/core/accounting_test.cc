@@ -257,7 +257,6 @@ TEST(Accounting, TrainingMemoryCountsTheTableSparsely) {
   const TrainMemory more = CountTrainMemory(config, {.tokens = 1 << 20});
   EXPECT_EQ(more.gradients, 4 * (counts.total - table) + 1024 * (64 * 4 + 8));
   EXPECT_EQ(more.activations, one.activations * ((1 << 20) / 16));  // linear in tokens
-  EXPECT_LT(CountTrainMemory(config, {.tokens = 1 << 20, .checkpoint_blocks = true}).activations, more.activations / 2);
 }
 
 }  // namespace

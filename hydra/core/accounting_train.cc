@@ -55,13 +55,9 @@ TrainMemory CountTrainMemory(const ModelConfig& config, const TrainMemoryOptions
       m.gradients += spec.size() * kF32Bytes;
     }
   }
-  int64_t per_token = 2 * config.d_model, widest = 0;  // last residual and its norm
-  for (const LayerConfig& l : config.layers) {
-    const int64_t n = SavedNumbers(config, l);
-    widest = std::max(widest, n);
-    per_token += options.checkpoint_blocks ? config.d_model : n;  // recomputed: only a block's input stays
-  }
-  if (options.checkpoint_blocks) per_token += widest;
+  // Last residual and its norm; logits, their log-softmax and its gradient, which all stand when the backward starts.
+  int64_t per_token = 2 * config.d_model + 3 * config.vocab_size;
+  for (const LayerConfig& l : config.layers) per_token += SavedNumbers(config, l);
   m.activations = options.tokens * per_token * kF32Bytes;
   return m;
 }
