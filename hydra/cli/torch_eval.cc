@@ -44,6 +44,8 @@ int RunEval(const EvalFlags& flags, const CommonFlags& common) {
   }
   if (flags.data.empty() == flags.file.empty())
     throw Error(ErrorCode::kUsage, "eval: give either --data DIR (made by hydralm data build) or -f FILE (a text)");
+  if (flags.split != "train" && flags.split != "val")
+    throw Error(ErrorCode::kUsage, StrCat("eval: --split ", flags.split, ": must be train or val"));
   nn::Model model = OpenModel(flags.model);
   const Tokenizer tokenizer = Tokenizer::Load(flags.model.model);
   const eval::PerplexityOptions options{.ctx = flags.ctx, .max_tokens = flags.max_tokens,
