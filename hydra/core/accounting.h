@@ -99,7 +99,8 @@ struct RunBytes {
 
 // Memory of training with AdamW on one device.
 struct TrainMemoryOptions {
-  int64_t tokens = 8192;  // of one micro-batch
+  int64_t tokens = 8192;           // of one micro-batch
+  bool checkpoint_blocks = false;  // keep a block's input only and recompute the rest in the backward pass
 };
 struct TrainMemory {
   int64_t weights = 0;      // f32 masters and buffers

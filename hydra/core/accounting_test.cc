@@ -257,6 +257,9 @@ TEST(Accounting, TrainingMemoryCountsTheTableSparsely) {
   const TrainMemory more = CountTrainMemory(config, {.tokens = 1 << 20});
   EXPECT_EQ(more.gradients, 4 * (counts.total - table) + 1024 * (64 * 4 + 8));
   EXPECT_EQ(more.activations, one.activations * ((1 << 20) / 16));  // linear in tokens
+  const TrainMemory kept = CountTrainMemory(config, {.tokens = 1 << 20, .checkpoint_blocks = true});
+  EXPECT_LT(kept.activations, more.activations / 2);
+  EXPECT_EQ(kept.moments, more.moments);
 }
 
 }  // namespace

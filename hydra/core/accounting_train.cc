@@ -56,8 +56,13 @@ TrainMemory CountTrainMemory(const ModelConfig& config, const TrainMemoryOptions
     }
   }
   // Last residual and its norm; logits, their log-softmax and its gradient, which all stand when the backward starts.
-  int64_t per_token = 2 * config.d_model + 3 * config.vocab_size;
-  for (const LayerConfig& l : config.layers) per_token += SavedNumbers(config, l);
+  int64_t per_token = 2 * config.d_model + 3 * config.vocab_size, widest = 0;
+  for (const LayerConfig& l : config.layers) {
+    const int64_t n = SavedNumbers(config, l);
+    widest = std::max(widest, n);
+    per_token += options.checkpoint_blocks ? config.d_model : n;
+  }
+  if (options.checkpoint_blocks) per_token += widest;  // of the block that is being recomputed
   m.activations = options.tokens * per_token * kF32Bytes;
   return m;
 }

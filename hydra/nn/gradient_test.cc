@@ -164,6 +164,23 @@ TEST(Gradient, OfThePkmTableIsSparseAndTouchesTheRowsHit) {
   EXPECT_LE(rows, 32 * 2 * 4);  // tokens with pads, heads, top_k
 }
 
+TEST(Gradient, IsTheSameWithRecomputedBlocks) {
+  for (const Case& c : TinyCases()) {
+    Model model = RandomModel(c.config, 6);
+    const Batch batch = TinyBatch(c.config, 6);
+    const Tensor plain_loss = model->Loss(batch).total;
+    Backward(model, plain_loss);
+    std::vector<Tensor> plain;
+    for (const auto& [spec, tensor] : model->Tensors()) plain.push_back(DenseGradient(tensor).clone());
+    const Tensor loss = model->Loss(batch, {.checkpoint_blocks = true}).total;
+    EXPECT_EQ(loss.item<double>(), plain_loss.item<double>()) << c.name;
+    Backward(model, loss);
+    size_t i = 0;
+    for (const auto& [spec, tensor] : model->Tensors())
+      EXPECT_LT(Difference(DenseGradient(tensor), plain[i++]), 1e-12) << c.name << " " << spec->name;
+  }
+}
+
 TEST(Gradient, PathsThatAreOffGetNone) {
   Model model = RandomModel(Tiny(), 7);
   const Batch batch = TinyBatch(Tiny(), 7);
