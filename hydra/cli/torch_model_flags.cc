@@ -9,6 +9,7 @@
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
 #include "hydra/nn/model_io.h"
+#include "hydra/train/device.h"
 
 namespace hydra::cli {
 namespace {
@@ -93,20 +94,6 @@ void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
   verb->add_option("--control", flags->controls, "KEY=VALUE, repeatable, such as ban_experts=0,3")->type_name("KEY=VALUE");
 }
 
-torch::Device ParseDevice(const std::string& name) {
-  if (name == "cpu") return torch::kCPU;
-  if (name == "auto") return torch::cuda::is_available() ? torch::Device(torch::kCUDA) : torch::Device(torch::kCPU);
-  if (name.rfind("cuda", 0) == 0) {
-    if (!torch::cuda::is_available())
-      throw Error(ErrorCode::kUsage, StrCat("--device ", name, ": this LibTorch finds no CUDA device; use cpu"));
-    try {
-      return torch::Device(name);
-    } catch (const c10::Error&) {
-    }
-  }
-  throw Error(ErrorCode::kUsage, StrCat("--device ", name, ": must be auto, cpu, cuda or cuda:N"));
-}
-
 nn::ForwardOptions ParseControls(const std::vector<std::string>& controls) {
   nn::ForwardOptions options;
   for (const std::string& control : controls) {
@@ -119,7 +106,7 @@ nn::ForwardOptions ParseControls(const std::vector<std::string>& controls) {
 
 nn::Model OpenModel(const ModelFlags& flags) {
   at::set_num_threads(flags.threads > 0 ? flags.threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
-  return nn::LoadModel(flags.model, {.device = ParseDevice(flags.device)});
+  return nn::LoadModel(flags.model, {.device = train::ResolveDevice(flags.device).device});
 }
 
 std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text, const std::string& file) {

@@ -22,8 +22,6 @@ struct ModelFlags {
 void AddModelFlags(CLI::App* verb, ModelFlags* flags);
 // Sets the threads and loads the folder on the device.
 [[nodiscard]] nn::Model OpenModel(const ModelFlags& flags);
-// "auto", "cpu", "cuda", "cuda:1"; an impossible one is an Error.
-[[nodiscard]] torch::Device ParseDevice(const std::string& name);
 // KEY=VALUE of specs/hydra.md 4, such as ban_experts=0,3 or path_scale=1,0,1.
 [[nodiscard]] nn::ForwardOptions ParseControls(const std::vector<std::string>& controls);
 

@@ -50,30 +50,39 @@ Tensor FullAttention(const Tensor& q, const Tensor& k, const Tensor& v, const La
   return torch::cat(rows, 0);
 }
 
-Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u,
-                 const Layout& layout, bool landmarks) {
+namespace {
+
+// Between the projections, norms and softmax in fp32: q [B, T, A, Dh], k, v [B, T, Akv, Dh] -> [B, T, A, Dh].
+Tensor Attend(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u, Tensor q, Tensor k,
+              const Tensor& v, const Layout& layout, bool landmarks) {
+  const NoAutocast fp32;
   const AttentionConfig& c = config.attention;
-  const int64_t B = u.size(0), T = u.size(1);
-  const auto heads = [&](const Tensor& map, int64_t n) { return torch::linear(u, map).view({B, T, n, c.head_dim}); };
-  Tensor q = heads(w.q, c.n_heads), k = heads(w.k, c.n_kv_heads);
-  const Tensor v = heads(w.v, c.n_kv_heads);
+  const auto type = w.o.scalar_type();  // of the masters; q, k, v are bf16 under autocast
+  q = q.to(type);
+  k = k.to(type);
   if (w.q_norm.defined()) {
     q = RmsNorm(q, w.q_norm, config.norm_eps);
     k = RmsNorm(k, w.k_norm, config.norm_eps);
   }
   q = Rope(q, layout.pos, c.rope_theta);
   k = Rope(k, layout.pos, c.rope_theta);
-  Tensor out;
-  if (kind == AttentionKind::kFull) {
-    out = FullAttention(q, k, v, layout);
-  } else if (landmarks && w.scorer_w.defined()) {
-    const Tensor score = torch::linear(u.to(w.scorer_w.scalar_type()), w.scorer_w, w.scorer_b).squeeze(-1);  // [B, T]
-    out = SparseAttention(q, k, v, torch::log_sigmoid(score), torch::softplus(w.landmark_scale),
-                          LandmarkPools(c, score, layout), layout, c.window);
-  } else {
-    out = SparseAttention(q, k, v, {}, {}, {}, layout, c.window);
-  }
-  return torch::linear(out.reshape({B, T, c.n_heads * c.head_dim}), w.o);
+  // torch's fused attention keeps its own softmax in fp32
+  if (kind == AttentionKind::kFull) return FullAttention(q.to(v.scalar_type()), k.to(v.scalar_type()), v, layout);
+  if (!landmarks || !w.scorer_w.defined()) return SparseAttention(q, k, v.to(type), {}, {}, {}, layout, c.window);
+  const Tensor score = torch::linear(u.to(type), w.scorer_w, w.scorer_b).squeeze(-1);  // [B, T]
+  return SparseAttention(q, k, v.to(type), torch::log_sigmoid(score), torch::softplus(w.landmark_scale),
+                         LandmarkPools(c, score, layout), layout, c.window);
+}
+
+}  // namespace
+
+Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u,
+                 const Layout& layout, bool landmarks) {
+  const AttentionConfig& c = config.attention;
+  const int64_t B = u.size(0), T = u.size(1);
+  const auto heads = [&](const Tensor& map, int64_t n) { return torch::linear(u, map).view({B, T, n, c.head_dim}); };
+  const Tensor q = heads(w.q, c.n_heads), k = heads(w.k, c.n_kv_heads), v = heads(w.v, c.n_kv_heads);
+  return torch::linear(Attend(config, kind, w, u, q, k, v, layout, landmarks).reshape({B, T, c.n_heads * c.head_dim}), w.o);
 }
 
 }  // namespace hydra::nn

@@ -86,6 +86,7 @@ Layout Layout::Make(const Batch& batch, int64_t chunk_len) {
   l.chunk_closed = real.all(2);
   l.chunk_first = chunks(begins).select(2, 0).contiguous();
   l.chunk_number = chunks(l.pos).select(2, 0).div(l.C, "floor");
+  if (!l.real.all().item<bool>()) l.real_rows = torch::nonzero(l.real.view({-1})).squeeze(1);
   if (!l.one_document) {
     const bool aligned = (begins.logical_and(t.remainder(l.C) != 0)).any().item<bool>() == false;
     const bool pads_last = (l.real.logical_and(l.seq != l.scan_seq)).any().item<bool>() == false;

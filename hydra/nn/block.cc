@@ -67,7 +67,7 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   }
   if (parts.workspace && options.workspace && options.workspace_read != 0)
     x = x + Workspace(config, w.workspace, x, layout, options.workspace_read);
-  if (parts.pkm && options.pkm && options.pkm_read != 0) x = x + Pkm(config, w.pkm, w.pkm_table, x, options.pkm_read);
+  if (parts.pkm && options.pkm && options.pkm_read != 0) x = x + Pkm(config, w.pkm, w.pkm_table, x, options.pkm_read, layout.real_rows);
   out.x = x;
   return out;
 }

@@ -10,6 +10,13 @@
 
 namespace hydra::nn {
 
+// While it lives, autocast leaves this thread's operators in the type of their arguments: for what the specification
+// keeps in fp32 (SSM, router, scores, softmax, norms) on a device that otherwise multiplies in bf16.
+class NoAutocast {
+ private:
+  c10::impl::ExcludeDispatchKeyGuard guard_{c10::autocast_dispatch_keyset};
+};
+
 // First-order recurrence out_0 = 0, out_{t+1} = a_t out_t + b_t over dimension 1; both states before and after each
 // step are in the result.
 //   a [B, L, X, Z], b [B, L, X, Y, Z, I] -> [B, L + 1, X, Y, Z, I]; a_t[x, z] scales b's [x, :, z, :].

@@ -35,7 +35,8 @@ Tensor CausalConvSilu(const Tensor& x, const Tensor& w, const Tensor& bias, cons
 }
 
 Tensor RmsNorm(const Tensor& x, const Tensor& w, double eps) {
-  return x * torch::rsqrt(x.square().mean(-1, /*keepdim=*/true) + eps) * w;
+  const Tensor wide = x.to(w.scalar_type());
+  return wide * torch::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps) * w;
 }
 
 Tensor GatherRows(const Tensor& x, const Tensor& index) { return x.index_select(0, index); }

@@ -18,6 +18,7 @@ struct Layout {
   torch::Tensor seq;             // [B, T] int64, -1 for pads
   torch::Tensor pos;             // [B, T] int64
   torch::Tensor real;            // [B, T] bool
+  torch::Tensor real_rows;       // [M] int64: b T + t of real tokens; undefined where all are real
   torch::Tensor doc_start;       // [B, T] int64: row offset where the token's document begins; pads: the one before
   torch::Tensor scan_seq;        // [B, T] int64: seq, pads carry the document before them
   torch::Tensor chunk_real;      // [B, n] bool: has a real token

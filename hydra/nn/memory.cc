@@ -50,6 +50,7 @@ Tensor WorkspaceStates(const ModelConfig& config, const WorkspaceWeights& w, con
 }
 
 Tensor Workspace(const ModelConfig& config, const WorkspaceWeights& w, const Tensor& x, const Layout& layout, double rho) {
+  const NoAutocast fp32;
   const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
   const Tensor chunks = u.view({layout.B, layout.n_chunks, layout.C, -1});
   const Tensor read = ReadWorkspace(config, w, chunks, WorkspaceStates(config, w, u, layout));
@@ -76,19 +77,23 @@ PkmRows SelectRows(const ModelConfig& config, const PkmWeights& w, const Tensor&
   return {rows.gather(-1, keep), sums.gather(-1, keep)};
 }
 
-Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const Tensor& table, const Tensor& x, double rho) {
-  const int64_t D = x.size(-1);
-  const Tensor u = RmsNorm(x, w.norm, config.norm_eps).reshape({-1, D});
-  const PkmRows rows = SelectRows(config, w, u);
+Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const Tensor& table, const Tensor& x, double rho,
+           const Tensor& rows) {
+  const NoAutocast fp32;
+  const int64_t D = x.size(-1), n_tokens = x.numel() / D;
+  const Tensor all = RmsNorm(x, w.norm, config.norm_eps).reshape({n_tokens, D});
+  const Tensor u = rows.defined() ? GatherRows(all, rows) : all;
+  const PkmRows found = SelectRows(config, w, u);
   const int64_t N = u.size(0), per_token = config.pkm.n_heads * config.pkm.top_k;
-  const Tensor share = torch::softmax(rows.scores, -1).view({N, per_token});
+  const Tensor share = torch::softmax(found.scores, -1).view({N, per_token});
   // one bag a token: the sum over all heads; sparse gradient
-  const Tensor o = std::get<0>(torch::embedding_bag(table, rows.ids.view({-1}),
-                                                    torch::arange(0, N * per_token, per_token, rows.ids.options()),
+  const Tensor o = std::get<0>(torch::embedding_bag(table, found.ids.view({-1}),
+                                                    torch::arange(0, N * per_token, per_token, found.ids.options()),
                                                     /*scale_grad_by_freq=*/false, /*mode=*/0, /*sparse=*/true,
                                                     share.reshape({-1})));
   const Tensor beta = torch::sigmoid(torch::linear(u, w.gate_w, w.gate_b));
-  return (rho * beta * torch::linear(o, w.value_proj)).view_as(x);
+  const Tensor y = rho * beta * torch::linear(o, w.value_proj);
+  return (rows.defined() ? ScatterAddRows(y, rows, n_tokens) : y).view_as(x);
 }
 
 }  // namespace hydra::nn

@@ -49,7 +49,9 @@ struct PkmRows {
 };
 // Exact top-kp of all nk * nk sums; ties to the better rank in half 1, then half 2. u [N, D] normed.
 PkmRows SelectRows(const ModelConfig& config, const PkmWeights& w, const torch::Tensor& u);
-// x [.., D] -> what is added to x. The gradient of table [nk * nk, dv] is sparse; rho scales the gate.
-torch::Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const torch::Tensor& table, const torch::Tensor& x, double rho);
+// x [.., D] -> what is added to x. The gradient of table [nk * nk, dv] is sparse; rho scales the gate. `rows` [M] int64
+// counts x's rows that read (0 is added to the others); undefined: all.
+torch::Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const torch::Tensor& table, const torch::Tensor& x, double rho,
+                  const torch::Tensor& rows = {});
 
 }  // namespace hydra::nn

@@ -85,6 +85,7 @@ Routes Route(const ModelConfig& config, int layer, const MoeWeights& w, const Te
              const ForwardOptions& options) {
   if (options.router_mode.value_or(config.moe.mode) == RouterMode::kRoundRobin)
     return RoundRobin(config.moe, layer, u, layout, options.moe_top_k.value_or(config.moe.top_k));
+  const NoAutocast fp32;
   const Tensor chunks = u.view({layout.B, layout.n_chunks, layout.C, -1}).to(w.prev_proj.scalar_type());
   const Tensor before = torch::constant_pad_nd(chunks.mean(2).narrow(1, 0, layout.n_chunks - 1), {0, 0, 1, 0});
   const Tensor summary = torch::where(layout.chunk_first.unsqueeze(-1), w.init_summary, before);

@@ -112,10 +112,12 @@ Tensor SsmDt(const SsmConfig& config, const Tensor& raw, const Tensor& dt_bias) 
 
 namespace {
 
-Tensor Mamba2(const ModelConfig& config, const SsmWeights& w, const Tensor& u, const Layout& layout) {
+// Between the two projections, all in fp32: convolution, scan, gated norm. projected [B, T, 2 di + 2 G N + H] -> [B, T, di].
+Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const Tensor& projected, const Layout& layout) {
+  const NoAutocast fp32;
   const SsmConfig& c = config.ssm;
-  const int64_t B = u.size(0), T = u.size(1), di = c.d_inner(), gn = c.n_groups * c.d_state;
-  const auto parts = torch::linear(u, w.in_proj).to(w.A_log.scalar_type()).split_with_sizes({di, c.conv_dim(), c.n_heads}, -1);
+  const int64_t B = projected.size(0), T = projected.size(1), di = c.d_inner(), gn = c.n_groups * c.d_state;
+  const auto parts = projected.to(w.A_log.scalar_type()).split_with_sizes({di, c.conv_dim(), c.n_heads}, -1);
   const Tensor xBC = CausalConvSilu(parts[1], w.conv_w.squeeze(1), w.conv_b, layout.doc_start);
   const auto x_b_c = xBC.split_with_sizes({di, gn, gn}, -1);
   const Tensor x = x_b_c[0].view({B, T, c.n_heads, c.head_dim});
@@ -127,16 +129,17 @@ Tensor Mamba2(const ModelConfig& config, const SsmWeights& w, const Tensor& u, c
   const Tensor y = torch::addcmul(out.y, x, w.D.unsqueeze(-1)).reshape({B, T, di});
   const int64_t width = di / c.norm_groups;
   const Tensor gated = (y * torch::silu(parts[0])).view({B, T, c.norm_groups, width});
-  const Tensor normed = RmsNorm(gated, w.norm.view({c.norm_groups, width}), config.norm_eps);
-  return torch::linear(normed.view({B, T, di}), w.out_proj);
+  return RmsNorm(gated, w.norm.view({c.norm_groups, width}), config.norm_eps).view({B, T, di});
 }
 
 }  // namespace
 
 Tensor Ssm(const ModelConfig& config, const SsmWeights& w, const Tensor& u, const Layout& layout) {
-  if (config.ssm.kind == SsmKind::kMamba2) return Mamba2(config, w, u, layout);
-  const Tensor params = torch::linear(u, w.param_proj).to(w.lambda_log.scalar_type());
-  return DiagonalScan(params, w.lambda_log, layout) + torch::linear(u, w.skip_proj);
+  if (config.ssm.kind == SsmKind::kMamba2)
+    return torch::linear(Mamba2Core(config, w, torch::linear(u, w.in_proj), layout), w.out_proj);
+  const Tensor params = torch::linear(u, w.param_proj), skip = torch::linear(u, w.skip_proj);
+  const NoAutocast fp32;
+  return DiagonalScan(params.to(w.lambda_log.scalar_type()), w.lambda_log, layout) + skip;
 }
 
 }  // namespace hydra::nn

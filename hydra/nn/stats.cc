@@ -94,7 +94,7 @@ Stats ModelImpl::CollectStats(const Batch& batch, const ForwardOptions& options)
     }
     if (parts.pkm && options.pkm && options.pkm_read != 0) {
       collect.PkmGates(w.pkm, x);
-      x = x + Pkm(config_, w.pkm, w.pkm_table, x, options.pkm_read);
+      x = x + Pkm(config_, w.pkm, w.pkm_table, x, options.pkm_read, layout.real_rows);
     }
   }
   return stats;

@@ -112,7 +112,7 @@ Tensor Stepper::Attention(int layer, const BlockWeights& weights, const Tensor& 
   const AttentionWeights& w = weights.attention;
   const bool sparse = model.layers[static_cast<size_t>(layer)].attention == AttentionKind::kSparse;
   const bool landmarks = sparse && options_.landmarks && w.scorer_w.defined();
-  const Tensor at = torch::full({1, 1}, pos_, torch::kInt64);
+  const Tensor at = torch::full({1, 1}, pos_, torch::TensorOptions().dtype(torch::kInt64).device(u.device()));
   const auto head = [&](const Tensor& map, int64_t n, const Tensor& norm, bool rotate) {
     Tensor y = torch::matmul(map, u).view({1, 1, n, c.head_dim});
     if (norm.defined()) y = RmsNorm(y, norm, model.norm_eps);
@@ -161,7 +161,7 @@ Tensor Stepper::Moe(int layer, const BlockWeights& weights, const Tensor& u, Blo
   const MoeWeights& w = weights.moe;
   if (pos_ % c.chunk_len == 0) {
     if (options_.router_mode.value_or(c.moe.mode) == RouterMode::kRoundRobin) {
-      Batch one = Batch::OneDocumentPerRow(torch::zeros({1, pos_ + 1}, torch::kInt64), c.chunk_len);
+      Batch one = Batch::OneDocumentPerRow(torch::zeros({1, pos_ + 1}, torch::TensorOptions().dtype(torch::kInt64).device(u.device())), c.chunk_len);
       const Layout layout = Layout::Make(one, c.chunk_len);
       const Routes all = Route(c, layer, w, u.expand({1, layout.T, -1}), layout, options_);
       state.routes.ids = all.ids.narrow(1, layout.n_chunks - 1, 1);
