@@ -150,6 +150,8 @@ def check_silent(sources):
 
 def check_text(sources):
     for s in sources:
+        if s.path.startswith("specs/"):  # formulas with Greek letters
+            continue
         for number, line in enumerate(s.bytes.split(b"\n"), 1):
             if any(byte > 126 or (byte < 32 and byte != 9) for byte in line):
                 yield f"{s.path}:{number}: not ASCII"

@@ -31,6 +31,7 @@ FOLDERS = {
     "hydra/runtime": "inference; torch-free",
     "hydra/serve": "HTTP server and web page; torch-free",
     "hydra/train": "batches, optimiser, checkpoint, trainer",
+    "specs": "what is built: the model, its interfaces, the product",
     "tests": "tests that run the commands or read the sources, in Python",
     "tests/golden": "numbers that other programs made, for comparison",
     "tools": "what make calls",
