@@ -40,7 +40,8 @@ void PrintTable(const eval::PerplexityResult& result) {
 int RunEval(const EvalFlags& flags, const CommonFlags& common) {
   if (flags.task != "ppl") {
     const std::vector<std::string> known{"ppl"};
-    throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known), ": ppl is known"));
+    throw Error(ErrorCode::kUsage,
+                StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known), ": ppl is known"));
   }
   if (flags.data.empty() == flags.file.empty())
     throw Error(ErrorCode::kUsage, "eval: give either --data DIR (made by hydralm data build) or -f FILE (a text)");
@@ -48,8 +49,8 @@ int RunEval(const EvalFlags& flags, const CommonFlags& common) {
     throw Error(ErrorCode::kUsage, StrCat("eval: --split ", flags.split, ": must be train or val"));
   nn::Model model = OpenModel(flags.model);
   const Tokenizer tokenizer = Tokenizer::Load(flags.model.model);
-  const eval::PerplexityOptions options{.ctx = flags.ctx, .max_tokens = flags.max_tokens,
-                                        .device = train::ResolveDevice(flags.model.device)};
+  const eval::PerplexityOptions options{
+      .ctx = flags.ctx, .max_tokens = flags.max_tokens, .device = train::ResolveDevice(flags.model.device)};
   const eval::PerplexityResult result =
       flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
                          : eval::EvaluateText(model, tokenizer, ReadFile(flags.file == "-" ? "/dev/stdin" : flags.file),
@@ -72,7 +73,8 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--data", flags->data, "folder of token shards")->type_name("DIR");
   verb->add_option("--split", flags->split, "split of --data")->type_name("train|val");
   verb->add_option("-f,--file", flags->file, "a text, one document (- = stdin)")->type_name("FILE");
-  verb->add_option("-c,--ctx-size", flags->ctx, "longest context; 0 = min(8192, the model's)")->check(Range(0, 1 << 24));
+  verb->add_option("-c,--ctx-size", flags->ctx, "longest context; 0 = min(8192, the model's)")
+      ->check(Range(0, 1 << 24));
   verb->add_option("--max-tokens", flags->max_tokens, "stop after so many; 0 = all")->check(Range(0, int64_t{1} << 50));
   verb->add_option("--device", flags->model.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
   verb->add_option("-t,--threads", flags->model.threads, "threads; 0 = all cores")->check(Range(0, 1024));

@@ -46,12 +46,14 @@ std::string Commas(int64_t n) { return WithCommas(static_cast<uint64_t>(n)); }
 std::vector<std::string> Settings(const TrainFlags& flags) {
   std::vector<std::string> out = flags.settings;
   const auto text = [](const std::string& value) { return Json(value).dump(); };
-  const std::pair<const char*, std::string> pairs[] = {
-      {"model.preset", flags.preset.empty() ? "" : text(flags.preset)},
-      {"model.config", flags.config.empty() ? "" : text(flags.config)},
-      {"data.dir", flags.data.empty() ? "" : text(flags.data)},
-      {"optim.steps", flags.steps}, {"optim.lr", flags.lr}, {"optim.batch_rows", flags.batch},
-      {"optim.seq_len", flags.seq_len}, {"optim.seed", flags.seed}};
+  const std::pair<const char*, std::string> pairs[] = {{"model.preset", flags.preset.empty() ? "" : text(flags.preset)},
+                                                       {"model.config", flags.config.empty() ? "" : text(flags.config)},
+                                                       {"data.dir", flags.data.empty() ? "" : text(flags.data)},
+                                                       {"optim.steps", flags.steps},
+                                                       {"optim.lr", flags.lr},
+                                                       {"optim.batch_rows", flags.batch},
+                                                       {"optim.seq_len", flags.seq_len},
+                                                       {"optim.seed", flags.seed}};
   for (const auto& [key, value] : pairs)
     if (!value.empty()) out.push_back(StrCat(key, "=", value));
   if (!flags.steps.empty()) out.push_back("optim.tokens=0");  // one length at a time: the flag's
@@ -70,8 +72,9 @@ std::vector<std::string> CommandWords() {
 std::string ShellLine(const std::vector<std::string>& words) {
   std::string line = "hydralm";
   for (const std::string& word : words) {
-    const bool plain = !word.empty() && word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                                               "0123456789_-./=,:+") == std::string::npos;
+    const bool plain = !word.empty() && word.find_first_not_of(
+                                            "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                            "0123456789_-./=,:+") == std::string::npos;
     line += ' ';
     if (plain) {
       line += word;
@@ -130,9 +133,13 @@ Json CostsJson(const Costs& costs) {
           {"steps", costs.steps},
           {"tokens_per_step", costs.tokens_per_step},
           {"flops_per_token", costs.flops_per_token},
-          {"bytes", {{"weights", costs.memory.weights}, {"gradients", costs.memory.gradients},
-                     {"moments", costs.memory.moments}, {"activations", costs.memory.activations},
-                     {"total", costs.memory.total()}, {"have", costs.have}}}};
+          {"bytes",
+           {{"weights", costs.memory.weights},
+            {"gradients", costs.memory.gradients},
+            {"moments", costs.memory.moments},
+            {"activations", costs.memory.activations},
+            {"total", costs.memory.total()},
+            {"have", costs.have}}}};
 }
 
 void PrintCosts(const Costs& costs, const std::string& name) {
@@ -162,7 +169,8 @@ void CheckMemory(const Costs& costs, const train::RunConfig& run) {
   if (fixed < costs.have) {
     const auto fits = static_cast<int64_t>(static_cast<double>(rows) * static_cast<double>(costs.have - fixed) /
                                            static_cast<double>(costs.memory.activations));
-    advice = fits >= 1 ? StrCat("--batch ", fits, " fits (optim.accum = ", (rows + fits - 1) / fits, " keeps the step's size)")
+    advice = fits >= 1 ? StrCat("--batch ", fits, " fits (optim.accum = ", (rows + fits - 1) / fits,
+                                " keeps the step's size)")
                        : std::string("a smaller --seq-len is needed");
   }
   throw Error(ErrorCode::kUsage, StrCat("needs ", gib(costs.memory.total()), ", ", gib(costs.have), " free: ", advice));
@@ -179,10 +187,11 @@ class Progress {
     return {.on_step = [this](const train::StepReport& report) { Step(report); },
             .on_eval = [this](const train::EvalReport& report) { Line(train::EvalLine(report)); },
             .on_note = [this](const std::string& text) { Line(text); },
-            .on_warning = [this](const std::string& text) {
-              Clear();
-              std::fprintf(stderr, "hydralm: warning: %s\n", text.c_str());
-            }};
+            .on_warning =
+                [this](const std::string& text) {
+                  Clear();
+                  std::fprintf(stderr, "hydralm: warning: %s\n", text.c_str());
+                }};
   }
 
   void Clear() {
@@ -218,26 +227,42 @@ train::TrainerOptions Prepare(const TrainFlags& flags, train::RunConfig run) {
   const std::string tokenizer_path = run.data.tokenizer.empty() ? run.data.dir + "/tokenizer.json" : run.data.tokenizer;
   const Tokenizer tokenizer = Tokenizer::Load(tokenizer_path);
   if (tokenizer.vocab_size() > model.vocab_size)
-    throw Error(ErrorCode::kData, StrCat(tokenizer_path, ": ", tokenizer.vocab_size(), " entries, the model's vocab_size is ",
-                                         model.vocab_size, ": --set model.vocab_size=", tokenizer.vocab_size(), " fits"));
+    throw Error(ErrorCode::kData,
+                StrCat(tokenizer_path, ": ", tokenizer.vocab_size(), " entries, the model's vocab_size is ",
+                       model.vocab_size, ": --set model.vocab_size=", tokenizer.vocab_size(), " fits"));
   const TokenDataset::Expect expect{.tokenizer_sha256 = Hex(tokenizer.sha256()), .vocab_size = model.vocab_size};
   if (!model.eos_token_id) model.eos_token_id = DataManifest::Load(run.data.dir).eos_id;
   train::Corpus corpus = train::Corpus::Open(run.data.dir, "train", expect);
   if (corpus.n_docs() == 0) throw Error(ErrorCode::kData, run.data.dir + ": no documents to train on");
-  return {.run = run, .model = model, .train = std::move(corpus), .val = train::Corpus::Open(run.data.dir, "val", expect),
-          .token_bytes = train::TokenByteCounts(tokenizer), .folder = flags.run.empty() ? DefaultFolder(flags, run) : flags.run,
-          .tokenizer_path = tokenizer_path, .resume = flags.resume, .init = flags.init,
-          .device = train::ResolveDevice(flags.device), .stop = &StopSignal(), .env = {}, .callbacks = {},
+  return {.run = run,
+          .model = model,
+          .train = std::move(corpus),
+          .val = train::Corpus::Open(run.data.dir, "val", expect),
+          .token_bytes = train::TokenByteCounts(tokenizer),
+          .folder = flags.run.empty() ? DefaultFolder(flags, run) : flags.run,
+          .tokenizer_path = tokenizer_path,
+          .resume = flags.resume,
+          .init = flags.init,
+          .device = train::ResolveDevice(flags.device),
+          .stop = &StopSignal(),
+          .env = {},
+          .callbacks = {},
           .after_backward = {}};
 }
 
 void PrintResult(const train::TrainResult& result, const Costs& costs, const CommonFlags& common) {
   const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); };
   if (common.json) {
-    const Json out = {{"step", result.step}, {"steps", result.total_steps}, {"finished", result.finished},
-                      {"tokens", result.tokens}, {"seconds", result.seconds}, {"skipped", result.skipped},
+    const Json out = {{"step", result.step},
+                      {"steps", result.total_steps},
+                      {"finished", result.finished},
+                      {"tokens", result.tokens},
+                      {"seconds", result.seconds},
+                      {"skipped", result.skipped},
                       {"val", {{"loss", number(result.val_loss)}, {"bpb", number(result.val_bpb)}}},
-                      {"checkpoint", result.checkpoint}, {"model", result.model_folder}, {"costs", CostsJson(costs)}};
+                      {"checkpoint", result.checkpoint},
+                      {"model", result.model_folder},
+                      {"costs", CostsJson(costs)}};
     std::puts(out.dump().c_str());
     return;
   }
@@ -258,10 +283,12 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   // spent in the kernel (2 to 5% of a step of hydra-nano).
   mallopt(M_MMAP_THRESHOLD, 1 << 25);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  at::set_num_threads(flags.threads > 0 ? flags.threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+  at::set_num_threads(flags.threads > 0 ? flags.threads
+                                        : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
   train::TrainerOptions options = Prepare(flags, train::LoadRunConfig(flags.file, Settings(flags)));
   const Costs costs = Count(options.run, options.model);
-  const std::string name = options.run.model.preset.empty() ? FamilyName(options.model.family) : options.run.model.preset;
+  const std::string name =
+      options.run.model.preset.empty() ? FamilyName(options.model.family) : options.run.model.preset;
   if (!common.quiet && !common.json) PrintCosts(costs, name);
   if (options.device.device.is_cpu()) CheckMemory(costs, options.run);
   if (flags.dry_run) {
@@ -290,11 +317,14 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
 
 void AddTrainVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<TrainFlags>();
-  CLI::App* verb = context.AddVerb(root, kTrainVerb, "hydralm train -C examples/nano.toml --data data/nano --run runs/nano");
-  verb->add_option("-C,--config", flags->file, "run file: [model] [data] [optim] [log] [checkpoint] [guard] [eval]")->type_name("FILE");
+  CLI::App* verb =
+      context.AddVerb(root, kTrainVerb, "hydralm train -C examples/nano.toml --data data/nano --run runs/nano");
+  verb->add_option("-C,--config", flags->file, "run file: [model] [data] [optim] [log] [checkpoint] [guard] [eval]")
+      ->type_name("FILE");
   verb->add_option("--set", flags->settings, "SECTION.KEY=VALUE over the run file; repeatable")->type_name("KEY=VALUE");
   verb->add_option("--run", flags->run, "folder of the run; default runs/DATE-NAME")->type_name("DIR");
-  verb->add_option("--resume", flags->resume, "auto: the newest checkpoint of --run; none; or a checkpoint's folder")->type_name("auto|none|CKPT");
+  verb->add_option("--resume", flags->resume, "auto: the newest checkpoint of --run; none; or a checkpoint's folder")
+      ->type_name("auto|none|CKPT");
   verb->add_option("--init", flags->init, "model folder whose weights are the first")->type_name("MODEL");
   verb->add_option("--preset", flags->preset, "model.preset, such as hydra-nano")->type_name("NAME");
   verb->add_option("-m,--model", flags->config, "model.config: a config.json or its folder")->type_name("PATH");

@@ -25,15 +25,17 @@ PerplexityResult Evaluate(nn::Model& model, const train::Corpus& corpus, const T
   result.ctx = std::min(result.ctx, longest);
   result.documents = corpus.n_docs();
   result.sums = train::Validate(model, corpus, train::TokenByteCounts(tokenizer),
-                                {.seq_len = result.ctx, .rows = std::max<int64_t>(1, kBatchTokens / result.ctx),
-                                 .max_tokens = options.max_tokens, .device = options.device});
+                                {.seq_len = result.ctx,
+                                 .rows = std::max<int64_t>(1, kBatchTokens / result.ctx),
+                                 .max_tokens = options.max_tokens,
+                                 .device = options.device});
   return result;
 }
 
 void CheckVocabulary(const nn::Model& model, const Tokenizer& tokenizer) {
   if (tokenizer.vocab_size() > model->config().vocab_size)
-    throw Error(ErrorCode::kData, StrCat("the tokenizer has ", tokenizer.vocab_size(), " entries, the model's vocab_size is ",
-                                         model->config().vocab_size));
+    throw Error(ErrorCode::kData, StrCat("the tokenizer has ", tokenizer.vocab_size(),
+                                         " entries, the model's vocab_size is ", model->config().vocab_size));
 }
 
 }  // namespace
@@ -61,10 +63,16 @@ PerplexityResult EvaluateText(nn::Model& model, const Tokenizer& tokenizer, std:
 nlohmann::ordered_json ToJson(const PerplexityResult& result) {
   nlohmann::ordered_json buckets = nlohmann::ordered_json::array();
   for (const train::PositionBucket& bucket : result.sums.by_position)
-    buckets.push_back({{"begin", bucket.begin}, {"end", bucket.end}, {"tokens", bucket.tokens}, {"loss", bucket.loss()}});
-  return {{"loss", result.loss()},          {"perplexity", result.perplexity()}, {"bits_per_byte", result.bits_per_byte()},
-          {"tokens", result.sums.tokens},   {"bytes", result.sums.bytes},        {"documents", result.documents},
-          {"ctx", result.ctx},              {"by_position", buckets}};
+    buckets.push_back(
+        {{"begin", bucket.begin}, {"end", bucket.end}, {"tokens", bucket.tokens}, {"loss", bucket.loss()}});
+  return {{"loss", result.loss()},
+          {"perplexity", result.perplexity()},
+          {"bits_per_byte", result.bits_per_byte()},
+          {"tokens", result.sums.tokens},
+          {"bytes", result.sums.bytes},
+          {"documents", result.documents},
+          {"ctx", result.ctx},
+          {"by_position", buckets}};
 }
 
 }  // namespace hydra::eval

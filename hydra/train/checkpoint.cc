@@ -32,7 +32,9 @@ int64_t StepOf(const std::string& name) {
   return error == std::errc() && at == end && step >= 0 ? step : -1;
 }
 
-Json FileLine(const char* name, uint64_t bytes, uint32_t crc) { return {{"name", name}, {"size", bytes}, {"crc32", crc}}; }
+Json FileLine(const char* name, uint64_t bytes, uint32_t crc) {
+  return {{"name", name}, {"size", bytes}, {"crc32", crc}};
+}
 
 WrittenFile WriteTensors(const std::string& path, const NamedTensors& tensors, const SafeTensorsMetadata& metadata,
                          const FileOps& ops) {
@@ -48,10 +50,13 @@ WrittenFile WriteTensors(const std::string& path, const NamedTensors& tensors, c
     by_name.emplace(name, tensor);
   }
   torch::Tensor host;  // alive until the next call
-  return WriteSafeTensors(path, views, metadata, [&](const TensorView& view) {
-    host = by_name.at(view.name).detach().contiguous().cpu();
-    return std::span(static_cast<const std::byte*>(host.data_ptr()), static_cast<size_t>(host.nbytes()));
-  }, ops);
+  return WriteSafeTensors(
+      path, views, metadata,
+      [&](const TensorView& view) {
+        host = by_name.at(view.name).detach().contiguous().cpu();
+        return std::span(static_cast<const std::byte*>(host.data_ptr()), static_cast<size_t>(host.nbytes()));
+      },
+      ops);
 }
 
 void WriteFiles(const std::string& folder, const CheckpointContent& content, const FileOps& ops) {
@@ -61,9 +66,9 @@ void WriteFiles(const std::string& folder, const CheckpointContent& content, con
   WriteFileAtomic(folder + "/" + kStateFile, state, ops);
   FsyncDir(folder, ops);
   const Json done = {{"version", 1},
-                     {"files", {FileLine(kModelFile, model.bytes, model.crc32),
-                                FileLine(kOptimFile, optim.bytes, optim.crc32),
-                                FileLine(kStateFile, state.size(), Crc32(AsBytes(state)))}}};
+                     {"files",
+                      {FileLine(kModelFile, model.bytes, model.crc32), FileLine(kOptimFile, optim.bytes, optim.crc32),
+                       FileLine(kStateFile, state.size(), Crc32(AsBytes(state)))}}};
   // The last byte is the newline: a DONE that was cut anywhere is seen to be.
   WriteFileAtomic(folder + "/" + kDone, done.dump() + "\n", ops);
 }
@@ -85,8 +90,7 @@ std::vector<Promise> ReadDone(const std::string& folder) {
   const std::string text = ReadFile(path, 1 << 20);
   if (text.empty() || text.back() != '\n') Refuse(path, "cut: it does not end with a newline");
   const Json done = ParseJson(text, path);
-  if (!done.is_object() || !done.contains("version") || done["version"] != 1)
-    Refuse(path, "version: must be 1");
+  if (!done.is_object() || !done.contains("version") || done["version"] != 1) Refuse(path, "version: must be 1");
   if (!done.contains("files") || !done["files"].is_array()) Refuse(path, "files: must be a list");
   std::vector<Promise> out;
   for (const Json& line : done["files"]) {
@@ -109,7 +113,8 @@ void CheckFile(const std::string& folder, const Promise& promise) {
   if (static_cast<int64_t>(file.size()) != promise.size)
     Refuse(path, StrCat(WithCommas(file.size()), " bytes, DONE says ", WithCommas(static_cast<uint64_t>(promise.size)),
                         ": incomplete copy?"));
-  if (Crc32(file.bytes()) != static_cast<uint32_t>(promise.crc32)) Refuse(path, "its CRC-32 is not that of DONE: damaged");
+  if (Crc32(file.bytes()) != static_cast<uint32_t>(promise.crc32))
+    Refuse(path, "its CRC-32 is not that of DONE: damaged");
 }
 
 // One rank writes one optimiser file; a checkpoint of several needs them merged.
@@ -123,8 +128,7 @@ void CheckShards(const std::string& folder, const std::vector<Promise>& promises
   }
   int64_t ranks = 0;
   if (state.contains("world_size")) ReadJson(state["world_size"], folder + "/state.json: world_size", &ranks);
-  if (found != 1 || ranks != 1)
-    Refuse(folder, StrCat(found, " optimiser files of ", ranks, " ranks: must be 1 of 1"));
+  if (found != 1 || ranks != 1) Refuse(folder, StrCat(found, " optimiser files of ", ranks, " ranks: must be 1 of 1"));
 }
 
 void RemoveFolder(const std::string& folder) noexcept {
@@ -173,7 +177,9 @@ Checkpoint OpenCheckpoint(const std::string& folder) {
   if (!state.contains("step")) Refuse(state_path, "step: missing");
   int64_t step = 0;
   ReadJson(state["step"], state_path + ": step", &step);
-  return {.folder = folder, .step = step, .state = std::move(state),
+  return {.folder = folder,
+          .step = step,
+          .state = std::move(state),
           .weights = SafeTensors::Open(folder + "/" + kModelFile),
           .optimiser = SafeTensors::Open(folder + "/" + kOptimFile)};
 }
@@ -222,7 +228,8 @@ int64_t BestCheckpoint(const std::string& root) {
     const std::string path = root + "/" + CheckpointName(step) + "/" + kStateFile;
     try {
       const Json state = ParseJson(ReadFile(path, 1 << 30), path);
-      if (!state.is_object() || !state.contains("val") || !state["val"].is_object() || !state["val"].contains("loss")) continue;
+      if (!state.is_object() || !state.contains("val") || !state["val"].is_object() || !state["val"].contains("loss"))
+        continue;
       const Json& loss = state["val"]["loss"];
       if (!loss.is_number() || (best >= 0 && !(loss.get<double>() < best_loss))) continue;
       best = step;

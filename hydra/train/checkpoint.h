@@ -46,7 +46,8 @@ struct Checkpoint {
 
 // The one that `latest` names, or where that is missing or not complete the newest complete one; none without any.
 // Each one passed over gives a line to `warn`.
-[[nodiscard]] std::optional<Checkpoint> FindCheckpoint(const std::string& root, const std::function<void(const std::string&)>& warn);
+[[nodiscard]] std::optional<Checkpoint> FindCheckpoint(const std::string& root,
+                                                       const std::function<void(const std::string&)>& warn);
 
 // Removes all but the newest `keep` complete checkpoints and the best one, and folders without DONE that are older
 // than the newest complete one.

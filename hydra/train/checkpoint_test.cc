@@ -80,12 +80,15 @@ TEST(Checkpoint, BadOnesAreRefusedByName) {
       {"file-missing", [](const std::string& f) { fs::remove(f + "/state.json"); }, "state.json: missing"},
       {"size-wrong", resize("model.safetensors", -4), "incomplete copy?"},
       {"size-larger", resize("optim-00000-of-00001.safetensors", 1), "DONE says"},
-      {"crc-wrong", [](const std::string& f) {
+      {"crc-wrong",
+       [](const std::string& f) {
          std::fstream file(f + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
          file.seekp(-1, std::ios::end);
          file.put('\x55');
-       }, "CRC-32"},
-      {"shard-count", replace("DONE", "optim-00000-of-00001", "optim-00000-of-00002"), "optim-00000-of-00002.safetensors: missing"},
+       },
+       "CRC-32"},
+      {"shard-count", replace("DONE", "optim-00000-of-00001", "optim-00000-of-00002"),
+       "optim-00000-of-00002.safetensors: missing"},
       {"folder-missing", [](const std::string& f) { fs::remove_all(f); }, "no such checkpoint"},
   };
   for (const Case& c : cases) {
@@ -174,7 +177,9 @@ struct Faults {
       return fails() ? (errno = error, -1) : real.pwrite(fd, data, n, at);
     };
     ops.fsync = [=, this, &real](int fd) { return fails() ? (errno = error, -1) : real.fsync(fd); };
-    ops.rename = [=, this, &real](const char* from, const char* to) { return fails() ? (errno = error, -1) : real.rename(from, to); };
+    ops.rename = [=, this, &real](const char* from, const char* to) {
+      return fails() ? (errno = error, -1) : real.rename(from, to);
+    };
   }
 };
 

@@ -36,7 +36,7 @@ class Corpus {
 
  private:
   Corpus() = default;
-  std::shared_ptr<const TokenDataset> shards_;                      // or
+  std::shared_ptr<const TokenDataset> shards_;  // or
   std::shared_ptr<const std::vector<std::vector<int32_t>>> memory_;
 };
 

@@ -25,7 +25,8 @@ Device ResolveDevice(const std::string& name) {
     throw Error(ErrorCode::kUsage, StrCat("--device ", name, ": this LibTorch finds no GPU: --device cpu works"));
   const auto count = static_cast<int>(torch::cuda::device_count());
   if (index >= count)
-    throw Error(ErrorCode::kUsage, StrCat("--device ", name, ": there are ", count, " GPUs: cuda:0 to cuda:", count - 1));
+    throw Error(ErrorCode::kUsage,
+                StrCat("--device ", name, ": there are ", count, " GPUs: cuda:0 to cuda:", count - 1));
   return {torch::Device(torch::kCUDA, static_cast<torch::DeviceIndex>(index)), true};
 }
 
@@ -48,7 +49,8 @@ double MeasurePeakFlops(const Device& device) {
   const torch::NoGradGuard no_grad;
   const bool gpu = device.device.is_cuda();
   const int64_t n = gpu ? 8192 : 512;
-  const auto options = torch::TensorOptions().device(device.device).dtype(device.autocast ? torch::kBFloat16 : torch::kFloat32);
+  const auto options =
+      torch::TensorOptions().device(device.device).dtype(device.autocast ? torch::kBFloat16 : torch::kFloat32);
   const torch::Tensor a = torch::ones({n, n}, options), b = torch::ones({n, n}, options);
   double best = 0;
   for (int i = 0; i < 6; ++i) {  // the first ones warm up

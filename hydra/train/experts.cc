@@ -75,7 +75,8 @@ void ExpertWatch::Load(const nlohmann::ordered_json& json, const std::string& wh
   ReadJson(json["load"], where + ".load", &load);
   ReadJson(json["unused"], where + ".unused", &unused);
   if (load.size() != load_.size() || unused.size() != unused_.size())
-    throw Error(ErrorCode::kFormat, StrCat(where, ": ", load.size(), " numbers, the model has ", load_.size(), " experts"));
+    throw Error(ErrorCode::kFormat,
+                StrCat(where, ": ", load.size(), " numbers, the model has ", load_.size(), " experts"));
   load_ = std::move(load);
   unused_ = std::move(unused);
 }

@@ -33,8 +33,8 @@ class ExpertWatch {
  private:
   std::vector<int> layers_;
   size_t n_experts_;
-  std::vector<double> load_;      // [n * E] since TakeMetrics
-  std::vector<int64_t> unused_;   // [n * E] steps without a chunk
+  std::vector<double> load_;     // [n * E] since TakeMetrics
+  std::vector<int64_t> unused_;  // [n * E] steps without a chunk
 };
 
 }  // namespace hydra::train

@@ -10,11 +10,16 @@ namespace hydra::train {
 
 const char* CauseName(Guard::Cause cause) {
   switch (cause) {
-    case Guard::Cause::kNone: return "none";
-    case Guard::Cause::kNonFiniteLoss: return "loss not finite";
-    case Guard::Cause::kNonFiniteGrad: return "gradient not finite";
-    case Guard::Cause::kLossOutlier: return "loss outlier";
-    case Guard::Cause::kGradOutlier: return "gradient outlier";
+    case Guard::Cause::kNone:
+      return "none";
+    case Guard::Cause::kNonFiniteLoss:
+      return "loss not finite";
+    case Guard::Cause::kNonFiniteGrad:
+      return "gradient not finite";
+    case Guard::Cause::kLossOutlier:
+      return "loss outlier";
+    case Guard::Cause::kGradOutlier:
+      return "gradient outlier";
   }
   return "";
 }
@@ -82,8 +87,7 @@ nlohmann::ordered_json Guard::Save() const {
 
 void Guard::Load(const nlohmann::ordered_json& json, const std::string& where) {
   const auto read = [&](const char* key, auto* out) {
-    if (!json.is_object() || !json.contains(key))
-      throw Error(ErrorCode::kFormat, StrCat(where, ".", key, ": missing"));
+    if (!json.is_object() || !json.contains(key)) throw Error(ErrorCode::kFormat, StrCat(where, ".", key, ": missing"));
     ReadJson(json[key], StrCat(where, ".", key), out);
   };
   Guard loaded(config_);
@@ -96,12 +100,13 @@ void Guard::Load(const nlohmann::ordered_json& json, const std::string& where) {
   read("best_step", &loaded.best_step_);
   read("rises", &loaded.rises_);
   if (loaded.losses_.size() != loaded.norms_.size())
-    throw Error(ErrorCode::kFormat, StrCat(where, ".norms: ", loaded.norms_.size(), " values, losses has ",
-                                           loaded.losses_.size()));
+    throw Error(ErrorCode::kFormat,
+                StrCat(where, ".norms: ", loaded.norms_.size(), " values, losses has ", loaded.losses_.size()));
   // A window that was made smaller keeps the newest.
   for (std::vector<double>* history : {&loaded.losses_, &loaded.norms_}) {
     const auto window = static_cast<size_t>(config_.sigma > 0 ? config_.window : 0);
-    if (history->size() > window) history->erase(history->begin(), history->end() - static_cast<std::ptrdiff_t>(window));
+    if (history->size() > window)
+      history->erase(history->begin(), history->end() - static_cast<std::ptrdiff_t>(window));
   }
   *this = std::move(loaded);
 }

@@ -13,12 +13,12 @@ namespace hydra::train {
 
 // [guard] of the run file; 0 turns a guard off.
 struct GuardConfig {
-  int64_t nonfinite_stop = 3;   // so many non-finite steps in a row end the run; each is skipped in any case
-  double sigma = 6;             // loss or gradient norm above mean + sigma deviations of the window is skipped
-  int64_t window = 200;         // accepted steps that mean and deviation look back on
-  double max_skip_share = 0.01; // of the steps so far; beyond it outliers are let through
-  double val_rise = 0.5;        // nats above the best validation loss
-  int64_t val_times = 3;        // so many times running end the run
+  int64_t nonfinite_stop = 3;       // so many non-finite steps in a row end the run; each is skipped in any case
+  double sigma = 6;                 // loss or gradient norm above mean + sigma deviations of the window is skipped
+  int64_t window = 200;             // accepted steps that mean and deviation look back on
+  double max_skip_share = 0.01;     // of the steps so far; beyond it outliers are let through
+  double val_rise = 0.5;            // nats above the best validation loss
+  int64_t val_times = 3;            // so many times running end the run
   int64_t dead_expert_steps = 500;  // an expert without a chunk for so long is reported, once
   bool operator==(const GuardConfig&) const = default;
 };

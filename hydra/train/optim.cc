@@ -14,7 +14,8 @@ namespace {
 
 using torch::Tensor;
 
-// Unique rows with a gradient and its values: of a coalesced sparse gradient, or the rows of a dense one that are not 0.
+// Unique rows with a gradient and its values: of a coalesced sparse gradient, or the rows of a dense one that are not
+// 0.
 std::pair<Tensor, Tensor> GradRows(const Tensor& grad) {
   if (grad.is_sparse()) return {grad._indices()[0], grad._values()};
   const Tensor rows = (grad != 0).any(1).nonzero().squeeze(1);
@@ -85,8 +86,7 @@ void AdamW::StepDense(double lr, double scale) {
     at::_foreach_add_(group.steps, 1);
     // The kernel divides gradients by grad_scale.
     const std::optional<Tensor> grad_scale =
-        scale == 1.0 ? std::nullopt
-                     : std::optional(torch::full({}, 1.0 / scale, group.steps[0].options()));
+        scale == 1.0 ? std::nullopt : std::optional(torch::full({}, 1.0 / scale, group.steps[0].options()));
     at::_fused_adamw_(group.params, group.grads, group.m, group.v, {}, group.steps, key.first, options_.betas[0],
                       options_.betas[1], key.second, options_.eps, /*amsgrad=*/false, /*maximize=*/false, grad_scale);
   }
@@ -151,20 +151,29 @@ std::vector<AdamWParam> OptimParams(const nn::Model& model, double pkm_table_lr)
   for (const auto& [spec, tensor] : model->Tensors()) {
     if (!spec->parameter) continue;
     const bool table = spec->role == TensorRole::kPkmTable;
-    params.push_back({.name = spec->name, .tensor = tensor, .weight_decay = spec->weight_decay,
-                      .lr_scale = table ? pkm_table_lr : 1.0, .rows = table});
+    params.push_back({.name = spec->name,
+                      .tensor = tensor,
+                      .weight_decay = spec->weight_decay,
+                      .lr_scale = table ? pkm_table_lr : 1.0,
+                      .rows = table});
   }
   return params;
 }
 
 DType DTypeOf(const torch::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case torch::kFloat32: return DType::kF32;
-    case torch::kFloat64: return DType::kF64;
-    case torch::kBFloat16: return DType::kBF16;
-    case torch::kInt32: return DType::kI32;
-    case torch::kInt64: return DType::kI64;
-    default: HYDRA_CHECK(false, "no element type on disk for ", torch::toString(tensor.scalar_type()));
+    case torch::kFloat32:
+      return DType::kF32;
+    case torch::kFloat64:
+      return DType::kF64;
+    case torch::kBFloat16:
+      return DType::kBF16;
+    case torch::kInt32:
+      return DType::kI32;
+    case torch::kInt64:
+      return DType::kI64;
+    default:
+      HYDRA_CHECK(false, "no element type on disk for ", torch::toString(tensor.scalar_type()));
   }
   return DType::kF32;
 }

@@ -59,8 +59,8 @@ class AdamW {
 
  private:
   struct Moments {
-    torch::Tensor m, v;   // as the parameter
-    torch::Tensor step;   // f32 scalar on its device; row-wise: i32 [R]
+    torch::Tensor m, v;  // as the parameter
+    torch::Tensor step;  // f32 scalar on its device; row-wise: i32 [R]
   };
   void StepDense(double lr, double scale);
   void StepRows(AdamWParam& param, Moments& moments, double lr, double scale);

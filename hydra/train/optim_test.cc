@@ -28,7 +28,8 @@ TEST(AdamW, DenseMatchesTorch) {
       const Tensor start = torch::randn({37, 19}, dtype);
       Tensor ours = Leaf(start), theirs = Leaf(start);
       AdamW optim({{.name = "w", .tensor = ours, .weight_decay = decay}}, {.weight_decay = 0.1, .clip = 0});
-      torch::optim::AdamW reference({theirs}, torch::optim::AdamWOptions(1e-2).betas({0.9, 0.95}).eps(1e-8).weight_decay(decay ? 0.1 : 0));
+      torch::optim::AdamW reference(
+          {theirs}, torch::optim::AdamWOptions(1e-2).betas({0.9, 0.95}).eps(1e-8).weight_decay(decay ? 0.1 : 0));
       for (int step = 0; step < 20; ++step) {
         const Tensor grad = torch::randn({37, 19}, dtype);
         SetGrad(ours, grad.clone());
@@ -46,7 +47,8 @@ TEST(AdamW, ClipsTheNormOfAllGradientsTogether) {
   torch::manual_seed(2);
   Tensor a = Leaf(torch::zeros({5}, torch::kFloat64)), b = Leaf(torch::zeros({3, 4}, torch::kFloat64));
   Tensor rows = Leaf(torch::zeros({6, 2}, torch::kFloat64));
-  AdamW optim({{.name = "a", .tensor = a}, {.name = "b", .tensor = b}, {.name = "rows", .tensor = rows, .rows = true}}, {.eps = 1, .clip = 0.5});
+  AdamW optim({{.name = "a", .tensor = a}, {.name = "b", .tensor = b}, {.name = "rows", .tensor = rows, .rows = true}},
+              {.eps = 1, .clip = 0.5});
   const Tensor ga = torch::randn({5}, torch::kFloat64), gb = torch::randn({3, 4}, torch::kFloat64);
   SetGrad(a, ga.clone());
   SetGrad(b, gb.clone());
@@ -58,7 +60,10 @@ TEST(AdamW, ClipsTheNormOfAllGradientsTogether) {
   EXPECT_NEAR(optim.GradNorm(), norm, 1e-12);
   optim.Step(1.0, norm);
   // First step: m = 0.1 g / 0.1, v = 0.05 g^2 / 0.05, so w = -g / (|g| + eps) with the clipped g.
-  const auto want = [&](const Tensor& grad) { const Tensor g = grad * (0.5 / norm); return -g / (g.abs() + 1); };
+  const auto want = [&](const Tensor& grad) {
+    const Tensor g = grad * (0.5 / norm);
+    return -g / (g.abs() + 1);
+  };
   EXPECT_LT((a - want(ga)).abs().max().item<double>(), 1e-7);  // the fused kernel takes the scale as a float
   EXPECT_LT((b - want(gb)).abs().max().item<double>(), 1e-7);
   EXPECT_LT((rows[4] - want(row4)).abs().max().item<double>(), 1e-12);
@@ -84,7 +89,8 @@ struct NaiveRows {
     for (size_t i = 0; i < g.size(); ++i) {
       m[r][i] = b1 * m[r][i] + (1 - b1) * g[i];
       v[r][i] = b2 * v[r][i] + (1 - b2) * g[i] * g[i];
-      w[r][i] -= lr * (m[r][i] / (1 - std::pow(b1, steps[r]))) / (std::sqrt(v[r][i] / (1 - std::pow(b2, steps[r]))) + eps);
+      w[r][i] -=
+          lr * (m[r][i] / (1 - std::pow(b1, steps[r]))) / (std::sqrt(v[r][i] / (1 - std::pow(b2, steps[r]))) + eps);
     }
   }
 };
@@ -100,7 +106,8 @@ TEST(AdamW, RowsMatchANaiveLoopSparseAndDense) {
       Tensor table = Leaf(start);
       NaiveRows naive(start);
       // weight_decay must not matter for rows.
-      AdamW optim({{.name = "t", .tensor = table, .weight_decay = true, .lr_scale = 4, .rows = true}}, {.weight_decay = 0.5, .clip = 0});
+      AdamW optim({{.name = "t", .tensor = table, .weight_decay = true, .lr_scale = 4, .rows = true}},
+                  {.weight_decay = 0.5, .clip = 0});
       for (int step = 0; step < 30; ++step) {
         const int64_t n = static_cast<int64_t>(rng.Below(6));  // none, too
         Tensor index = torch::empty({1, n}, torch::kInt64), values = torch::randn({n, kDim}, torch::kFloat64);
@@ -169,7 +176,8 @@ TEST(AdamW, SavedStateGoesOnBitwise) {
       if (step == save_at) {
         std::vector<TensorView> views;
         for (const auto& [name, tensor] : optim->State())
-          views.push_back({name, DTypeOf(tensor), tensor.sizes().vec(), static_cast<const std::byte*>(tensor.data_ptr()), static_cast<int64_t>(tensor.nbytes())});
+          views.push_back({name, DTypeOf(tensor), tensor.sizes().vec(),
+                           static_cast<const std::byte*>(tensor.data_ptr()), static_cast<int64_t>(tensor.nbytes())});
         WriteSafeTensors(dir / "o.safetensors", views, {});
         optim = std::make_unique<AdamW>(params, AdamWOptions{});
         optim->LoadState(SafeTensors::Open(dir / "o.safetensors"));

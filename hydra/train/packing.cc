@@ -111,7 +111,10 @@ void RowPacker::set_position(const Position& position) {
 nlohmann::ordered_json ToJson(const RowPacker::Position& position) {
   nlohmann::ordered_json pending = nlohmann::ordered_json::array();
   for (const Piece& piece : position.pending) pending.push_back({piece.doc, piece.begin, piece.end});
-  return {{"pass", position.pass}, {"row_len", position.row_len}, {"next", position.next}, {"rows", position.rows},
+  return {{"pass", position.pass},
+          {"row_len", position.row_len},
+          {"next", position.next},
+          {"rows", position.rows},
           {"pending", pending}};
 }
 

@@ -28,7 +28,7 @@ struct PlacedPiece {
 };
 
 struct PackingOptions {
-  int64_t chunk_len = 1;    // C: pieces start at its multiples
+  int64_t chunk_len = 1;  // C: pieces start at its multiples
   uint64_t seed = 1;
   bool shuffle = true;      // else in the order of the corpus
   bool repeat = true;       // start a new pass at the end; else Next() gives empty rows there
@@ -46,10 +46,10 @@ class RowPacker {
 
   // Where the stream stands; equal positions give equal rows from there on.
   struct Position {
-    int64_t pass = 0;      // over the corpus, from 0
-    int64_t row_len = 0;   // T that the pass is cut for; 0 before the first row
-    int64_t next = 0;      // piece of the pass's order
-    int64_t rows = 0;      // given so far
+    int64_t pass = 0;     // over the corpus, from 0
+    int64_t row_len = 0;  // T that the pass is cut for; 0 before the first row
+    int64_t next = 0;     // piece of the pass's order
+    int64_t rows = 0;     // given so far
     std::vector<Piece> pending;
     bool operator==(const Position&) const = default;
   };

@@ -18,7 +18,8 @@ using testing::RandomDocuments;
 
 std::string RowText(const std::vector<PlacedPiece>& row) {
   std::string text;
-  for (const PlacedPiece& p : row) text += StrCat(p.piece.doc, ":", p.piece.begin, "-", p.piece.end, "@", p.offset, " ");
+  for (const PlacedPiece& p : row)
+    text += StrCat(p.piece.doc, ":", p.piece.begin, "-", p.piece.end, "@", p.offset, " ");
   return text;
 }
 
@@ -47,7 +48,8 @@ TEST(Packing, RowsKeepTheRules) {
           pads += row_len - tokens;
         }
         // Pads between pieces are half a chunk on average, what a row's end may waste is a sixteenth.
-        const double most = chunk == 1 ? 200.0 * static_cast<double>(row_len) / 16 + 200 : static_cast<double>(used) / 2;
+        const double most =
+            chunk == 1 ? 200.0 * static_cast<double>(row_len) / 16 + 200 : static_cast<double>(used) / 2;
         if (row_len >= 4 * chunk) {
           EXPECT_LE(static_cast<double>(pads), most);
         }
@@ -61,7 +63,8 @@ TEST(Packing, APassPredictsEachTokenOnce) {
   for (const bool cut : {false, true}) {
     SCOPED_TRACE(cut);
     const auto documents = RandomDocuments(7, 50, 200, 64);
-    RowPacker packer(Corpus::FromDocuments(documents), {.chunk_len = 8, .seed = 3, .repeat = false, .cut_to_fill = cut});
+    RowPacker packer(Corpus::FromDocuments(documents),
+                     {.chunk_len = 8, .seed = 3, .repeat = false, .cut_to_fill = cut});
     std::map<std::pair<int64_t, int64_t>, int> predicted;
     for (auto row = packer.Next(64); !row.empty(); row = packer.Next(64))
       for (const PlacedPiece& p : row)

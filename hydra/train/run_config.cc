@@ -2,9 +2,9 @@
 // run.toml: one list of fields, walked by reading, writing and comparing.
 #include "hydra/train/run_config.h"
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <sstream>
-#include <toml++/toml.h>
 #include <type_traits>
 
 #include "hydra/core/error.h"
@@ -93,7 +93,7 @@ void CheckBounds(const T& value, const std::string& field, const Bounds& bounds)
 }
 
 std::string Text(int64_t value) { return std::to_string(value); }
-std::string Text(double value) { return nlohmann::json(value).dump(); }  // shortest that reads back equal
+std::string Text(double value) { return nlohmann::json(value).dump(); }    // shortest that reads back equal
 std::string Text(const std::string& value) { return Json(value).dump(); }  // JSON's escapes are TOML's, too
 std::string Text(const StepSchedule& value) { return value.Text(); }
 std::string Text(LrShape value) { return value == LrShape::kCosine ? "\"cosine\"" : "\"wsd\""; }
@@ -146,10 +146,11 @@ void CheckKeys(const Json& root, const std::string& where) {
   const std::vector<std::string> keys = RunConfigKeys(), sections = Sections();
   for (const auto& [section, fields] : root.items()) {
     if (std::find(sections.begin(), sections.end(), section) == sections.end())
-      throw Error(ErrorCode::kConfig, StrCat(where, ": unknown section [", section, "]", DidYouMean(section, sections)));
+      throw Error(ErrorCode::kConfig,
+                  StrCat(where, ": unknown section [", section, "]", DidYouMean(section, sections)));
     if (!fields.is_object())
-      throw Error(ErrorCode::kConfig, StrCat(where, ": ", section, " = ", JsonExcerpt(fields), ": must be a section [",
-                                             section, "]"));
+      throw Error(ErrorCode::kConfig,
+                  StrCat(where, ": ", section, " = ", JsonExcerpt(fields), ": must be a section [", section, "]"));
     if (section == "model") continue;
     for (const auto& [key, ignored] : fields.items()) {
       const std::string name = section + "." + key;
@@ -174,8 +175,10 @@ void Apply(const Json& root, const std::string& where, RunConfig* config) {
   if (!root.contains("model")) return;
   // A later preset or config replaces an earlier one, it does not stand beside it.
   const Json& model = root["model"];
-  if (model.contains("preset") && !model.contains("config") && !config->model.preset.empty()) config->model.config.clear();
-  if (model.contains("config") && !model.contains("preset") && !config->model.config.empty()) config->model.preset.clear();
+  if (model.contains("preset") && !model.contains("config") && !config->model.preset.empty())
+    config->model.config.clear();
+  if (model.contains("config") && !model.contains("preset") && !config->model.config.empty())
+    config->model.preset.clear();
   Json overrides = ParseJson(config->model.overrides, where);
   for (const auto& [key, value] : model.items())
     if (key != "preset" && key != "config") overrides[key] = value;
@@ -263,7 +266,8 @@ std::vector<std::string> CompareRunConfigs(const RunConfig& a, const RunConfig& 
 void RunConfig::Validate(const std::string& where) const {
   const auto fail = [&](const std::string& text) { throw Error(ErrorCode::kConfig, StrCat(where, ": ", text)); };
   if (!model.preset.empty() && !model.config.empty())
-    fail(StrCat("model.preset = \"", model.preset, "\" and model.config = \"", model.config, "\": only one can be given"));
+    fail(StrCat("model.preset = \"", model.preset, "\" and model.config = \"", model.config,
+                "\": only one can be given"));
   if (optim.steps > 0 && optim.tokens > 0)
     fail(StrCat("optim.steps = ", optim.steps, " and optim.tokens = ", optim.tokens, ": only one can be given"));
   if (optim.seq_len.MaxValue() > (int64_t{1} << 31) / optim.batch_rows.MaxValue())
@@ -278,8 +282,12 @@ int64_t RunConfig::TotalSteps() const {
 }
 
 LrSchedule RunConfig::Lr() const {
-  return {.shape = optim.schedule, .peak = optim.lr, .warmup_steps = optim.warmup_steps, .total_steps = TotalSteps(),
-          .min_ratio = optim.min_lr_ratio, .decay_share = optim.decay_share};
+  return {.shape = optim.schedule,
+          .peak = optim.lr,
+          .warmup_steps = optim.warmup_steps,
+          .total_steps = TotalSteps(),
+          .min_ratio = optim.min_lr_ratio,
+          .decay_share = optim.decay_share};
 }
 
 ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base) {

@@ -17,8 +17,8 @@ namespace hydra::train {
 
 struct RunConfig {
   struct Model {
-    std::string preset;     // a preset's name; or
-    std::string config;     // config.json, or a folder that holds one
+    std::string preset;            // a preset's name; or
+    std::string config;            // config.json, or a folder that holds one
     std::string overrides = "{}";  // JSON object: the other keys of [model], which are keys of config.json
     bool operator==(const Model&) const = default;
   } model;
@@ -30,8 +30,8 @@ struct RunConfig {
   } data;
 
   struct Optim {
-    int64_t steps = 0;   // length of the run in steps; or
-    int64_t tokens = 0;  // in tokens, pads included
+    int64_t steps = 0;            // length of the run in steps; or
+    int64_t tokens = 0;           // in tokens, pads included
     StepSchedule batch_rows = 8;  // rows of a micro-batch
     StepSchedule seq_len = 256;   // tokens of a row
     int64_t accum = 1;            // micro-batches of a step
@@ -44,7 +44,7 @@ struct RunConfig {
     std::array<double, 2> betas{0.9, 0.95};
     double eps = 1e-8;
     double weight_decay = 0.1;
-    double clip = 1.0;  // largest gradient norm; 0 = not clipped
+    double clip = 1.0;          // largest gradient norm; 0 = not clipped
     double pkm_table_lr = 4.0;  // factor on lr for the table of the product-key memory
     bool operator==(const Optim&) const = default;
   } optim;

@@ -30,7 +30,8 @@ sigma = 0
 )";
 
 TEST(RunConfig, ReadsFileSettingsAndModelKeys) {
-  const RunConfig run = ParseRunConfig(kText, "run.toml", {"optim.lr=1e-4", "model.mamba_d_state=16", "data.dir=other dir", "optim.seed=9"});
+  const RunConfig run = ParseRunConfig(
+      kText, "run.toml", {"optim.lr=1e-4", "model.mamba_d_state=16", "data.dir=other dir", "optim.seed=9"});
   EXPECT_EQ(run.optim.lr, 1e-4);
   EXPECT_EQ(run.optim.seed, 9);
   EXPECT_EQ(run.data.dir, "other dir");
@@ -102,10 +103,13 @@ TEST(RunConfig, BadFilesNameTheField) {
     EXPECT_NE(got.find(want), std::string::npos) << text << "\n" << got;
     EXPECT_EQ(got.find('\n'), std::string::npos) << got;
   }
-  EXPECT_NE(ErrorText([] { (void)ParseRunConfig("", "x", {"lr=1"}); }).find("did you mean optim.lr"), std::string::npos);
+  EXPECT_NE(ErrorText([] { (void)ParseRunConfig("", "x", {"lr=1"}); }).find("did you mean optim.lr"),
+            std::string::npos);
   EXPECT_NE(ErrorText([] { (void)ParseRunConfig("", "x", {"optim.lr"}); }).find("KEY=VALUE"), std::string::npos);
-  EXPECT_NE(ErrorText([] { (void)ResolveModel(ParseRunConfig("[model]\npreset=\"hydra-nano\"\nnum_expert=3", "x")); })
-                .find("num_expert"), std::string::npos);
+  EXPECT_NE(ErrorText([] {
+              (void)ResolveModel(ParseRunConfig("[model]\npreset=\"hydra-nano\"\nnum_expert=3", "x"));
+            }).find("num_expert"),
+            std::string::npos);
   EXPECT_NE(ErrorText([] { (void)ResolveModel(RunConfig{}); }).find("model.preset"), std::string::npos);
   EXPECT_NE(ErrorText([] { (void)RunConfig{}.TotalSteps(); }).find("optim.steps"), std::string::npos);
 }

@@ -44,7 +44,8 @@ std::string Commit() {
 std::string CpuName() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);)
-    if (line.rfind("model name", 0) == 0 && line.find(": ") != std::string::npos) return line.substr(line.find(": ") + 2);
+    if (line.rfind("model name", 0) == 0 && line.find(": ") != std::string::npos)
+      return line.substr(line.find(": ") + 2);
   return "";
 }
 
@@ -74,10 +75,11 @@ void RunFolder::WriteEnv(const std::map<std::string, std::string>& facts) const 
   utsname system{};
   uname(&system);
   nlohmann::ordered_json env = {{"commit", Commit()},
-                                {"machine", {{"host", system.nodename},
-                                             {"system", StrCat(system.sysname, " ", system.release)},
-                                             {"cpu", CpuName()},
-                                             {"cores", sysconf(_SC_NPROCESSORS_ONLN)}}},
+                                {"machine",
+                                 {{"host", system.nodename},
+                                  {"system", StrCat(system.sysname, " ", system.release)},
+                                  {"cpu", CpuName()},
+                                  {"cores", sysconf(_SC_NPROCESSORS_ONLN)}}},
                                 {"time", TimeText("%Y-%m-%dT%H:%M:%SZ")}};
   for (const auto& [key, value] : facts) env[key] = value;
   const auto replace = nlohmann::ordered_json::error_handler_t::replace;  // a command line may hold any bytes

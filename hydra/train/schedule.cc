@@ -77,8 +77,8 @@ double LrSchedule::At(int64_t step) const {
   // The last step, total_steps - 1, has progress 1.
   const double span = std::max(1.0, end - 1 - begin);
   const double progress = std::clamp((static_cast<double>(step) - begin) / span, 0.0, 1.0);
-  const double share = shape == LrShape::kCosine ? 0.5 * (1 + std::cos(std::numbers::pi * progress))
-                                                 : 1 - std::sqrt(progress);
+  const double share =
+      shape == LrShape::kCosine ? 0.5 * (1 + std::cos(std::numbers::pi * progress)) : 1 - std::sqrt(progress);
   return peak * (min_ratio + (1 - min_ratio) * share);
 }
 

@@ -53,6 +53,7 @@ struct LrSchedule {
 };
 
 // The least number of steps whose batches (rows * seq_len * accum tokens each) hold `tokens`.
-[[nodiscard]] int64_t StepsForTokens(int64_t tokens, const StepSchedule& rows, const StepSchedule& seq_len, int64_t accum);
+[[nodiscard]] int64_t StepsForTokens(int64_t tokens, const StepSchedule& rows, const StepSchedule& seq_len,
+                                     int64_t accum);
 
 }  // namespace hydra::train

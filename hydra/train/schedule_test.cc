@@ -29,7 +29,8 @@ TEST(LrSchedule, CosineWarmsUpFallsAndEndsAtItsLowest) {
 }
 
 TEST(LrSchedule, WsdStaysThenDecays) {
-  const LrSchedule lr{.shape = LrShape::kWsd, .peak = 2.0, .warmup_steps = 2, .total_steps = 101, .min_ratio = 0, .decay_share = 0.2};
+  const LrSchedule lr{
+      .shape = LrShape::kWsd, .peak = 2.0, .warmup_steps = 2, .total_steps = 101, .min_ratio = 0, .decay_share = 0.2};
   EXPECT_DOUBLE_EQ(lr.At(0), 1.0);
   EXPECT_DOUBLE_EQ(lr.At(2), 2.0);
   EXPECT_DOUBLE_EQ(lr.At(80), 2.0);
@@ -42,7 +43,8 @@ TEST(LrSchedule, ShortRunsAreFinite) {
     for (int64_t total = 1; total < 5; ++total)
       for (int64_t warmup = 0; warmup < 6; ++warmup)
         for (int64_t step = 0; step < total; ++step) {
-          const double lr = LrSchedule{.shape = shape, .peak = 1, .warmup_steps = warmup, .total_steps = total}.At(step);
+          const double lr =
+              LrSchedule{.shape = shape, .peak = 1, .warmup_steps = warmup, .total_steps = total}.At(step);
           EXPECT_TRUE(std::isfinite(lr) && lr >= 0 && lr <= 1) << total << " " << warmup << " " << step << " " << lr;
         }
 }

@@ -59,7 +59,9 @@ inline std::vector<std::vector<int32_t>> RandomDocuments(uint64_t seed, int n_do
   return documents;
 }
 
-inline Corpus TinyCorpus(uint64_t seed, int n_docs = 40) { return Corpus::FromDocuments(RandomDocuments(seed, n_docs, 100, 64)); }
+inline Corpus TinyCorpus(uint64_t seed, int n_docs = 40) {
+  return Corpus::FromDocuments(RandomDocuments(seed, n_docs, 100, 64));
+}
 
 // An empty folder, removed at the end.
 class TempDir {
@@ -84,7 +86,8 @@ class TempDir {
 // Same shape, type and bits; NaNs with equal bits are equal.
 inline ::testing::AssertionResult SameBits(const torch::Tensor& a, const torch::Tensor& b) {
   const torch::Tensor x = a.detach().contiguous(), y = b.detach().contiguous();
-  if (x.sizes() != y.sizes() || x.scalar_type() != y.scalar_type()) return ::testing::AssertionFailure() << "other shape or type";
+  if (x.sizes() != y.sizes() || x.scalar_type() != y.scalar_type())
+    return ::testing::AssertionFailure() << "other shape or type";
   if (std::memcmp(x.data_ptr(), y.data_ptr(), x.nbytes()) == 0) return ::testing::AssertionSuccess();
   return ::testing::AssertionFailure() << "largest difference " << (x - y).abs().max().item<double>();
 }

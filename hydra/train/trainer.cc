@@ -46,15 +46,16 @@ void CheckFits(const TrainerOptions& options) {
   const int64_t chunk = options.model.chunk_len;
   for (const StepSchedule::Point& point : options.run.optim.seq_len.points())
     if (point.value % chunk != 0)
-      throw Error(ErrorCode::kConfig, StrCat("optim.seq_len = ", point.value, ": must be a multiple of model_chunk_size = ",
-                                             chunk, " (", (point.value + chunk - 1) / chunk * chunk, " fits)"));
+      throw Error(ErrorCode::kConfig,
+                  StrCat("optim.seq_len = ", point.value, ": must be a multiple of model_chunk_size = ", chunk, " (",
+                         (point.value + chunk - 1) / chunk * chunk, " fits)"));
 }
 
 // What one step's forward and backward passes give.
 struct StepSums {
-  double loss = 0, lm = 0;             // nats a target; loss with the router's terms
-  double balance = kNan, z = kNan;     // NaN without experts
-  Tensor load;                         // [n_moe, E]; undefined without experts
+  double loss = 0, lm = 0;          // nats a target; loss with the router's terms
+  double balance = kNan, z = kNan;  // NaN without experts
+  Tensor load;                      // [n_moe, E]; undefined without experts
 };
 
 }  // namespace
@@ -99,10 +100,10 @@ class Trainer::Impl {
   Guard guard_;
   ExpertWatch experts_;
   std::optional<MetricsLog> log_;
-  TrainState now_;               // its loader, guard, experts and rng are filled in by State()
+  TrainState now_;                  // its loader, guard, experts and rng are filled in by State()
   std::optional<TrainState> good_;  // before the first of the non-finite steps in a row
   int64_t saved_step_ = -1;
-  std::string newest_;           // checkpoint
+  std::string newest_;  // checkpoint
   int failed_saves_ = 0;
   double peak_flops_ = 0;
   std::map<int64_t, double> flops_of_token_;
@@ -113,11 +114,14 @@ Trainer::Impl::Impl(TrainerOptions options)
       folder_(options_.folder),
       total_steps_(options_.run.TotalSteps()),
       lr_(options_.run.Lr()),
-      packer_(options_.train, {.chunk_len = options_.model.chunk_len, .seed = static_cast<uint64_t>(options_.run.optim.seed)}),
-      model_(options_.model, nn::ModelOptions{.device = options_.device.device, .dtype = options_.dtype, .initialise = false}),
-      optim_(OptimParams(model_, options_.run.optim.pkm_table_lr),
-             {.betas = options_.run.optim.betas, .eps = options_.run.optim.eps,
-              .weight_decay = options_.run.optim.weight_decay, .clip = options_.run.optim.clip}),
+      packer_(options_.train,
+              {.chunk_len = options_.model.chunk_len, .seed = static_cast<uint64_t>(options_.run.optim.seed)}),
+      model_(options_.model,
+             nn::ModelOptions{.device = options_.device.device, .dtype = options_.dtype, .initialise = false}),
+      optim_(OptimParams(model_, options_.run.optim.pkm_table_lr), {.betas = options_.run.optim.betas,
+                                                                    .eps = options_.run.optim.eps,
+                                                                    .weight_decay = options_.run.optim.weight_decay,
+                                                                    .clip = options_.run.optim.clip}),
       guard_(options_.run.guard),
       experts_(options_.model),
       peak_flops_(options_.run.log.peak_flops) {
@@ -171,8 +175,8 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
   const std::string where = checkpoint.folder + "/state.json";
   now_ = TrainState::FromJson(checkpoint.state, where);
   const auto other = [&](const std::string& what) {
-    throw Error(ErrorCode::kConfig, StrCat(checkpoint.folder, ": made by another run: ", what,
-                                           ": choose another --run to start anew"));
+    throw Error(ErrorCode::kConfig,
+                StrCat(checkpoint.folder, ": made by another run: ", what, ": choose another --run to start anew"));
   };
   const auto differences = CompareConfigs(ParseConfig(now_.config, where + ": config"), options_.model);
   if (!differences.empty()) other("model " + differences.front());
@@ -221,9 +225,16 @@ TrainResult Trainer::Impl::Run(int64_t until) {
     if (folder_.exists() && Due(options_.run.checkpoint.every)) Save(State());
   }
   if (stopped && folder_.exists() && saved_step_ != now_.step) Save(State());
-  TrainResult result{.step = now_.step, .total_steps = total_steps_, .finished = now_.step >= total_steps_,
-                     .val_loss = now_.val_loss, .val_bpb = now_.val_bpb, .seconds = now_.seconds,
-                     .tokens = now_.tokens, .skipped = guard_.skipped(), .checkpoint = newest_, .model_folder = ""};
+  TrainResult result{.step = now_.step,
+                     .total_steps = total_steps_,
+                     .finished = now_.step >= total_steps_,
+                     .val_loss = now_.val_loss,
+                     .val_bpb = now_.val_bpb,
+                     .seconds = now_.seconds,
+                     .tokens = now_.tokens,
+                     .skipped = guard_.skipped(),
+                     .checkpoint = newest_,
+                     .model_folder = ""};
   if (result.finished && folder_.exists()) {
     nn::SaveModel(folder_.model(), model_, options_.tokenizer_path);
     result.model_folder = folder_.model();
@@ -270,7 +281,8 @@ void Trainer::Impl::TrainStep() {
   const int64_t seq_len = SeqLenAt(now_.step);
   const StepBatches batches = NextStep(packer_, options_.run.optim.accum, RowsAt(now_.step), seq_len);
   if (batches.n_targets == 0)
-    throw Error(ErrorCode::kData, StrCat("step ", now_.step + 1, ": no token of the batch counts in the loss: the data "
+    throw Error(ErrorCode::kData, StrCat("step ", now_.step + 1,
+                                         ": no token of the batch counts in the loss: the data "
                                          "is masked almost everywhere"));
   double bytes = 0;
   if (!options_.token_bytes.empty()) bytes = TargetBytes(batches, options_.token_bytes);
@@ -299,10 +311,16 @@ void Trainer::Impl::TrainStep() {
   ++now_.step;
   now_.tokens += batches.n_tokens;
   now_.flops += 3 * FlopsOfToken(seq_len) * static_cast<double>(batches.n_tokens);
-  now_.interval.Add({.steps = 1, .finite = std::isfinite(sums.loss) ? 1 : 0, .tokens = batches.n_tokens,
-                     .loss = sums.loss, .lm = sums.lm, .balance = sums.balance, .z = sums.z,
+  now_.interval.Add({.steps = 1,
+                     .finite = std::isfinite(sums.loss) ? 1 : 0,
+                     .tokens = batches.n_tokens,
+                     .loss = sums.loss,
+                     .lm = sums.lm,
+                     .balance = sums.balance,
+                     .z = sums.z,
                      .flops = 3 * FlopsOfToken(seq_len) * static_cast<double>(batches.n_tokens),
-                     .seconds = Since(begin), .data_seconds = data_seconds});
+                     .seconds = Since(begin),
+                     .data_seconds = data_seconds});
   now_.seconds += Since(begin);
   Report(lr, grad_norm, sums, bytes, batches.n_targets);
 }
@@ -317,20 +335,26 @@ void Trainer::Impl::Skip(const Guard::Decision& decision, const TrainState& befo
   }
   const std::string tensor = optim_.FirstNonFinite();
   if (folder_.exists() && good_ && saved_step_ != good_->step) Save(*good_);
-  throw Error(ErrorCode::kDiverged,
-              StrCat(text, ": ", guard_.nonfinite_streak(), " steps in a row were not finite; the first tensor that is not: ",
-                     tensor.empty() ? "none, the loss itself" : tensor,
-                     newest_.empty() ? std::string() : "; last good step in " + newest_));
+  throw Error(ErrorCode::kDiverged, StrCat(text, ": ", guard_.nonfinite_streak(),
+                                           " steps in a row were not finite; the first tensor that is not: ",
+                                           tensor.empty() ? "none, the loss itself" : tensor,
+                                           newest_.empty() ? std::string() : "; last good step in " + newest_));
 }
 
 void Trainer::Impl::Report(double lr, double grad_norm, const StepSums& sums, double bytes, int64_t n_targets) {
   const TrainInterval& interval = now_.interval;
   const double rate = interval.seconds > 0 ? static_cast<double>(interval.tokens) / interval.seconds : 0;
-  StepReport report{.step = now_.step, .total_steps = total_steps_, .loss = sums.lm, .bpb = kNan, .lr = lr,
-                    .grad_norm = grad_norm, .tok_per_sec = rate};
+  StepReport report{.step = now_.step,
+                    .total_steps = total_steps_,
+                    .loss = sums.lm,
+                    .bpb = kNan,
+                    .lr = lr,
+                    .grad_norm = grad_norm,
+                    .tok_per_sec = rate};
   if (bytes > 0) report.bpb = sums.lm * static_cast<double>(n_targets) / std::numbers::ln2 / bytes;
   report.mfu = interval.seconds > 0 ? interval.flops / interval.seconds / PeakFlops() : 0;
-  report.eta_seconds = static_cast<double>(total_steps_ - now_.step) * interval.seconds / static_cast<double>(interval.steps);
+  report.eta_seconds =
+      static_cast<double>(total_steps_ - now_.step) * interval.seconds / static_cast<double>(interval.steps);
   report.skipped = guard_.skipped();
   report.logged = Due(options_.run.log.every);
   if (report.logged) {
@@ -346,10 +370,16 @@ void Trainer::Impl::LogTrainRow(double lr, double grad_norm, double rate, double
   const double steps = static_cast<double>(interval.steps);
   const double finite = interval.finite > 0 ? static_cast<double>(interval.finite) : kNan;
   MetricsRow row{.step = now_.step, .tokens = now_.tokens, .seconds = now_.seconds, .flops = now_.flops, .values = {}};
-  row.values = {{"train/loss", interval.loss / finite}, {"train/lm_loss", interval.lm / finite},
-                {"train/lr", lr}, {"train/grad_norm", grad_norm}, {"train/tok_per_sec", rate}, {"train/mfu", mfu},
-                {"train/step_ms", 1e3 * interval.seconds / steps}, {"train/data_ms", 1e3 * interval.data_seconds / steps},
-                {"train/mem_bytes", ResidentBytes()}, {"train/skipped", static_cast<double>(guard_.skipped())}};
+  row.values = {{"train/loss", interval.loss / finite},
+                {"train/lm_loss", interval.lm / finite},
+                {"train/lr", lr},
+                {"train/grad_norm", grad_norm},
+                {"train/tok_per_sec", rate},
+                {"train/mfu", mfu},
+                {"train/step_ms", 1e3 * interval.seconds / steps},
+                {"train/data_ms", 1e3 * interval.data_seconds / steps},
+                {"train/mem_bytes", ResidentBytes()},
+                {"train/skipped", static_cast<double>(guard_.skipped())}};
   if (!std::isnan(interval.balance)) {
     row.values["moe/balance_loss"] = interval.balance / finite;
     row.values["moe/z_loss"] = interval.z / finite;
@@ -372,7 +402,8 @@ void Trainer::Impl::WriteRow(MetricsSplit split, MetricsRow row) {
 void Trainer::Impl::Evaluate() {
   const ValidationOptions how{.seq_len = options_.run.optim.seq_len.MaxValue(),
                               .rows = options_.run.optim.batch_rows.MaxValue(),
-                              .max_tokens = options_.run.eval.tokens, .device = options_.device};
+                              .max_tokens = options_.run.eval.tokens,
+                              .device = options_.device};
   const ValidationResult result = Validate(model_, *options_.val, options_.token_bytes, how);
   now_.val_step = now_.step;
   now_.val_loss = result.loss();
@@ -385,7 +416,10 @@ void Trainer::Impl::Evaluate() {
   const nn::Batch batch = NextBatch(packer, how.rows, how.seq_len).batch;
   for (const auto& [name, value] : model_->CollectStats(batch.To(options_.device.device))) row.values[name] = value;
   WriteRow(MetricsSplit::kVal, std::move(row));
-  const EvalReport report{.step = now_.step, .total_steps = total_steps_, .loss = now_.val_loss, .bpb = now_.val_bpb,
+  const EvalReport report{.step = now_.step,
+                          .total_steps = total_steps_,
+                          .loss = now_.val_loss,
+                          .bpb = now_.val_bpb,
                           .best = guard_.best_step() == now_.step};
   folder_.Log(EvalLine(report));
   if (options_.callbacks.on_eval) options_.callbacks.on_eval(report);
@@ -401,9 +435,11 @@ void Trainer::Impl::Evaluate() {
 // False when it failed: the run goes on without, up to the third time in a row.
 bool Trainer::Impl::Save(const TrainState& state) {
   constexpr int kMostFailures = 3;
-  CheckpointContent content{.weights = {}, .optimiser = optim_.State(), .state = state.ToJson(),
-                            .metadata = {{"format", "pt"}, {"hydralm", Version()},
-                                         {"config_sha256", Sha256Hex(ConfigJson(options_.model))}}};
+  CheckpointContent content{
+      .weights = {},
+      .optimiser = optim_.State(),
+      .state = state.ToJson(),
+      .metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(ConfigJson(options_.model))}}};
   for (const auto& [spec, tensor] : model_->Tensors()) content.weights.emplace_back(spec->name, tensor);
   try {
     if (log_) log_->Sync();
@@ -412,7 +448,8 @@ bool Trainer::Impl::Save(const TrainState& state) {
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kIo) throw;
     if (++failed_saves_ >= kMostFailures)
-      throw Error(ErrorCode::kDiverged, StrCat(error.what(), ": the third checkpoint in a row that could not be written"));
+      throw Error(ErrorCode::kDiverged,
+                  StrCat(error.what(), ": the third checkpoint in a row that could not be written"));
     Warn(StrCat(error.what(), ": checkpoint of step ", state.step, " not written"));
     return false;
   }

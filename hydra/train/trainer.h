@@ -22,13 +22,13 @@ namespace hydra::train {
 // After each step; rates and means are over the steps since the last row of the log.
 struct StepReport {
   int64_t step = 0, total_steps = 0;
-  double loss = 0;       // language-model loss of this step, nats a token
-  double bpb = 0;        // bits per byte of this step; NaN where the tokenizer is unknown
+  double loss = 0;  // language-model loss of this step, nats a token
+  double bpb = 0;   // bits per byte of this step; NaN where the tokenizer is unknown
   double lr = 0, grad_norm = 0;
   double tok_per_sec = 0, mfu = 0;
   double eta_seconds = 0;
-  int64_t skipped = 0;   // updates that the guard left out, so far
-  bool logged = false;   // this step has a row in the log
+  int64_t skipped = 0;  // updates that the guard left out, so far
+  bool logged = false;  // this step has a row in the log
 };
 
 struct EvalReport {
@@ -48,30 +48,30 @@ struct TrainerOptions {
   RunConfig run;
   ModelConfig model;
   Corpus train;
-  std::optional<Corpus> val;          // none, or one without documents: no evaluation
-  std::vector<int32_t> token_bytes;   // of each id, for bits per byte; may be empty
-  std::string folder;                 // of the run; empty: nothing is written
-  std::string tokenizer_path;         // copied into the model folder; may be empty
-  std::string resume = "auto";        // "auto", "none", or a checkpoint's folder
-  std::string init;                   // model folder whose weights a fresh run starts with; may be empty
-  Device device;
-  torch::Dtype dtype = torch::kFloat32;           // of the master weights; kFloat64 in tests
-  const std::atomic<int>* stop = nullptr;         // not 0: checkpoint and return
-  std::map<std::string, std::string> env;         // more lines of env.json
-  const FileOps* file_ops = &FileOps::Real();     // of checkpoints; tests inject failures
-  TrainerCallbacks callbacks;
+  std::optional<Corpus> val = {};         // none, or one without documents: no evaluation
+  std::vector<int32_t> token_bytes = {};  // of each id, for bits per byte; may be empty
+  std::string folder = {};                // of the run; empty: nothing is written
+  std::string tokenizer_path = {};        // copied into the model folder; may be empty
+  std::string resume = "auto";            // "auto", "none", or a checkpoint's folder
+  std::string init = {};                  // model folder whose weights a fresh run starts with; may be empty
+  Device device = {};
+  torch::Dtype dtype = torch::kFloat32;         // of the master weights; kFloat64 in tests
+  const std::atomic<int>* stop = nullptr;       // not 0: checkpoint and return
+  std::map<std::string, std::string> env = {};  // more lines of env.json
+  const FileOps* file_ops = &FileOps::Real();   // of checkpoints; tests inject failures
+  TrainerCallbacks callbacks = {};
   // Called when a step's gradients are there, before anything reads them; tests put faults into them.
-  std::function<void(int64_t step, nn::Model& model)> after_backward;
+  std::function<void(int64_t step, nn::Model& model)> after_backward = {};
 };
 
 struct TrainResult {
   int64_t step = 0, total_steps = 0;
-  bool finished = false;            // else interrupted, or stopped at `until`
-  double val_loss = 0, val_bpb = 0; // of the last evaluation; NaN without one
-  double seconds = 0;               // of training, earlier sessions included
+  bool finished = false;             // else interrupted, or stopped at `until`
+  double val_loss = 0, val_bpb = 0;  // of the last evaluation; NaN without one
+  double seconds = 0;                // of training, earlier sessions included
   int64_t tokens = 0, skipped = 0;
-  std::string checkpoint;           // newest; "" when none was written
-  std::string model_folder;         // "" unless finished
+  std::string checkpoint;    // newest; "" when none was written
+  std::string model_folder;  // "" unless finished
 };
 
 // Not thread-safe. Throws Error: kConfig and kData before anything is trained, kIo, kDiverged when a guard or a third

@@ -41,7 +41,9 @@ void VisitFields(Visitor&& v, State& s) {
 }
 
 template <class T>
-Json Out(const T& value) { return value; }
+Json Out(const T& value) {
+  return value;
+}
 Json Out(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }  // JSON has no NaN
 
 void In(const Json& value, const std::string& field, double* out) {
@@ -81,7 +83,8 @@ Json TrainState::ToJson() const {
 
 TrainState TrainState::FromJson(const Json& json, const std::string& where) {
   const auto need = [&](const Json& object, const char* name) -> const Json& {
-    if (!object.is_object() || !object.contains(name)) throw Error(ErrorCode::kFormat, StrCat(where, ": ", name, ": missing"));
+    if (!object.is_object() || !object.contains(name))
+      throw Error(ErrorCode::kFormat, StrCat(where, ": ", name, ": missing"));
     return object[name];
   };
   if (need(json, "version") != 1)
@@ -93,7 +96,8 @@ TrainState TrainState::FromJson(const Json& json, const std::string& where) {
   In(need(val, "loss"), where + ": val.loss", &state.val_loss);
   In(need(val, "bpb"), where + ": val.bpb", &state.val_bpb);
   if (state.step < 0 || state.tokens < 0)
-    throw Error(ErrorCode::kFormat, StrCat(where, ": step = ", state.step, ", tokens = ", state.tokens, ": must be >= 0"));
+    throw Error(ErrorCode::kFormat,
+                StrCat(where, ": step = ", state.step, ", tokens = ", state.tokens, ": must be >= 0"));
   return state;
 }
 
@@ -112,7 +116,8 @@ void RestoreTorchRng(const std::string& text, const std::string& where) {
   at::Generator generator = at::detail::getDefaultCPUGenerator();
   torch::Tensor state = generator.get_state();
   if (static_cast<int64_t>(text.size()) != 2 * state.numel())
-    throw Error(ErrorCode::kFormat, StrCat(where, ": ", text.size(), " digits: a generator's state has ", 2 * state.numel()));
+    throw Error(ErrorCode::kFormat,
+                StrCat(where, ": ", text.size(), " digits: a generator's state has ", 2 * state.numel()));
   for (int64_t i = 0; i < state.numel(); ++i) {
     const int high = Digit(text[static_cast<size_t>(2 * i)]), low = Digit(text[static_cast<size_t>(2 * i + 1)]);
     if (high < 0 || low < 0) throw Error(ErrorCode::kFormat, where + ": must be hexadecimal digits");

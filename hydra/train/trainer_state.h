@@ -31,7 +31,7 @@ struct TrainState {
   double val_loss = std::numeric_limits<double>::quiet_NaN(), val_bpb = std::numeric_limits<double>::quiet_NaN();
   TrainInterval interval;
   nlohmann::ordered_json loader, guard, experts;
-  std::string rng;     // torch's CPU generator, hexadecimal
+  std::string rng;  // torch's CPU generator, hexadecimal
 
   [[nodiscard]] nlohmann::ordered_json ToJson() const;
   // Throws kFormat or kConfig naming `where` and the field.

@@ -30,14 +30,33 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Twelve steps with everything on: accumulation, batch and row schedules, small windows so that guards act.
 TrainerOptions Options(const std::string& folder, const std::vector<std::string>& settings = {}) {
-  std::vector<std::string> all = {"optim.steps=12", "optim.batch_rows=[[0, 2], [0.5, 3]]", "optim.seq_len=[[0, 32], [8, 64]]",
-                                  "optim.accum=2", "optim.lr=1e-2", "optim.warmup_steps=3", "optim.seed=5", "log.every=5",
-                                  "log.peak_flops=1e9", "checkpoint.every=6", "eval.every=4", "eval.tokens=512",
-                                  "guard.window=4", "guard.max_skip_share=0.5"};
+  std::vector<std::string> all = {"optim.steps=12",
+                                  "optim.batch_rows=[[0, 2], [0.5, 3]]",
+                                  "optim.seq_len=[[0, 32], [8, 64]]",
+                                  "optim.accum=2",
+                                  "optim.lr=1e-2",
+                                  "optim.warmup_steps=3",
+                                  "optim.seed=5",
+                                  "log.every=5",
+                                  "log.peak_flops=1e9",
+                                  "checkpoint.every=6",
+                                  "eval.every=4",
+                                  "eval.tokens=512",
+                                  "guard.window=4",
+                                  "guard.max_skip_share=0.5"};
   all.insert(all.end(), settings.begin(), settings.end());
-  return {.run = ParseRunConfig("", "test", all), .model = TinyConfig(), .train = TinyCorpus(1), .val = TinyCorpus(2, 6),
-          .token_bytes = std::vector<int32_t>(64, 2), .folder = folder, .tokenizer_path = "", .init = "", .device = {}, .env = {},
-          .callbacks = {}, .after_backward = {}};
+  return {.run = ParseRunConfig("", "test", all),
+          .model = TinyConfig(),
+          .train = TinyCorpus(1),
+          .val = TinyCorpus(2, 6),
+          .token_bytes = std::vector<int32_t>(64, 2),
+          .folder = folder,
+          .tokenizer_path = "",
+          .init = "",
+          .device = {},
+          .env = {},
+          .callbacks = {},
+          .after_backward = {}};
 }
 
 std::vector<std::pair<std::string, torch::Tensor>> AllTensors(Trainer& trainer) {
@@ -70,7 +89,8 @@ void ExpectSameRun(Trainer& a, Trainer& b, const std::string& folder_a, const st
   ASSERT_EQ(x.size(), y.size());
   for (size_t i = 0; i < x.size(); ++i) EXPECT_TRUE(SameBits(x[i].second, y[i].second)) << x[i].first;
   EXPECT_EQ(WithoutClock(a.StateJson()).dump(), WithoutClock(b.StateJson()).dump());
-  for (const char* file : {"/train.jsonl", "/val.jsonl"}) EXPECT_EQ(Rows(folder_a + file), Rows(folder_b + file)) << file;
+  for (const char* file : {"/train.jsonl", "/val.jsonl"})
+    EXPECT_EQ(Rows(folder_a + file), Rows(folder_b + file)) << file;
 }
 
 // Faults at fixed steps: a gradient that is not finite, one far too large.
@@ -90,13 +110,15 @@ TEST(Trainer, ResumedRunEqualsUninterruptedOneBitwise) {
   };
   const Case cases[] = {
       {"all parts", [](TrainerOptions*) {}},
-      {"bias balancing, WSD", [](TrainerOptions* o) {
+      {"bias balancing, WSD",
+       [](TrainerOptions* o) {
          o->model.moe.balance = RouterBalance::kBias;
          o->run.optim.schedule = LrShape::kWsd;
        }},
       {"skips by both guards", [](TrainerOptions* o) { AddFaults(o, 4, 8); }},
       {"skip just before the checkpoint", [](TrainerOptions* o) { AddFaults(o, 5, 10); }},
-      {"transformer", [](TrainerOptions* o) {
+      {"transformer",
+       [](TrainerOptions* o) {
          const int64_t vocab = o->model.vocab_size;
          o->model = TransformerNano();
          o->model.vocab_size = vocab;
@@ -132,7 +154,8 @@ TEST(Trainer, ResumedRunEqualsUninterruptedOneBitwise) {
 
 TEST(Trainer, LearnsAndValidationSaysSo) {
   TempDir dir;
-  TrainerOptions options = Options(dir / "run", {"optim.steps=60", "optim.accum=1", "optim.batch_rows=4", "optim.seq_len=64"});
+  TrainerOptions options =
+      Options(dir / "run", {"optim.steps=60", "optim.accum=1", "optim.batch_rows=4", "optim.seq_len=64"});
   std::vector<EvalReport> evals;
   options.callbacks.on_eval = [&](const EvalReport& report) { evals.push_back(report); };
   Trainer trainer(options);
@@ -154,7 +177,8 @@ TEST(Trainer, LearnsAndValidationSaysSo) {
 // Every target weighs the same, however rows are split into micro-batches.
 TEST(Trainer, AccumulationEqualsOneBatch) {
   const auto losses = [](const char* rows, const char* accum) {
-    TrainerOptions options = Options("", {"optim.steps=6", StrCat("optim.batch_rows=", rows), StrCat("optim.accum=", accum), "optim.seq_len=32"});
+    TrainerOptions options = Options(
+        "", {"optim.steps=6", StrCat("optim.batch_rows=", rows), StrCat("optim.accum=", accum), "optim.seq_len=32"});
     options.model.moe.balance = RouterBalance::kNone;  // its mean is over a micro-batch by definition, as z's
     options.model.moe.z_loss_coef = 0;
     options.dtype = torch::kFloat64;
@@ -204,8 +228,8 @@ TEST(Trainer, ThreeNonFiniteStepsStopWithTheLastGoodCheckpoint) {
 
 TEST(Trainer, RisingValidationStopsAndNamesTheBestCheckpoint) {
   TempDir dir;
-  TrainerOptions options = Options(dir / "run", {"optim.steps=40", "eval.every=2", "checkpoint.every=2", "guard.sigma=0", "optim.warmup_steps=0",
-                                                 "optim.clip=0"});
+  TrainerOptions options = Options(dir / "run", {"optim.steps=40", "eval.every=2", "checkpoint.every=2",
+                                                 "guard.sigma=0", "optim.warmup_steps=0", "optim.clip=0"});
   options.after_backward = [](int64_t step, nn::Model& model) {  // ruins the model from step 10 on
     torch::NoGradGuard no_grad;
     if (step >= 10) model->at(TensorRole::kEmbedding).normal_(0, 3);
@@ -284,7 +308,8 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
   // state.json and optimiser files that do not fit the model; DONE is right, so only their content is wrong.
   const auto rewrite = [&](const std::function<void(CheckpointContent*)>& change, const std::string& want) {
     Trainer trainer(options);
-    CheckpointContent content{.weights = {}, .optimiser = trainer.OptimiserState(), .state = trainer.StateJson(), .metadata = {}};
+    CheckpointContent content{
+        .weights = {}, .optimiser = trainer.OptimiserState(), .state = trainer.StateJson(), .metadata = {}};
     for (const auto& [spec, tensor] : trainer.model()->Tensors()) content.weights.emplace_back(spec->name, tensor);
     change(&content);
     TempDir other;
@@ -293,7 +318,8 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
     changed.folder = other / "run";
     refuse(changed, want);
   };
-  rewrite([](CheckpointContent* c) { c->state["rng"] = c->state["rng"].get<std::string>().substr(2); }, "rng: 10110 digits");
+  rewrite([](CheckpointContent* c) { c->state["rng"] = c->state["rng"].get<std::string>().substr(2); },
+          "rng: 10110 digits");
   rewrite([](CheckpointContent* c) { c->state["rng"] = std::string(10112, 'x'); }, "hexadecimal");
   rewrite([](CheckpointContent* c) { c->state.erase("guard"); }, "guard: missing");
   rewrite([](CheckpointContent* c) { c->state["tokens"] = "many"; }, "tokens");
@@ -301,7 +327,8 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
   rewrite([](CheckpointContent* c) { c->optimiser[0].second = torch::zeros({1, 2}); }, "shape [1, 2], the model says");
   rewrite([](CheckpointContent* c) { c->optimiser.pop_back(); }, ".step");
   rewrite([](CheckpointContent* c) { c->weights[0].first = "other.weight"; }, "model.embed_tokens.weight");
-  rewrite([](CheckpointContent* c) { c->weights[0].second = c->weights[0].second.to(torch::kFloat64); }, "F64, expected F32");
+  rewrite([](CheckpointContent* c) { c->weights[0].second = c->weights[0].second.to(torch::kFloat64); },
+          "F64, expected F32");
 }
 
 TEST(Trainer, StopSignalLeavesACheckpointThatGoesOn) {
@@ -339,13 +366,25 @@ TEST(Trainer, StartsFromTheWeightsOfAModelFolder) {
 }
 
 TEST(Trainer, LinesReadAsTheInterfaceSays) {
-  StepReport report{.step = 200, .total_steps = 5000, .loss = 4.1134, .bpb = 1.7821, .lr = 3e-4, .grad_norm = 1,
-                    .tok_per_sec = 11902.4, .mfu = 0.311, .eta_seconds = 201, .skipped = 0, .logged = true};
-  EXPECT_EQ(StepLine(report), "step 200/5000 | loss 4.113 | bpb 1.782 | lr 3.0e-04 | 11,902 tok/s | mfu 0.31 | eta 3:21");
+  StepReport report{.step = 200,
+                    .total_steps = 5000,
+                    .loss = 4.1134,
+                    .bpb = 1.7821,
+                    .lr = 3e-4,
+                    .grad_norm = 1,
+                    .tok_per_sec = 11902.4,
+                    .mfu = 0.311,
+                    .eta_seconds = 201,
+                    .skipped = 0,
+                    .logged = true};
+  EXPECT_EQ(StepLine(report),
+            "step 200/5000 | loss 4.113 | bpb 1.782 | lr 3.0e-04 | 11,902 tok/s | mfu 0.31 | eta 3:21");
   report.skipped = 2;
   report.bpb = std::nan("");
-  EXPECT_EQ(StepLine(report), "step 200/5000 | loss 4.113 | lr 3.0e-04 | 11,902 tok/s | mfu 0.31 | eta 3:21 | skipped 2");
-  EXPECT_EQ(EvalLine({.step = 4, .total_steps = 9, .loss = 2.5, .bpb = 1.25, .best = true}), "step 4/9 | val loss 2.5000 | val bpb 1.2500 | best");
+  EXPECT_EQ(StepLine(report),
+            "step 200/5000 | loss 4.113 | lr 3.0e-04 | 11,902 tok/s | mfu 0.31 | eta 3:21 | skipped 2");
+  EXPECT_EQ(EvalLine({.step = 4, .total_steps = 9, .loss = 2.5, .bpb = 1.25, .best = true}),
+            "step 4/9 | val loss 2.5000 | val bpb 1.2500 | best");
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ namespace {
 constexpr int64_t kFirstBucket = 16;  // positions 1-15, 16-31, 32-63, ...
 
 size_t BucketOf(int64_t position) {
-  return position < kFirstBucket ? 0 : static_cast<size_t>(std::bit_width(static_cast<uint64_t>(position / kFirstBucket)));
+  return position < kFirstBucket ? 0
+                                 : static_cast<size_t>(std::bit_width(static_cast<uint64_t>(position / kFirstBucket)));
 }
 
 // Adds one batch: nats [B, T] of each target.
