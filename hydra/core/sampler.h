@@ -24,7 +24,7 @@ struct SamplerOptions {
   double min_p = 0.05;           // tokens below this share of the best one's probability are dropped; 0 = off
   double temperature = 0.8;      // 0 = greedy
   uint64_t seed = 0;
-  std::vector<std::pair<int32_t, double>> logit_bias;  // added before all else
+  std::vector<std::pair<int32_t, double>> logit_bias{};  // added before all else
 
   // Throws Error(kUsage) naming the flag, its value and the rule.
   void Validate() const;

@@ -241,8 +241,9 @@ int64_t BestCheckpoint(const std::string& root) {
   return best;
 }
 
-void PruneCheckpoints(const std::string& root, int64_t keep) {
-  const std::vector<int64_t> complete = ListCheckpoints(root);
+void PruneCheckpoints(const std::string& root, int64_t keep, int64_t written) {
+  std::vector<int64_t> complete = ListCheckpoints(root);
+  std::stable_partition(complete.begin(), complete.end(), [&](int64_t step) { return step > written; });
   if (complete.empty()) return;
   const int64_t best = BestCheckpoint(root);
   const auto first_kept = static_cast<int64_t>(complete.size()) - keep;
@@ -254,7 +255,7 @@ void PruneCheckpoints(const std::string& root, int64_t keep) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(root, error)) {
     const int64_t step = StepOf(entry.path().filename().string());
-    if (step >= 0 && step < complete.back() && !fs::exists(entry.path() / kDone)) torn.push_back(entry.path().string());
+    if (step >= 0 && step < written && !fs::exists(entry.path() / kDone)) torn.push_back(entry.path().string());
   }
   for (const std::string& folder : torn) RemoveFolder(folder);
 }

@@ -50,8 +50,9 @@ struct Checkpoint {
                                                        const std::function<void(const std::string&)>& warn);
 
 // Removes all but the newest `keep` complete checkpoints and the best one, and folders without DONE that are older
-// than the newest complete one.
-void PruneCheckpoints(const std::string& root, int64_t keep);
+// than `written`, the step that was saved last. Steps beyond it are of a run that was left for an earlier checkpoint:
+// they count as the oldest.
+void PruneCheckpoints(const std::string& root, int64_t keep, int64_t written);
 
 // The step of the complete checkpoint whose state.json has the lowest "val"."loss"; -1 where none has one.
 [[nodiscard]] int64_t BestCheckpoint(const std::string& root);

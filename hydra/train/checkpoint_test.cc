@@ -154,9 +154,19 @@ TEST(Checkpoint, PruningKeepsTheNewestAndTheBest) {
   }
   fs::remove(dir / "step-00000003/DONE");
   EXPECT_EQ(BestCheckpoint(dir.path()), 2);
-  PruneCheckpoints(dir.path(), 2);
+  PruneCheckpoints(dir.path(), 2, 6);
   EXPECT_EQ(ListCheckpoints(dir.path()), (std::vector<int64_t>{2, 5, 6}));
   EXPECT_FALSE(fs::exists(dir / "step-00000003"));
+}
+
+TEST(Checkpoint, PruningNeverRemovesTheOneJustWritten) {
+  for (const int64_t keep : {1, 2}) {
+    TempDir dir;
+    for (const int step : {4, 8, 12, 5}) WriteCheckpoint(dir.path(), step, Content(step));  // went back to 4
+    PruneCheckpoints(dir.path(), keep, 5);
+    EXPECT_EQ(ListCheckpoints(dir.path()), keep == 1 ? std::vector<int64_t>{5} : (std::vector<int64_t>{4, 5}));
+    EXPECT_EQ(ValueOf(*FindCheckpoint(dir.path(), Ignore)), 5);
+  }
 }
 
 // Real file operations that fail at the n-th call, with a short write where asked.

@@ -444,7 +444,7 @@ bool Trainer::Impl::Save(const TrainState& state) {
   try {
     if (log_) log_->Sync();
     newest_ = WriteCheckpoint(folder_.checkpoints(), state.step, content, *options_.file_ops);
-    PruneCheckpoints(folder_.checkpoints(), options_.run.checkpoint.keep);
+    PruneCheckpoints(folder_.checkpoints(), options_.run.checkpoint.keep, state.step);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kIo) throw;
     if (++failed_saves_ >= kMostFailures)
