@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -53,14 +54,17 @@ int Run(int argc, char** argv) {
   torch::manual_seed(1);
   const ModelConfig config = Preset(preset);
   nn::Model model(config);
-  const auto batch = nn::Batch::OneDocumentPerRow(torch::randint(0, config.vocab_size, {rows, T}, torch::kInt64), config.chunk_len);
+  const auto random_batch = [&](int64_t n_rows, int64_t length) {
+    return nn::Batch::OneDocumentPerRow(torch::randint(0, config.vocab_size, {n_rows, length}, torch::kInt64), config.chunk_len);
+  };
+  const nn::Batch batch = random_batch(rows, T), warm_up = random_batch(1, std::min<int64_t>(T, 2048));
   const double flops = MeanForwardFlops(config, T);  // a token
   double seconds = 0;
   if (mode == "train") {
     train::AdamW optimizer(train::OptimParams(model, 4.0), {});
     for (int i = 0; i <= steps; ++i) {  // the first is the warm-up
       if (i == 1) seconds = Seconds();
-      model->Loss(batch).total.backward();
+      model->Loss(i == 0 ? warm_up : batch).total.backward();
       optimizer.Step(1e-4, optimizer.GradNorm());
       optimizer.ZeroGrad();
     }
@@ -68,7 +72,7 @@ int Run(int argc, char** argv) {
     torch::NoGradGuard no_grad;
     for (int i = 0; i <= steps; ++i) {
       if (i == 1) seconds = Seconds();
-      (void)model->Logits(model->forward(batch).hidden.select(1, T - 1)).sum().item<float>();
+      (void)model->Logits(model->forward(i == 0 ? warm_up : batch).hidden.select(1, -1)).sum().item<float>();
     }
   }
   seconds = (Seconds() - seconds) / steps;
