@@ -4,15 +4,14 @@
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <cstring>
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "hydra/core/config.h"
 #include "hydra/core/rng.h"
+#include "hydra/core/testing.h"
 #include "hydra/train/corpus.h"
 
 namespace hydra::train::testing {
@@ -63,25 +62,7 @@ inline Corpus TinyCorpus(uint64_t seed, int n_docs = 40) {
   return Corpus::FromDocuments(RandomDocuments(seed, n_docs, 100, 64));
 }
 
-// An empty folder, removed at the end.
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "hydralm-train-XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  [[nodiscard]] const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
+using hydra::TempDir;
 
 // Same shape, type and bits; NaNs with equal bits are equal.
 inline ::testing::AssertionResult SameBits(const torch::Tensor& a, const torch::Tensor& b) {
