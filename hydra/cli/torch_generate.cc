@@ -81,7 +81,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
     return !stops.stopped() && !StopRequested();
   });
   show(stops.Feed(utf8.Finish()) + stops.Finish());
-  std::printf("\n");
+  show("\n");
   if (!common.quiet) {
     const double end = Seconds(), until_first = (first > 0 ? first : end) - loaded;
     std::fprintf(stderr, "load %.2f s | prompt %zu tokens, %.1f tok/s | generated %zu tokens, %.1f tok/s | seed %llu\n",
