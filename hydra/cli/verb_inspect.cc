@@ -21,6 +21,7 @@
 #include "hydra/core/accounting.h"
 #include "hydra/core/config.h"
 #include "hydra/core/error.h"
+#include "hydra/core/file.h"
 #include "hydra/core/safetensors.h"
 
 namespace hydra::cli {
@@ -64,13 +65,7 @@ int64_t ParseBytes(const std::string& flag, std::string text) {
   return static_cast<int64_t>(value * unit->second);
 }
 
-// 134515008 -> "134,515,008"
-std::string Commas(int64_t n) {
-  std::string text = std::to_string(n);
-  for (int64_t at = static_cast<int64_t>(text.size()) - 3; at > (n < 0 ? 1 : 0); at -= 3)
-    text.insert(static_cast<size_t>(at), ",");
-  return text;
-}
+std::string Commas(int64_t count) { return WithCommas(static_cast<uint64_t>(count)); }  // counts are never negative
 
 std::string MiB(int64_t bytes) { return Commas(static_cast<int64_t>(std::llround(static_cast<double>(bytes) / kMiB))); }
 
