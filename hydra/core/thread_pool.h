@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// A fixed set of threads for kernels: one fork and join ("region") a call, workers that spin briefly and then sleep.
+// Passed in, never global. Not here: how work is cut (hydra/kernels, hydra/runtime).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+namespace hydra {
+
+// One thread may call at a time; calls from inside a region run on the calling worker alone. No allocation after
+// construction. An exception of a task is rethrown to the caller when all tasks have ended (the first one).
+class ThreadPool {
+ public:
+  // threads >= 1, the caller included; 0 = the physical cores that this process may use.
+  explicit ThreadPool(int threads = 0);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  [[nodiscard]] int threads() const;
+
+  // f(worker) once on each worker, 0 .. threads() - 1; the caller is worker 0.
+  template <class F>
+  void Run(F&& f) {
+    using Fn = std::remove_reference_t<F>;
+    RunRaw([](void* context, int worker) { (*static_cast<Fn*>(context))(worker); }, const_cast<void*>(static_cast<const void*>(&f)));
+  }
+  // f(task, worker) for each task in 0 .. n - 1, handed out in ascending order to whoever is free. One task or one thread
+  // runs on the caller without a region.
+  template <class F>
+  void For(int64_t n, F&& f) {
+    using Fn = std::remove_reference_t<F>;
+    ForRaw(n, [](void* context, int64_t task, int worker) { (*static_cast<Fn*>(context))(task, worker); },
+           const_cast<void*>(static_cast<const void*>(&f)));
+  }
+
+  // Regions run so far: each is one barrier pair.
+  [[nodiscard]] int64_t regions() const;
+
+ private:
+  void RunRaw(void (*f)(void*, int), void* context);
+  void ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context);
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Physical cores that this process may run on (affinity and cgroup quota count), at least 1.
+[[nodiscard]] int PhysicalCores();
+
+}  // namespace hydra

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products with stored weights, y = W x: matrix-vector for few rows of x, blocked matrix-matrix for many.
+// Scalar twins are in ref.h. Not here: attention, scans, norms (ops.h).
+// Dims: N outputs (rows of W), K inputs (columns of W), T rows of x (tokens).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "hydra/core/thread_pool.h"
+#include "hydra/core/weight_type.h"
+
+namespace hydra::kernels {
+
+// How activations enter products with quantised weights.
+enum class ActType {
+  kF32,  // weights are widened; sums in f32
+  kQ8,   // x is rounded to int8 in blocks of 32 with an f32 scale; int8 dot products. f32, f16, bf16 weights ignore it
+};
+
+// A weight matrix as the products read it; the bytes are somebody else's.
+struct Matrix {
+  WeightType type = WeightType::kF32;
+  bool packed = false;             // in panels of the current target (Pack), else rows as files hold them
+  int64_t rows = 0, cols = 0;      // N, K
+  const std::byte* data = nullptr;
+  [[nodiscard]] bool empty() const { return data == nullptr; }
+};
+
+// Bytes of W in panels for the current target; 0 where rows are as good (then nothing is packed).
+[[nodiscard]] int64_t PackedBytes(WeightType type, int64_t rows, int64_t cols);
+// Copies rows into panels; `out` has PackedBytes, 64-byte aligned. The values are the same to the bit.
+[[nodiscard]] Matrix Pack(const Matrix& rows, std::byte* out, ThreadPool& pool);
+// Row i of W as f32, packed or not. out [K]
+void DecodeMatrixRow(const Matrix& w, int64_t row, float* out);
+
+// y[y_row(t), n] (+)= row_scale[t] * (sum_k W[n, k] x[x_row(t), k] + bias[n]).
+// The sum's order depends on K and the target only, for T <= kSmallBatch (so a sequence's numbers do not depend on its
+// batch) and never on the thread count.
+inline constexpr int64_t kSmallBatch = 16;
+struct MatMulArgs {
+  Matrix w;                            // [N, K]
+  const float* x = nullptr;            // [*, K]
+  float* y = nullptr;                  // [*, N]; must not alias x
+  int64_t T = 0;
+  int64_t x_stride = 0, y_stride = 0;  // floats from row to row; 0 = K, N
+  const int32_t* x_rows = nullptr;     // [T] row of x for each t; null: t
+  const int32_t* y_rows = nullptr;     // [T] row of y for each t, all different; null: t
+  const float* row_scale = nullptr;    // [T]; null: 1
+  const float* bias = nullptr;         // [N]; null: 0
+  bool accumulate = false;             // += instead of =
+};
+
+// Working memory of products: grows to the largest call, then never again. One for each concurrent caller.
+class MatMulScratch {
+ public:
+  MatMulScratch();
+  ~MatMulScratch();
+  MatMulScratch(MatMulScratch&&) noexcept;
+  MatMulScratch& operator=(MatMulScratch&&) noexcept;
+  [[nodiscard]] int64_t bytes() const;
+  struct Data;
+  [[nodiscard]] Data& data() { return *data_; }
+
+ private:
+  std::unique_ptr<Data> data_;
+};
+
+// All maps in one region (few rows; more for T > kSmallBatch). Maps may share x (it is rounded once) and may share y:
+// then each row of y gets their terms in the order of the list, whatever the thread count.
+void MatMul(std::span<const MatMulArgs> maps, ActType act, ThreadPool& pool, MatMulScratch& scratch);
+inline void MatMul(const MatMulArgs& map, ActType act, ThreadPool& pool, MatMulScratch& scratch) {
+  MatMul({&map, 1}, act, pool, scratch);
+}
+
+namespace ref {
+// Sums in double, one thread. With kQ8, x is rounded as the fast one rounds it.
+void MatMul(const MatMulArgs& map, ActType act);
+}  // namespace ref
+
+}  // namespace hydra::kernels

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model ready to run: config and weights mapped from disk, immutable, shared by threads; and its forward pass.
+// Not here: what a sequence carries (sequence_state.h), sampling (core/sampler.h), text (core/tokenizer.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "hydra/core/accounting.h"
+#include "hydra/core/config.h"
+#include "hydra/core/thread_pool.h"
+#include "hydra/core/weight_type.h"
+#include "hydra/kernels/matmul.h"
+
+namespace hydra {
+
+class SequenceState;
+struct ModelWeights;  // weights.h
+
+enum class Activations { kAuto, kF32, kQ8 };  // --act; auto: q8 with quantised weights
+
+struct LoadOptions {
+  int64_t ctx_size = 8192;  // tokens that full attention's cache holds; 0 = the model's own length
+  KvDtype kv_dtype = KvDtype::kF16;
+  Activations act = Activations::kAuto;
+  bool pack = true;         // repack weights for the current SIMD level where that pays
+};
+
+// One sequence's new tokens in a forward pass.
+struct Segment {
+  SequenceState* state;
+  std::span<const int32_t> ids;  // at least one
+};
+
+// Which positions need logits.
+enum class LogitsOf { kLast, kAll, kNone };
+
+// Working memory of forward passes; grows to the largest pass and is then reused. One for each concurrent caller.
+class ForwardScratch {
+ public:
+  ForwardScratch();
+  ~ForwardScratch();
+  ForwardScratch(ForwardScratch&&) noexcept;
+  ForwardScratch& operator=(ForwardScratch&&) noexcept;
+  [[nodiscard]] int64_t bytes() const;
+  struct Data;
+  [[nodiscard]] Data& data() { return *data_; }
+
+ private:
+  std::unique_ptr<Data> data_;
+};
+
+// Cheap to copy; the weights are shared. Safe to use from several threads, each with its own pool, scratch and states.
+class Model {
+ public:
+  // A model folder, a .gguf or a .safetensors file. Throws Error naming file, field or tensor.
+  [[nodiscard]] static Model Load(const std::string& path, const LoadOptions& options = {}, ThreadPool* pool = nullptr);
+  explicit Model(std::shared_ptr<const ModelWeights> weights) : weights_(std::move(weights)) {}
+
+  [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] const LoadOptions& options() const;  // ctx_size resolved
+  [[nodiscard]] const ModelWeights& weights() const { return *weights_; }
+  [[nodiscard]] const std::shared_ptr<const ModelWeights>& shared_weights() const { return weights_; }
+  [[nodiscard]] const std::string& path() const;
+
+  // Reads all tokens of every segment after what its state holds and moves the states on. Returns logits,
+  // [rows, vocab]: the last token's of each segment, or every token's, in the order of the segments; they live in
+  // `scratch` until its next use. Long prompts go in pieces, which changes no result beyond rounding. Throws kUsage
+  // for an id outside the vocabulary or a sequence longer than ctx_size, before any state changes.
+  std::span<const float> Forward(std::span<const Segment> segments, LogitsOf logits, ThreadPool& pool,
+                                 ForwardScratch& scratch) const;
+
+  // One sequence with scratch of its own (made on first use, kept by the state). Logits [vocab] of the last token.
+  std::span<const float> Prefill(SequenceState& state, std::span<const int32_t> ids, ThreadPool& pool) const;
+  std::span<const float> Step(SequenceState& state, int32_t id, ThreadPool& pool) const;
+
+ private:
+  std::shared_ptr<const ModelWeights> weights_;
+};
+
+}  // namespace hydra

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory of one sequence: layout, fork, reset. Saving is in state_file.cc.
+#include "hydra/runtime/sequence_state.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+
+#include "hydra/core/error.h"
+#include "hydra/core/file.h"
+#include "hydra/runtime/weights.h"
+
+namespace hydra {
+namespace {
+
+constexpr int64_t kAlign = 64;
+constexpr int64_t kF32 = 4;
+
+int64_t RoomForExperts(const ModelConfig& config, const Controls& controls) {
+  return std::max({config.moe.top_k, controls.moe_top_k.value_or(0), static_cast<int64_t>(controls.force_experts.size())});
+}
+
+// Zeroed pages that cost memory only once they are written.
+std::shared_ptr<std::byte> MapPages(int64_t bytes) {
+  const auto n = static_cast<size_t>(std::max<int64_t>(bytes, 1));
+  void* p = ::mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw Error(ErrorCode::kUsage, StrCat("--ctx-size: no memory for a state of ", WithCommas(static_cast<uint64_t>(bytes)), " bytes: ", std::strerror(errno)));
+  return {static_cast<std::byte*>(p), [n](std::byte* q) { (void)::munmap(q, n); }};
+}
+
+}  // namespace
+
+int64_t StateLayout::Add(int block, const char* name, int64_t n, DType dtype, int64_t growing_heads) {
+  const int64_t offset = bytes;
+  buffers[static_cast<size_t>(block)].push_back({name, offset, n, dtype, growing_heads});
+  bytes += (n + kAlign - 1) / kAlign * kAlign;
+  if (growing_heads == 0) constant_bytes += n;
+  return offset;
+}
+
+StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, int64_t ctx, int64_t experts)
+    : blocks(config.layers.size()), buffers(config.layers.size()), kv(kv_dtype), ctx_size(ctx), moe_k(experts) {
+  const SsmConfig& s = config.ssm;
+  const AttentionConfig& a = config.attention;
+  const WorkspaceConfig& w = config.workspace;
+  const DType f = DType::kF32, i = DType::kI32;
+  const DType kv_type = kv == KvDtype::kF32 ? DType::kF32 : kv == KvDtype::kF16 ? DType::kF16 : kv == KvDtype::kBF16 ? DType::kBF16 : DType::kU8;
+  const int64_t row = a.n_kv_heads * KvRowBytes(kv, a.head_dim);
+  for (int n = 0; n < static_cast<int>(blocks.size()); ++n) {
+    const LayerConfig& layer = config.layers[static_cast<size_t>(n)];
+    BlockOffsets& b = blocks[static_cast<size_t>(n)];
+    if (layer.ssm && s.kind == SsmKind::kMamba2) {
+      b.conv = Add(n, "conv_state", (s.d_conv - 1) * s.conv_dim() * kF32, f);
+      b.ssm = Add(n, "ssm_state", s.d_inner() * s.d_state * kF32, f);
+    } else if (layer.ssm) {
+      b.ssm = Add(n, "ssm_state", config.d_model * kF32, f);
+    }
+    if (layer.attention == AttentionKind::kFull) {
+      b.k = Add(n, "k", ctx * row, kv_type, a.n_kv_heads);
+      b.v = Add(n, "v", ctx * row, kv_type, a.n_kv_heads);
+    } else if (layer.attention == AttentionKind::kSparse) {
+      b.k = Add(n, "k", a.window * row, kv_type);
+      b.v = Add(n, "v", a.window * row, kv_type);
+      if (a.landmark_budget > 0) {
+        b.pool_k = Add(n, "pool_k", a.landmark_budget * row, kv_type);
+        b.pool_v = Add(n, "pool_v", a.landmark_budget * row, kv_type);
+        b.ring_scores = Add(n, "ring_scores", a.window * kF32, f);
+        b.pool_scores = Add(n, "pool_scores", a.landmark_budget * kF32, f);
+        b.pool_pos = Add(n, "pool_pos", a.landmark_budget * kF32, i);
+      }
+    }
+    if (layer.ffn == FfnKind::kChunkMoe) {
+      b.moe_sum = Add(n, "moe_sum", config.d_model * kF32, f);
+      b.moe_mean = Add(n, "moe_mean", config.d_model * kF32, f);
+      b.moe_ids = Add(n, "moe_ids", experts * kF32, i);
+      b.moe_weights = Add(n, "moe_weights", experts * kF32, f);
+    }
+    if (layer.workspace) {
+      b.ws_M = Add(n, "workspace_M", w.n_slots * w.rank * kF32, f);
+      b.ws_acc = Add(n, "workspace_acc", w.n_slots * w.rank * kF32, f);
+      b.ws_sum = Add(n, "workspace_sum", w.n_slots * kF32, f);
+      b.ws_max = Add(n, "workspace_max", w.n_slots * kF32, f);
+    }
+  }
+}
+
+SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, const Controls& controls)
+    : weights_(std::move(weights)), controls_(controls) {
+  controls_.Validate(weights_->config);
+  const LoadOptions& o = weights_->options;
+  layout_ = std::make_shared<const StateLayout>(weights_->config, o.kv_dtype, o.ctx_size, RoomForExperts(weights_->config, controls_));
+  Allocate();
+  Reset();
+}
+
+SequenceState::SequenceState(const Model& model, const Controls& controls)
+    : SequenceState(model.shared_weights(), controls) {}
+SequenceState::~SequenceState() = default;
+SequenceState::SequenceState(SequenceState&&) noexcept = default;
+SequenceState& SequenceState::operator=(SequenceState&&) noexcept = default;
+
+void SequenceState::Allocate() {
+  data_ = MapPages(layout_->bytes);
+  counts_.assign(layout_->blocks.size(), {0, 0});
+}
+
+void SequenceState::Reset() {
+  for (size_t i = 0; i < layout_->blocks.size(); ++i) {
+    for (const StateBuffer& buffer : layout_->buffers[i])
+      if (buffer.growing_heads == 0) std::memset(data_.get() + buffer.offset, 0, static_cast<size_t>(buffer.bytes));
+    const BlockOffsets& b = layout_->blocks[i];
+    const BlockWeights& w = weights_->blocks[i];
+    if (b.moe_mean >= 0) std::copy(w.moe.init_summary.begin(), w.moe.init_summary.end(), At(b.moe_mean));
+    if (b.ws_M >= 0) {
+      std::copy(w.workspace.init_state.begin(), w.workspace.init_state.end(), At(b.ws_M));
+      std::fill_n(At(b.ws_max), weights_->config.workspace.n_slots, -std::numeric_limits<float>::infinity());
+    }
+    counts_[i] = {0, 0};
+  }
+  ids_.clear();
+  pending_.clear();
+}
+
+SequenceState SequenceState::Fork() const {
+  SequenceState copy(weights_, controls_);
+  for (size_t i = 0; i < layout_->blocks.size(); ++i)
+    for (const StateBuffer& buffer : layout_->buffers[i]) {
+      if (buffer.growing_heads == 0)
+        std::memcpy(copy.data_.get() + buffer.offset, data_.get() + buffer.offset, static_cast<size_t>(buffer.bytes));
+      const int64_t head = buffer.growing_heads > 0 ? buffer.bytes / buffer.growing_heads : 0;
+      for (int64_t h = 0; h < buffer.growing_heads; ++h)
+        std::memcpy(copy.data_.get() + buffer.offset + h * head, data_.get() + buffer.offset + h * head,
+                    static_cast<size_t>(head / layout_->ctx_size * pos()));
+    }
+  copy.counts_ = counts_;
+  copy.ids_ = ids_;
+  copy.pending_ = pending_;
+  return copy;
+}
+
+void SequenceState::SetControls(const Controls& controls) {
+  controls.Validate(weights_->config);
+  if (pos() > 0) {
+    for (size_t i = 0; i < 3; ++i)
+      if ((controls.path_scale[i] == 0) != (controls_.path_scale[i] == 0))
+        throw Error(ErrorCode::kUsage, StrCat("--control path_scale: a path goes on or off only before the first token, this sequence has ", pos()));
+    if (controls.landmarks != controls_.landmarks)
+      throw Error(ErrorCode::kUsage, StrCat("--control landmarks: only before the first token, this sequence has ", pos()));
+  }
+  const int64_t room = RoomForExperts(weights_->config, controls);
+  if (room <= layout_->moe_k) {
+    controls_ = controls;
+    return;
+  }
+  // More experts than there is room for: the same buffers in a wider layout.
+  const auto from = std::move(data_);
+  const auto old = layout_;
+  const auto counts = counts_;
+  layout_ = std::make_shared<const StateLayout>(weights_->config, old->kv, old->ctx_size, room);
+  Allocate();
+  counts_ = counts;
+  for (size_t i = 0; i < old->buffers.size(); ++i)
+    for (size_t j = 0; j < old->buffers[i].size(); ++j)
+      std::memcpy(data_.get() + layout_->buffers[i][j].offset, from.get() + old->buffers[i][j].offset,
+                  static_cast<size_t>(old->buffers[i][j].bytes));
+  controls_ = controls;
+}
+
+int64_t SequenceState::bytes() const {
+  int64_t growing = 0;
+  for (const auto& block : layout_->buffers)
+    for (const StateBuffer& buffer : block) growing += buffer.growing_heads > 0 ? buffer.bytes : 0;
+  return layout_->constant_bytes + growing;
+}
+
+ForwardScratch& SequenceState::scratch() {
+  if (!scratch_) scratch_ = std::make_unique<ForwardScratch>();
+  return *scratch_;
+}
+
+}  // namespace hydra

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fills ModelWeights from a source: small tensors copied to f32, matrices left where they are or packed.
+#include "hydra/runtime/weights.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "hydra/core/error.h"
+#include "hydra/core/file.h"
+#include "hydra/kernels/target.h"
+
+namespace hydra {
+namespace {
+
+using kernels::Matrix;
+using R = TensorRole;
+
+std::shared_ptr<std::byte> AlignedBytes(int64_t n) {
+  constexpr size_t kAlign = 64;
+  const size_t size = (static_cast<size_t>(n) + kAlign - 1) / kAlign * kAlign;
+  auto* p = static_cast<std::byte*>(std::aligned_alloc(kAlign, std::max(size, kAlign)));
+  if (p == nullptr) throw std::bad_alloc();
+  return {p, [](std::byte* q) { std::free(q); }};
+}
+
+// Gives whole pages inside these mapped bytes back: they are read from the file again if ever needed.
+void ReleasePages(const std::byte* data, int64_t n) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(n)) / page * page;
+  if (end > begin) (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+class Loader {
+ public:
+  Loader(const WeightSource& source, ModelWeights* out, ThreadPool& pool)
+      : source_(source), table_(source.config), out_(out), pool_(pool) {}
+
+  void Run();
+
+ private:
+  const TensorSpec* Spec(R role) const { return table_.Find(role, layer_); }
+  StoredTensor Stored(const TensorSpec& spec) const {
+    const StoredTensor t = source_.tensor(spec);
+    HYDRA_CHECK(t.data != nullptr, spec.name);
+    return t;
+  }
+  // A tensor as f32; empty where the model has none.
+  F32 Floats(R role);
+  float Scalar(R role) { return Floats(role).at(0); }
+  // A matrix [rows, cols]; of `parts` equal ones below one another, the part number `part`.
+  Matrix Map(R role, int64_t part = 0, int64_t parts = 1, bool pack = true);
+  Matrix FromFloats(const F32& values, int64_t rows, int64_t cols);
+
+  void Block(BlockWeights* w, const LayerConfig& layer);
+  void Ssm(SsmWeights* w);
+  void Attention(AttentionWeights* w, const LayerConfig& layer);
+  void Moe(MoeWeights* w);
+  void Workspace(WorkspaceWeights* w);
+  void Pkm(PkmWeights* w);
+
+  const WeightSource& source_;
+  TensorTable table_;
+  ModelWeights* out_;
+  ThreadPool& pool_;
+  int layer_ = -1;
+};
+
+F32 Loader::Floats(R role) {
+  const TensorSpec* spec = Spec(role);
+  if (spec == nullptr) return {};
+  const StoredTensor t = Stored(*spec);
+  const int64_t cols = spec->shape.empty() ? 1 : spec->shape.back(), n = spec->size();
+  F32 values(static_cast<size_t>(n));
+  if (!IsQuantised(t.type)) {
+    DecodeRow(t.type, t.data, n, values.data());
+  } else {
+    for (int64_t i = 0; i < n / cols; ++i) DecodeRow(t.type, t.data + i * RowBytes(t.type, cols), cols, values.data() + i * cols);
+  }
+  for (const float v : values)
+    if (!std::isfinite(v)) throw Error(ErrorCode::kTensor, StrCat(source_.path, ": ", spec->name, ": holds ", v, ": must be finite"));
+  out_->copied_bytes += n * 4;
+  return values;
+}
+
+Matrix Loader::Map(R role, int64_t part, int64_t parts, bool pack) {
+  const TensorSpec* spec = Spec(role);
+  HYDRA_CHECK(spec != nullptr, "tensor role ", static_cast<int>(role), " of layer ", layer_);
+  const StoredTensor t = Stored(*spec);
+  const int64_t cols = spec->shape.back(), rows = spec->size() / cols / parts, bytes = rows * RowBytes(t.type, cols);
+  Matrix m{.type = t.type, .rows = rows, .cols = cols, .data = t.data + part * bytes};
+  if (IsQuantised(t.type)) out_->quantised = true;
+  if (pack && out_->options.pack) {
+    const int64_t packed = kernels::PackedBytes(t.type, rows, cols);
+    if (packed > 0) {
+      out_->owned.push_back(AlignedBytes(packed));
+      const Matrix p = kernels::Pack(m, out_->owned.back().get(), pool_);
+      out_->packed_bytes += packed;
+      if (source_.mapped) ReleasePages(m.data, bytes);
+      return p;
+    }
+  }
+  const uintptr_t element = t.type == WeightType::kF32 ? 4 : 2;
+  if (reinterpret_cast<uintptr_t>(m.data) % element != 0) {  // a foreign file may be unaligned
+    out_->owned.push_back(AlignedBytes(bytes));
+    std::memcpy(out_->owned.back().get(), m.data, static_cast<size_t>(bytes));
+    out_->copied_bytes += bytes;
+    m.data = out_->owned.back().get();
+  }
+  return m;
+}
+
+Matrix Loader::FromFloats(const F32& values, int64_t rows, int64_t cols) {
+  out_->owned.push_back(AlignedBytes(rows * cols * 4));
+  std::memcpy(out_->owned.back().get(), values.data(), values.size() * 4);
+  return {.type = WeightType::kF32, .rows = rows, .cols = cols, .data = out_->owned.back().get()};
+}
+
+float Softplus(float v) { return v > 20 ? v : std::log1p(std::exp(v)); }
+
+void Loader::Ssm(SsmWeights* w) {
+  if (source_.config.ssm.kind == SsmKind::kDiagonal) {
+    w->param_proj = Map(R::kDiagonalParamProj);
+    w->skip_proj = Map(R::kDiagonalSkipProj);
+    w->lambda = Floats(R::kDiagonalLambdaLog);
+    for (float& v : w->lambda) v = std::exp(v);
+    return;
+  }
+  w->in_proj = Map(R::kSsmInProj);
+  w->out_proj = Map(R::kSsmOutProj);
+  w->conv_w = Floats(R::kSsmConvWeight);
+  w->conv_b = Floats(R::kSsmConvBias);
+  w->A = Floats(R::kSsmALog);
+  if (!source_.A_is_negative)
+    for (float& v : w->A) v = -std::exp(v);
+  w->D = Floats(R::kSsmD);
+  w->dt_bias = Floats(R::kSsmDtBias);
+  w->norm = Floats(R::kSsmNorm);
+}
+
+void Loader::Attention(AttentionWeights* w, const LayerConfig& layer) {
+  w->q = Map(R::kAttnQ);
+  w->k = Map(R::kAttnK);
+  w->v = Map(R::kAttnV);
+  w->o = Map(R::kAttnO);
+  w->q_norm = Floats(R::kAttnQNorm);
+  w->k_norm = Floats(R::kAttnKNorm);
+  if (layer.attention != AttentionKind::kSparse || !source_.config.HasLandmarks()) return;
+  w->scorer = Floats(R::kLandmarkScorerWeight);
+  w->scorer_bias = Scalar(R::kLandmarkScorerBias);
+  w->lambda = Floats(R::kLandmarkScale);
+  for (float& v : w->lambda) v = Softplus(v);
+}
+
+void Loader::Moe(MoeWeights* w) {
+  w->prev = Floats(R::kRouterPrev);
+  w->first = Floats(R::kRouterFirst);
+  w->init_summary = Floats(R::kRouterInitSummary);
+  w->balance_bias = Floats(R::kRouterBalanceBias);
+  const int64_t E = source_.config.moe.n_experts;
+  for (int64_t e = 0; e < E; ++e) {
+    w->gate_up.push_back(Map(R::kExpertGateUp, e, E));
+    w->down.push_back(Map(R::kExpertDown, e, E));
+  }
+}
+
+void Loader::Workspace(WorkspaceWeights* w) {
+  const int64_t r = source_.config.workspace.rank;
+  w->norm = Floats(R::kWsNorm);
+  w->memory_norm = Floats(R::kWsMemoryNorm);
+  w->read_q = Map(R::kWsReadQ);
+  w->write_k = Map(R::kWsWriteK);
+  w->write_v = Map(R::kWsWriteV);
+  const F32 read_k = Floats(R::kWsReadK);
+  F32 transposed(read_k.size());
+  for (int64_t i = 0; i < r; ++i)
+    for (int64_t j = 0; j < r; ++j) transposed[static_cast<size_t>(j * r + i)] = read_k[static_cast<size_t>(i * r + j)];
+  w->read_k_t = FromFloats(transposed, r, r);
+  w->read_v = Map(R::kWsReadV);
+  w->out = Map(R::kWsOut);
+  w->slot_queries = Floats(R::kWsSlotQueries);
+  w->init_state = Floats(R::kWsInitState);
+  w->write_gate = Floats(R::kWsWriteGateWeight);
+  w->write_gate_bias = Floats(R::kWsWriteGateBias);
+  w->controller = Floats(R::kWsControllerWeight);
+  w->controller_bias = Floats(R::kWsControllerBias);
+}
+
+void Loader::Pkm(PkmWeights* w) {
+  w->norm = Floats(R::kPkmNorm);
+  w->query_norm = Floats(R::kPkmQueryNorm);
+  w->query = Map(R::kPkmQueryProj);
+  w->value = Map(R::kPkmValueProj);
+  const int64_t tables = 2 * source_.config.pkm.n_heads;
+  for (int64_t i = 0; i < tables; ++i) w->sub_keys.push_back(Map(R::kPkmSubKeys, i, tables));
+  w->gate = Floats(R::kPkmGateWeight);
+  w->gate_bias = Scalar(R::kPkmGateBias);
+}
+
+void Loader::Block(BlockWeights* w, const LayerConfig& layer) {
+  const ModelConfig& c = source_.config;
+  w->norm = Floats(R::kBlockNorm);
+  if (c.wiring == Wiring::kParallel) {
+    const F32 gates = Floats(R::kPathGates);
+    std::copy(gates.begin(), gates.end(), w->gates);
+    w->controller = Floats(R::kControllerWeight);
+    w->controller_bias = Floats(R::kControllerBias);
+  }
+  if (layer.ssm) Ssm(&w->ssm);
+  if (layer.attention != AttentionKind::kNone) Attention(&w->attention, layer);
+  if (layer.ffn == FfnKind::kDense) {
+    w->dense.norm = Floats(R::kFfnNorm);
+    w->dense.gate = Map(R::kFfnGate);
+    w->dense.up = Map(R::kFfnUp);
+    w->dense.down = Map(R::kFfnDown);
+  }
+  if (layer.ffn == FfnKind::kChunkMoe) Moe(&w->moe);
+  if (layer.workspace) Workspace(&w->workspace);
+  if (layer.pkm) Pkm(&w->pkm);
+}
+
+void Loader::Run() {
+  for (const TensorSpec& spec : table_.specs()) out_->file_bytes += Stored(spec).nbytes;
+  const ModelConfig& c = source_.config;
+  out_->embedding = Map(R::kEmbedding, 0, 1, c.tie_embeddings);  // an untied embedding is only looked up
+  out_->head = c.tie_embeddings ? out_->embedding : Map(R::kHead);
+  if (c.HasPkm()) out_->pkm_table = Map(R::kPkmTable, 0, 1, false);
+  out_->final_norm = Floats(R::kFinalNorm);
+  out_->blocks.resize(c.layers.size());
+  for (layer_ = 0; layer_ < c.n_layers(); ++layer_)
+    Block(&out_->blocks[static_cast<size_t>(layer_)], c.layers[static_cast<size_t>(layer_)]);
+}
+
+}  // namespace
+
+std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& source, const LoadOptions& options,
+                                                        ThreadPool* pool) {
+  auto out = std::make_shared<ModelWeights>();
+  out->config = source.config;
+  out->options = options;
+  if (out->options.ctx_size == 0) out->options.ctx_size = source.config.max_position_embeddings;
+  if (out->options.ctx_size < 1)
+    throw Error(ErrorCode::kUsage, StrCat("--ctx-size ", options.ctx_size, ": must be 0 or more"));
+  out->path = source.path;
+  out->target = kernels::CurrentTarget();
+  out->rope_interleaved = source.rope_interleaved;
+  out->keep = source.keep;
+  out->source = source;
+  const AttentionConfig& a = source.config.attention;
+  for (int64_t i = 0; i < a.head_dim / 2; ++i)
+    out->inv_freq.push_back(std::pow(a.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(a.head_dim)));
+  std::unique_ptr<ThreadPool> own;
+  if (pool == nullptr) own = std::make_unique<ThreadPool>(1);
+  Loader(source, out.get(), pool != nullptr ? *pool : *own).Run();
+  if (out->options.act == Activations::kAuto) out->options.act = out->quantised ? Activations::kQ8 : Activations::kF32;
+  return out;
+}
+
+const std::string& ModelWeights::Fingerprint() const {
+  std::call_once(fingerprint_once_, [this] {
+    Sha256 hash;
+    hash.Update(ConfigJson(config));
+    const TensorTable table(config);
+    for (const TensorSpec& spec : table.specs()) {
+      const StoredTensor t = source.tensor(spec);
+      hash.Update(StrCat(spec.name, " ", Info(t.type).name, "\n"));
+      hash.Update({t.data, static_cast<size_t>(t.nbytes)});
+    }
+    fingerprint_ = Hex(hash.Finish());
+  });
+  return fingerprint_;
+}
+
+}  // namespace hydra

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights of a model as the forward pass reads them: matrices mapped from the file or packed for the SIMD level,
+// small tensors as f32. Immutable once built. Not here: file formats (core/safetensors.h, core/gguf.h).
+// Dims: D d_model, V vocab, H SSM heads, A attention heads, Dh head_dim, E experts, F d_expert, S slots, r rank, C chunk_len.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "hydra/core/config.h"
+#include "hydra/core/tensor_table.h"
+#include "hydra/core/weight_type.h"
+#include "hydra/kernels/matmul.h"
+#include "hydra/runtime/model.h"
+
+namespace hydra {
+
+// One tensor as it lies in a file; data may be unaligned.
+struct StoredTensor {
+  WeightType type = WeightType::kF32;
+  const std::byte* data = nullptr;
+  int64_t nbytes = 0;
+};
+
+// Where weights come from. `tensor` returns the bytes of a tensor of the table, in the table's shape; the bytes live as
+// long as `keep`.
+struct WeightSource {
+  ModelConfig config;
+  std::string path;  // what messages call it
+  std::function<StoredTensor(const TensorSpec&)> tensor;
+  std::shared_ptr<const void> keep;
+  bool mapped = true;              // pages of packed tensors may be given back to the system
+  bool rope_interleaved = false;   // Q and K rows are stored in GGUF's llama order
+  bool A_is_negative = false;      // kSsmALog holds -exp(A_log), as GGUF stores it
+};
+
+// Opens a model folder, a .gguf or a .safetensors file and checks every tensor against the table: each found once, with
+// its shape; none left over. Throws Error naming file and tensor. Warnings are one line each.
+[[nodiscard]] WeightSource OpenWeights(const std::string& path, std::vector<std::string>* warnings = nullptr);
+
+using F32 = std::vector<float>;
+
+struct SsmWeights {
+  kernels::Matrix in_proj, out_proj;
+  F32 conv_w, conv_b;   // [cd, K], [cd] or empty
+  F32 A, D, dt_bias;    // [H]; A = -exp(A_log)
+  F32 norm;             // [di]
+  kernels::Matrix param_proj, skip_proj;  // diagonal
+  F32 lambda;                             // [D]
+};
+struct AttentionWeights {
+  kernels::Matrix q, k, v, o;
+  F32 q_bias, k_bias, v_bias;  // qwen2, else empty
+  F32 q_norm, k_norm;          // [Dh] or empty
+  F32 scorer;                  // [D] or empty
+  float scorer_bias = 0;
+  F32 lambda;                  // [A] softplus(landmark_scale)
+};
+struct DenseWeights {
+  F32 norm;
+  kernels::Matrix gate, up, down;
+};
+struct MoeWeights {
+  F32 prev, first;        // [E, D]
+  F32 init_summary;       // [D]
+  F32 balance_bias;       // [E]
+  std::vector<kernels::Matrix> gate_up, down;  // of each expert: [2F, D], [D, F]
+};
+struct WorkspaceWeights {
+  F32 norm, memory_norm;
+  kernels::Matrix read_q, write_k, write_v;  // [r, D]
+  kernels::Matrix read_k_t, read_v;          // [r, r]; read_k transposed: scores are (W_kr^T q) . R(M)
+  kernels::Matrix out;                       // [D, r]
+  F32 slot_queries, init_state;              // [S, r]
+  F32 write_gate, write_gate_bias;           // [r], [S]
+  F32 controller, controller_bias;           // [2, D], [2]
+};
+struct PkmWeights {
+  F32 norm, query_norm;              // [D], [2 Hp dk]
+  kernels::Matrix query, value;      // [2 Hp dk, D], [D, dv]
+  std::vector<kernels::Matrix> sub_keys;  // of each head and half: [n, dk]
+  F32 gate;                          // [D]
+  float gate_bias = 0;
+};
+struct BlockWeights {
+  F32 norm;
+  float gates[3] = {1, 1, 1};
+  F32 controller, controller_bias;  // [3, D], [3] or empty
+  SsmWeights ssm;
+  AttentionWeights attention;
+  DenseWeights dense;
+  MoeWeights moe;
+  WorkspaceWeights workspace;
+  PkmWeights pkm;
+};
+
+struct ModelWeights {
+  ModelConfig config;
+  LoadOptions options;  // ctx_size and act resolved
+  std::string path, target;
+  bool rope_interleaved = false;
+  std::vector<double> inv_freq;  // [Dh / 2]
+  kernels::Matrix embedding, head;
+  kernels::Matrix pkm_table;
+  F32 final_norm;
+  std::vector<BlockWeights> blocks;
+  int64_t file_bytes = 0;    // of the tensors as stored
+  int64_t packed_bytes = 0;  // of copies made for the SIMD level; their source pages are given back
+  int64_t copied_bytes = 0;  // f32 copies of small tensors, and rows that were not aligned
+  bool quantised = false;
+  std::shared_ptr<const void> keep;                 // the mapped files
+  std::vector<std::shared_ptr<std::byte>> owned;    // packed and copied matrices
+  WeightSource source;                              // to name the model by its bytes
+
+  // SHA-256 over config and every tensor's type and bytes, in hexadecimal; computed when first asked for.
+  [[nodiscard]] const std::string& Fingerprint() const;
+
+  [[nodiscard]] static std::shared_ptr<const ModelWeights> Build(const WeightSource& source, const LoadOptions& options,
+                                                                 ThreadPool* pool);
+
+ private:
+  mutable std::once_flag fingerprint_once_;
+  mutable std::string fingerprint_;
+};
+
+}  // namespace hydra
