@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a Highway unit of this folder needs to be compiled for each SIMD level and called through the level in use.
+// Not here: operations that Highway 1.0.3 lacks (simd.h), choosing a level (target.h). A unit reads:
+//
+//   #include "hydra/kernels/ops.h"
+//   #include "hydra/kernels/dispatch.h"
+//   #undef HWY_TARGET_INCLUDE
+//   #define HWY_TARGET_INCLUDE "hydra/kernels/ops_rows.cc"  // this very file
+//   #include "hwy/foreach_target.h"                         // compiles the part below once a level
+//   #include "hydra/kernels/simd.h"                         // Highway, and what it lacks; per level
+//
+//   HWY_BEFORE_NAMESPACE();
+//   namespace hydra::kernels {
+//   namespace HWY_NAMESPACE {
+//   namespace hn = hwy::HWY_NAMESPACE;
+//   void Axpy(float scale, const float* x, float* y, int64_t n) { ... }  // lambdas need HWY_ATTR
+//   }  // namespace HWY_NAMESPACE
+//   }  // namespace hydra::kernels
+//   HWY_AFTER_NAMESPACE();
+//
+//   #if HWY_ONCE
+//   namespace hydra::kernels {
+//   HWY_EXPORT(Axpy);
+//   void Axpy(float scale, const float* x, float* y, int64_t n) { HYDRA_DISPATCH(Axpy)(scale, x, y, n); }
+//   }  // namespace hydra::kernels
+//   #endif
+#pragma once
+
+// Highway's only other level below SSE4, for processors of 2006; every level costs compile time and size.
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#include "hwy/targets.h"
+
+namespace hydra::kernels::internal {
+
+// Chooses the level on the first call (HYDRALM_ARG_TARGET, else the best); throws kUsage for an impossible one.
+void ChooseTarget();
+inline void EnsureTarget() {
+  if (!hwy::GetChosenTarget().IsInitialized()) ChooseTarget();
+}
+// Whether the level in use is avx3_vnni, which Highway takes for AVX3. After EnsureTarget().
+[[nodiscard]] bool UseVnni();
+
+}  // namespace hydra::kernels::internal
+
+#define HYDRA_DISPATCH(function) (::hydra::kernels::internal::EnsureTarget(), HWY_DYNAMIC_DISPATCH(function))

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// The choice of the SIMD level: Highway's, plus avx3_vnni, which is Highway's AVX3 with kernels of our own where int8
+// dot products count. Not here: those kernels (matmul_int8.cc).
+#include "hydra/kernels/target.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cctype>
+#include <cstdlib>
+#include <mutex>
+#include <string_view>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "hydra/core/error.h"
+#include "hydra/kernels/dispatch.h"
+
+namespace hydra::kernels {
+namespace {
+
+constexpr std::string_view kVnni = "avx3_vnni";
+
+struct Level {
+  std::string name;
+  int64_t highway;  // HWY_AVX2, ...
+  bool vnni;
+};
+
+// Highway's AVX3_DL is not used: 1.0.3 compiles it with AVX-VNNI, which Zen 4 lacks.
+bool CpuHasVnni() {
+#if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX3)
+  return __builtin_cpu_supports("avx512vnni") != 0;
+#else
+  return false;
+#endif
+}
+
+std::vector<Level> Levels() {
+  std::vector<Level> levels;
+  hwy::SetSupportedTargetsForTest(0);  // what the machine has, not what an earlier SetTarget left
+  const int64_t supported = (hwy::SupportedTargets() | HWY_STATIC_TARGET) & HWY_TARGETS;
+  for (int64_t rest = supported; rest != 0; rest &= rest - 1) {
+    const int64_t bit = rest & ~(rest - 1);
+    if (bit == HWY_SCALAR || bit == HWY_EMU128) {
+      levels.push_back({"scalar", bit, false});
+      continue;
+    }
+    std::string name = hwy::TargetName(bit);
+    std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+#if HWY_ARCH_X86
+    if (bit == HWY_AVX3 && CpuHasVnni()) levels.push_back({std::string(kVnni), bit, true});
+#endif
+    levels.push_back({name, bit, false});
+  }
+  return levels;
+}
+
+struct Choice {
+  std::mutex mutex;
+  std::atomic<bool> vnni{false};
+  std::string name;  // guarded by mutex; "" = not chosen yet
+};
+Choice& Chosen() {
+  static Choice choice;
+  return choice;
+}
+
+// With the mutex held.
+void Choose(Choice& choice, std::string_view name, std::string_view where) {
+  const std::vector<Level> levels = Levels();
+  const auto found = name == "best" ? levels.begin() : std::ranges::find(levels, name, &Level::name);
+  if (found == levels.end()) {
+    std::vector<std::string> names;
+    for (const Level& level : levels) names.push_back(level.name);
+    throw Error(ErrorCode::kUsage, fmt::format("{} = {}: must be best or one of those of this machine: {}", where, name,
+                                               fmt::join(names, ", ")));
+  }
+  choice.name = found->name;
+  choice.vnni = found->vnni;
+  hwy::GetChosenTarget().Update(found->highway);  // last: it says to other threads that the choice is made
+}
+
+// With the mutex held.
+void ChooseOnce(Choice& choice) {
+  if (!choice.name.empty()) return;
+  const char* wanted = std::getenv("HYDRALM_ARG_TARGET");
+  Choose(choice, wanted == nullptr || *wanted == '\0' ? "best" : wanted, "HYDRALM_ARG_TARGET");
+}
+
+}  // namespace
+
+namespace internal {
+
+void ChooseTarget() {
+  Choice& choice = Chosen();
+  const std::lock_guard lock(choice.mutex);
+  ChooseOnce(choice);
+}
+
+bool UseVnni() { return Chosen().vnni.load(std::memory_order_relaxed); }
+
+}  // namespace internal
+
+std::vector<std::string> Targets() {
+  const std::lock_guard lock(Chosen().mutex);
+  std::vector<std::string> names;
+  for (const Level& level : Levels()) names.push_back(level.name);
+  return names;
+}
+
+std::string CurrentTarget() {
+  Choice& choice = Chosen();
+  const std::lock_guard lock(choice.mutex);
+  ChooseOnce(choice);
+  return choice.name;
+}
+
+void SetTarget(const std::string& name) {
+  Choice& choice = Chosen();
+  const std::lock_guard lock(choice.mutex);
+  Choose(choice, name, "target");
+}
+
+}  // namespace hydra::kernels
