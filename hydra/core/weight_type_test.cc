@@ -87,13 +87,20 @@ TEST(WeightType, EncodesTheBytesOfTheReference) {
 TEST(WeightType, RoundTripErrorIsBounded) {
   const auto bound = [](WeightType type) {
     switch (type) {
-      case WeightType::kF32: return 0.0;
-      case WeightType::kF16: return 0x1p-11;
-      case WeightType::kBF16: return 0x1p-8;
-      case WeightType::kQ8_0: return 0.5 / 127 + 0x1p-11;  // the scale is rounded to f16
-      case WeightType::kQ6_K: return 1.0 / 32;  // scales have eight bits, the fit may clip
-      case WeightType::kQ4_0: return 1.0 / 8;   // the side without the extreme has one step less
-      default: return 2.0 / 15;                 // range up to 2 max|x| in 15 steps; Q4_K's scales have six bits
+      case WeightType::kF32:
+        return 0.0;
+      case WeightType::kF16:
+        return 0x1p-11;
+      case WeightType::kBF16:
+        return 0x1p-8;
+      case WeightType::kQ8_0:
+        return 0.5 / 127 + 0x1p-11;  // the scale is rounded to f16
+      case WeightType::kQ6_K:
+        return 1.0 / 32;  // scales have eight bits, the fit may clip
+      case WeightType::kQ4_0:
+        return 1.0 / 8;  // the side without the extreme has one step less
+      default:
+        return 2.0 / 15;  // range up to 2 max|x| in 15 steps; Q4_K's scales have six bits
     }
   };
   for (const unsigned seed : {1u, 2u, 3u}) {
@@ -124,13 +131,15 @@ TEST(WeightType, RefusesWhatItCannotStore) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     x[17] = bad;
     for (const WeightTypeInfo& info : AllWeightTypes())
-      ExpectError([&] { EncodeRow(info.type, x.data(), 256, out.data()); }, ErrorCode::kTensor, {"column 17", "finite"});
+      ExpectError([&] { EncodeRow(info.type, x.data(), 256, out.data()); }, ErrorCode::kTensor,
+                  {"column 17", "finite"});
   }
   for (const float large : {3e8f, 1e30f}) {
     x[17] = large;
     for (const WeightType type : {WeightType::kF16, WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1,
                                   WeightType::kQ4_K, WeightType::kQ6_K})
-      ExpectError([&] { EncodeRow(type, x.data(), 256, out.data()); }, ErrorCode::kTensor, {"too large", Info(type).name});
+      ExpectError([&] { EncodeRow(type, x.data(), 256, out.data()); }, ErrorCode::kTensor,
+                  {"too large", Info(type).name});
   }
   // Of numbers with no inverse nothing is left, and nothing breaks.
   std::fill(x.begin(), x.end(), 0.0f);
