@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loop of generation over one sequence.
+#include "hydra/runtime/generate.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "hydra/core/error.h"
+#include "hydra/core/stop_strings.h"
+
+namespace hydra {
+namespace {
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+bool Cancelled(const GenerateOptions& options) { return options.cancelled && options.cancelled(); }
+
+// New tokens that the context has room for.
+int64_t Room(const Model& model, const SequenceState& state) {
+  if (!model.config().HasAttention(AttentionKind::kFull)) return INT64_MAX;  // nothing grows
+  return model.options().ctx_size - state.pos();
+}
+
+}  // namespace
+
+bool Generator::ReadPrompt(SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options,
+                           std::span<const float>* logits) const {
+  constexpr size_t kPiece = 512;  // as many as a pass takes: between pieces a stop is obeyed
+  while (!prompt.empty()) {
+    if (Cancelled(options)) return false;
+    const auto piece = prompt.first(std::min(kPiece, prompt.size()));
+    prompt = prompt.subspan(piece.size());
+    const Segment segment{&state, piece};
+    *logits = model.Forward({&segment, 1}, prompt.empty() ? LogitsOf::kLast : LogitsOf::kNone, pool, state.scratch());
+  }
+  return true;
+}
+
+GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::span<const int32_t> prompt,
+                                   const GenerateOptions& options, const OnText& on_text) const {
+  std::vector<int32_t> input(state.pending().begin(), state.pending().end());
+  input.insert(input.end(), prompt.begin(), prompt.end());
+  if (input.empty()) throw Error(ErrorCode::kUsage, "the prompt has no tokens");
+  const auto n = static_cast<int64_t>(input.size());
+  if (n > Room(model, state))
+    throw Error(ErrorCode::kUsage, StrCat("prompt: ", n, " tokens after ", state.pos(), ": --ctx-size is ", model.options().ctx_size));
+  for (const int32_t id : input)
+    if (id < 0 || id >= model.config().vocab_size)
+      throw Error(ErrorCode::kUsage, StrCat("prompt: token id ", id, ": must be 0 to ", model.config().vocab_size - 1));
+  StopStrings stops(options.stops);
+  Utf8Stream utf8;
+  GenerateResult result;
+  const auto show = [&](const std::string& text) {
+    if (text.empty()) return;
+    result.text += text;
+    if (on_text) on_text(text);
+  };
+
+  state.SetPending({});
+  if (options.max_tokens == 0) {  // nothing will be picked: the logits after the last token are for the next call
+    state.SetPending({input.back()});
+    input.pop_back();
+  }
+  const int64_t before = state.pos();
+  const double start = Seconds();
+  std::span<const float> logits;
+  const bool read = ReadPrompt(state, input, options, &logits);
+  result.prompt_tokens = state.pos() - before;
+  const double prefilled = Seconds();
+  result.prefill_seconds = prefilled - start;
+  if (!read) {
+    result.reason = FinishReason::kCancelled;
+    return result;
+  }
+  for (const int32_t id : prompt) sampler.Accept(id);
+
+  // A model's vocabulary may be padded beyond its tokenizer's: those ids mean nothing.
+  const auto vocab = static_cast<size_t>(std::min<int64_t>(tokenizer.vocab_size(), model.config().vocab_size));
+  while (options.max_tokens < 0 || static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
+    if (!state.pending().empty()) {  // all but the first time
+      if (Cancelled(options)) {
+        result.reason = FinishReason::kCancelled;
+        break;
+      }
+      if (Room(model, state) < 1) break;
+      const int32_t last = state.pending()[0];
+      state.SetPending({});
+      logits = model.Step(state, last, pool);
+      ++result.steps;
+    }
+    const int32_t id = sampler.Pick(logits.first(vocab));
+    state.SetPending({id});
+    if (std::find(options.end_ids.begin(), options.end_ids.end(), id) != options.end_ids.end()) {
+      result.reason = FinishReason::kEnd;
+      break;
+    }
+    result.ids.push_back(id);
+    show(stops.Feed(utf8.Push(tokenizer.TokenBytes(id))));
+    if (stops.stopped()) {
+      result.reason = FinishReason::kStop;
+      break;
+    }
+  }
+  if (!stops.stopped()) show(stops.Feed(utf8.Finish()) + stops.Finish());
+  result.decode_seconds = Seconds() - prefilled;
+  return result;
+}
+
+}  // namespace hydra

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text from a model, token by token: reads a prompt, picks, decodes, stops. Silent: text leaves through a callback.
+// Not here: picking (core/sampler.h), templates of chats (core/chat_template.h), printing (hydra/cli).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "hydra/core/sampler.h"
+#include "hydra/core/thread_pool.h"
+#include "hydra/core/tokenizer.h"
+#include "hydra/runtime/model.h"
+#include "hydra/runtime/sequence_state.h"
+
+namespace hydra {
+
+enum class FinishReason {
+  kLength,     // max_tokens, or the context is full
+  kEnd,        // an end token
+  kStop,       // a stop string
+  kCancelled,  // `cancelled` said so
+};
+
+struct GenerateOptions {
+  int64_t max_tokens = 512;               // -1 = until another reason
+  std::vector<int32_t> end_ids{};         // the text ends before one of them
+  std::vector<std::string> stops{};       // ... and before one of these
+  std::function<bool()> cancelled{};      // asked before each token and each piece of the prompt
+};
+
+struct GenerateResult {
+  std::vector<int32_t> ids;  // new tokens, without the end token
+  std::string text;          // all that the callback was given
+  FinishReason reason = FinishReason::kLength;
+  int64_t prompt_tokens = 0;  // read, pending ones of the state included
+  double prefill_seconds = 0;
+  int64_t steps = 0;          // tokens read after the prompt: decode_seconds is theirs, sampling included
+  double decode_seconds = 0;
+};
+
+// What all calls for one model share. The pool is used by one call at a time.
+struct Generator {
+  const Model& model;
+  const Tokenizer& tokenizer;
+  ThreadPool& pool;
+  // Gets text as it comes: valid UTF-8, never a part of a character.
+  using OnText = std::function<void(std::string_view)>;
+
+  // Reads the state's pending tokens and the prompt (together at least one), then writes. The sampler is told of the
+  // prompt's tokens. On return the state has read all tokens but the last, which is pending: the next call, or a file
+  // saved from the state, goes on exactly there. An end token is pending too. Cancelled in the prompt, the state has
+  // read a part of it. Throws kUsage where prompt and context do not fit, before anything is read.
+  GenerateResult Generate(SequenceState& state, Sampler& sampler, std::span<const int32_t> prompt,
+                          const GenerateOptions& options, const OnText& on_text) const;
+
+ private:
+  // False when cancelled before the end of it.
+  bool ReadPrompt(SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options,
+                  std::span<const float>* logits) const;
+};
+
+}  // namespace hydra

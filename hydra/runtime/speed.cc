@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// Timed passes, and the count of what they move.
+#include "hydra/runtime/speed.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <span>
+
+#include "hydra/core/accounting.h"
+#include "hydra/core/error.h"
+#include "hydra/core/rng.h"
+#include "hydra/runtime/weights.h"
+
+namespace hydra {
+namespace {
+
+constexpr int64_t kPassRows = 512;  // tokens that the runtime reads at once
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+SpeedRunner::SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& pool)
+    : model_(model), test_(test), pool_(pool) {
+  HYDRA_CHECK(test.tokens() > 0 && test.depth >= 0, "an empty test");
+  Rng rng(1);
+  for (int64_t b = 0; b < test.batch; ++b) {
+    std::vector<int32_t>& ids = ids_.emplace_back(static_cast<size_t>(test.length()));
+    for (int32_t& id : ids) id = static_cast<int32_t>(rng.Below(static_cast<uint64_t>(model.config().vocab_size)));
+    SequenceState& state = base_.emplace_back(model);
+    if (test.depth == 0) continue;
+    const Segment segment{&state, std::span<const int32_t>(ids).first(static_cast<size_t>(test.depth))};
+    model.Forward({&segment, 1}, LogitsOf::kNone, pool, scratch_);
+  }
+  constexpr int64_t kWarmUp = 16;  // pages, branch tables, threads; prompts want their whole scratch
+  Pass(test.prompt, std::min(test.generate, kWarmUp));
+}
+
+double SpeedRunner::Run() { return Pass(test_.prompt, test_.generate); }
+
+double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
+  std::vector<SequenceState> states;
+  std::vector<Segment> segments;
+  states.reserve(base_.size());
+  for (const SequenceState& state : base_) segments.push_back({&states.emplace_back(state.Fork()), {}});
+  const auto feed = [&](int64_t offset, int64_t n) {
+    for (size_t b = 0; b < segments.size(); ++b)
+      segments[b].ids = std::span<const int32_t>(ids_[b]).subspan(static_cast<size_t>(test_.depth + offset), static_cast<size_t>(n));
+    (void)model_.Forward(segments, LogitsOf::kLast, pool_, scratch_);
+  };
+  const double start = Seconds();
+  if (prompt > 0) {
+    feed(0, prompt);
+  } else {
+    for (int64_t i = 0; i < steps; ++i) feed(i, 1);
+  }
+  return Seconds() - start;
+}
+
+TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test) {
+  const ModelConfig& config = model.config();
+  const KvDtype kv = model.options().kv_dtype;
+  const AttentionConfig& a = config.attention;
+  const TensorTable table(config);
+  const WeightSource& source = model.weights().source;
+  const TensorBytes bytes = [&source](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
+  const StateBytes state = CountState(config, kv);
+  const bool attends = config.HasAttention(AttentionKind::kFull) || config.HasAttention(AttentionKind::kSparse);
+  // 4 A Dh FLOPs for each key of each layer, which is 2 Akv rows.
+  const double flops_per_key = static_cast<double>(4 * a.n_heads * a.head_dim);
+  const double bytes_per_key = static_cast<double>(2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim));
+
+  const int64_t step = test.prompt > 0 ? std::min(test.prompt, kPassRows) : 1;  // tokens of a sequence a pass
+  TokenBytes sum;
+  int64_t tokens = 0;
+  for (int64_t done = 0; done < test.length() - test.depth; done += step) {
+    const int64_t n = std::min(step, test.length() - test.depth - done), end = test.depth + done + n;
+    // A pass of a prompt has one sequence's tokens, a step one token of each sequence.
+    const int64_t together = test.prompt > 0 ? 1 : test.batch, passes = test.batch / together;
+    sum.weights += static_cast<double>(passes * StepWeightBytes(config, table, n * together, bytes));
+    sum.state += static_cast<double>(test.batch * (state.total() - state.kv));
+    if (attends)
+      sum.kv += static_cast<double>(test.batch) * static_cast<double>(FlopsPerToken(config, end, FlopForm::kStep).attention) / flops_per_key * bytes_per_key;
+    tokens += n * test.batch;
+  }
+  const auto n = static_cast<double>(tokens);
+  return {sum.weights / n, sum.state / n, sum.kv / n};
+}
+
+int64_t BandwidthBytes() {
+  constexpr int64_t kLeast = int64_t{256} << 20, kMost = int64_t{1} << 30, kCaches = 4;
+  const int64_t cache = std::max<int64_t>(::sysconf(_SC_LEVEL3_CACHE_SIZE), 0);
+  return std::clamp(kCaches * cache, kLeast, kMost);
+}
+
+double ReadBandwidth(ThreadPool& pool, int64_t bytes) {
+  constexpr int kPasses = 6;
+  constexpr int64_t kBlock = 4096 / sizeof(uint64_t);  // a page: shares are whole ones
+  const int threads = pool.threads();
+  const int64_t share = std::max<int64_t>(bytes / static_cast<int64_t>(sizeof(uint64_t)) / threads / kBlock, 1) * kBlock;
+  const auto free_pages = [](uint64_t* p) { std::free(p); };
+  const std::unique_ptr<uint64_t, decltype(free_pages)> data(
+      static_cast<uint64_t*>(std::aligned_alloc(4096, static_cast<size_t>(share * threads) * sizeof(uint64_t))), free_pages);
+  if (!data) throw std::bad_alloc();
+  // Each worker writes its share first, so that it lies near it.
+  pool.Run([&](int worker) { std::fill_n(data.get() + worker * share, share, static_cast<uint64_t>(worker) + 1); });
+  std::vector<uint64_t> sums(static_cast<size_t>(threads));
+  double best = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    const double start = Seconds();
+    pool.Run([&](int worker) {
+      const uint64_t* p = data.get() + worker * share;
+      uint64_t lanes[16] = {};
+      for (int64_t i = 0; i < share; i += 16)
+        for (int64_t j = 0; j < 16; ++j) lanes[j] += p[i + j];
+      sums[static_cast<size_t>(worker)] = std::accumulate(lanes, lanes + 16, uint64_t{0});
+    });
+    best = std::max(best, static_cast<double>(share * threads) * sizeof(uint64_t) / (Seconds() - start));
+    for (int worker = 0; worker < threads; ++worker)  // what was read is used
+      HYDRA_CHECK(sums[static_cast<size_t>(worker)] == static_cast<uint64_t>(share) * (static_cast<uint64_t>(worker) + 1));
+  }
+  return best;
+}
+
+Summary Summarise(std::vector<double> values) {
+  Summary s;
+  if (values.empty()) return s;
+  std::sort(values.begin(), values.end());
+  const auto n = static_cast<double>(values.size());
+  s.min = values.front();
+  s.max = values.back();
+  s.mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  const size_t middle = values.size() / 2;
+  s.median = values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+  for (const double v : values) s.sd += (v - s.mean) * (v - s.mean);
+  s.sd = values.size() > 1 ? std::sqrt(s.sd / (n - 1)) : 0;
+  return s;
+}
+
+}  // namespace hydra

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Measures a model's speed: prompts and steps at a depth, for a batch; the bytes they move; the memory's read rate.
+// Tokenising and sampling are not part of it. Silent. Not here: tables (cli/verb_bench.cc), single kernels (bench/).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "hydra/core/thread_pool.h"
+#include "hydra/runtime/model.h"
+#include "hydra/runtime/sequence_state.h"
+
+namespace hydra {
+
+// One measurement: with prompt > 0 reading so many tokens at once, else `generate` steps of one token.
+struct SpeedTest {
+  int64_t prompt = 0, generate = 0;
+  int64_t depth = 0;  // tokens that each sequence holds before
+  int64_t batch = 1;  // sequences
+  [[nodiscard]] int64_t tokens() const { return (prompt > 0 ? prompt : generate) * batch; }
+  [[nodiscard]] int64_t length() const { return depth + (prompt > 0 ? prompt : generate); }
+};
+
+// Runs one test again and again, each time from the same states. The model must outlive it.
+class SpeedRunner {
+ public:
+  // Reads `depth` random tokens and warms up.
+  SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& pool);
+  // Seconds of one repetition; copying the states is not among them.
+  double Run();
+
+ private:
+  double Pass(int64_t prompt, int64_t steps);
+
+  const Model& model_;
+  SpeedTest test_;
+  ThreadPool& pool_;
+  ForwardScratch scratch_;
+  std::vector<SequenceState> base_;   // at `depth`
+  std::vector<std::vector<int32_t>> ids_;  // of each sequence, random
+};
+
+// Bytes that a token moves in a test, on average: weights by the types loaded, once a pass for all its tokens; recurrent
+// and constant state, once a pass; keys and values that the test's last token of each pass sees.
+struct TokenBytes {
+  double weights = 0, state = 0, kv = 0;
+  [[nodiscard]] double total() const { return weights + state + kv; }
+};
+[[nodiscard]] TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test);
+
+// Bytes a second that the pool's threads read together from memory, best of several passes over `bytes` each.
+[[nodiscard]] double ReadBandwidth(ThreadPool& pool, int64_t bytes);
+// Enough to be read from memory and not from a cache.
+[[nodiscard]] int64_t BandwidthBytes();
+
+struct Summary {
+  double mean = 0, sd = 0, median = 0, min = 0, max = 0;
+};
+[[nodiscard]] Summary Summarise(std::vector<double> values);
+
+}  // namespace hydra
