@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <type_traits>
 
 namespace hydra {
@@ -21,7 +22,8 @@ class ThreadPool {
 
   [[nodiscard]] int threads() const;
 
-  // f(worker) once on each worker, 0 .. threads() - 1; the caller is worker 0.
+  // f(worker) once for each worker, 0 .. threads() - 1; the caller is worker 0. Each on a thread of its own where the
+  // threads come in time; a late one's turn is taken by another, so turns must not wait for one another.
   template <class F>
   void Run(F&& f) {
     using Fn = std::remove_reference_t<F>;
@@ -46,7 +48,8 @@ class ThreadPool {
   std::unique_ptr<Impl> impl_;
 };
 
-// Physical cores that this process may run on (affinity and cgroup quota count), at least 1.
-[[nodiscard]] int PhysicalCores();
+// Physical cores that this process may run on (affinity and cgroup quota count), at least 1. `root` stands before the
+// paths of /proc and /sys, for tests.
+[[nodiscard]] int PhysicalCores(const std::string& root = "");
 
 }  // namespace hydra
