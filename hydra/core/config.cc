@@ -219,6 +219,10 @@ class Rules {
     CheckTokenId("bos_token_id", c_.bos_token_id);
     CheckTokenId("eos_token_id", c_.eos_token_id);
     CheckTokenId("pad_token_id", c_.pad_token_id);
+    for (const int64_t id : c_.more_eos_token_ids) {
+      Require(id >= 0, "eos_token_id", id, "must not be negative");
+      CheckTokenId("eos_token_id", id);
+    }
   }
 
  private:
@@ -243,12 +247,28 @@ class Rules {
     const AttentionConfig& a = c_.attention;
     Require(a.n_heads % a.n_kv_heads == 0, "num_key_value_heads", a.n_kv_heads, "must divide num_attention_heads = ", a.n_heads);
     Require(a.head_dim % 2 == 0, "head_dim", a.head_dim, "must be even (RoPE turns pairs)");
+    if (a.rope_scaling) CheckRopeScaling(*a.rope_scaling);
     if (!c_.HasAttention(AttentionKind::kSparse)) return;
     Require(c_.chunk_len <= a.window, "sliding_window", a.window, "must be at least model_chunk_size = ", c_.chunk_len);
     Require(a.landmarks_per_chunk <= c_.chunk_len, "landmarks_per_chunk", a.landmarks_per_chunk,
             "must be at most model_chunk_size = ", c_.chunk_len);
     Require(a.landmark_budget == 0 || a.landmarks_per_chunk >= 1, "landmarks_per_chunk", a.landmarks_per_chunk,
             "must be at least 1 when landmark_budget = ", a.landmark_budget);
+  }
+
+  void CheckRopeScaling(const RopeScaling& r) const {
+    const auto positive = [](double x) { return x > 0 && x < 1e9; };  // false for NaN
+    Require(positive(r.factor), "rope_scaling.factor", r.factor, "must be positive");
+    Require(positive(r.low_freq_factor), "rope_scaling.low_freq_factor", r.low_freq_factor, "must be positive");
+    Require(r.high_freq_factor > r.low_freq_factor && positive(r.high_freq_factor), "rope_scaling.high_freq_factor",
+            r.high_freq_factor, "must exceed low_freq_factor = ", r.low_freq_factor);
+    Require(r.original_max_position_embeddings >= 1, "rope_scaling.original_max_position_embeddings",
+            r.original_max_position_embeddings, "must be at least 1");
+    const auto n = static_cast<int64_t>(r.divisors.size());
+    Require(n == 0 || n == c_.attention.head_dim / 2, "rope_scaling.divisors: size", n, "must be half of head_dim = ",
+            c_.attention.head_dim);
+    for (const double divisor : r.divisors)
+      Require(positive(divisor), "rope_scaling.divisors: value", divisor, "must be positive");
   }
 
   void CheckTokenId(const char* key, const std::optional<int64_t>& id) const {
@@ -310,6 +330,13 @@ bool ModelConfig::HasPkm() const {
 }
 bool ModelConfig::HasLandmarks() const {
   return HasAttention(AttentionKind::kSparse) && attention.landmark_budget > 0;
+}
+
+std::vector<int64_t> ModelConfig::EosTokenIds() const {
+  std::vector<int64_t> ids;
+  if (eos_token_id) ids.push_back(*eos_token_id);
+  ids.insert(ids.end(), more_eos_token_ids.begin(), more_eos_token_ids.end());
+  return ids;
 }
 
 std::vector<LayerConfig> ModelConfig::DefaultHydraLayers(int64_t n) {
@@ -382,6 +409,8 @@ const char* FamilyName(Family family) {
     case Family::kHydra: return "hydra";
     case Family::kLlama: return "llama";
     case Family::kMamba2: return "mamba2";
+    case Family::kQwen2: return "qwen2";
+    case Family::kQwen3: return "qwen3";
   }
   return "?";
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a model is: plain structs with defaults, one for every family (Hydra, Llama, Mamba-2).
+// What a model is: plain structs with defaults, one for every family (Hydra, Llama, Mamba-2, Qwen 2 and 3).
 // Not here: tensors (tensor_table.h), costs (accounting.h), the list of JSON keys (config_fields.h).
 // Names are the glossary's; the keys of config.json are those of specs/hydra.md 9.1 and Hugging Face.
 #pragma once
@@ -15,7 +15,7 @@
 
 namespace hydra {
 
-enum class Family { kHydra, kLlama, kMamba2 };                 // model_type in config.json
+enum class Family { kHydra, kLlama, kMamba2, kQwen2, kQwen3 };  // model_type in config.json
 enum class Wiring { kParallel, kSequential };                  // y = x + sum of paths; x += mixer, x += ffn
 enum class SsmKind { kMamba2, kDiagonal };
 enum class AttentionKind { kNone, kFull, kSparse };            // sparse: window, and landmarks when the budget is > 0
@@ -54,13 +54,25 @@ struct SsmConfig {
   bool operator==(const SsmConfig&) const = default;
 };
 
+// Slower turns for RoPE's low frequencies, as Llama 3.1 has them. Not for hydra.
+struct RopeScaling {
+  double factor = 8, low_freq_factor = 1, high_freq_factor = 4;
+  int64_t original_max_position_embeddings = 8192;
+  // [head_dim / 2]. Where not empty, frequencies are divided by these and the rule above is not known: a GGUF file
+  // stores divisors only.
+  std::vector<double> divisors = {};
+  bool operator==(const RopeScaling&) const = default;
+};
+
 struct AttentionConfig {
   int64_t n_heads = 6;     // A
   int64_t n_kv_heads = 6;  // Akv
   int64_t head_dim = 64;   // Dh
   int64_t window = 256;    // W, sparse attention only
   double rope_theta = 10000.0;
-  bool qk_norm = true;
+  std::optional<RopeScaling> rope_scaling = std::nullopt;
+  bool qk_norm = true;              // hydra, qwen3
+  bool qkv_bias = false;            // qwen2
   int64_t landmark_budget = 512;    // Gm; 0 = window only
   int64_t landmarks_per_chunk = 2;  // m
   bool operator==(const AttentionConfig&) const = default;
@@ -106,6 +118,7 @@ struct ModelConfig {
   DType dtype = DType::kBF16;  // of matmul weights on disk
   double norm_eps = 1e-5, initializer_range = 0.02;
   std::optional<int64_t> bos_token_id, eos_token_id, pad_token_id;
+  std::vector<int64_t> more_eos_token_ids;  // others that end a generation; not for hydra
   int64_t max_position_embeddings = 32768;  // longest length trained
   int64_t chunk_len = 32;                   // C, the clock of routing, landmarks and workspace
   std::array<double, 3> path_gates_init{0.8, 0.2, 0.5};  // ssm, sga, moe
@@ -124,6 +137,7 @@ struct ModelConfig {
   [[nodiscard]] bool HasWorkspace() const;
   [[nodiscard]] bool HasPkm() const;
   [[nodiscard]] bool HasLandmarks() const;  // sparse attention with a budget
+  [[nodiscard]] std::vector<int64_t> EosTokenIds() const;  // eos_token_id and the others
 
   // sga in every third block, moe in every second; workspace after every fourth; one PKM site in the middle.
   [[nodiscard]] static std::vector<LayerConfig> DefaultHydraLayers(int64_t n);
@@ -160,6 +174,6 @@ struct ModelConfig {
 [[nodiscard]] ModelConfig Preset(const std::string& name);
 [[nodiscard]] std::vector<std::string> PresetNames();
 
-[[nodiscard]] const char* FamilyName(Family family);  // "hydra", "llama", "mamba2"
+[[nodiscard]] const char* FamilyName(Family family);  // "hydra", "llama", "mamba2", "qwen2", "qwen3"
 
 }  // namespace hydra

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys of llama and mamba2 configs, both generations of Hugging Face files, and what of them is refused.
+// Keys of llama, qwen2, qwen3 and mamba2 configs, both generations of Hugging Face files, and what of them is refused.
 #include "hydra/core/config_hf.h"
 
 #include <cmath>
 #include <set>
 
 #include "hydra/core/error.h"
+#include "hydra/core/file.h"
 #include "hydra/core/json.h"
 
 namespace hydra {
@@ -65,8 +66,14 @@ void ReadCommon(Keys& k, ModelConfig* c) {
   k.Get("initializer_range", &c->initializer_range);
   k.Get("bos_token_id", &c->bos_token_id);
   k.Get("pad_token_id", &c->pad_token_id);
-  if (const Json* eos = k.Find("eos_token_id"))  // may be a list: generation stops at each, training appends the first
-    ReadJson(eos->is_array() && !eos->empty() ? (*eos)[0] : *eos, k.Field("eos_token_id"), &c->eos_token_id);
+  if (const Json* eos = k.Find("eos_token_id")) {  // may be a list: generation stops at each, training appends the first
+    std::vector<int64_t> ids;
+    ReadJson(eos->is_array() ? *eos : Json::array({*eos}), k.Field("eos_token_id"), &ids);
+    if (!ids.empty()) {
+      c->eos_token_id = ids[0];
+      c->more_eos_token_ids.assign(ids.begin() + 1, ids.end());
+    }
+  }
   std::string dtype = "float32";
   if (!k.Get("dtype", &dtype)) k.Get("torch_dtype", &dtype);
   if (!ParseTorchDType(dtype, &c->dtype)) k.Refuse("torch_dtype", dtype, "must be float32, bfloat16, float16 or float64");
@@ -81,53 +88,93 @@ int64_t ReadLayerCount(Keys& k) {
   return n;
 }
 
-void ReadRope(Keys& k, ModelConfig* c) {
-  k.Get("rope_theta", &c->attention.rope_theta);
-  const auto check_type = [&](const char* key, const Json& rope) {
-    for (const char* name : {"rope_type", "type"})
-      if (rope.is_object() && rope.contains(name) && rope[name] != "default")
-        k.Refuse(key, rope[name], "only the default rotary embedding is supported");
+// rope_scaling (an object beside rope_theta) or rope_parameters (one that holds rope_theta).
+void ReadRopeObject(Keys& k, const char* key, AttentionConfig* a) {
+  const Json* rope = k.Find(key);
+  if (rope == nullptr) return;
+  if (!rope->is_object()) k.Refuse(key, *rope, "must be an object");
+  const auto read = [&](const char* name, auto* out) {
+    const auto it = rope->find(name);
+    const bool found = it != rope->end() && !it->is_null();
+    if (found) ReadJson(*it, StrCat(k.Field(key), ".", name), out);
+    return found;
   };
-  if (const Json* scaling = k.Find("rope_scaling")) check_type("rope_scaling", *scaling);
-  if (const Json* rope = k.Find("rope_parameters")) {
-    check_type("rope_parameters", *rope);
-    if (rope->is_object() && rope->contains("rope_theta"))
-      ReadJson((*rope)["rope_theta"], k.Field("rope_parameters.rope_theta"), &c->attention.rope_theta);
+  const auto need = [&](const char* name, auto* out) {
+    if (!read(name, out)) throw Error(ErrorCode::kConfig, StrCat(k.Field(key), ".", name, " is missing"));
+  };
+  read("rope_theta", &a->rope_theta);
+  double partial = 1;
+  if (read("partial_rotary_factor", &partial) && partial != 1)
+    k.Refuse("partial_rotary_factor", partial, "only 1 is supported");
+  std::string type = "default";
+  if (!read("rope_type", &type)) read("type", &type);
+  if (type == "default") return;
+  RopeScaling& scaling = a->rope_scaling.emplace();
+  if (type == "llama3") {
+    need("factor", &scaling.factor);
+    need("low_freq_factor", &scaling.low_freq_factor);
+    need("high_freq_factor", &scaling.high_freq_factor);
+    need("original_max_position_embeddings", &scaling.original_max_position_embeddings);
+  } else if (type == "divisors") {  // ours: what a GGUF file said
+    need("divisors", &scaling.divisors);
+  } else {
+    k.Refuse(key, type, "only the rope types default and llama3 are supported");
   }
 }
 
-ModelConfig ReadLlama(Keys& k) {
+void ReadLayerTypes(Keys& k, int64_t n_layers) {
+  const Json* value = k.Find("layer_types");
+  if (value == nullptr) return;
+  std::vector<std::string> types;
+  ReadJson(*value, k.Field("layer_types"), &types);
+  if (static_cast<int64_t>(types.size()) != n_layers)
+    k.Refuse("layer_types", types.size(), StrCat("must have num_hidden_layers = ", n_layers, " entries"));
+  for (const std::string& type : types)
+    if (type != "full_attention") k.Refuse("layer_types", type, "only full_attention is supported");
+}
+
+// Llama, Qwen 2 (with biases of q, k, v) and Qwen 3 (with norms of q and k per head).
+ModelConfig ReadDecoder(Keys& k, Family family) {
+  const bool qwen = family != Family::kLlama;
   ModelConfig c;
-  c.family = Family::kLlama;
+  c.family = family;
   c.wiring = Wiring::kSequential;
   c.chunk_len = 1;
   ReadCommon(k, &c);
   c.layers.assign(static_cast<size_t>(ReadLayerCount(k)),
                   {.ssm = false, .attention = AttentionKind::kFull, .ffn = FfnKind::kDense});
+  ReadLayerTypes(k, c.n_layers());
   c.tie_embeddings = false;
   k.Get("tie_word_embeddings", &c.tie_embeddings);
   k.Need("intermediate_size", &c.d_ff);
   c.norm_eps = 1e-6;
   k.Get("rms_norm_eps", &c.norm_eps);
-  c.max_position_embeddings = 2048;
+  c.max_position_embeddings = qwen ? 32768 : 2048;
   k.Get("max_position_embeddings", &c.max_position_embeddings);
   AttentionConfig& a = c.attention;
-  a.qk_norm = false;
+  a.qk_norm = family == Family::kQwen3;
+  a.qkv_bias = family == Family::kQwen2;
   a.landmark_budget = 0;
   k.Need("num_attention_heads", &a.n_heads);
   if (a.n_heads < 1) k.Refuse("num_attention_heads", a.n_heads, "must be at least 1");
   a.n_kv_heads = a.n_heads;
-  k.Get("num_key_value_heads", &a.n_kv_heads);
+  if (!k.Get("num_key_value_heads", &a.n_kv_heads) && qwen)  // its default, 32, fits few models
+    throw Error(ErrorCode::kConfig, StrCat(k.Field("num_key_value_heads"), " is missing"));
   if (a.n_kv_heads < 1) k.Refuse("num_key_value_heads", a.n_kv_heads, "must be at least 1");
-  a.head_dim = c.d_model / a.n_heads;
-  if (!k.Get("head_dim", &a.head_dim) && c.d_model % a.n_heads != 0)
+  a.head_dim = family == Family::kQwen3 ? 128 : c.d_model / a.n_heads;
+  if (!k.Get("head_dim", &a.head_dim) && family != Family::kQwen3 && c.d_model % a.n_heads != 0)
     k.Refuse("num_attention_heads", a.n_heads, StrCat("must divide hidden_size = ", c.d_model, " where head_dim is absent"));
-  ReadRope(k, &c);
+  k.Get("rope_theta", &a.rope_theta);
+  ReadRopeObject(k, "rope_scaling", &a);
+  ReadRopeObject(k, "rope_parameters", &a);
   k.Only("hidden_act", "silu");
-  k.Only("attention_bias", false);
+  k.Only("partial_rotary_factor", 1);
+  if (family != Family::kQwen2) k.Only("attention_bias", false);
   k.Only("mlp_bias", false);
   k.Only("pretraining_tp", 1);
+  k.Only("use_sliding_window", false);
   k.Ignore({"attention_dropout", "rope_interleaved", "is_llama_config"});
+  if (qwen) k.Ignore({"sliding_window", "max_window_layers"});  // of no effect with use_sliding_window false
   return c;
 }
 
@@ -180,9 +227,37 @@ Json WriteCommon(const ModelConfig& c, const char* architecture) {
   j["initializer_range"] = c.initializer_range;
   const auto id = [](const std::optional<int64_t>& v) { return v ? Json(*v) : Json(nullptr); };
   j["bos_token_id"] = id(c.bos_token_id);
-  j["eos_token_id"] = id(c.eos_token_id);
+  j["eos_token_id"] = c.more_eos_token_ids.empty() ? id(c.eos_token_id) : Json(c.EosTokenIds());
   j["pad_token_id"] = id(c.pad_token_id);
   j["hidden_act"] = "silu";
+  return j;
+}
+
+Json WriteRopeScaling(const RopeScaling& r) {
+  if (!r.divisors.empty()) return {{"rope_type", "divisors"}, {"divisors", r.divisors}};
+  return {{"rope_type", "llama3"},
+          {"factor", r.factor},
+          {"low_freq_factor", r.low_freq_factor},
+          {"high_freq_factor", r.high_freq_factor},
+          {"original_max_position_embeddings", r.original_max_position_embeddings}};
+}
+
+Json WriteDecoder(const ModelConfig& c) {
+  const bool llama = c.family == Family::kLlama;
+  HYDRA_CHECK(llama || c.family == Family::kQwen2 || c.family == Family::kQwen3, FamilyName(c.family));
+  const char* architecture = llama ? "LlamaForCausalLM" : c.family == Family::kQwen2 ? "Qwen2ForCausalLM" : "Qwen3ForCausalLM";
+  Json j = WriteCommon(c, architecture);
+  j["intermediate_size"] = c.d_ff;
+  j["num_attention_heads"] = c.attention.n_heads;
+  j["num_key_value_heads"] = c.attention.n_kv_heads;
+  j["head_dim"] = c.attention.head_dim;
+  j["rope_theta"] = c.attention.rope_theta;
+  if (c.attention.rope_scaling) j["rope_scaling"] = WriteRopeScaling(*c.attention.rope_scaling);
+  j["rms_norm_eps"] = c.norm_eps;
+  j["max_position_embeddings"] = c.max_position_embeddings;
+  if (c.family != Family::kQwen2) j["attention_bias"] = false;
+  if (llama) j["mlp_bias"] = false;
+  if (!llama) j["use_sliding_window"] = false;
   return j;
 }
 
@@ -193,30 +268,22 @@ ModelConfig ReadHfConfig(const Json& json, const std::string& family, const std:
   Keys keys(json, where);
   ModelConfig config;
   if (family == "llama")
-    config = ReadLlama(keys);
+    config = ReadDecoder(keys, Family::kLlama);
+  else if (family == "qwen2")
+    config = ReadDecoder(keys, Family::kQwen2);
+  else if (family == "qwen3")
+    config = ReadDecoder(keys, Family::kQwen3);
   else if (family == "mamba2")
     config = ReadMamba2(keys);
   else
-    throw Error(ErrorCode::kConfig, StrCat(where, ": model_type = \"", family, "\": must be hydra, llama or mamba2"));
+    throw Error(ErrorCode::kConfig,
+                StrCat(where, ": model_type = \"", OneLine(family, 60), "\": must be hydra, llama, mamba2, qwen2 or qwen3"));
   keys.WarnUnknown(warnings);
   return config;
 }
 
 Json WriteHfConfig(const ModelConfig& c) {
-  if (c.family == Family::kLlama) {
-    Json j = WriteCommon(c, "LlamaForCausalLM");
-    j["intermediate_size"] = c.d_ff;
-    j["num_attention_heads"] = c.attention.n_heads;
-    j["num_key_value_heads"] = c.attention.n_kv_heads;
-    j["head_dim"] = c.attention.head_dim;
-    j["rope_theta"] = c.attention.rope_theta;
-    j["rms_norm_eps"] = c.norm_eps;
-    j["max_position_embeddings"] = c.max_position_embeddings;
-    j["attention_bias"] = false;
-    j["mlp_bias"] = false;
-    return j;
-  }
-  HYDRA_CHECK(c.family == Family::kMamba2);
+  if (c.family != Family::kMamba2) return WriteDecoder(c);
   Json j = WriteCommon(c, "Mamba2ForCausalLM");
   const SsmConfig& s = c.ssm;
   j["num_heads"] = s.n_heads;

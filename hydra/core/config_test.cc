@@ -163,7 +163,7 @@ TEST(Config, BadFilesAreRefusedByName) {
   expect("[]", "object");
   expect("{}", "model_type is missing");                                                     // key-missing
   expect(R"({"model_type": 5})", "must be a string");                                        // wrong-type
-  expect(R"({"model_type": "gpt9"})", "hydra, llama or mamba2");                             // unknown-family
+  expect(R"({"model_type": "gpt9"})", "hydra, llama, mamba2, qwen2 or qwen3");                             // unknown-family
   expect(R"({"model_type": "hydra", "hidden_size": -1})", "hidden_size");                    // negative
   expect(R"({"model_type": "hydra", "num_attention_heads": 0})", "num_attention_heads");     // zero-heads
   expect(R"({"model_type": "hydra", "num_hidden_layers": 99999999})", "num_hidden_layers");  // huge-layers
@@ -204,12 +204,71 @@ TEST(Config, HuggingFaceFormsOfBothGenerationsAreRead) {
   ASSERT_EQ(warnings.size(), 1U);
   EXPECT_NE(warnings[0].find("some_new_key"), warnings[0].npos);
 
+  // Llama 3.1's rotary scaling, in both forms and back.
+  const std::string llama3 = R"("factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 4096)";
+  const RopeScaling want{.factor = 32, .original_max_position_embeddings = 4096};
+  const ModelConfig old_form = ParseConfig(head + R"("rope_theta": 7.0, "rope_scaling": {"rope_type": "llama3", )" + llama3 + "}}", "c");
+  EXPECT_EQ(old_form.attention.rope_scaling, want);
+  EXPECT_EQ(ParseConfig(head + R"("rope_parameters": {"rope_theta": 7.0, "rope_type": "llama3", )" + llama3 + "}}", "c"), old_form);
+  EXPECT_EQ(ParseConfig(ConfigJson(old_form), "c"), old_form);
+  ModelConfig divided = old_form;
+  divided.attention.rope_scaling->divisors = {1, 1.5, 2, 8};
+  *divided.attention.rope_scaling = {.divisors = divided.attention.rope_scaling->divisors};
+  EXPECT_EQ(ParseConfig(ConfigJson(divided), "c"), divided);
+  const auto refused = [&](const std::string& rest, const char* part) {
+    EXPECT_NE(Refusal(head + rest).find(part), std::string::npos) << rest << ": " << Refusal(head + rest);
+  };
+  refused(R"("rope_scaling": {"rope_type": "llama3", "factor": 8}})", "low_freq_factor is missing");
+  refused(R"("rope_scaling": {"type": "llama3", "factor": -8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 1}})",
+          "rope_scaling.factor");
+  refused(R"("rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4, "original_max_position_embeddings": 1}})",
+          "must exceed low_freq_factor");
+  refused(R"("rope_scaling": 5})", "must be an object");
+  refused(R"("rope_parameters": {"partial_rotary_factor": 0.5}})", "partial_rotary_factor");
+  refused(R"("rope_scaling": {"rope_type": "divisors", "divisors": [1, 2]}})", "half of head_dim");
+  refused(R"("layer_types": ["full_attention", "sliding_attention"]})", "full_attention");
+  refused(R"("layer_types": ["full_attention"]})", "num_hidden_layers");
+  // A list of ends.
+  const ModelConfig ends = ParseConfig(head + R"("eos_token_id": [3, 5, 9]})", "c");
+  EXPECT_EQ(ends.eos_token_id, 3);
+  EXPECT_EQ(ends.EosTokenIds(), (std::vector<int64_t>{3, 5, 9}));
+  EXPECT_EQ(ParseConfig(ConfigJson(ends), "c"), ends);
+  refused(R"("eos_token_id": [3, 64]})", "vocab_size = 64");
+  refused(R"("eos_token_id": [3, -1]})", "negative");
+
   const std::string mamba = R"({"model_type": "mamba2", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 8,
     "head_dim": 8, "state_size": 16, "n_groups": 2, "time_step_limit": [0.0, )";
   EXPECT_EQ(ParseConfig(mamba + "Infinity]}", "c").ssm.dt_limit[1], SsmConfig::kInfinity);
   EXPECT_EQ(ParseConfig(mamba + R"({"__float__": "Infinity"}]})", "c").ssm.dt_limit[1], SsmConfig::kInfinity);
   EXPECT_EQ(ParseConfig(mamba + "0.5]}", "c").ssm.dt_limit[1], 0.5);
   EXPECT_NE(Refusal(mamba + R"(0.5], "norm_before_gate": true})"), "");
+}
+
+TEST(Config, QwenIsReadAndWritten) {
+  const std::string tail = R"(, "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "layer_types": ["full_attention", "full_attention"],
+    "use_sliding_window": false, "sliding_window": null, "max_window_layers": 2)";
+  std::vector<std::string> warnings;
+  const ModelConfig two = ParseConfig(R"({"model_type": "qwen2")" + tail + "}", "c", &warnings);
+  EXPECT_TRUE(warnings.empty());
+  EXPECT_EQ(two.family, Family::kQwen2);
+  EXPECT_TRUE(two.attention.qkv_bias);
+  EXPECT_FALSE(two.attention.qk_norm);
+  EXPECT_EQ(two.attention.head_dim, 8);
+  EXPECT_EQ(ParseConfig(ConfigJson(two), "c"), two);
+  const ModelConfig three = ParseConfig(R"({"model_type": "qwen3", "attention_bias": false)" + tail + "}", "c");
+  EXPECT_EQ(three.family, Family::kQwen3);
+  EXPECT_FALSE(three.attention.qkv_bias);
+  EXPECT_TRUE(three.attention.qk_norm);
+  EXPECT_EQ(three.attention.head_dim, 128);  // the family's default, whatever hidden_size is
+  EXPECT_EQ(ParseConfig(ConfigJson(three), "c"), three);
+  EXPECT_NE(Refusal(R"({"model_type": "qwen3", "attention_bias": true)" + tail + "}").find("attention_bias"), std::string::npos);
+  Json json = Json::parse(R"({"model_type": "qwen2")" + tail + "}");
+  json["use_sliding_window"] = true;
+  EXPECT_NE(Refusal(json.dump()).find("use_sliding_window"), std::string::npos);
+  json["use_sliding_window"] = false;
+  json.erase("num_key_value_heads");
+  EXPECT_NE(Refusal(json.dump()).find("num_key_value_heads is missing"), std::string::npos);
 }
 
 }  // namespace

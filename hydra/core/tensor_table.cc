@@ -10,7 +10,8 @@ namespace hydra {
 namespace {
 
 // Suffix of a role's name in each family's files; nullptr where the family has no such tensor.
-// Hydra and Llama share the prefix "model.layers.{i}.", Hugging Face's Mamba-2 has "backbone.layers.{i}.".
+// Hydra and Llama share the prefix "model.layers.{i}.", Hugging Face's Mamba-2 has "backbone.layers.{i}.". Qwen 2 and 3
+// have Llama's names.
 struct RoleName {
   TensorRole role;
   const char* hydra;
@@ -43,8 +44,11 @@ constexpr RoleName kNames[] = {
     {R::kAttnK, "self_attn.k_proj.weight", "self_attn.k_proj.weight", nullptr},
     {R::kAttnV, "self_attn.v_proj.weight", "self_attn.v_proj.weight", nullptr},
     {R::kAttnO, "self_attn.o_proj.weight", "self_attn.o_proj.weight", nullptr},
-    {R::kAttnQNorm, "self_attn.q_norm.weight", nullptr, nullptr},
-    {R::kAttnKNorm, "self_attn.k_norm.weight", nullptr, nullptr},
+    {R::kAttnQBias, nullptr, "self_attn.q_proj.bias", nullptr},
+    {R::kAttnKBias, nullptr, "self_attn.k_proj.bias", nullptr},
+    {R::kAttnVBias, nullptr, "self_attn.v_proj.bias", nullptr},
+    {R::kAttnQNorm, "self_attn.q_norm.weight", "self_attn.q_norm.weight", nullptr},
+    {R::kAttnKNorm, "self_attn.k_norm.weight", "self_attn.k_norm.weight", nullptr},
     {R::kLandmarkScorerWeight, "self_attn.landmark_scorer.weight", nullptr, nullptr},
     {R::kLandmarkScorerBias, "self_attn.landmark_scorer.bias", nullptr, nullptr},
     {R::kLandmarkScale, "self_attn.landmark_scale", nullptr, nullptr},
@@ -84,7 +88,7 @@ constexpr RoleName kNames[] = {
 std::string TensorName(Family family, TensorRole role, int layer) {
   for (const RoleName& row : kNames) {
     if (row.role != role) continue;
-    const char* suffix = family == Family::kHydra ? row.hydra : family == Family::kLlama ? row.llama : row.mamba2;
+    const char* suffix = family == Family::kHydra ? row.hydra : family == Family::kMamba2 ? row.mamba2 : row.llama;
     HYDRA_CHECK(suffix != nullptr, "the ", FamilyName(family), " family has no tensor of role ", static_cast<int>(role));
     const char* root = family == Family::kMamba2 ? "backbone.layers." : "model.layers.";
     return layer < 0 ? suffix : StrCat(root, layer, ".", suffix);
@@ -198,6 +202,11 @@ void Builder::Attention(const LayerConfig& layer) {
   Linear(k, R::kAttnK, a.n_kv_heads * a.head_dim, D);
   Linear(k, R::kAttnV, a.n_kv_heads * a.head_dim, D);
   ResidualLinear(k, R::kAttnO, {D, a.n_heads * a.head_dim});
+  if (a.qkv_bias) {
+    Add(k, R::kAttnQBias, {a.n_heads * a.head_dim}, Init::kConstant, 0, {});
+    Add(k, R::kAttnKBias, {a.n_kv_heads * a.head_dim}, Init::kConstant, 0, {});
+    Add(k, R::kAttnVBias, {a.n_kv_heads * a.head_dim}, Init::kConstant, 0, {});
+  }
   if (a.qk_norm) {
     Norm(k, R::kAttnQNorm, {a.head_dim});
     Norm(k, R::kAttnKNorm, {a.head_dim});

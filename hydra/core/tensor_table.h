@@ -20,7 +20,7 @@ enum class TensorRole {
   kBlockNorm, kPathGates, kControllerWeight, kControllerBias,                      // of a block
   kSsmInProj, kSsmConvWeight, kSsmConvBias, kSsmALog, kSsmD, kSsmDtBias, kSsmNorm, kSsmOutProj,
   kDiagonalParamProj, kDiagonalLambdaLog, kDiagonalSkipProj,
-  kAttnQ, kAttnK, kAttnV, kAttnO, kAttnQNorm, kAttnKNorm,
+  kAttnQ, kAttnK, kAttnV, kAttnO, kAttnQBias, kAttnKBias, kAttnVBias, kAttnQNorm, kAttnKNorm,
   kLandmarkScorerWeight, kLandmarkScorerBias, kLandmarkScale,
   kFfnNorm, kFfnGate, kFfnUp, kFfnDown,                                            // dense SwiGLU (sequential wiring)
   kRouterPrev, kRouterFirst, kRouterInitSummary, kRouterBalanceBias, kExpertGateUp, kExpertDown,

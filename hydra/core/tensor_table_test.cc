@@ -207,5 +207,27 @@ TEST(TensorTable, SizesOfAllParametersAreThePresets) {
   }
 }
 
+TEST(TensorTable, QwenHasLlamasNamesAndItsOwnTensors) {
+  ModelConfig c = TransformerNano();
+  const size_t llama = TensorTable(c).specs().size();
+  c.family = Family::kQwen2;
+  c.attention.n_kv_heads = c.attention.n_heads / 2;
+  c.attention.qkv_bias = true;
+  const TensorTable two(c);
+  EXPECT_EQ(two.specs().size(), llama + 3 * c.layers.size());
+  const TensorSpec* bias = two.FindName("model.layers.1.self_attn.k_proj.bias");
+  ASSERT_NE(bias, nullptr);
+  EXPECT_EQ(bias, two.Find(TensorRole::kAttnKBias, 1));
+  EXPECT_EQ(bias->shape, (Shape{c.attention.n_kv_heads * c.attention.head_dim}));
+  EXPECT_EQ(bias->dtype, DType::kF32);
+  c.family = Family::kQwen3;
+  c.attention.qkv_bias = false;
+  c.attention.qk_norm = true;
+  const TensorTable three(c);
+  EXPECT_EQ(three.specs().size(), llama + 2 * c.layers.size());
+  ASSERT_NE(three.FindName("model.layers.0.self_attn.q_norm.weight"), nullptr);
+  EXPECT_EQ(three.FindName("model.layers.0.self_attn.q_norm.weight")->shape, (Shape{c.attention.head_dim}));
+}
+
 }  // namespace
 }  // namespace hydra

@@ -50,10 +50,20 @@ void CheckOptions(const ModelConfig& config, const ForwardOptions& o) {
     throw Error(ErrorCode::kUsage, StrCat("router_temperature = ", *o.router_temperature, ": must be positive"));
 }
 
+// What only the torch-free runtime computes.
+void CheckFamily(const ModelConfig& config) {
+  if (config.family == Family::kQwen2 || config.family == Family::kQwen3)
+    throw Error(ErrorCode::kConfig, StrCat("model_type = \"", FamilyName(config.family),
+                                           "\": is not trained; hydralm generate, chat, bench and logits run it"));
+  if (config.attention.rope_scaling)
+    throw Error(ErrorCode::kConfig, "rope_scaling: is not trained; hydralm generate, chat, bench and logits run it");
+}
+
 }  // namespace
 
 ModelImpl::ModelImpl(const ModelConfig& config, const ModelOptions& options)
     : config_(config), table_(config), options_(options) {
+  CheckFamily(config_);
   const auto tensor_options = torch::TensorOptions().dtype(options.dtype).device(options.device);
   for (const TensorSpec& spec : table_.specs()) {
     tensors_.push_back(RegisterAt(*this, spec, torch::empty(spec.shape, tensor_options)));
