@@ -117,7 +117,7 @@ class Builder {
   void Add(Component component, TensorRole role, std::vector<int64_t> shape, Init init, double arg, Options options) {
     specs_->push_back({role, layer_, TensorName(c_.family, role, layer_), std::move(shape),
                        options.store == Store::kMatmul ? c_.dtype : DType::kF32, options.weight_decay,
-                       options.parameter, component, init, arg});
+                       options.parameter, component, init, arg, options.store == Store::kMatmul});
   }
   void Linear(Component k, TensorRole role, int64_t out, int64_t in) {
     Add(k, role, {out, in}, Init::kNormal, c_.initializer_range, kMatrix);

@@ -58,6 +58,7 @@ struct TensorSpec {
   Component component;
   Init init;
   double init_arg;
+  bool matmul;  // stored in the config's dtype, and may be quantised; else f32 in every model
   [[nodiscard]] int64_t size() const { return NumElements(shape); }
 };
 

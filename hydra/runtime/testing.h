@@ -34,8 +34,7 @@ WeightSource MakeSource(const ModelConfig& config, WeightType matrix_type, Fill&
   for (const TensorSpec& spec : table.specs()) {
     const std::vector<float> values = fill(spec);
     const int64_t cols = spec.shape.back(), rows = spec.size() / cols;
-    const bool matrix = spec.dtype == config.dtype && spec.shape.size() > 1 && spec.role != TensorRole::kRouterPrev && spec.role != TensorRole::kRouterFirst;
-    const WeightType type = matrix && cols % Info(matrix_type).block == 0 ? matrix_type : WeightType::kF32;
+    const WeightType type = spec.matmul && cols % Info(matrix_type).block == 0 ? matrix_type : WeightType::kF32;
     auto& [stored_type, bytes] = (*tensors)[spec.name];
     stored_type = type;
     bytes.resize(static_cast<size_t>(rows * RowBytes(type, cols)));
