@@ -87,16 +87,16 @@ class GgufModelTest : public testing::Test {
     ops.fsync = [](int) { return 0; };  // many small files
     WriteGguf(
         path, draft.metadata, draft.tensors, [&](size_t i) { return std::as_bytes(std::span(draft.values[i])); }, ops);
-  });
-  return path;
-} void Bad(const ModelConfig& config, const std::function<void(Draft&)>& change, ErrorCode code,
+    return path;
+  }
+  void Bad(const ModelConfig& config, const std::function<void(Draft&)>& change, ErrorCode code,
            std::initializer_list<std::string_view> parts) const {
-  Draft draft = MakeDraft(config);
-  change(draft);
-  const std::string path = Write(draft);
-  ExpectError([&] { (void)GgufModel::Open(path); }, code, parts);
-}
-TempDir dir_;
+    Draft draft = MakeDraft(config);
+    change(draft);
+    const std::string path = Write(draft);
+    ExpectError([&] { (void)GgufModel::Open(path); }, code, parts);
+  }
+  TempDir dir_;
 };
 
 TEST_F(GgufModelTest, EachFamilyComesBackEqual) {
