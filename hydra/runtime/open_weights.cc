@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "hydra/core/error.h"
+#include "hydra/core/gguf_model.h"
 #include "hydra/core/safetensors.h"
 #include "hydra/runtime/weights.h"
 
@@ -60,12 +61,28 @@ WeightSource OpenFolder(const std::string& path, std::vector<std::string>* warni
   return source;
 }
 
+WeightSource OpenGguf(const std::string& path, std::vector<std::string>* warnings) {
+  const auto model = std::make_shared<const GgufModel>(GgufModel::Open(path, warnings));
+  WeightSource source;
+  source.path = path;
+  source.config = model->config();
+  source.keep = model;
+  source.rope_interleaved = model->rope_interleaved();
+  source.A_is_negative = model->A_is_negative();
+  source.tensor = [model](const TensorSpec& spec) {
+    const GgufTensor& tensor = model->Tensor(spec);
+    return StoredTensor{tensor.type, tensor.data, tensor.nbytes};
+  };
+  return source;
+}
+
 }  // namespace
 
 WeightSource OpenWeights(const std::string& path, std::vector<std::string>* warnings) {
   if (!fs::exists(path)) throw Error(ErrorCode::kIo, StrCat(path, ": no such file or folder"));
   const std::string extension = fs::path(path).extension().string();
   if (fs::is_directory(path) || extension == ".safetensors" || path.ends_with(".safetensors.index.json")) return OpenFolder(path, warnings);
+  if (extension == ".gguf" || GgufFile::IsGguf(path)) return OpenGguf(path, warnings);
   throw Error(ErrorCode::kFormat, StrCat(path, ": must be a model folder, a .gguf or a .safetensors file"));
 }
 

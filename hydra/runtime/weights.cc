@@ -11,6 +11,7 @@
 
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
+#include "hydra/core/rope.h"
 #include "hydra/kernels/target.h"
 
 namespace hydra {
@@ -147,6 +148,9 @@ void Loader::Attention(AttentionWeights* w, const LayerConfig& layer) {
   w->k = Map(R::kAttnK);
   w->v = Map(R::kAttnV);
   w->o = Map(R::kAttnO);
+  w->q_bias = Floats(R::kAttnQBias);
+  w->k_bias = Floats(R::kAttnKBias);
+  w->v_bias = Floats(R::kAttnVBias);
   w->q_norm = Floats(R::kAttnQNorm);
   w->k_norm = Floats(R::kAttnKNorm);
   if (layer.attention != AttentionKind::kSparse || !source_.config.HasLandmarks()) return;
@@ -250,9 +254,7 @@ std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& sour
   out->rope_interleaved = source.rope_interleaved;
   out->keep = source.keep;
   out->source = source;
-  const AttentionConfig& a = source.config.attention;
-  for (int64_t i = 0; i < a.head_dim / 2; ++i)
-    out->inv_freq.push_back(std::pow(a.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(a.head_dim)));
+  out->inv_freq = RopeInvFreq(source.config.attention);
   std::unique_ptr<ThreadPool> own;
   if (pool == nullptr) own = std::make_unique<ThreadPool>(1);
   Loader(source, out.get(), pool != nullptr ? *pool : *own).Run();
