@@ -17,6 +17,7 @@
 #include "hydra/core/tokenizer_added.h"
 #include "hydra/core/tokenizer_decoder.h"
 #include "hydra/core/tokenizer_file.h"
+#include "hydra/core/tokenizer_gguf.h"
 
 namespace hydra {
 
@@ -122,7 +123,7 @@ struct Tokenizer::Impl {
   Surround surround;
   std::string bytes;                // of all tokens, joined
   std::vector<uint64_t> byte_ends;  // [vocab_size + 1]
-  std::optional<int32_t> bos, eos;
+  std::optional<int32_t> bos, eos, eot;
   std::array<uint8_t, 32> sha256{};
 
   void Build(TokenizerFile& file, const std::string& name);
@@ -159,6 +160,7 @@ Tokenizer::Scratch& Tokenizer::Scratch::operator=(Scratch&&) noexcept = default;
 Tokenizer Tokenizer::Load(const std::string& path) {
   namespace fs = std::filesystem;
   const bool folder = fs::is_directory(path);
+  if (!folder && GgufFile::IsGguf(path)) return FromGguf(GgufFile::Open(path));
   const std::string file = folder ? (fs::path(path) / "tokenizer.json").string() : path;
   auto impl = std::make_shared<Impl>();
   {
@@ -177,6 +179,20 @@ Tokenizer Tokenizer::FromJson(std::string_view text, const std::string& name) {
   impl->sha256 = Sha256::Of(text);
   TokenizerFile parsed = ParseTokenizerFile(text, name);
   impl->Build(parsed, name);
+  return Tokenizer(std::move(impl));
+}
+
+Tokenizer Tokenizer::FromGguf(const GgufFile& file) {
+  auto impl = std::make_shared<Impl>();
+  GgufTokenizer read = ReadGgufTokenizer(file);
+  impl->sha256 = Sha256::Of(TokenizerJson(read));
+  if (!read.json.empty()) read.file = ParseTokenizerFile(read.json, file.path() + ": tokenizer.huggingface.json");
+  impl->Build(read.file, file.path());
+  if (read.bos) impl->bos = read.bos;
+  if (read.eos) impl->eos = read.eos;
+  impl->eot = read.eot;
+  for (const auto& id : {impl->bos, impl->eos, impl->eot})
+    if (id) impl->CheckId(*id);
   return Tokenizer(std::move(impl));
 }
 
@@ -373,6 +389,8 @@ std::vector<int32_t> Tokenizer::SpecialIds() const {
 int Tokenizer::vocab_size() const { return impl_->tokens.size(); }
 std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }
 std::optional<int32_t> Tokenizer::eos_id() const { return impl_->eos; }
+std::optional<int32_t> Tokenizer::eot_id() const { return impl_->eot; }
+bool Tokenizer::byte_level() const { return impl_->pre_tokenizer.byte_level(); }
 const std::array<uint8_t, 32>& Tokenizer::sha256() const { return impl_->sha256; }
 const std::string& Tokenizer::pattern() const { return impl_->pre_tokenizer.description(); }
 

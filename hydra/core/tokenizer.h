@@ -17,6 +17,8 @@
 
 namespace hydra {
 
+class GgufFile;
+
 struct EncodeOptions {
   bool parse_special = true;  // special tokens written in the text become their ids; off for text of strangers
   bool add_special = false;   // what the file's post-processor puts around a text (<s>, ...)
@@ -29,11 +31,13 @@ struct DecodeOptions {
 // Immutable, cheap to copy, safe to share between threads.
 class Tokenizer {
  public:
-  // A model folder or a tokenizer.json. From a folder, tokenizer_config.json, where it is, names bos and eos. Throws
+  // A model folder, a tokenizer.json or a .gguf. From a folder, tokenizer_config.json, where it is, names bos and eos. Throws
   // kIo for a file that cannot be read, kFormat "FILE: FIELD ..." for one that is broken or not supported.
   [[nodiscard]] static Tokenizer Load(const std::string& path);
   // `text` is a tokenizer.json; `name` stands for the file in messages.
   [[nodiscard]] static Tokenizer FromJson(std::string_view text, const std::string& name);
+  // From a GGUF file's metadata, which need not live longer.
+  [[nodiscard]] static Tokenizer FromGguf(const GgufFile& file);
 
   // Working memory and the ids of words seen before. One per thread; keeping it from call to call saves time.
   class Scratch {
@@ -73,10 +77,13 @@ class Tokenizer {
   // From tokenizer_config.json; else the first of the usual names that is a special token of the file.
   [[nodiscard]] std::optional<int32_t> bos_id() const;
   [[nodiscard]] std::optional<int32_t> eos_id() const;
-  // Of the bytes of tokenizer.json: token shards carry it.
+  [[nodiscard]] std::optional<int32_t> eot_id() const;  // end of a turn, where a GGUF file names one
+  // Of the bytes of tokenizer.json: token shards carry it. From GGUF: of the tokenizer.json that `convert` writes.
   [[nodiscard]] const std::array<uint8_t, 32>& sha256() const;
   // "gpt2", "llama3", "qwen2", or the pre-tokenizer's steps.
   [[nodiscard]] const std::string& pattern() const;
+  // Whether tokens are spelled in the byte-level alphabet.
+  [[nodiscard]] bool byte_level() const;
 
  private:
   struct Impl;

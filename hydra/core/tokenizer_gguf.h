@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tokenizers in GGUF metadata (tokenizer.ggml.*), both ways. Not here: encoding and decoding (tokenizer.h), the model
+// of the file (gguf_model.h). Which pre-tokenizers: docs/formats.md.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "hydra/core/config.h"
+#include "hydra/core/gguf.h"
+#include "hydra/core/tokenizer_file.h"
+
+namespace hydra {
+
+struct GgufTokenizer {
+  TokenizerFile file;  // the steps of the named pre-tokenizer put in
+  std::optional<int32_t> bos, eos, eot;
+  std::string json;  // not empty: the whole tokenizer.json that the file carries (pre = hydra); `file` is then empty
+};
+
+// Throws kFormat "FILE: KEY RULE": a model other than gpt2, an unknown pre (naming those known), tokens given twice or
+// not UTF-8, types or merges that do not fit them, ids outside the vocabulary.
+[[nodiscard]] GgufTokenizer ReadGgufTokenizer(const GgufFile& file);
+
+// Sets the keys from a model folder (tokenizer.json; tokenizer_config.json and chat_template.jinja where they are) or
+// a tokenizer.json. The vocabulary is filled up to config.vocab_size with unused tokens; ends of text come from the
+// config where it has them. What the keys cannot say goes in as the whole tokenizer.json, pre = hydra. Throws kFormat
+// for a tokenizer that is not byte-level or has more tokens than the config.
+void SetGgufTokenizer(const std::string& path, const ModelConfig& config, GgufMetadata* metadata);
+
+// Texts of tokenizer.json and tokenizer_config.json that say what a GGUF file says.
+[[nodiscard]] std::string TokenizerJson(const GgufTokenizer& tokenizer);
+[[nodiscard]] std::string TokenizerConfigJsonOfGguf(const GgufFile& file);
+
+}  // namespace hydra
