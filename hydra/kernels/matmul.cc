@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+// The driver of products: which kernel a map takes, x prepared once, W cut into tasks, the tasks run in one region.
+// Not here: the kernels (matmul_int8.cc, matmul_float.cc), panels (matmul_pack.cc), the scalar twin (matmul_ref.cc).
+//
+// Three ways: float weights times few tokens are dot products straight from the rows; quantised weights times int8
+// blocks go by panels; all the rest is a float GEMM over slabs of W that are unpacked on the way.
+#include "hydra/kernels/matmul.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "hydra/core/error.h"
+#include "hydra/kernels/matmul_kernels.h"
+
+namespace hydra::kernels {
+namespace {
+
+// Rows of W that a task takes at least: whole pairs of panels on every level, and whole cache lines of y.
+constexpr int64_t kUnit = 32;
+constexpr int64_t kSlab = 256;           // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
+constexpr int64_t kGemmTokens = 480;     // tokens of a task there: their sums (60 KB) stay in the second-level cache
+constexpr int64_t kInt8Tokens = 192;     // tokens that pass a panel pair before the next pair: x stays in that cache
+constexpr int64_t kSerialFloats = 1 << 15;  // x up to this is prepared by the caller: a region would cost more
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Memory that only grows, 64-byte aligned.
+class Buffer {
+ public:
+  std::byte* Reserve(int64_t bytes) {
+    if (bytes > capacity_) {
+      memory_.reset();
+      capacity_ = 0;
+      const int64_t rounded = CeilDiv(bytes, 4096) * 4096;
+      memory_.reset(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(rounded))));
+      if (memory_ == nullptr) throw std::bad_alloc();
+      capacity_ = rounded;
+    }
+    return memory_.get();
+  }
+  [[nodiscard]] std::byte* data() const { return memory_.get(); }
+  [[nodiscard]] int64_t capacity() const { return capacity_; }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { std::free(p); }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+  int64_t capacity_ = 0;
+};
+
+enum class Way { kDot, kInt8, kGemm };
+
+// x in the form that a way wants, shared by the maps with the same rows.
+struct Prepared {
+  const MatMulArgs* map;
+  Way way;
+  int64_t x_stride, stride;  // stride: tokens of a tile
+  int64_t offset;            // in the buffer of x
+};
+
+struct Plan {
+  const MatMulArgs* map;
+  Way way;
+  Output out;
+  PanelLayout layout;
+  int64_t x_stride;
+  int64_t prepared = -1;
+  int64_t next = -1;  // map of the same y that comes after this one
+  bool first = true;  // of its y
+};
+
+struct Task {
+  int64_t plan, n0, n1, t0, t1;
+};
+
+}  // namespace
+
+struct MatMulScratch::Data {
+  Buffer x, work;
+  std::vector<Plan> plans;
+  std::vector<Prepared> prepared;
+  std::vector<Task> tasks;
+};
+
+MatMulScratch::MatMulScratch() : data_(std::make_unique<Data>()) {}
+MatMulScratch::~MatMulScratch() = default;
+MatMulScratch::MatMulScratch(MatMulScratch&&) noexcept = default;
+MatMulScratch& MatMulScratch::operator=(MatMulScratch&&) noexcept = default;
+
+int64_t MatMulScratch::bytes() const {
+  const auto vector_bytes = [](const auto& v) { return static_cast<int64_t>(v.capacity() * sizeof(v[0])); };
+  return data_->x.capacity() + data_->work.capacity() + vector_bytes(data_->plans) + vector_bytes(data_->prepared) +
+         vector_bytes(data_->tasks);
+}
+
+LevelKernels Kernels() {
+  const Int8Kernels int8 = GetInt8Kernels();
+  const FloatKernels f = GetFloatKernels();
+  return {f.lanes, int8.tokens, f.tokens, int8.q8_flip, f.round, int8.int8, int8.decode, f.transpose, f.gemm, f.dot};
+}
+
+namespace {
+
+class Driver {
+ public:
+  Driver(std::span<const MatMulArgs> maps, ActType act, ThreadPool& pool, MatMulScratch::Data& data)
+      : maps_(maps), act_(act), pool_(pool), data_(data), kernels_(Kernels()) {}
+
+  void Run() {
+    MakePlans();
+    if (data_.plans.empty()) return;
+    Prepare();
+    MakeTasks();
+    ReserveWork();
+    pool_.For(static_cast<int64_t>(data_.tasks.size()), [this](int64_t task, int worker) {
+      RunTask(data_.tasks[static_cast<size_t>(task)], worker);
+    });
+  }
+
+ private:
+  [[nodiscard]] Way WayOf(const MatMulArgs& a) const {
+    if (IsQuantised(a.w.type)) return act_ == ActType::kQ8 ? Way::kInt8 : Way::kGemm;
+    return a.T <= kSmallBatch ? Way::kDot : Way::kGemm;
+  }
+
+  static void Check(const MatMulArgs& a) {
+    HYDRA_CHECK(a.w.rows >= 0 && a.w.cols >= 0 && a.T >= 0, "W [", a.w.rows, ", ", a.w.cols, "], T ", a.T);
+    HYDRA_CHECK(a.w.cols % Info(a.w.type).block == 0, Info(a.w.type).name, " row of ", a.w.cols);
+    if (a.T == 0 || a.w.rows == 0) return;
+    HYDRA_CHECK(a.w.data != nullptr && a.x != nullptr && a.y != nullptr);
+    HYDRA_CHECK(!a.w.packed || IsQuantised(a.w.type));
+  }
+
+  void MakePlans() {
+    data_.plans.clear();
+    data_.prepared.clear();
+    for (const MatMulArgs& a : maps_) {
+      Check(a);
+      if (a.T == 0 || a.w.rows == 0) continue;
+      Plan plan{.map = &a, .way = WayOf(a), .out = {}, .layout = {}, .x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride};
+      plan.out = {.y = a.y, .y_stride = a.y_stride == 0 ? a.w.rows : a.y_stride, .y_rows = a.y_rows,
+                  .row_scale = a.row_scale, .bias = a.bias, .accumulate = a.accumulate, .N = a.w.rows};
+      if (IsQuantised(a.w.type)) plan.layout = LayoutOf(a.w.type, a.w.cols, kernels_.lanes);
+      if (plan.way != Way::kDot) plan.prepared = PreparedOf(plan);
+      for (size_t i = data_.plans.size(); i-- > 0;)
+        if (data_.plans[i].map->y == a.y) {
+          data_.plans[i].next = static_cast<int64_t>(data_.plans.size());
+          plan.first = false;
+          break;
+        }
+      data_.plans.push_back(plan);
+    }
+  }
+
+  // The index of the plan's x, a new one where no map before had it.
+  int64_t PreparedOf(const Plan& plan) {
+    const MatMulArgs& a = *plan.map;
+    for (size_t i = 0; i < data_.prepared.size(); ++i) {
+      const Prepared& p = data_.prepared[i];
+      if (p.map->x == a.x && p.map->x_rows == a.x_rows && p.map->T == a.T && p.map->w.cols == a.w.cols &&
+          p.x_stride == plan.x_stride && p.way == plan.way)
+        return static_cast<int64_t>(i);
+    }
+    const int64_t tokens = plan.way == Way::kInt8 ? kernels_.int8_tokens : kernels_.f32_tokens;
+    data_.prepared.push_back({&a, plan.way, plan.x_stride, std::min(tokens, a.T), 0});
+    return static_cast<int64_t>(data_.prepared.size()) - 1;
+  }
+
+  // ---- x ----
+
+  void Prepare() {
+    int64_t bytes = 0, floats = 0, tiles = 0;
+    for (Prepared& p : data_.prepared) {
+      const int64_t rows = CeilDiv(p.map->T, p.stride) * p.stride, K = p.map->w.cols;
+      p.offset = bytes;
+      bytes += p.way == Way::kInt8 ? rows * (K / kBlock) * static_cast<int64_t>(sizeof(XBlock)) : rows * K * 4;
+      bytes = CeilDiv(bytes, 64) * 64;
+      floats += p.map->T * K;
+      tiles += CeilDiv(p.map->T, p.stride);
+    }
+    data_.x.Reserve(bytes);
+    if (floats <= kSerialFloats) {
+      for (const Prepared& p : data_.prepared)
+        for (int64_t tile = 0; tile < CeilDiv(p.map->T, p.stride); ++tile) PrepareTile(p, tile);
+      return;
+    }
+    constexpr int64_t kTilesOfTask = 4;
+    pool_.For(CeilDiv(tiles, kTilesOfTask), [&](int64_t task, int) {
+      int64_t begin = task * kTilesOfTask, end = std::min(tiles, begin + kTilesOfTask);
+      for (const Prepared& p : data_.prepared) {
+        const int64_t count = CeilDiv(p.map->T, p.stride);
+        for (; begin < std::min(end, count); ++begin) PrepareTile(p, begin);
+        begin = std::max<int64_t>(0, begin - count);
+        end -= count;
+        if (end <= 0) break;
+      }
+    });
+  }
+
+  void PrepareTile(const Prepared& p, int64_t tile) const {
+    const MatMulArgs& a = *p.map;
+    const int64_t K = a.w.cols, t0 = tile * p.stride, t1 = std::min(a.T, t0 + p.stride);
+    const auto row = [&](int64_t t) { return a.x + (a.x_rows != nullptr ? a.x_rows[t] : t) * p.x_stride; };
+    if (p.way == Way::kInt8) {
+      auto* out = reinterpret_cast<XBlock*>(data_.x.data() + p.offset) + t0 * (K / kBlock);
+      for (int64_t t = t0; t < t1; ++t) kernels_.round(row(t), K, out + (t - t0), p.stride);
+    } else {
+      float* out = reinterpret_cast<float*>(data_.x.data() + p.offset) + t0 * K;
+      for (int64_t t = t0; t < t1; ++t) {
+        const float* x = row(t);
+        for (int64_t k = 0; k < K; ++k) out[k * p.stride + (t - t0)] = x[k];
+      }
+    }
+  }
+
+  // ---- Tasks ----
+
+  // Time of kUnit rows of one map, in a unit of its own: bytes of W for few tokens, products for many.
+  static double UnitCost(const MatMulArgs& a) {
+    return static_cast<double>(kUnit) * static_cast<double>(a.w.cols) * (4.0 + static_cast<double>(a.T)) + 1000.0;
+  }
+
+  void MakeTasks() {
+    data_.tasks.clear();
+    double total = 0;
+    for (const Plan& plan : data_.plans)
+      total += UnitCost(*plan.map) * static_cast<double>(CeilDiv(plan.map->w.rows, kUnit));
+    // Several tasks a thread, so that a thread which loses its core for a while holds back little.
+    const double target = total / (6.0 * pool_.threads());
+    for (size_t i = 0; i < data_.plans.size(); ++i)
+      if (data_.plans[i].first) AddTasks(static_cast<int64_t>(i), target);
+  }
+
+  void AddTasks(int64_t first, double target) {
+    const auto& plans = data_.plans;
+    int64_t units = 0;
+    double cost = 0;  // of one unit, all maps of this y
+    for (int64_t i = first; i >= 0; i = plans[static_cast<size_t>(i)].next) {
+      const MatMulArgs& a = *plans[static_cast<size_t>(i)].map;
+      units = std::max(units, CeilDiv(a.w.rows, kUnit));
+      cost += UnitCost(a);
+    }
+    // Tokens are cut only where one map has this y: others may write the same rows of it.
+    const Plan& plan = plans[static_cast<size_t>(first)];
+    const int64_t T = plan.map->T;
+    int64_t tokens = T;
+    if (plan.next < 0 && T > kSmallBatch) {
+      const double pieces = cost / target;  // wanted of one unit
+      if (pieces > 1) tokens = CeilDiv(T, static_cast<int64_t>(pieces) + 1);
+      const int64_t tile = plan.prepared < 0 ? 1 : data_.prepared[static_cast<size_t>(plan.prepared)].stride;
+      const int64_t most = plan.way == Way::kGemm ? kGemmTokens : T;
+      tokens = std::min(std::max<int64_t>(tokens, 64), most);
+      tokens = CeilDiv(tokens, tile) * tile;
+    }
+    const int64_t step = std::clamp<int64_t>(static_cast<int64_t>(target / cost), 1, units);
+    for (int64_t t = 0; t < T; t += tokens)
+      for (int64_t u = 0; u < units; u += step)
+        data_.tasks.push_back({first, u * kUnit, (u + step) * kUnit, t, plan.next < 0 ? std::min(T, t + tokens) : -1});
+  }
+
+  // What one worker needs for any of the tasks: a slab and its sums, or two panels of weights that are not packed.
+  void ReserveWork() {
+    work_bytes_ = 0;
+    for (const Plan& plan : data_.plans) {
+      int64_t bytes = 0;
+      const bool rows = IsQuantised(plan.map->w.type) && !plan.map->w.packed;
+      if (plan.way == Way::kGemm)
+        bytes = 4 * 2 * kernels_.lanes * (kSlab + kGemmTokens + kernels_.f32_tokens);
+      if (rows) bytes += 2 * plan.layout.bytes;
+      work_bytes_ = std::max(work_bytes_, bytes);
+    }
+    work_bytes_ = CeilDiv(work_bytes_, 4096) * 4096;
+    data_.work.Reserve(work_bytes_ * pool_.threads());
+  }
+
+  // ---- One task ----
+
+  void RunTask(const Task& task, int worker) const {
+    for (int64_t i = task.plan; i >= 0; i = data_.plans[static_cast<size_t>(i)].next) {
+      const Plan& plan = data_.plans[static_cast<size_t>(i)];
+      Task part = task;
+      part.n1 = std::min(task.n1, plan.map->w.rows);
+      if (part.n0 >= part.n1) continue;
+      if (task.t1 < 0) part.t0 = 0, part.t1 = plan.map->T;
+      std::byte* work = data_.work.data() + worker * work_bytes_;
+      switch (plan.way) {
+        case Way::kDot: RunDot(plan, part); break;
+        case Way::kInt8: RunInt8(plan, part, work); break;
+        case Way::kGemm: RunGemm(plan, part, work); break;
+      }
+    }
+  }
+
+  void RunDot(const Plan& plan, const Task& task) const {
+    const MatMulArgs& a = *plan.map;
+    kernels_.dot({.type = a.w.type, .w = a.w.data, .K = a.w.cols, .n0 = task.n0, .n1 = task.n1, .x = a.x,
+                  .x_stride = plan.x_stride, .x_rows = a.x_rows, .T = a.T, .out = plan.out});
+  }
+
+  // The panels of `count` * L rows from n on: W's own, or packed here.
+  const std::byte* Panels(const Plan& plan, int64_t n, int64_t count, std::byte* work) const {
+    const Matrix& w = plan.map->w;
+    const int64_t lanes = kernels_.lanes;
+    if (w.packed) return w.data + n / lanes * plan.layout.bytes;
+    const int64_t row_bytes = RowBytes(w.type, w.cols);
+    for (int64_t p = 0; p < count; ++p) {
+      const int64_t row = n + p * lanes;
+      PackPanel(w.type, w.data + row * row_bytes, std::min(lanes, w.rows - row), w.cols, lanes, kernels_.q8_flip,
+                work + p * plan.layout.bytes);
+    }
+    return work;
+  }
+
+  void RunInt8(const Plan& plan, const Task& task, std::byte* work) const {
+    const Matrix& w = plan.map->w;
+    const Prepared& x = data_.prepared[static_cast<size_t>(plan.prepared)];
+    Int8Call call{.type = w.type, .layout = plan.layout, .blocks = w.cols / kBlock,
+                  .x = reinterpret_cast<const XBlock*>(data_.x.data() + x.offset), .stride = x.stride, .out = plan.out};
+    const int64_t lanes = kernels_.lanes;
+    const int64_t tile = CeilDiv(kInt8Tokens, x.stride) * x.stride;
+    // Packing a panel here is worth all the tokens at once.
+    const int64_t tokens = w.packed ? tile : task.t1 - task.t0;
+    for (int64_t t = task.t0; t < task.t1; t += tokens) {
+      call.t0 = t;
+      call.t1 = std::min(task.t1, t + tokens);
+      for (call.n0 = task.n0; call.n0 < task.n1; call.n0 += 2 * lanes) {
+        call.panels = call.n0 + lanes < task.n1 ? 2 : 1;
+        call.panel = reinterpret_cast<const uint8_t*>(Panels(plan, call.n0, call.panels, work));
+        kernels_.int8(call);
+      }
+    }
+  }
+
+  // Columns k0 .. k1 - 1 of 2 L rows as [k][2 L] floats.
+  void Slab(const Plan& plan, int64_t n, int64_t k0, int64_t k1, const std::byte* panels, float* out) const {
+    const Matrix& w = plan.map->w;
+    const int64_t lanes = kernels_.lanes;
+    if (!IsQuantised(w.type)) {
+      const std::byte* rows = w.data + n * RowBytes(w.type, w.cols);
+      kernels_.transpose(w.type, rows, std::min(2 * lanes, w.rows - n), w.cols, k0, k1, out, 2 * lanes);
+      return;
+    }
+    for (int64_t p = 0; p < 2; ++p) {
+      if (n + p * lanes < w.rows) {
+        const auto* panel = reinterpret_cast<const uint8_t*>(panels + p * plan.layout.bytes);
+        kernels_.decode(w.type, plan.layout, panel, k0, k1, out + p * lanes, 2 * lanes);
+      } else {
+        for (int64_t k = 0; k < k1 - k0; ++k)
+          std::memset(out + (2 * k + p) * lanes, 0, static_cast<size_t>(lanes) * sizeof(float));
+      }
+    }
+  }
+
+  void RunGemm(const Plan& plan, const Task& task, std::byte* work) const {
+    const Matrix& w = plan.map->w;
+    const Prepared& x = data_.prepared[static_cast<size_t>(plan.prepared)];
+    const int64_t lanes = kernels_.lanes, K = w.cols;
+    auto* slab = reinterpret_cast<float*>(work);
+    float* sums = slab + 2 * lanes * kSlab;
+    auto* panel_work = reinterpret_cast<std::byte*>(sums + 2 * lanes * (kGemmTokens + kernels_.f32_tokens));
+    GemmCall call{.w = slab, .x = reinterpret_cast<const float*>(data_.x.data() + x.offset), .K = K, .stride = x.stride,
+                  .sums = sums, .out = plan.out};
+    const int64_t tokens = CeilDiv(kGemmTokens, x.stride) * x.stride;
+    for (int64_t t = task.t0; t < task.t1; t += tokens) {
+      call.t0 = t;
+      call.t1 = std::min(task.t1, t + tokens);
+      for (call.n0 = task.n0; call.n0 < task.n1; call.n0 += 2 * lanes) {
+        const int64_t count = call.n0 + lanes < w.rows ? 2 : 1;
+        const std::byte* panels = IsQuantised(w.type) ? Panels(plan, call.n0, count, panel_work) : nullptr;
+        for (call.k0 = 0; call.k0 == 0 || call.k0 < K; call.k0 += kSlab) {
+          call.k1 = std::min(K, call.k0 + kSlab);
+          Slab(plan, call.n0, call.k0, call.k1, panels, slab);
+          kernels_.gemm(call);
+        }
+      }
+    }
+  }
+
+  std::span<const MatMulArgs> maps_;
+  ActType act_;
+  ThreadPool& pool_;
+  MatMulScratch::Data& data_;
+  const LevelKernels kernels_;
+  int64_t work_bytes_ = 0;
+};
+
+}  // namespace
+
+void MatMul(std::span<const MatMulArgs> maps, ActType act, ThreadPool& pool, MatMulScratch& scratch) {
+  Driver(maps, act, pool, scratch.data()).Run();
+}
+
+}  // namespace hydra::kernels

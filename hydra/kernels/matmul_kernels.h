@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// The joint inside of products: what the driver (matmul.cc) asks of the kernels of one SIMD level, the panels that
+// weights are packed in, and the blocks that activations are rounded to. Not a public header.
+// Dims: N rows of W, K columns of W, T tokens, L lanes: 32-bit numbers of a vector = rows of a panel.
+#pragma once
+
+#include <cstdint>
+
+#include "hydra/core/weight_type.h"
+
+namespace hydra::kernels {
+
+// ---- Panels of quantised weights ----
+
+inline constexpr int64_t kBlock = 32;  // columns that share a scale of x
+
+// A panel holds L rows of W. Its first part, for each block of 32 columns, is `vectors` vectors of 4 L bytes; four
+// bytes of a lane are four consecutive columns of that lane's row:
+//   8 bits: vector g has the columns 4g ..;
+//   4, 5, 6 bits: vector v < 4 has the low four bits of the columns 4v .. (low nibble) and 16 + 4v .. (high nibble);
+//   5 bits: bit g of each byte of vector 4 is the fifth bit of the columns 4g ..;
+//   6 bits: bits 2f, 2f + 1 of vector 4 + h are the high bits of the columns 16h + 4f ..
+// Then, for each block: the scales of the lanes, and the minima of those types that have them (f16 bits; one byte each
+// in Q4_K and Q5_K; two scales of one byte, for 16 columns each, in Q6_K). Then, for each 256 columns of a K type: d of
+// the lanes, and dmin (f16 bits). Each part begins at 64 bytes. Rows that W lacks are zeros.
+struct PanelLayout {
+  int64_t vectors = 0;       // of a block
+  int64_t scale_bytes = 0;   // of a block and a lane
+  int64_t super_bytes = 0;   // of 256 columns and a lane
+  int64_t scales_at = 0;     // bytes from the panel's begin
+  int64_t supers_at = 0;
+  int64_t bytes = 0;         // of the whole panel
+};
+[[nodiscard]] PanelLayout LayoutOf(WeightType type, int64_t K, int64_t lanes);
+// Packs the rows 0 .. rows - 1 (at most `lanes`) into one panel; the other lanes are zero. Q8_0's bytes are XORed
+// with `flip`.
+void PackPanel(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t lanes, uint8_t flip, std::byte* panel);
+
+// ---- Activations ----
+
+// 32 values of x: q scale. The sums serve weights with an offset or a minimum.
+struct XBlock {
+  int8_t q[32];
+  float scale;         // largest |x| / 127; not finite where x is not
+  float scaled_sum;    // scale * sum of q
+  int32_t minus_sum;   // - sum of q
+  int32_t minus_first; // - sum of the first 16 of q
+};
+static_assert(sizeof(XBlock) == 48);
+
+// Where a tile's sums go: MatMulArgs without W and x.
+struct Output {
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  const int32_t* y_rows = nullptr;
+  const float* row_scale = nullptr;
+  const float* bias = nullptr;
+  bool accumulate = false;
+  int64_t N = 0;
+};
+
+// ---- Kernels of one level ----
+
+// Prepared x lies in tiles of `stride` tokens (the last tile too): [tile][K / 32][stride] blocks or [tile][K][stride]
+// floats. A call takes the tokens t0 .. t1 - 1 and the rows from n0 on; t0 is a multiple of the stride.
+struct Int8Call {
+  WeightType type;
+  PanelLayout layout;
+  const uint8_t* panel = nullptr;  // of row n0
+  int64_t panels = 1;              // 1 or 2, one after the other
+  int64_t blocks = 0;              // K / 32
+  const XBlock* x = nullptr;       // of token 0
+  int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
+  Output out;
+};
+
+// A slab of W, [k1 - k0][2 L] f32, times tokens: sums pass from slab to slab through `sums`.
+struct GemmCall {
+  const float* w = nullptr;
+  const float* x = nullptr;  // of token 0 and column 0
+  int64_t K = 0, k0 = 0, k1 = 0;
+  int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
+  float* sums = nullptr;     // [t1 - t0, 2 L]; read where k0 > 0, written where k1 < K
+  Output out;
+};
+
+// Rows of float weights times few tokens.
+struct DotCall {
+  WeightType type;
+  const std::byte* w = nullptr;  // row 0
+  int64_t K = 0, n0 = 0, n1 = 0;
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  const int32_t* x_rows = nullptr;
+  int64_t T = 0;
+  Output out;
+};
+
+struct LevelKernels {
+  int64_t lanes;        // L
+  int64_t int8_tokens;  // of a tile
+  int64_t f32_tokens;
+  uint8_t q8_flip;      // 0x80 where the panels of this level hold Q8_0 as unsigned bytes
+  // One row of x to blocks, `stride` apart.
+  void (*round)(const float* x, int64_t K, XBlock* out, int64_t stride);
+  void (*int8)(const Int8Call& call);
+  // The columns k0 .. k1 - 1 (multiples of 256, or K) of a panel as f32, [k1 - k0][L] with `out_stride` from k to k.
+  void (*decode)(WeightType type, const PanelLayout& layout, const uint8_t* panel, int64_t k0, int64_t k1, float* out,
+                 int64_t out_stride);
+  // The same of `rows` rows of float weights of K columns; lanes without a row are zeros. [k1 - k0][lanes2]
+  void (*transpose)(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out,
+                    int64_t lanes2);
+  void (*gemm)(const GemmCall& call);
+  void (*dot)(const DotCall& call);
+};
+// Of the level in use.
+[[nodiscard]] LevelKernels Kernels();
+
+// The parts of it by unit.
+struct Int8Kernels {
+  int64_t tokens;
+  uint8_t q8_flip;
+  decltype(LevelKernels::int8) int8;
+  decltype(LevelKernels::decode) decode;
+};
+struct FloatKernels {
+  int64_t lanes, tokens;
+  decltype(LevelKernels::round) round;
+  decltype(LevelKernels::transpose) transpose;
+  decltype(LevelKernels::gemm) gemm;
+  decltype(LevelKernels::dot) dot;
+};
+[[nodiscard]] Int8Kernels GetInt8Kernels();
+[[nodiscard]] FloatKernels GetFloatKernels();
+
+// The rounding of x to XBlock, as every level does it: scale = amax / 127 in f32, q = x (127 / amax) to nearest even.
+// A block whose amax is below this is all zeros.
+inline constexpr float kTinyBlock = 1e-30f;
+
+}  // namespace hydra::kernels
