@@ -12,12 +12,6 @@ DATA=${DATA:-}
 say() { printf '\n== %s\n' "$*" >&2; }
 refuse() { echo "demo: $*" >&2; exit 2; }
 
-# All of King James's Bible, a document a chapter (form feeds between), verse numbers stripped, a verse a line.
-bible_text() {
-  bible -f 'Gen1:1-Rev22:21' | awk '{ split($1, at, ":"); if (NR > 1 && at[1] != chapter) printf "\f"
-                                      chapter = at[1]; sub(/^[^ ]* /, ""); print }'
-}
-
 # A text as documents: a form feed at a blank line after 4 kB, at any line after 8 kB.
 cut_text() {
   case $DATA in *.gz) zcat "$DATA" ;; *.zst) zstdcat "$DATA" ;; *) cat "$DATA" ;; esac |
@@ -40,7 +34,7 @@ case $DATA in
   *)
     if [ ! -s "$text" ]; then
       say "text: ${DATA:-the King James Bible (Debian package bible-kjv-text)}"
-      if [ -n "$DATA" ]; then cut_text; else bible_text; fi > "$text.part"
+      if [ -n "$DATA" ]; then cut_text; else tools/kjv.sh; fi > "$text.part"
       [ "$(wc -c < "$text.part")" -ge 100000 ] || refuse "${DATA:-the text} has $(wc -c < "$text.part") bytes: 100,000 are needed to learn anything"
       mv "$text.part" "$text"
       wc -c "$text" >&2
