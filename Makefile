@@ -3,6 +3,7 @@
 #
 #   make            set-up, build                     make check   set-up, build, every test
 #   make demo       set-up, build, train hydra-nano on real text and write with it
+#   make chat       set-up, build, talk to SmolLM2-135M (fetched once; MODEL=path: another model)
 #   make bench      time training and forward         make clean   remove what was built
 #   make tidy       clang-tidy over the torch-free sources           make format  clang-format in place
 #   make setup      what the build needs              make setup-torch  the same, LibTorch being a must
@@ -31,6 +32,9 @@ build: setup
 demo: build
 	@tools/demo.sh $(BUILD)
 
+chat: build
+	@tools/chat.sh $(BUILD)
+
 check: setup
 	@tools/check.sh
 
@@ -48,4 +52,4 @@ format:
 clean:
 	rm -rf build
 
-.PHONY: all setup setup-torch build demo check bench tidy format clean
+.PHONY: all setup setup-torch build demo chat check bench tidy format clean

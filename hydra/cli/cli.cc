@@ -237,6 +237,7 @@ bool WantsJson(int argc, char** argv) {
 
 // Parses argv and runs the verb; throws Error.
 int ParseAndRun(int argc, char** argv, const Program& program, CLI::App& root, VerbContext& context) {
+  context.SetHandOver([&program, argv] { HandOver(program, argv); });
   for (const AddVerbFunction add : program.verbs) add(root, context);
   if (argc > 1 && std::strcmp(argv[1], "--list-flags") == 0) {  // not for people: see SiblingFlags
     std::set<std::string> flags;
@@ -284,6 +285,11 @@ void VerbContext::AddJsonFlag(CLI::App* verb) {
 void VerbContext::AddQuietFlag(CLI::App* verb) { verb->add_flag("-q,--quiet", flags_.quiet, "results and errors only"); }
 
 void VerbContext::AddVerboseFlag(CLI::App* verb) { verb->add_flag("-v,--verbose", flags_.verbose, "say more"); }
+
+void VerbContext::HandOver() const {
+  hand_over_();
+  throw std::logic_error("the other command did not take over");
+}
 
 void VerbContext::OnRun(CLI::App* verb, Run run) { entries_.push_back({verb, std::move(run)}); }
 

@@ -61,9 +61,13 @@ class VerbContext {
   // What the verb does when it was the one typed. A verb with sub-verbs has none and asks for one of them.
   void OnRun(CLI::App* verb, Run run);
 
+  // Runs the verb that was typed in the other command instead, with the same arguments; returns only by throwing.
+  [[noreturn]] void HandOver() const;
+
   [[nodiscard]] const CommonFlags& flags() const { return flags_; }
   // The function of the verb that was parsed, innermost sub-verb first; throws Error when a sub-verb is missing.
   [[nodiscard]] const Run& Chosen(const CLI::App& root) const;
+  void SetHandOver(std::function<void()> hand_over) { hand_over_ = std::move(hand_over); }
 
  private:
   struct Entry {
@@ -72,6 +76,7 @@ class VerbContext {
   };
   CommonFlags flags_;
   std::vector<Entry> entries_;
+  std::function<void()> hand_over_;
 };
 
 using AddVerbFunction = void (*)(CLI::App& root, VerbContext& context);
@@ -89,11 +94,17 @@ int RunProgram(int argc, char** argv, const Program& program);
 // A check for whole numbers (add_option(...)->check(Range(1, 65535))): "--port 80808: must be 1..65535".
 CLI::Validator Range(long long low, long long high);
 
-// Takes SIGINT and SIGTERM: the first sets the flag and lets the verb end cleanly, the second ends the process.
-void InstallStopSignals();
+struct StopSignalOptions {
+  bool second_ends = true;     // a second signal ends the process at once
+  bool restart_reads = true;   // false: a signal interrupts a read (EINTR)
+};
+// Takes SIGINT and SIGTERM: the first sets the flag and lets the verb end cleanly.
+void InstallStopSignals(const StopSignalOptions& options = {});
 [[nodiscard]] bool StopRequested();
 // The flag itself, for libraries that poll one: 0, SIGINT or SIGTERM.
 [[nodiscard]] const std::atomic<int>& StopSignal();
+// Forgets a signal that was obeyed: the program goes on.
+void ClearStop();
 // kInterrupted or kTerminated, for the signal that came; kDone without one.
 [[nodiscard]] int StopStatus();
 

@@ -4,6 +4,24 @@
 #include "hydra/cli/verbs.h"
 
 namespace hydra::cli {
+#ifdef HYDRALM_HAS_GENERATE
+void AddGenerateVerb(CLI::App& root, VerbContext& context);
+#endif
+#ifdef HYDRALM_HAS_CHAT
+void AddChatVerb(CLI::App& root, VerbContext& context);
+#endif
+#ifdef HYDRALM_HAS_BENCH
+void AddBenchVerb(CLI::App& root, VerbContext& context);
+#endif
+#ifdef HYDRALM_HAS_LOGITS
+void AddLogitsVerb(CLI::App& root, VerbContext& context);
+#endif
+#ifdef HYDRALM_HAS_CONVERT
+void AddConvertVerb(CLI::App& root, VerbContext& context);
+#endif
+#ifdef HYDRALM_HAS_QUANTIZE
+void AddQuantizeVerb(CLI::App& root, VerbContext& context);
+#endif
 #ifdef HYDRALM_HAS_INSPECT
 void AddInspectVerb(CLI::App& root, VerbContext& context);
 #endif
@@ -20,6 +38,24 @@ int main(int argc, char** argv) {
   return RunProgram(argc, argv,
                     {.verbs =
                          {
+#ifdef HYDRALM_HAS_GENERATE
+                             AddGenerateVerb,
+#endif
+#ifdef HYDRALM_HAS_CHAT
+                             AddChatVerb,
+#endif
+#ifdef HYDRALM_HAS_BENCH
+                             AddBenchVerb,
+#endif
+#ifdef HYDRALM_HAS_LOGITS
+                             AddLogitsVerb,
+#endif
+#ifdef HYDRALM_HAS_CONVERT
+                             AddConvertVerb,
+#endif
+#ifdef HYDRALM_HAS_QUANTIZE
+                             AddQuantizeVerb,
+#endif
 #ifdef HYDRALM_HAS_TOKENIZER
                              AddTokenizerVerb,
 #endif
@@ -37,12 +73,6 @@ int main(int argc, char** argv) {
 #endif
 #ifdef HYDRALM_HAS_EVAL
                              kEvalVerb,
-#endif
-#ifdef HYDRALM_HAS_GENERATE
-                             kGenerateVerb,
-#endif
-#ifdef HYDRALM_HAS_LOGITS
-                             kLogitsVerb,
 #endif
                          },
                      .sibling = "hydralm-train"});

@@ -9,22 +9,26 @@ namespace hydra::cli {
 namespace {
 
 std::atomic<int> g_signal{0};  // lock-free, so a handler may write it
+std::atomic<int> g_second_ends{1};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 void Take(int signal) {
-  if (g_signal.exchange(signal) != 0) _exit(128 + signal);  // asked twice: at once
+  if (g_signal.exchange(signal) != 0 && g_second_ends.load() != 0) _exit(128 + signal);  // asked twice: at once
 }
 
 }  // namespace
 
-void InstallStopSignals() {
+void InstallStopSignals(const StopSignalOptions& options) {
+  g_second_ends.store(options.second_ends ? 1 : 0);
   struct sigaction action = {};
   action.sa_handler = Take;
   sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
+  action.sa_flags = options.restart_reads ? SA_RESTART : 0;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
+
+void ClearStop() { g_signal.store(0); }
 
 bool StopRequested() { return g_signal.load() != 0; }
 

@@ -9,9 +9,6 @@ void AddTrainVerb(CLI::App& root, VerbContext& context);
 #ifdef HYDRALM_HAS_EVAL
 void AddEvalVerb(CLI::App& root, VerbContext& context);
 #endif
-#ifdef HYDRALM_HAS_GENERATE
-void AddGenerateVerb(CLI::App& root, VerbContext& context);
-#endif
 #ifdef HYDRALM_HAS_LOGITS
 void AddLogitsVerb(CLI::App& root, VerbContext& context);
 #endif
@@ -27,9 +24,6 @@ int main(int argc, char** argv) {
 #endif
 #ifdef HYDRALM_HAS_EVAL
                              AddEvalVerb,
-#endif
-#ifdef HYDRALM_HAS_GENERATE
-                             AddGenerateVerb,
 #endif
 #ifdef HYDRALM_HAS_LOGITS
                              AddLogitsVerb,

@@ -16,13 +16,19 @@
 #include <string>
 #include <vector>
 
+#include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/machine.h"
+#include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/core/accounting.h"
 #include "hydra/core/config.h"
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
+#include "hydra/core/gguf_model.h"
 #include "hydra/core/safetensors.h"
+#include "hydra/kernels/target.h"
+#include "hydra/runtime/weights.h"
 
 namespace hydra::cli {
 namespace {
@@ -43,43 +49,38 @@ struct InspectOptions {
   bool tensors = false;
 };
 
-// "2GB", "1.5GiB", "900000000", "25GB/s": a number of bytes.
-int64_t ParseBytes(const std::string& flag, std::string text) {
-  const auto bad = [&, typed = text] {
-    return Error(ErrorCode::kUsage,
-                 fmt::format("inspect: {} {}: must be a number of bytes such as 2GB or 1.5GiB", flag, typed));
-  };
-  if (text.size() > 2 && text.ends_with("/s")) text.resize(text.size() - 2);
-  size_t end = 0;
-  double value = 0;
-  try {
-    value = std::stod(text, &end);
-  } catch (const std::exception&) {
-    throw bad();
-  }
-  static const std::map<std::string, double> kUnits = {
-      {"", 1},      {"B", 1},      {"kB", 1e3},   {"KB", 1e3},          {"MB", 1e6},         {"GB", 1e9},
-      {"TB", 1e12}, {"KiB", 1024}, {"MiB", kMiB}, {"GiB", 1024 * kMiB}, {"TiB", kMiB * kMiB}};
-  const auto unit = kUnits.find(text.substr(end));
-  if (unit == kUnits.end() || !(value > 0) || !(value * unit->second < 9e18)) throw bad();
-  return static_cast<int64_t>(value * unit->second);
-}
-
 std::string Commas(int64_t count) { return WithCommas(static_cast<uint64_t>(count)); }  // counts are never negative
 
 std::string MiB(int64_t bytes) { return Commas(static_cast<int64_t>(std::llround(static_cast<double>(bytes) / kMiB))); }
 
-std::string LowerDType(DType dtype) {
-  std::string name = DTypeName(dtype);
+std::string Lower(std::string name) {
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return name;
 }
+
+// One tensor as it is stored, or would be.
+struct Stored {
+  std::string type;  // "BF16", "Q4_K"
+  int64_t bytes;
+};
 
 // What was named: a config, the tensors of a file, or both.
 struct Subject {
   std::optional<ModelConfig> config;
   std::optional<SafeTensors> file;
+  std::optional<GgufFile> gguf;        // with a config: of a family that runs here
+  std::optional<WeightSource> source;  // the same file as the runtime reads it
   std::vector<std::string> notes;
+
+  // A tensor of the config's table.
+  [[nodiscard]] Stored Of(const TensorSpec& spec) const {
+    if (source) {
+      const StoredTensor t = source->tensor(spec);
+      return {Info(t.type).name, t.nbytes};
+    }
+    if (file) return {DTypeName(file->Get(spec.name).dtype), file->Get(spec.name).nbytes};
+    return {DTypeName(spec.dtype), DefaultTensorBytes(spec)};
+  }
 };
 
 bool IsSafeTensors(const std::string& path) {
@@ -109,6 +110,17 @@ Subject LoadSubject(const InspectOptions& options) {
   const fs::path path(options.model);
   if (!fs::exists(path)) throw Error(ErrorCode::kIo, fmt::format("{}: no such file or folder", options.model));
   const bool folder = fs::is_directory(path);
+  if (!folder && GgufFile::IsGguf(options.model)) {
+    subject.gguf = GgufFile::Open(options.model);
+    const std::string_view family = subject.gguf->Text("general.architecture");
+    if (!IsGgufFamily(family)) {
+      subject.notes.push_back(fmt::format("{}: general.architecture = {}: not a family that runs here", options.model, OneLine(family, 40)));
+      return subject;
+    }
+    subject.source = OpenWeights(options.model, &subject.notes);
+    subject.config = subject.source->config;
+    return subject;
+  }
   if (!folder && !IsSafeTensors(options.model)) {
     subject.config = LoadConfig(options.model, &subject.notes);
     return subject;
@@ -124,12 +136,28 @@ Subject LoadSubject(const InspectOptions& options) {
   return subject;
 }
 
+// Of weights that the runtime takes; 0 for others and for configs alone.
+int64_t PackedCopies(const Subject& subject) {
+  if (subject.source) return PackedCopyBytes(*subject.source);
+  if (!subject.config || !subject.file) return 0;
+  WeightSource source;
+  source.config = *subject.config;
+  for (const TensorView& view : subject.file->tensors())
+    if (!WeightTypeOf(view.dtype)) return 0;
+  source.tensor = [&subject](const TensorSpec& spec) {
+    const TensorView& view = subject.file->Get(spec.name);
+    return StoredTensor{*WeightTypeOf(view.dtype), view.data, view.nbytes};
+  };
+  return PackedCopyBytes(source);
+}
+
 // All that is printed of a model.
 struct Costs {
   ParamCounts params;
   Flops scan, step;
   double mean = 0;  // forward FLOPs of a token, averaged over a document of ctx tokens
   RunBytes run;
+  int64_t packed = 0;  // copies of weights that the runtime makes for this machine
   TrainMemory train;
   Fit fit;
   std::optional<int64_t> bandwidth;
@@ -148,15 +176,13 @@ std::vector<std::pair<std::string, int64_t>> Kinds(const ModelConfig& config, co
 
 std::string DtypeText(const ModelConfig& config, const Subject& subject) {
   const TensorTable table(config);
-  const auto of = [&](const TensorSpec& spec) {
-    return subject.file ? subject.file->Get(spec.name).dtype : spec.dtype;
-  };
-  const DType main = of(*table.Find(TensorRole::kEmbedding));
+  const auto of = [&](const TensorSpec& spec) { return Lower(subject.Of(spec).type); };
+  const std::string main = subject.source ? Lower(TypesText(*subject.source)) : of(*table.Find(TensorRole::kEmbedding));
   for (const TensorSpec& spec : table.specs())
     if (of(spec) != main)
-      return fmt::format("{}; {} {}", LowerDType(main), config.family == Family::kLlama ? "norms" : "small ones",
-                         LowerDType(of(*table.Find(TensorRole::kFinalNorm))));
-  return LowerDType(main);
+      return fmt::format("{}; {} {}", main, config.family == Family::kLlama ? "norms" : "small ones",
+                         of(*table.Find(TensorRole::kFinalNorm)));
+  return main;
 }
 
 void PrintText(const ModelConfig& config, const Subject& subject, const InspectOptions& options, const Costs& c) {
@@ -181,6 +207,9 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
   if (c.run.kv > 0) kv += fmt::format(" ({}, {} a token)", options.kv_dtype, Commas(c.run.kv_per_token));
   fmt::print("bytes        weights {} ({})  state {}{}  KV {}\n", Commas(c.run.weights), DtypeText(config, subject),
              Commas(c.run.state), c.run.state > 0 ? " (constant)" : "", kv);
+  if (c.packed > 0)
+    fmt::print("copies       {} of weights in panels for {}; the file's pages of them are given back\n", Commas(c.packed),
+               kernels::CurrentTarget());
 
   std::string rate;
   if (c.bandwidth)
@@ -191,7 +220,7 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
 
   std::string verdict = " MiB";
   if (c.fit.have > 0) {
-    verdict = fmt::format(" of {} MiB: {}", MiB(c.fit.have), c.fit.ok ? "fits" : "does not fit");
+    verdict = fmt::format(" of {} MiB{}: {}", MiB(c.fit.have), options.fit.empty() ? " free here" : "", c.fit.ok ? "fits" : "does not fit");
     if (!c.fit.ok)
       verdict += c.fit.advice.empty() ? ", and no single flag mends it" : fmt::format("; would with {}", c.fit.advice);
   }
@@ -240,6 +269,7 @@ Json CostsJson(const ModelConfig& config, const InspectOptions& options, const C
         {"snapshot", c.run.snapshot},
         {"scratch", c.run.scratch},
         {"read_per_token", c.run.read_per_token}}},
+      {"packed", c.packed},
       {"training",
        {{"weights", c.train.weights},
         {"gradients", c.train.gradients},
@@ -256,7 +286,7 @@ Json CostsJson(const ModelConfig& config, const InspectOptions& options, const C
 
 struct TensorRow {
   std::string name;
-  DType dtype;
+  std::string type;
   std::vector<int64_t> shape;
   int64_t bytes;
 };
@@ -267,12 +297,15 @@ std::vector<TensorRow> TensorRows(const Subject& subject) {
   if (subject.config) {
     const TensorTable table(*subject.config);
     for (const TensorSpec& spec : table.specs()) {
-      const DType dtype = subject.file ? subject.file->Get(spec.name).dtype : spec.dtype;
-      rows.push_back({spec.name, dtype, spec.shape, spec.size() * DTypeSize(dtype)});
+      Stored stored = subject.Of(spec);
+      rows.push_back({spec.name, std::move(stored.type), spec.shape, stored.bytes});
     }
+  } else if (subject.gguf) {
+    for (const GgufTensor& tensor : subject.gguf->tensors())
+      rows.push_back({std::string(tensor.name), Info(tensor.type).name, tensor.shape, tensor.nbytes});
   } else {
     for (const TensorView& view : subject.file->tensors())
-      rows.push_back({view.name, view.dtype, view.shape, view.nbytes});
+      rows.push_back({view.name, DTypeName(view.dtype), view.shape, view.nbytes});
   }
   return rows;
 }
@@ -281,14 +314,14 @@ void PrintTensors(const std::vector<TensorRow>& rows) {
   size_t width = 0;
   for (const TensorRow& row : rows) width = std::max(width, row.name.size());
   for (const TensorRow& row : rows)
-    fmt::print("{:<{}}  {:<4}  {:<20} {:>15}\n", row.name, width, DTypeName(row.dtype), ShapeText(row.shape),
+    fmt::print("{:<{}}  {:<4}  {:<20} {:>15}\n", row.name, width, row.type, ShapeText(row.shape),
                Commas(row.bytes));
 }
 
 Json TensorsJson(const std::vector<TensorRow>& rows) {
   Json list = Json::array();
   for (const TensorRow& row : rows)
-    list.push_back({{"name", row.name}, {"dtype", DTypeName(row.dtype)}, {"shape", row.shape}, {"bytes", row.bytes}});
+    list.push_back({{"name", row.name}, {"dtype", row.type}, {"shape", row.shape}, {"bytes", row.bytes}});
   return list;
 }
 
@@ -303,35 +336,42 @@ int InspectFile(const Subject& subject, const InspectOptions& options, const Com
   for (const TensorRow& row : rows) {
     numbers += NumElements(row.shape);
     bytes += row.bytes;
-    types[DTypeName(row.dtype)].first += 1;
-    types[DTypeName(row.dtype)].second += row.bytes;
+    types[row.type].first += 1;
+    types[row.type].second += row.bytes;
   }
   if (common.json) {
     Json by_type = Json::object();
     for (const auto& [name, sums] : types) by_type[name] = {{"tensors", sums.first}, {"bytes", sums.second}};
-    Json json = {{"file", subject.file->path()},
+    Json metadata;
+    if (subject.gguf) {
+      for (const GgufEntry& entry : subject.gguf->entries()) metadata[std::string(entry.key)] = subject.gguf->Describe(entry);
+    } else {
+      metadata = subject.file->metadata();
+    }
+    Json json = {{"file", options.model},
                  {"n_tensors", rows.size()},
                  {"numbers", numbers},
                  {"bytes", bytes},
                  {"types", by_type},
-                 {"metadata", subject.file->metadata()}};
+                 {"metadata", metadata}};
     if (options.tensors) json["tensors"] = TensorsJson(rows);
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
     return kDone;
   }
   std::string text;
   for (const auto& [name, sums] : types)
     text += fmt::format("{}{} in {} {}", text.empty() ? "" : "; ", Commas(sums.second), sums.first, name);
-  fmt::print("tensors      {} with {} numbers (no config.json beside the file)\n", rows.size(), Commas(numbers));
+  fmt::print("tensors      {} with {} numbers ({})\n", rows.size(), Commas(numbers),
+             subject.gguf ? "of a family that does not run here" : "no config.json beside the file");
   fmt::print("bytes        {} ({})\n", Commas(bytes), text);
   if (options.tensors) PrintTensors(rows);
   return kDone;
 }
 
 int RunInspect(const InspectOptions& options, const CommonFlags& common) {
-  const int64_t have = options.fit.empty() ? 0 : ParseBytes("--fit", options.fit);
+  const int64_t have = options.fit.empty() ? 0 : ParseBytes("inspect: --fit", options.fit);
   std::optional<int64_t> bandwidth;
-  if (!options.bandwidth.empty()) bandwidth = ParseBytes("--bandwidth", options.bandwidth);
+  if (!options.bandwidth.empty()) bandwidth = ParseBytes("inspect: --bandwidth", options.bandwidth);
   const RunOptions run{
       .ctx = options.ctx, .batch = options.batch, .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype")};
 
@@ -341,9 +381,7 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   if (!subject.config) return InspectFile(subject, options, common);
 
   const ModelConfig& config = *subject.config;
-  const TensorBytes bytes = [&](const TensorSpec& spec) {
-    return subject.file ? subject.file->Get(spec.name).nbytes : DefaultTensorBytes(spec);
-  };
+  const TensorBytes bytes = [&](const TensorSpec& spec) { return subject.Of(spec).bytes; };
   Costs costs;
   costs.params = CountParams(config);
   costs.scan = FlopsPerToken(config, options.ctx, FlopForm::kScan);
@@ -353,7 +391,9 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   costs.train = CountTrainMemory(config, {.tokens = options.batch * options.ctx});
   costs.bandwidth = bandwidth;
   costs.fit.need = costs.run.total(options.batch);
-  if (have > 0) costs.fit = CheckFit(config, run, have, bytes);
+  // Without --fit the verdict is about this machine, and only told.
+  if (const int64_t memory = have > 0 ? have : AvailableMemory(); memory > 0) costs.fit = CheckFit(config, run, memory, bytes);
+  costs.packed = PackedCopies(subject);
 
   if (common.json) {
     Json json = CostsJson(config, options, costs);
@@ -372,12 +412,12 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* verb =
       context.AddVerb(root, kInspectVerb, "hydralm inspect --preset hydra-nano --fit 2GB --bandwidth 25GB/s");
-  CLI::Option* model = verb->add_option("-m,--model", options->model, "model folder, config.json or .safetensors file")
+  CLI::Option* model = verb->add_option("-m,--model", options->model, "model folder, .gguf, .safetensors or config.json")
                            ->type_name("PATH");
   verb->add_option("--preset", options->preset, "a model by name in place of -m, such as hydra-29m")
       ->type_name("NAME")
       ->excludes(model);
-  verb->add_option("--ctx", options->ctx, "tokens a sequence")->check(Range(1, 1 << 27));
+  verb->add_option("-c,--ctx,--ctx-size", options->ctx, "tokens a sequence")->check(Range(1, 1 << 27));
   verb->add_option("--batch", options->batch, "sequences at once")->check(Range(1, 4096));
   verb->add_option("--kv-dtype", options->kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
   verb->add_option("--fit", options->fit, "exit with 1 if running it needs more memory, such as 2GB or 1.5GiB")

@@ -10,10 +10,14 @@ namespace hydra::cli {
 // Run by hydralm-train.
 inline constexpr VerbLine kTrainVerb{"train", "train a model from a run file or flags"};
 inline constexpr VerbLine kEvalVerb{"eval", "score a model: loss, bits per byte, by position"};
-inline constexpr VerbLine kGenerateVerb{"generate", "continue a text"};
-inline constexpr VerbLine kLogitsVerb{"logits", "write the logits of given tokens as .npy"};
 
-// Run by hydralm.
+// Run by hydralm; logits --engine torch by hydralm-train.
+inline constexpr VerbLine kGenerateVerb{"generate", "continue a text"};
+inline constexpr VerbLine kChatVerb{"chat", "talk to a model"};
+inline constexpr VerbLine kBenchVerb{"bench", "time prompts and generation; perplexity"};
+inline constexpr VerbLine kLogitsVerb{"logits", "write the logits of given tokens as .npy"};
+inline constexpr VerbLine kConvertVerb{"convert", "a model folder to GGUF, or GGUF to a folder"};
+inline constexpr VerbLine kQuantizeVerb{"quantize", "a GGUF file with smaller weights"};
 inline constexpr VerbLine kInspectVerb{"inspect", "parameters, FLOPs, bytes and memory of a model"};
 inline constexpr VerbLine kTokenizerVerb{"tokenizer", "train, use and describe tokenizers"};
 inline constexpr VerbLine kDataVerb{"data", "build, describe and check token shards"};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The model one token at a time, slow and obvious, from the step forms of the specification: the oracle of
-// "step == scan" and of the runtime. Not here: speed (hydra/runtime), sampling (generate.h).
+// "step == scan" and of the runtime. Not here: speed, sampling (hydra/runtime).
 // Dims: H heads, P head_dim, N d_state, K taps, W window, S slots, r rank, D d_model.
 #pragma once
 

@@ -38,17 +38,22 @@ bool Generator::ReadPrompt(SequenceState& state, std::span<const int32_t> prompt
   return true;
 }
 
-GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::span<const int32_t> prompt,
-                                   const GenerateOptions& options, const OnText& on_text) const {
-  std::vector<int32_t> input(state.pending().begin(), state.pending().end());
-  input.insert(input.end(), prompt.begin(), prompt.end());
-  if (input.empty()) throw Error(ErrorCode::kUsage, "the prompt has no tokens");
-  const auto n = static_cast<int64_t>(input.size());
+void Generator::Check(const SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options) const {
+  const int64_t n = static_cast<int64_t>(state.pending().size() + prompt.size());
+  if (n == 0) throw Error(ErrorCode::kUsage, "the prompt has no tokens");
   if (n > Room(model, state))
     throw Error(ErrorCode::kUsage, StrCat("prompt: ", n, " tokens after ", state.pos(), ": --ctx-size is ", model.options().ctx_size));
-  for (const int32_t id : input)
+  for (const int32_t id : prompt)
     if (id < 0 || id >= model.config().vocab_size)
       throw Error(ErrorCode::kUsage, StrCat("prompt: token id ", id, ": must be 0 to ", model.config().vocab_size - 1));
+  (void)StopStrings(options.stops);
+}
+
+GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::span<const int32_t> prompt,
+                                   const GenerateOptions& options, const OnText& on_text) const {
+  Check(state, prompt, options);
+  std::vector<int32_t> input(state.pending().begin(), state.pending().end());
+  input.insert(input.end(), prompt.begin(), prompt.end());
   StopStrings stops(options.stops);
   Utf8Stream utf8;
   GenerateResult result;

@@ -51,10 +51,12 @@ struct Generator {
   // Gets text as it comes: valid UTF-8, never a part of a character.
   using OnText = std::function<void(std::string_view)>;
 
+  // Throws kUsage where prompt, context and options do not fit: what Generate would throw before it reads anything.
+  void Check(const SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options) const;
   // Reads the state's pending tokens and the prompt (together at least one), then writes. The sampler is told of the
   // prompt's tokens. On return the state has read all tokens but the last, which is pending: the next call, or a file
   // saved from the state, goes on exactly there. An end token is pending too. Cancelled in the prompt, the state has
-  // read a part of it. Throws kUsage where prompt and context do not fit, before anything is read.
+  // read a part of it.
   GenerateResult Generate(SequenceState& state, Sampler& sampler, std::span<const int32_t> prompt,
                           const GenerateOptions& options, const OnText& on_text) const;
 

@@ -39,9 +39,9 @@ double Draw(const ModelConfig& config, const TensorSpec& spec, size_t i, Rng& rn
   return 0;
 }
 
-// F32 where the table fixes it or there is no matrix; else the wanted type, or the nearest that its rows allow.
+// The wanted type where the table allows it and rows are whole blocks.
 WeightType TypeOf(const TensorSpec& spec, WeightType wanted) {
-  if (spec.shape.size() < 2 || spec.dtype == DType::kF32) return WeightType::kF32;
+  if (!spec.matmul) return WeightType::kF32;
   for (const WeightType type : {wanted, WeightType::kQ8_0})
     if (spec.shape.back() % Info(type).block == 0) return type;
   return WeightType::kF32;
@@ -71,14 +71,12 @@ WeightSource RandomWeights(const ModelConfig& config, const RandomWeightOptions&
   };
   using Tensors = std::unordered_map<std::string, Stored>;
   config.Validate("config");
-  ModelConfig widened = config;
-  if (widened.dtype == DType::kF32) widened.dtype = DType::kBF16;  // so that the table tells what must stay F32
-  const TensorTable table(widened);
+  const TensorTable table(config);
   auto tensors = std::make_shared<Tensors>();
   for (size_t i = 0; i < table.specs().size(); ++i) {
     const TensorSpec& spec = table.specs()[i];
     const WeightType type = TypeOf(spec, options.type);
-    tensors->emplace(spec.name, Stored{type, Fill(widened, spec, type, Rng(options.seed, i))});
+    tensors->emplace(spec.name, Stored{type, Fill(config, spec, type, Rng(options.seed, i))});
   }
   WeightSource source;
   source.config = config;

@@ -96,37 +96,40 @@ TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test) {
   return {sum.weights / n, sum.state / n, sum.kv / n};
 }
 
-int64_t BandwidthBytes() {
+int64_t ReadMeter::DefaultBytes() {
   constexpr int64_t kLeast = int64_t{256} << 20, kMost = int64_t{1} << 30, kCaches = 4;
   const int64_t cache = std::max<int64_t>(::sysconf(_SC_LEVEL3_CACHE_SIZE), 0);
   return std::clamp(kCaches * cache, kLeast, kMost);
 }
 
-double ReadBandwidth(ThreadPool& pool, int64_t bytes) {
-  constexpr int kPasses = 6;
-  constexpr int64_t kBlock = 4096 / sizeof(uint64_t);  // a page: shares are whole ones
+ReadMeter::ReadMeter(ThreadPool& pool, int64_t bytes) : pool_(pool), data_(nullptr, std::free) {
+  constexpr size_t kPage = 4096;
+  constexpr int64_t kBlock = kPage / sizeof(uint64_t);  // shares are whole pages
   const int threads = pool.threads();
-  const int64_t share = std::max<int64_t>(bytes / static_cast<int64_t>(sizeof(uint64_t)) / threads / kBlock, 1) * kBlock;
-  const auto free_pages = [](uint64_t* p) { std::free(p); };
-  const std::unique_ptr<uint64_t, decltype(free_pages)> data(
-      static_cast<uint64_t*>(std::aligned_alloc(4096, static_cast<size_t>(share * threads) * sizeof(uint64_t))), free_pages);
-  if (!data) throw std::bad_alloc();
-  // Each worker writes its share first, so that it lies near it.
-  pool.Run([&](int worker) { std::fill_n(data.get() + worker * share, share, static_cast<uint64_t>(worker) + 1); });
-  std::vector<uint64_t> sums(static_cast<size_t>(threads));
+  share_ = std::max<int64_t>(bytes / static_cast<int64_t>(sizeof(uint64_t)) / threads / kBlock, 1) * kBlock;
+  data_.reset(static_cast<uint64_t*>(std::aligned_alloc(kPage, static_cast<size_t>(share_ * threads) * sizeof(uint64_t))));
+  if (!data_) throw std::bad_alloc();
+  sums_.resize(static_cast<size_t>(threads));
+  // Each worker writes its share, so that it lies near it.
+  pool.Run([&](int worker) { std::fill_n(data_.get() + worker * share_, share_, static_cast<uint64_t>(worker) + 1); });
+}
+
+double ReadMeter::Measure() {
+  constexpr int kPasses = 5;
+  constexpr int64_t kLanes = 16;
   double best = 0;
   for (int pass = 0; pass < kPasses; ++pass) {
     const double start = Seconds();
-    pool.Run([&](int worker) {
-      const uint64_t* p = data.get() + worker * share;
-      uint64_t lanes[16] = {};
-      for (int64_t i = 0; i < share; i += 16)
-        for (int64_t j = 0; j < 16; ++j) lanes[j] += p[i + j];
-      sums[static_cast<size_t>(worker)] = std::accumulate(lanes, lanes + 16, uint64_t{0});
+    pool_.Run([&](int worker) {
+      const uint64_t* p = data_.get() + worker * share_;
+      uint64_t lanes[kLanes] = {};
+      for (int64_t i = 0; i < share_; i += kLanes)
+        for (int64_t j = 0; j < kLanes; ++j) lanes[j] += p[i + j];
+      sums_[static_cast<size_t>(worker)] = std::accumulate(lanes, lanes + kLanes, uint64_t{0});
     });
-    best = std::max(best, static_cast<double>(share * threads) * sizeof(uint64_t) / (Seconds() - start));
-    for (int worker = 0; worker < threads; ++worker)  // what was read is used
-      HYDRA_CHECK(sums[static_cast<size_t>(worker)] == static_cast<uint64_t>(share) * (static_cast<uint64_t>(worker) + 1));
+    best = std::max(best, static_cast<double>(share_ * pool_.threads()) * sizeof(uint64_t) / (Seconds() - start));
+    for (int worker = 0; worker < pool_.threads(); ++worker)  // what was read is used
+      HYDRA_CHECK(sums_[static_cast<size_t>(worker)] == static_cast<uint64_t>(share_) * (static_cast<uint64_t>(worker) + 1));
   }
   return best;
 }

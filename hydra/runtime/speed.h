@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "hydra/core/thread_pool.h"
@@ -48,10 +49,21 @@ struct TokenBytes {
 };
 [[nodiscard]] TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test);
 
-// Bytes a second that the pool's threads read together from memory, best of several passes over `bytes` each.
-[[nodiscard]] double ReadBandwidth(ThreadPool& pool, int64_t bytes);
-// Enough to be read from memory and not from a cache.
-[[nodiscard]] int64_t BandwidthBytes();
+// Measures the memory's read rate with all threads of a pool.
+class ReadMeter {
+ public:
+  // Enough to be read from memory and not from a cache.
+  [[nodiscard]] static int64_t DefaultBytes();
+  explicit ReadMeter(ThreadPool& pool, int64_t bytes = DefaultBytes());
+  // Bytes a second, best of several passes.
+  double Measure();
+
+ private:
+  ThreadPool& pool_;
+  int64_t share_;  // numbers of each thread
+  std::unique_ptr<uint64_t, void (*)(void*)> data_;
+  std::vector<uint64_t> sums_;
+};
 
 struct Summary {
   double mean = 0, sd = 0, median = 0, min = 0, max = 0;

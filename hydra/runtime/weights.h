@@ -41,6 +41,9 @@ struct WeightSource {
 // its shape; none left over. Throws Error naming file and tensor. Warnings are one line each.
 [[nodiscard]] WeightSource OpenWeights(const std::string& path, std::vector<std::string>* warnings = nullptr);
 
+// Bytes of the copies that ModelWeights::Build would make for the SIMD level in use (packed_bytes).
+[[nodiscard]] int64_t PackedCopyBytes(const WeightSource& source);
+
 using F32 = std::vector<float>;
 
 struct SsmWeights {

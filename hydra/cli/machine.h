@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// What this machine has: memory that may still be taken, the processor's name. Linux.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace hydra::cli {
+
+// Bytes that this process can take without swapping: what the kernel calls available, or what the control group's limit
+// leaves where that is less (its page cache counts as free). 0 where neither can be read.
+[[nodiscard]] int64_t AvailableMemory();
+
+// "AMD EPYC 9B14"; "" where it is not known.
+[[nodiscard]] std::string ProcessorName();
+
+}  // namespace hydra::cli

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+// Flags of models, controls, sampling and input tokens, and what their values mean.
+#include "hydra/cli/model_flags.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <sstream>
+
+#include "hydra/cli/cli.h"
+#include "hydra/core/error.h"
+#include "hydra/core/file.h"
+
+namespace hydra::cli {
+namespace {
+
+Error BadControl(const std::string& control, const std::string& rule) {
+  return {ErrorCode::kUsage, fmt::format("--control {}: {}", control, rule)};
+}
+
+std::vector<std::string> Split(const std::string& list) {
+  std::vector<std::string> parts;
+  std::istringstream in(list);
+  for (std::string part; std::getline(in, part, ',');) parts.push_back(part);
+  return parts;
+}
+
+double Number(const std::string& control, const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0') throw BadControl(control, fmt::format("\"{}\" is no number", text));
+  return value;
+}
+
+std::vector<double> Numbers(const std::string& control, const std::string& list) {
+  std::vector<double> out;
+  for (const std::string& part : Split(list)) out.push_back(Number(control, part));
+  return out;
+}
+
+std::vector<int64_t> WholeNumbers(const std::string& control, const std::string& list) {
+  constexpr double kMax = 1e9;  // far above any count of experts
+  std::vector<int64_t> out;
+  for (const double value : Numbers(control, list)) {
+    if (!(value >= -kMax && value <= kMax) || value != static_cast<double>(static_cast<int64_t>(value)))
+      throw BadControl(control, "must be whole numbers");
+    out.push_back(static_cast<int64_t>(value));
+  }
+  return out;
+}
+
+double NotNegative(const std::string& control, const std::string& text) {
+  const double value = Number(control, text);
+  if (!(value >= 0)) throw BadControl(control, "must be 0 or more");
+  return value;
+}
+
+constexpr std::array<const char*, 9> kControls = {"path_scale",  "workspace_read",     "pkm_read",
+                                                  "landmarks",   "router_temperature", "moe_top_k",
+                                                  "force_experts", "ban_experts",      "expert_bias"};
+
+void SetControl(const std::string& control, const std::string& key, const std::string& value, Controls* c) {
+  if (key == "path_scale") {
+    const auto parts = Split(value);
+    if (parts.size() != c->path_scale.size()) throw BadControl(control, "must be three numbers: ssm,sga,moe");
+    for (size_t i = 0; i < parts.size(); ++i) c->path_scale[i] = NotNegative(control, parts[i]);
+  } else if (key == "workspace_read") {
+    c->workspace_read = NotNegative(control, value);
+  } else if (key == "pkm_read") {
+    c->pkm_read = NotNegative(control, value);
+  } else if (key == "landmarks") {
+    if (value != "on" && value != "off") throw BadControl(control, "must be on or off");
+    c->landmarks = value == "on";
+  } else if (key == "router_temperature") {
+    c->router_temperature = Number(control, value);
+  } else if (key == "moe_top_k") {
+    const auto numbers = WholeNumbers(control, value);
+    if (numbers.size() != 1) throw BadControl(control, "must be one number");
+    c->moe_top_k = numbers[0];
+  } else if (key == "force_experts") {
+    c->force_experts = WholeNumbers(control, value);
+  } else if (key == "ban_experts") {
+    c->ban_experts = WholeNumbers(control, value);
+  } else if (key == "expert_bias") {
+    c->expert_bias = Numbers(control, value);
+  } else {
+    throw BadControl(control, fmt::format("unknown control {}{}", key, DidYouMean(key, kControls)));
+  }
+}
+
+// "ID=V"
+std::pair<int32_t, double> ParseBias(const std::string& text) {
+  int id = 0, length = 0;
+  double value = 0;
+  if (std::sscanf(text.c_str(), "%d=%lf%n", &id, &value, &length) != 2 || static_cast<size_t>(length) != text.size() || id < 0)
+    throw Error(ErrorCode::kUsage, fmt::format("--logit-bias {}: must be ID=VALUE", text));
+  return {id, value};
+}
+
+}  // namespace
+
+void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
+  verb->add_option("-m,--model", flags->model, "model folder, .gguf or .safetensors")->type_name("PATH");
+  verb->add_option("-t,--threads", flags->threads, "threads; 0 = physical cores")->check(Range(0, 1024));
+  verb->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
+  verb->add_option("--control", flags->controls, "KEY=VALUE, repeatable, such as ban_experts=0,3")->type_name("KEY=VALUE");
+}
+
+void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
+  CLI::Option* ctx = verb->add_option("-c,--ctx-size", flags->ctx, "tokens a sequence, at most the model's unless given; 0 = the model's")
+                         ->check(Range(0, 1 << 27));
+  verb->parse_complete_callback([flags, ctx] { flags->ctx_given = ctx->count() > 0; });
+  verb->add_option("--kv-dtype", flags->kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
+  verb->add_option("--state-dtype", flags->state_dtype, "recurrent state: f32")->type_name("TYPE");
+  verb->add_option("--target", flags->target, "SIMD level, such as avx2 or scalar")->type_name("NAME");
+  verb->add_flag("--explain", flags->explain, "print SIMD level and kernels, and why");
+}
+
+void AddActivationFlag(CLI::App* verb, ModelFlags* flags) {
+  verb->add_option("--act", flags->act, "activations in products: f32, q8 (int8 blocks), auto")->type_name("TYPE");
+}
+
+Controls ParseControls(const std::vector<std::string>& controls) {
+  Controls out;
+  for (const std::string& control : controls) {
+    const size_t equals = control.find('=');
+    if (equals == std::string::npos) throw BadControl(control, "must be KEY=VALUE");
+    SetControl(control, control.substr(0, equals), control.substr(equals + 1), &out);
+  }
+  return out;
+}
+
+void AddSamplingFlags(CLI::App* verb, SamplingFlags* flags) {
+  SamplerOptions& s = flags->sampler;
+  verb->add_option("--repeat-penalty", s.repeat_penalty, "divides logits of recent tokens; 1 = off");
+  verb->add_option("--repeat-last-n", s.repeat_last_n, "recent tokens that penalties look at");
+  verb->add_option("--presence-penalty", s.presence_penalty, "off the logit of each recent token");
+  verb->add_option("--frequency-penalty", s.frequency_penalty, "the same for each time it occurs");
+  verb->add_option("--top-k", s.top_k, "the k best tokens; 0 = off");
+  verb->add_option("--top-p", s.top_p, "the best tokens of this mass; 1 = off");
+  verb->add_option("--min-p", s.min_p, "least share of the best one's probability; 0 = off");
+  verb->add_option("--temp", s.temperature, "temperature; 0 = greedy");
+  verb->add_option("--logit-bias", flags->logit_bias, "ID=VALUE added to a logit; repeatable")->type_name("ID=VALUE");
+  verb->add_option("--seed", flags->seed, "random numbers; -1 = a new seed each time, printed")
+      ->check(Range(-1, INT64_MAX));
+}
+
+SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb, const GenerationConfig& config) {
+  SamplerOptions s = flags.sampler;
+  const auto from_model = [verb](const char* flag, const auto& value, auto* out) {
+    if (value && verb->count(flag) == 0) *out = *value;
+  };
+  from_model("--repeat-penalty", config.repetition_penalty, &s.repeat_penalty);
+  from_model("--top-k", config.top_k, &s.top_k);
+  from_model("--top-p", config.top_p, &s.top_p);
+  from_model("--min-p", config.min_p, &s.min_p);
+  from_model("--temp", config.temperature, &s.temperature);
+  if (config.do_sample && !*config.do_sample && verb->count("--temp") == 0) s.temperature = 0;
+  s.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device{}();
+  for (const std::string& bias : flags.logit_bias) s.logit_bias.push_back(ParseBias(bias));
+  s.Validate();
+  return s;
+}
+
+std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text, const std::string& file) {
+  const bool has_text = verb->count("-p") > 0, has_file = verb->count("-f") > 0;
+  if (has_text && has_file) throw Error(ErrorCode::kUsage, fmt::format("{}: give one of -p and -f", verb->get_name()));
+  if (has_text) return text;
+  if (has_file) return ReadFile(file == "-" ? "/dev/stdin" : file);
+  return std::nullopt;
+}
+
+void AddLogitsFlags(CLI::App* verb, LogitsFlags* flags) {
+  AddModelFlags(verb, &flags->model);
+  verb->add_option("-p,--prompt", flags->text, "text to encode")->type_name("TEXT");
+  verb->add_option("-f,--file", flags->file, "file to encode; - = stdin")->type_name("FILE");
+  verb->add_option("--ids", flags->ids, "token ids instead of text, such as 1,2,3")->delimiter(',');
+  verb->add_option("--engine", flags->engine, "runtime, or torch: the training form, fp32")
+      ->check(CLI::IsMember({"runtime", "torch"}));
+  verb->add_option("-o,--output", flags->output, "the .npy file to write")->required()->type_name("FILE.npy");
+}
+
+std::vector<int32_t> InputIds(const LogitsFlags& flags, const CLI::App* verb, int64_t vocab) {
+  const auto text = PromptText(verb, flags.text, flags.file);
+  if (text && !flags.ids.empty()) throw Error(ErrorCode::kUsage, "logits: give one of -p, -f and --ids");
+  std::vector<int64_t> ids = flags.ids;
+  if (text)
+    for (const int32_t id : Tokenizer::Load(flags.model.model).Encode(*text)) ids.push_back(id);
+  if (ids.empty()) throw Error(ErrorCode::kUsage, "logits: no tokens; give -p TEXT, -f FILE or --ids 1,2,3");
+  std::vector<int32_t> out;
+  for (const int64_t id : ids) {
+    if (id < 0 || id >= vocab) throw Error(ErrorCode::kUsage, fmt::format("logits: token id {}: must be 0 to {}", id, vocab - 1));
+    out.push_back(static_cast<int32_t>(id));
+  }
+  return out;
+}
+
+void PrintLogitsResult(const LogitsFlags& flags, int64_t tokens, int64_t vocab, bool json) {
+  if (json) {
+    const nlohmann::ordered_json out = {{"file", flags.output}, {"tokens", tokens}, {"vocab", vocab}};
+    fmt::print("{}\n", out.dump());
+  } else {
+    fmt::print("{}: [{}, {}] float32\n", flags.output, tokens, vocab);
+  }
+}
+
+}  // namespace hydra::cli

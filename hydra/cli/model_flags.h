@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// Flags of the verbs that run a model, shared by both commands: which model, how it runs, routing controls, sampling,
+// the tokens that go in. Not here: opening a model (verb_runtime.h, torch_model_flags.h).
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hydra/core/controls.h"
+#include "hydra/core/generation_config.h"
+#include "hydra/core/sampler.h"
+#include "hydra/core/tokenizer.h"
+
+namespace hydra::cli {
+
+struct ModelFlags {
+  std::string model = ".";
+  std::string device = "auto";
+  int threads = 0;                    // 0 = physical cores
+  std::vector<std::string> controls;  // KEY=VALUE
+  // Of the runtime alone.
+  int64_t ctx = 8192;
+  bool ctx_given = false;  // else at most the model's own length
+  std::string kv_dtype = "f16", state_dtype = "f32", act = "auto", target = "best";
+  bool explain = false;
+};
+
+// -m -t --device --control: both engines.
+void AddModelFlags(CLI::App* verb, ModelFlags* flags);
+// -c --kv-dtype --state-dtype --target --explain: the runtime's.
+void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags);
+// --act, where the verb leaves the choice.
+void AddActivationFlag(CLI::App* verb, ModelFlags* flags);
+
+// KEY=VALUE of specs/hydra.md 4, such as ban_experts=0,3 or path_scale=1,0,1. Throws kUsage naming the control.
+[[nodiscard]] Controls ParseControls(const std::vector<std::string>& controls);
+
+struct SamplingFlags {
+  SamplerOptions sampler;
+  int64_t seed = -1;
+  std::vector<std::string> logit_bias;  // ID=VALUE
+};
+void AddSamplingFlags(CLI::App* verb, SamplingFlags* flags);
+// A flag or its variable wins over the model's generation_config.json, which wins over the default. A seed of -1
+// becomes a random one.
+[[nodiscard]] SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb, const GenerationConfig& config);
+
+// The text of -p or of the file of -f ("-" = stdin); nothing when neither is given. Both are an error.
+[[nodiscard]] std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text, const std::string& file);
+
+// What `hydralm logits` reads and writes, whichever engine runs it.
+struct LogitsFlags {
+  ModelFlags model;
+  std::string text, file, engine, output;
+  std::vector<int64_t> ids;
+};
+void AddLogitsFlags(CLI::App* verb, LogitsFlags* flags);
+// The ids given or encoded, each checked against the vocabulary of the model; at least one.
+[[nodiscard]] std::vector<int32_t> InputIds(const LogitsFlags& flags, const CLI::App* verb, int64_t vocab);
+// The line or JSON object that says what was written.
+void PrintLogitsResult(const LogitsFlags& flags, int64_t tokens, int64_t vocab, bool json);
+
+}  // namespace hydra::cli

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+// `hydralm bench`: a row for each test of a model's speed, the memory's read rate, perplexity, another engine beside.
+// Not here: how it is measured (runtime/speed.h, runtime/perplexity.h), how rows look (verb_bench_rows.cc).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hydra/cli/verb_bench_rows.h"
+#include "hydra/cli/cli.h"
+#include "hydra/cli/model_flags.h"
+#include "hydra/cli/verb_runtime.h"
+#include "hydra/cli/verbs.h"
+#include "hydra/core/error.h"
+#include "hydra/core/file.h"
+#include "hydra/runtime/perplexity.h"
+#include "hydra/runtime/random_model.h"
+#include "hydra/runtime/speed.h"
+
+namespace hydra::cli {
+namespace {
+
+struct BenchFlags {
+  ModelFlags model;
+  std::string preset, type = "bf16", format = "md", ppl, compare;
+  std::vector<int64_t> prompts{512}, generates{128}, depths{0}, batches{1};
+  int64_t repeats = 5;
+  bool stream = false;
+};
+
+std::vector<SpeedTest> Tests(const BenchFlags& flags) {
+  std::vector<SpeedTest> tests;
+  for (const int64_t batch : flags.batches)
+    for (const int64_t depth : flags.depths) {
+      for (const int64_t p : flags.prompts)
+        if (p > 0) tests.push_back({.prompt = p, .generate = 0, .depth = depth, .batch = batch});
+      for (const int64_t n : flags.generates)
+        if (n > 0) tests.push_back({.prompt = 0, .generate = n, .depth = depth, .batch = batch});
+    }
+  return tests;
+}
+
+// What was asked for: --ppl or --stream alone leave the speed tests out.
+bool WantsSpeed(const BenchFlags& flags, const CLI::App* verb) {
+  if (flags.ppl.empty() && !flags.stream) return true;
+  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--compare-cmd"})
+    if (verb->count(flag) > 0) return true;
+  return false;
+}
+
+std::string Replace(std::string text, const std::string& from, const std::string& to) {
+  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) text.replace(at, from.size(), to);
+  return text;
+}
+
+// Runs another engine's command once and reads its tokens a second: llama-bench's "avg_ts" where the output has one, else
+// the last number of the last line.
+double RunCompared(const BenchFlags& flags, const SpeedTest& test, int threads) {
+  std::string command = flags.compare;
+  for (const auto& [key, value] : {std::pair{"{p}", test.prompt}, {"{n}", test.generate}, {"{d}", test.depth}, {"{b}", test.batch},
+                                   {"{t}", static_cast<int64_t>(threads)}})
+    command = Replace(command, key, std::to_string(value));
+  command = Replace(command, "{model}", flags.model.model);
+  const auto close = [](FILE* file) { pclose(file); };
+  std::unique_ptr<FILE, decltype(close)> pipe(popen(command.c_str(), "r"), close);
+  if (!pipe) throw Error(ErrorCode::kIo, fmt::format("--compare-cmd {}: cannot be started", command));
+  std::string out;
+  for (int c = 0; (c = std::fgetc(pipe.get())) != EOF;) out += static_cast<char>(c);
+  const int status = pclose(pipe.release());
+  if (status != 0) throw Error(ErrorCode::kUsage, fmt::format("--compare-cmd {}: ended with status {}", command, WIFEXITED(status) ? WEXITSTATUS(status) : status));
+  const std::optional<double> rate = CompareRate(out);
+  if (!rate) throw Error(ErrorCode::kUsage, fmt::format("--compare-cmd {}: its output has no tokens a second: \"{}\"", command, OneLine(out, 80)));
+  return *rate;
+}
+
+// Measures one test, the other engine after each repetition.
+void Measure(const BenchFlags& flags, const Runner& runner, const SpeedTest& test, ReadMeter& meter, BenchRow* row) {
+  const double before = meter.Measure();
+  SpeedRunner speed(runner.model, test, *runner.pool);
+  std::vector<double> rates, compared;
+  if (!flags.compare.empty()) (void)RunCompared(flags, test, runner.pool->threads());  // its warm-up
+  for (int64_t i = 0; i < flags.repeats && !StopRequested(); ++i) {
+    rates.push_back(static_cast<double>(test.tokens()) / speed.Run());
+    if (!flags.compare.empty()) compared.push_back(RunCompared(flags, test, runner.pool->threads()));
+  }
+  const double after = meter.Measure();
+  row->test = test;
+  row->rate = Summarise(rates);
+  row->bytes = CountTokenBytes(runner.model, test);
+  row->read_bytes_per_s = (before + after) / 2;
+  if (!compared.empty()) row->compared = Summarise(compared);
+  constexpr double kVoid = 0.05;
+  if (std::abs(after - before) > kVoid * std::max(before, after))
+    fmt::print(stderr, "hydralm: warning: {}: the memory's read rate moved from {:.1f} to {:.1f} GB/s: measure again on a quiet machine\n",
+               TestName(test), before / 1e9, after / 1e9);
+}
+
+TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t chunk, bool quiet) {
+  const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
+  const std::string text = ReadFile(flags.ppl == "-" ? "/dev/stdin" : flags.ppl);
+  const std::vector<int32_t> ids = tokenizer.Encode(text, {.parse_special = false, .add_special = true});
+  PerplexityOptions options{.chunk = chunk};
+  // Where the tokenizer puts a first token before texts, each chunk has it too.
+  const std::vector<int32_t> empty = tokenizer.Encode("", {.add_special = true});
+  if (tokenizer.bos_id() && !empty.empty() && empty.front() == *tokenizer.bos_id()) options.bos = *tokenizer.bos_id();
+  const bool draw = !quiet && StderrIsTerminal();
+  options.progress = [&](int64_t done, int64_t chunks) {
+    if (draw) fmt::print(stderr, "\rperplexity   chunk {} of {}", done, chunks);
+    return !StopRequested();
+  };
+  const TextPerplexity result = MeasurePerplexity(runner.model, ids, options, *runner.pool);
+  if (draw) fmt::print(stderr, "\n");
+  return result;
+}
+
+// Read rates with 1, 2, 4, .. and all threads.
+std::vector<StreamRate> Stream(int most) {
+  std::vector<StreamRate> rates;
+  for (int threads = 1;; threads = std::min(2 * threads, most)) {
+    ThreadPool pool(threads);
+    rates.push_back({threads, ReadMeter(pool).Measure()});
+    if (threads == most) return rates;
+  }
+}
+
+int64_t FileBytes(const Model& model) {
+  std::error_code code;
+  const auto size = std::filesystem::is_regular_file(model.path(), code) ? std::filesystem::file_size(model.path(), code) : 0;
+  return !code && size > 0 ? static_cast<int64_t>(size) : model.weights().file_bytes;
+}
+
+Runner Open(const BenchFlags& flags, const OpenOptions& options) {
+  if (flags.preset.empty()) return OpenRunner(flags.model, options);
+  const auto type = ParseWeightType(flags.type);
+  if (!type) throw Error(ErrorCode::kUsage, fmt::format("--type {}: must be f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k or q6_k", flags.type));
+  WeightSource source = RandomWeights(Preset(flags.preset), {.type = *type});
+  source.path = fmt::format("{} {}", flags.preset, Info(*type).name);
+  return OpenRunner(source, flags.model, options);
+}
+
+int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& common) {
+  InstallStopSignals();
+  const bool speed = WantsSpeed(flags, verb);
+  RowWriter writer(ParseRowFormat(flags.format));
+  if (flags.stream) writer.WriteStream(Stream(flags.model.threads > 0 ? flags.model.threads : PhysicalCores()));
+  if (!speed && flags.ppl.empty()) {
+    writer.Finish();
+    return StopStatus();
+  }
+  const std::vector<SpeedTest> tests = speed ? Tests(flags) : std::vector<SpeedTest>{};
+  if (speed && tests.empty()) throw Error(ErrorCode::kUsage, "bench: nothing to do: -p and -n are 0");
+  constexpr int64_t kChunk = 512;
+  const int64_t chunk = verb->count("-c") > 0 && flags.model.ctx > 0 ? flags.model.ctx : kChunk;
+  OpenOptions open{.quiet = common.quiet, .ctx = flags.ppl.empty() ? 1 : chunk};
+  for (const SpeedTest& test : tests) open.ctx = std::max(open.ctx, test.length());
+  if (!flags.preset.empty() && !flags.ppl.empty()) throw Error(ErrorCode::kUsage, "bench: --ppl needs a trained model: give -m");
+  ModelFlags model_flags = flags.model;
+  if (model_flags.ctx_given && model_flags.ctx < open.ctx) {
+    if (speed && flags.ppl.empty())
+      throw Error(ErrorCode::kUsage, fmt::format("--ctx-size {}: the longest test needs {}", model_flags.ctx, open.ctx));
+    model_flags.ctx_given = false;  // there it is the length of perplexity's chunks
+  }
+  BenchFlags opened = flags;
+  opened.model = model_flags;
+  const Runner runner = Open(opened, open);
+  const Model& model = runner.model;
+  BenchRow row{.model = ModelName(model.path()),
+               .params = CountParams(model.config()).total,
+               .file_bytes = FileBytes(model),
+               .threads = runner.pool->threads(),
+               .target = model.weights().target};
+  if (!flags.ppl.empty()) {
+    const TextPerplexity ppl = Perplexity(flags, runner, chunk, common.quiet);
+    row.perplexity = PerplexityOf{ppl.perplexity(), ppl.standard_error(), ppl.loss(), ppl.chunks, chunk, ppl.tokens};
+    if (tests.empty()) writer.Write(row);
+  }
+  std::optional<ReadMeter> meter;
+  if (!tests.empty()) meter.emplace(*runner.pool);
+  for (const SpeedTest& test : tests) {
+    if (StopRequested()) break;
+    Measure(flags, runner, test, *meter, &row);
+    if (row.rate.mean > 0) writer.Write(row);
+  }
+  writer.Finish();
+  return StopStatus();
+}
+
+}  // namespace
+
+void AddBenchVerb(CLI::App& root, VerbContext& context) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* verb = context.AddVerb(root, kBenchVerb, "hydralm bench -m model.gguf -p 512 -n 128 -d 0,8192");
+  AddModelFlags(verb, &flags->model);
+  CLI::Option* preset = verb->add_option("--preset", flags->preset, "a model by name with random weights in place of -m")->type_name("NAME");
+  preset->excludes(verb->get_option("--model"));
+  verb->add_option("--type", flags->type, "type of --preset's matrices, such as q8_0")->type_name("TYPE")->needs(preset);
+  verb->add_option("-p,--n-prompt", flags->prompts, "tokens read at once; a list makes a test of each; 0 = none")
+      ->delimiter(',')->check(Range(0, 1 << 24))->type_name("N,..");
+  verb->add_option("-n,--n-gen", flags->generates, "tokens one by one; 0 = none")->delimiter(',')->check(Range(0, 1 << 24))->type_name("N,..");
+  verb->add_option("-d,--depth", flags->depths, "tokens held before")->delimiter(',')->check(Range(0, 1 << 26))->type_name("N,..");
+  verb->add_option("-b,--batch", flags->batches, "sequences at once")->delimiter(',')->check(Range(1, 512))->type_name("N,..");
+  verb->add_option("-r,--repeats", flags->repeats, "repetitions of each test, after a warm-up")->check(Range(1, 10000));
+  verb->add_option("-o,--format", flags->format, "md, csv, json or jsonl")->type_name("FORMAT");
+  verb->add_option("--ppl", flags->ppl, "perplexity on a text, in chunks of 512 or -c; - = stdin")->type_name("FILE");
+  verb->add_flag("--stream", flags->stream, "print the memory's read rate; alone: nothing else");
+  verb->add_option("--compare-cmd", flags->compare,
+                   "another engine, run in turn; {model} {p} {n} {d} {b} {t} are filled in; prints tokens a second last")
+      ->type_name("CMD");
+  AddRuntimeFlags(verb, &flags->model);
+  AddActivationFlag(verb, &flags->model);
+  context.AddQuietFlag(verb);
+  context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunBench(*flags, verb, common); });
+}
+
+}  // namespace hydra::cli

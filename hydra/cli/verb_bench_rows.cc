@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Formats of bench rows.
+#include "hydra/cli/verb_bench_rows.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+#include "hydra/core/error.h"
+
+namespace hydra::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// "134.5 M"
+std::string Millions(int64_t n) {
+  const double v = static_cast<double>(n);
+  return v >= 1e9 ? fmt::format("{:.2f} B", v / 1e9) : fmt::format("{:.1f} M", v / 1e6);
+}
+
+double GbPerSecond(const BenchRow& row) { return row.rate.mean * row.bytes.total() / 1e9; }
+
+Json RateJson(const Summary& s) { return {{"mean", s.mean}, {"median", s.median}, {"min", s.min}, {"max", s.max}}; }
+
+Json RowJson(const BenchRow& row) {
+  Json json = {{"model", row.model}, {"params", row.params}, {"file_bytes", row.file_bytes}, {"threads", row.threads}, {"target", row.target}};
+  if (row.test.tokens() > 0) {
+    json["p"] = row.test.prompt;
+    json["n"] = row.test.generate;
+    json["d"] = row.test.depth;
+    json["b"] = row.test.batch;
+    json["tok_per_s"] = RateJson(row.rate);
+    json["bytes_per_tok"] = {{"weights", row.bytes.weights}, {"state", row.bytes.state}, {"kv", row.bytes.kv}};
+    json["gb_per_s"] = GbPerSecond(row);
+    json["read_gb_per_s"] = row.read_bytes_per_s / 1e9;
+  }
+  if (row.compared) json["compare"] = {{"tok_per_s", RateJson(*row.compared)}, {"ratio", row.rate.median / row.compared->median}};
+  if (const auto& p = row.perplexity)
+    json["perplexity"] = {{"value", p->value}, {"error", p->error}, {"loss", p->loss}, {"chunks", p->chunks}, {"chunk", p->chunk}, {"tokens", p->tokens}};
+  return json;
+}
+
+}  // namespace
+
+RowFormat ParseRowFormat(const std::string& name) {
+  if (name == "md") return RowFormat::kMarkdown;
+  if (name == "csv") return RowFormat::kCsv;
+  if (name == "json") return RowFormat::kJson;
+  if (name == "jsonl") return RowFormat::kJsonLines;
+  throw Error(ErrorCode::kUsage, fmt::format("--format {}: must be md, csv, json or jsonl", name));
+}
+
+std::string TestName(const SpeedTest& test) {
+  return fmt::format("{}{} @ {}{}", test.prompt > 0 ? "pp" : "tg", test.prompt > 0 ? test.prompt : test.generate, test.depth,
+                     test.batch > 1 ? fmt::format(" x{}", test.batch) : "");
+}
+
+std::optional<double> CompareRate(const std::string& output) {
+  const std::string key = "\"avg_ts\":";
+  if (const size_t at = output.rfind(key); at != std::string::npos) {
+    const double value = std::strtod(output.c_str() + at + key.size(), nullptr);
+    return value > 0 ? std::optional(value) : std::nullopt;
+  }
+  const size_t last = output.find_last_not_of(" \t\r\n");
+  if (last == std::string::npos) return std::nullopt;
+  const size_t line = output.find_last_of('\n', last);
+  std::optional<double> found;
+  for (size_t i = line == std::string::npos ? 0 : line + 1; i <= last;) {
+    char* end = nullptr;
+    const double value = std::strtod(output.c_str() + i, &end);
+    const size_t next = static_cast<size_t>(end - output.c_str());
+    if (next > i && value > 0) found = value;
+    i = std::max(next, i + 1);
+  }
+  return found;
+}
+
+void RowWriter::WriteStream(const std::vector<StreamRate>& rates) {
+  if (format_ == RowFormat::kJson || format_ == RowFormat::kJsonLines) {
+    for (const StreamRate& rate : rates) WriteJson({{"threads", rate.threads}, {"read_gb_per_s", rate.bytes_per_s / 1e9}});
+    return;
+  }
+  for (const StreamRate& rate : rates)
+    fmt::print("{}memory read rate with {} threads: {:.2f} GB/s\n", format_ == RowFormat::kCsv ? "# " : "", rate.threads, rate.bytes_per_s / 1e9);
+  std::fflush(stdout);
+}
+
+void RowWriter::Write(const BenchRow& row) {
+  switch (format_) {
+    case RowFormat::kMarkdown: WriteMarkdown(row); break;
+    case RowFormat::kCsv: WriteCsv(row); break;
+    case RowFormat::kJson:
+    case RowFormat::kJsonLines: WriteJson(RowJson(row)); return;
+  }
+  ++rows_;
+  std::fflush(stdout);
+}
+
+void RowWriter::WriteMarkdown(const BenchRow& row) {
+  if (const auto& p = row.perplexity; p && rows_ == 0)
+    fmt::print("perplexity {:.4f} +- {:.4f} ({} chunks of {}, {} tokens scored, loss {:.5f})\n", p->value, p->error, p->chunks, p->chunk, p->tokens, p->loss);
+  if (row.test.tokens() == 0) return;
+  if (rows_ == 0) {
+    fmt::print("| model | params | threads | target | test | t/s | median (min .. max) | GB/s | of read bw |{}\n", row.compared ? " other t/s | ratio |" : "");
+    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: |{}\n", row.compared ? " ---: | ---: |" : "");
+  }
+  const Summary& r = row.rate;
+  fmt::print("| {} | {} | {} | {} | {} | {:.2f} +- {:.2f} | {:.2f} ({:.2f} .. {:.2f}) | {:.2f} | {:.2f} |", row.model, Millions(row.params), row.threads,
+             row.target, TestName(row.test), r.mean, r.sd, r.median, r.min, r.max, GbPerSecond(row), GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
+  if (row.compared) fmt::print(" {:.2f} +- {:.2f} | {:.3f} |", row.compared->mean, row.compared->sd, r.median / row.compared->median);
+  fmt::print("\n");
+}
+
+void RowWriter::WriteCsv(const BenchRow& row) {
+  if (rows_ == 0)
+    fmt::print("model,params,file_bytes,threads,target,p,n,d,b,mean,sd,median,min,max,weights,state,kv,gb_per_s,read_gb_per_s,other_median,perplexity\n");
+  std::string name = row.model;  // a quoted field
+  for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
+  const Summary& r = row.rate;
+  fmt::print("\"{}\",{},{},{},{},{},{},{},{},", name, row.params, row.file_bytes, row.threads, row.target, row.test.prompt, row.test.generate, row.test.depth, row.test.batch);
+  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{}\n", r.mean, r.sd, r.median, r.min, r.max, row.bytes.weights, row.bytes.state, row.bytes.kv, GbPerSecond(row),
+             row.read_bytes_per_s / 1e9, row.compared ? fmt::format("{}", row.compared->median) : "", row.perplexity ? fmt::format("{}", row.perplexity->value) : "");
+}
+
+void RowWriter::WriteJson(const Json& object) {
+  if (format_ == RowFormat::kJson) fmt::print("{}", rows_ == 0 ? "[\n" : ",\n");
+  fmt::print("{}{}", object.dump(), format_ == RowFormat::kJsonLines ? "\n" : "");
+  std::fflush(stdout);
+  ++rows_;
+}
+
+void RowWriter::Finish() {
+  if (format_ == RowFormat::kJson) fmt::print("{}", rows_ == 0 ? "[]\n" : "\n]\n");
+}
+
+}  // namespace hydra::cli

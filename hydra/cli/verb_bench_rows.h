@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of `hydralm bench` as Markdown, CSV, a JSON list or JSON lines. Not here: measuring (runtime/speed.h).
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hydra/runtime/speed.h"
+
+namespace hydra::cli {
+
+struct PerplexityOf {
+  double value, error, loss;  // error of the value; nats a token
+  int64_t chunks, chunk, tokens;
+};
+
+struct BenchRow {
+  std::string model;
+  int64_t params = 0, file_bytes = 0;
+  int threads = 0;
+  std::string target;
+  SpeedTest test{};                     // none: a row of perplexity alone
+  Summary rate{};                       // tokens a second of all sequences
+  TokenBytes bytes{};
+  double read_bytes_per_s = 0;          // of the memory
+  std::optional<Summary> compared{};    // the other engine
+  std::optional<PerplexityOf> perplexity{};
+};
+
+struct StreamRate {
+  int threads;
+  double bytes_per_s;
+};
+
+enum class RowFormat { kMarkdown, kCsv, kJson, kJsonLines };
+[[nodiscard]] RowFormat ParseRowFormat(const std::string& name);
+
+// "pp512 @ 0", "tg128 @ 8192 x4"
+[[nodiscard]] std::string TestName(const SpeedTest& test);
+// Tokens a second in another engine's output: llama-bench's "avg_ts", else the last number of the last line.
+[[nodiscard]] std::optional<double> CompareRate(const std::string& output);
+
+// Writes rows on stdout as they come; Finish() ends a list.
+class RowWriter {
+ public:
+  explicit RowWriter(RowFormat format) : format_(format) {}
+  void WriteStream(const std::vector<StreamRate>& rates);
+  void Write(const BenchRow& row);
+  void Finish();
+
+ private:
+  void WriteMarkdown(const BenchRow& row);
+  void WriteCsv(const BenchRow& row);
+  void WriteJson(const nlohmann::ordered_json& object);
+
+  RowFormat format_;
+  int64_t rows_ = 0;
+};
+
+}  // namespace hydra::cli

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// `hydralm generate`: continues a text. The text on stdout as it comes, all else on stderr. Not here: the loop
+// (runtime/generate.h).
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hydra/cli/cli.h"
+#include "hydra/cli/model_flags.h"
+#include "hydra/cli/verb_runtime.h"
+#include "hydra/cli/verbs.h"
+#include "hydra/core/error.h"
+
+namespace hydra::cli {
+namespace {
+
+struct GenerateFlags {
+  ModelFlags model;
+  SamplingFlags sampling;
+  std::string text, file, load, save;
+  int64_t max_tokens = 512;
+  std::vector<std::string> stops;
+};
+
+// The state to go on from: a saved one, or a new one.
+SequenceState FirstState(const GenerateFlags& flags, const Model& model) {
+  const Controls controls = ParseControls(flags.model.controls);
+  if (flags.load.empty()) return SequenceState(model, controls);
+  SequenceState state = SequenceState::Load(flags.load, model);
+  if (!flags.model.controls.empty()) state.SetControls(controls);
+  return state;
+}
+
+void PrintStatistics(const GenerateResult& r, double load_seconds, uint64_t seed, double temperature) {
+  const auto rate = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
+  fmt::print(stderr, "load {:.2f} s | prompt {} tokens, {:.1f} tok/s | generated {} tokens, {:.1f} tok/s{}\n", load_seconds,
+             r.prompt_tokens, rate(r.prompt_tokens, r.prefill_seconds), r.ids.size(), rate(r.steps, r.decode_seconds),
+             temperature > 0 ? fmt::format(" | seed {}", seed) : " | greedy");
+}
+
+int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFlags& common) {
+  const auto text = PromptText(verb, flags.text, flags.file);
+  if (!text && flags.load.empty())
+    throw Error(ErrorCode::kUsage, "generate: no prompt; give -p TEXT, -f FILE or --state-load FILE");
+  const GenerationConfig config = LoadGenerationConfig(flags.model.model);
+  const SamplerOptions sampling = ResolveSampling(flags.sampling, verb, config);
+  const double start = Seconds();
+  const Runner runner = OpenRunner(flags.model, {.quiet = common.quiet});
+  const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
+  SequenceState state = FirstState(flags, runner.model);
+  const double loaded = Seconds();
+
+  std::vector<int32_t> prompt;
+  if (text) prompt = tokenizer.Encode(*text, {.add_special = state.pos() == 0 && state.pending().empty()});
+  if (prompt.empty() && state.pending().empty())
+    throw Error(ErrorCode::kUsage, flags.load.empty() ? "generate: the prompt has no tokens"
+                                                      : fmt::format("generate: {} ends with its prompt: give -p TEXT", flags.load));
+  Sampler sampler(sampling);
+  for (const int32_t id : state.ids()) sampler.Accept(id);
+  for (const int32_t id : state.pending()) sampler.Accept(id);
+  const Generator generator{runner.model, tokenizer, *runner.pool};
+  const GenerateOptions options{.max_tokens = flags.max_tokens,
+                                .end_ids = EndIds(runner.model, config, tokenizer),
+                                .stops = flags.stops,
+                                .cancelled = StopRequested};
+  generator.Check(state, prompt, options);
+  InstallStopSignals();
+  if (text) Show(*text);
+  const GenerateResult result = generator.Generate(state, sampler, prompt, options, Show);
+  Show("\n");
+  if (!flags.save.empty()) state.Save(flags.save);
+  if (!common.quiet) PrintStatistics(result, loaded - start, sampling.seed, sampling.temperature);
+  return StopStatus();
+}
+
+}  // namespace
+
+void AddGenerateVerb(CLI::App& root, VerbContext& context) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* verb = context.AddVerb(root, kGenerateVerb, "hydralm generate -m runs/demo/model -p \"In the beginning\" -n 100");
+  AddModelFlags(verb, &flags->model);
+  verb->add_option("-p,--prompt", flags->text, "text to continue")->type_name("TEXT");
+  verb->add_option("-f,--file", flags->file, "file to continue; - = stdin")->type_name("FILE");
+  verb->add_option("-n,--n-predict", flags->max_tokens, "tokens at most; -1 = to the end")->check(Range(-1, 1 << 30));
+  verb->add_option("--stop", flags->stops, "end before this text; repeatable")->type_name("TEXT");
+  verb->add_option("--state-save", flags->save, "keep the sequence in a file")->type_name("FILE");
+  verb->add_option("--state-load", flags->load, "go on from such a file; a prompt is read after it")->type_name("FILE");
+  AddSamplingFlags(verb, &flags->sampling);
+  AddRuntimeFlags(verb, &flags->model);
+  AddActivationFlag(verb, &flags->model);
+  context.AddQuietFlag(verb);
+  context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunGenerate(*flags, verb, common); });
+}
+
+}  // namespace hydra::cli

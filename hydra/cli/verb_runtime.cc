@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opens models for the verbs of hydralm and says what was opened.
+#include "hydra/cli/verb_runtime.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+#include "hydra/cli/machine.h"
+#include "hydra/core/accounting.h"
+#include "hydra/core/error.h"
+#include "hydra/core/file.h"
+#include "hydra/kernels/target.h"
+
+namespace hydra::cli {
+namespace {
+
+std::string Commas(int64_t n) { return WithCommas(static_cast<uint64_t>(n)); }
+std::string MiB(int64_t bytes) { return Commas((bytes + (1 << 19)) >> 20); }
+
+void CheckDevice(const std::string& device) {
+  if (device == "auto" || device == "cpu") return;
+  if (device.starts_with("cuda"))
+    throw Error(ErrorCode::kNotBuilt, fmt::format("--device {}: this runtime computes on the CPU only: use auto or cpu", device));
+  throw Error(ErrorCode::kUsage, fmt::format("--device {}: must be auto or cpu", device));
+}
+
+Activations ParseActivations(const std::string& name) {
+  if (name == "auto") return Activations::kAuto;
+  if (name == "f32") return Activations::kF32;
+  if (name == "q8") return Activations::kQ8;
+  throw Error(ErrorCode::kUsage, fmt::format("--act {}: must be auto, f32 or q8", name));
+}
+
+void CheckStateDtype(const std::string& name) {
+  if (name == "f32") return;
+  if (name == "bf16")
+    throw Error(ErrorCode::kNotBuilt, "--state-dtype bf16: this build keeps recurrent state in f32 only");
+  throw Error(ErrorCode::kUsage, fmt::format("--state-dtype {}: must be f32", name));
+}
+
+// Tokens a sequence, with a warning where the model was trained for fewer.
+int64_t ContextSize(const ModelFlags& flags, const OpenOptions& options, int64_t trained) {
+  if (!flags.ctx_given) return options.ctx > 0 ? options.ctx : std::min(flags.ctx, trained);
+  const int64_t ctx = flags.ctx == 0 ? trained : flags.ctx;
+  if (ctx > trained)
+    fmt::print(stderr, "hydralm: warning: --ctx-size {}: the model was trained for {} tokens\n", ctx, Commas(trained));
+  return ctx;
+}
+
+std::string GiB(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
+
+// Refuses what would not fit before anything is taken.
+void CheckMemory(const WeightSource& source, const RunOptions& run, const TensorBytes& bytes) {
+  const int64_t have = AvailableMemory();
+  if (have == 0) return;
+  Fit fit = CheckFit(source.config, run, have, bytes);
+  if (fit.ok) return;
+  if (fit.advice.starts_with("--ctx ")) fit.advice.replace(0, 5, "--ctx-size");
+  throw Error(ErrorCode::kUsage, fmt::format("{}: needs {}, {} free{}", source.path, GiB(fit.need), GiB(have),
+                                             fit.advice.empty() ? "" : fmt::format(": {} fits", fit.advice)));
+}
+
+void PrintLines(const Model& model, const RunOptions& run, const TensorBytes& bytes, int threads) {
+  const ModelWeights& w = model.weights();
+  const RunBytes cost = CountRun(model.config(), run, bytes);
+  fmt::print(stderr, "model        {}: {} parameters ({}), {}\n", ModelName(model.path()),
+             Commas(CountParams(model.config()).total), FamilyName(model.config().family), TypesText(w.source));
+  const std::string packed = w.packed_bytes > 0 ? fmt::format(" ({} in copies for {})", MiB(w.packed_bytes), w.target) : "";
+  std::string kv;
+  if (cost.kv > 0) kv = fmt::format(" + KV {} ({} tokens, {})", MiB(cost.kv), Commas(run.ctx), KvDtypeName(run.kv));
+  const int64_t have = AvailableMemory();
+  fmt::print(stderr, "memory       weights {}{}{} + state {} + scratch {} = {}{} MiB\n", MiB(cost.weights), packed, kv, MiB(cost.state),
+             MiB(cost.scratch), MiB(cost.total(1) - cost.snapshot), have > 0 ? fmt::format(" of {} free", MiB(have)) : "");
+  const std::string processor = ProcessorName();
+  fmt::print(stderr, "threads      {} on {}, activations {}{}\n", threads, w.target,
+             model.options().act == Activations::kQ8 ? "q8" : "f32", processor.empty() ? "" : fmt::format(" ({})", processor));
+}
+
+struct KernelRow {
+  std::string part;
+  const kernels::Matrix* w;
+};
+
+// The matrices of the first block of each kind, and of the model.
+std::vector<KernelRow> KernelRows(const ModelWeights& w) {
+  std::vector<KernelRow> rows;
+  const auto add = [&](const char* part, const kernels::Matrix& m) {
+    if (m.empty() || std::any_of(rows.begin(), rows.end(), [&](const KernelRow& r) { return r.part == part; })) return;
+    rows.push_back({part, &m});
+  };
+  add("embedding", w.embedding);
+  for (const BlockWeights& b : w.blocks) {
+    add("ssm in", b.ssm.in_proj);
+    add("ssm out", b.ssm.out_proj);
+    add("ssm parameters", b.ssm.param_proj);
+    add("ssm skip", b.ssm.skip_proj);
+    add("attention q", b.attention.q);
+    add("attention k", b.attention.k);
+    add("attention v", b.attention.v);
+    add("attention out", b.attention.o);
+    add("ffn gate", b.dense.gate);
+    add("ffn up", b.dense.up);
+    add("ffn down", b.dense.down);
+    if (!b.moe.gate_up.empty()) add("expert gate+up", b.moe.gate_up.front());
+    if (!b.moe.down.empty()) add("expert down", b.moe.down.front());
+    add("workspace q", b.workspace.read_q);
+    add("workspace out", b.workspace.out);
+    add("product-key query", b.pkm.query);
+    add("product-key value", b.pkm.value);
+  }
+  add("product-key table", w.pkm_table);
+  add("head", w.head);
+  return rows;
+}
+
+std::string KernelText(const kernels::Matrix& m, bool q8) {
+  const char* layout = m.packed ? "panels" : "rows as stored";
+  if (!IsQuantised(m.type)) return fmt::format("{}, products in f32", layout);
+  return fmt::format("{}, {}", layout, q8 ? "int8 products with activations rounded in blocks of 32" : "widened, products in f32");
+}
+
+void PrintExplain(const Model& model, const ModelFlags& flags) {
+  const ModelWeights& w = model.weights();
+  const bool q8 = model.options().act == Activations::kQ8;
+  std::string targets;
+  for (const std::string& name : kernels::Targets()) targets += (targets.empty() ? "" : " ") + name;
+  fmt::print(stderr, "explain      SIMD level {} ({}); this machine runs: {}\n", kernels::CurrentTarget(),
+             flags.target == "best" ? "the best there is" : "asked for", targets);
+  fmt::print(stderr, "explain      activations {}: {}\n", q8 ? "q8" : "f32",
+             flags.act != "auto" ? "asked for" : w.quantised ? "the weights are quantised" : "the weights are not quantised");
+  fmt::print(stderr, "explain      keys and values {}, recurrent state f32\n", KvDtypeName(model.options().kv_dtype));
+  for (const KernelRow& row : KernelRows(w))
+    fmt::print(stderr, "explain      {:<18} {:<5} [{}, {}]: {}\n", row.part, Info(row.w->type).name, row.w->rows, row.w->cols, KernelText(*row.w, q8));
+}
+
+}  // namespace
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options) {
+  std::vector<std::string> warnings;
+  const WeightSource source = OpenWeights(flags.model, &warnings);
+  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
+  return OpenRunner(source, flags, options);
+}
+
+Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options) {
+  CheckDevice(flags.device);
+  CheckStateDtype(flags.state_dtype);
+  kernels::SetTarget(flags.target);
+  LoadOptions load;
+  load.kv_dtype = ParseKvDtype(flags.kv_dtype, "--kv-dtype");
+  load.act = options.f32_only ? Activations::kF32 : ParseActivations(flags.act);
+  load.ctx_size = ContextSize(flags, options, source.config.max_position_embeddings);
+  const RunOptions run{.ctx = load.ctx_size, .batch = 1, .kv = load.kv_dtype};
+  const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
+  CheckMemory(source, run, bytes);
+  auto pool = std::make_unique<ThreadPool>(flags.threads);
+  Model model(ModelWeights::Build(source, load, pool.get()));
+  ParseControls(flags.controls).Validate(model.config());
+  if (!options.quiet) PrintLines(model, run, bytes, pool->threads());
+  if (flags.explain) PrintExplain(model, flags);
+  return {std::move(pool), std::move(model)};
+}
+
+Tokenizer LoadTokenizerOf(const Model& model) {
+  Tokenizer tokenizer = Tokenizer::Load(model.path());
+  if (tokenizer.vocab_size() > model.config().vocab_size)
+    throw Error(ErrorCode::kConfig, fmt::format("{}: the tokenizer has {} tokens, the model's vocab_size is {}", model.path(),
+                                                tokenizer.vocab_size(), model.config().vocab_size));
+  return tokenizer;
+}
+
+std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config, const Tokenizer& tokenizer) {
+  std::vector<int32_t> ids = config.eos_token_ids;
+  const auto add = [&ids](int64_t id) {
+    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(static_cast<int32_t>(id));
+  };
+  for (const int64_t id : model.config().EosTokenIds()) add(id);
+  if (tokenizer.eos_id()) add(*tokenizer.eos_id());
+  return ids;
+}
+
+std::string ModelName(const std::string& path) {
+  namespace fs = std::filesystem;
+  fs::path p = fs::path(path).lexically_normal();
+  if (!p.has_filename()) p = p.parent_path();
+  if (p == "." || p == "..") p = fs::weakly_canonical(p);
+  const std::string extension = p.extension().string();
+  return extension == ".gguf" || extension == ".safetensors" ? p.stem().string() : p.filename().string();
+}
+
+std::string TypesText(const WeightSource& source) {
+  std::map<WeightType, int64_t> bytes;
+  const TensorTable table(source.config);
+  for (const TensorSpec& spec : table.specs())
+    if (spec.shape.size() > 1) {
+      const StoredTensor t = source.tensor(spec);
+      bytes[t.type] += t.nbytes;
+    }
+  std::vector<std::pair<WeightType, int64_t>> types(bytes.begin(), bytes.end());
+  std::stable_sort(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::string text;
+  for (const auto& [type, n] : types) text += (text.empty() ? "" : ", ") + std::string(Info(type).name);
+  return text;
+}
+
+void Show(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace hydra::cli

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the verbs that run a model without LibTorch share: opening it as the flags say, the lines about it on stderr,
+// --explain, stop signals of one answer. Not here: the flags (model_flags.h), the verbs (verb_generate.cc, ...).
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "hydra/cli/cli.h"
+#include "hydra/cli/model_flags.h"
+#include "hydra/core/generation_config.h"
+#include "hydra/core/thread_pool.h"
+#include "hydra/core/tokenizer.h"
+#include "hydra/runtime/generate.h"
+#include "hydra/runtime/model.h"
+#include "hydra/runtime/weights.h"
+
+namespace hydra::cli {
+
+[[nodiscard]] double Seconds();  // of a clock that only goes forward
+
+struct OpenOptions {
+  bool quiet = false;      // no lines about the model; warnings still come
+  int64_t ctx = 0;         // > 0: what the verb needs where -c was not given
+  bool f32_only = false;   // activations in f32 whatever --act says
+};
+
+// A model in memory with the threads that run it.
+struct Runner {
+  std::unique_ptr<ThreadPool> pool;
+  Model model;
+};
+// Throws kUsage for a device, type or SIMD level that there is not, and where the memory does not suffice.
+[[nodiscard]] Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options);
+// The same from weights at hand.
+[[nodiscard]] Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options);
+
+// The model's tokenizer; throws where it has more tokens than the model.
+[[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model);
+// Every id that ends a text: of config.json, generation_config.json or GGUF's metadata, and the tokenizer's eos.
+[[nodiscard]] std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config, const Tokenizer& tokenizer);
+
+// "SmolLM2-135M-Instruct" of .../SmolLM2-135M-Instruct/ or ....gguf
+[[nodiscard]] std::string ModelName(const std::string& path);
+// "Q4_1", or "Q4_1 and Q8_0": types of the large matrices, the most bytes first.
+[[nodiscard]] std::string TypesText(const WeightSource& source);
+
+// Writes and shows at once.
+void Show(std::string_view text);
+
+}  // namespace hydra::cli

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// Generation over random models of byte tokens, whose texts break UTF-8 at every turn; perplexity; random weights; the
+// count of bytes; packed copies.
+#include "hydra/runtime/generate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "hydra/core/error.h"
+#include "hydra/core/testing.h"
+#include "hydra/runtime/perplexity.h"
+#include "hydra/runtime/random_model.h"
+#include "hydra/runtime/speed.h"
+#include "hydra/runtime/testing.h"
+
+namespace hydra {
+namespace {
+
+using testing::BuildModel;
+using testing::RandomIds;
+using testing::RandomSource;
+
+constexpr int32_t kBytes = 256;
+
+// Token i is the byte i.
+Tokenizer ByteTokenizer() {
+  nlohmann::json vocab;
+  for (int i = 0; i < kBytes; ++i) vocab[ToByteLevel(std::string(1, static_cast<char>(i)))] = i;
+  const nlohmann::json json = {
+      {"version", "1.0"}, {"added_tokens", nlohmann::json::array()}, {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+      {"post_processor", nullptr}, {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
+      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
+  return Tokenizer::FromJson(json.dump(), "bytes");
+}
+
+ModelConfig Config(bool transformer) {
+  ModelConfig config = transformer ? TransformerNano() : HydraNano();
+  if (transformer) config.layers.resize(2);
+  config.vocab_size = 320;  // padded beyond the tokenizer's
+  return config;
+}
+
+struct Writer {
+  explicit Writer(bool transformer = false, int64_t ctx = 512)
+      : model(BuildModel(RandomSource(Config(transformer), 7), {.ctx_size = ctx, .kv_dtype = KvDtype::kF32, .act = Activations::kF32})) {}
+  Model model;
+  Tokenizer tokenizer = ByteTokenizer();
+  ThreadPool pool{2};
+  Generator generator{model, tokenizer, pool};
+  std::vector<int32_t> prompt = RandomIds(37, kBytes, 3);
+
+  GenerateResult Write(SequenceState& state, std::span<const int32_t> ids, const GenerateOptions& options, double temperature = 0) const {
+    Sampler sampler({.temperature = temperature, .seed = 5});
+    return generator.Generate(state, sampler, ids, options, {});
+  }
+};
+
+TEST(Generate, PiecesAreValidUtf8AndMakeTheText) {
+  for (const bool transformer : {false, true}) {
+    const Writer s(transformer);
+    SequenceState state(s.model);
+    Sampler sampler({.top_k = 0, .top_p = 1, .min_p = 0, .temperature = 2, .seed = 11});
+    std::string text;
+    const GenerateResult result = s.generator.Generate(state, sampler, s.prompt, {.max_tokens = 200}, [&](std::string_view piece) {
+      EXPECT_FALSE(piece.empty());
+      EXPECT_EQ(ValidUtf8Prefix(piece), piece.size());
+      text += piece;
+    });
+    ASSERT_EQ(result.ids.size(), 200U);
+    EXPECT_EQ(text, s.tokenizer.Decode(result.ids));
+    EXPECT_EQ(text, result.text);
+    EXPECT_NE(text.find(kReplacementChar), std::string::npos);  // or the test shows nothing
+    EXPECT_EQ(result.reason, FinishReason::kLength);
+    EXPECT_EQ(result.prompt_tokens, 37);
+    EXPECT_EQ(result.steps, 199);
+    EXPECT_TRUE(std::all_of(result.ids.begin(), result.ids.end(), [](int32_t id) { return id < kBytes; }));
+  }
+}
+
+TEST(Generate, PiecesOfAWholeGoOnExactly) {
+  for (const bool transformer : {false, true}) {
+    const Writer s(transformer);
+    SequenceState whole(s.model);
+    const std::vector<int32_t> want = s.Write(whole, s.prompt, {.max_tokens = 24}).ids;
+    for (const int64_t first : {0, 1, 9, 23}) {
+      SequenceState state(s.model);
+      std::vector<int32_t> got = s.Write(state, s.prompt, {.max_tokens = first}).ids;
+      EXPECT_EQ(state.pos() + 1, 37 + first);
+      SequenceState fork = state.Fork();
+      for (SequenceState* next : {&state, &fork}) {
+        std::vector<int32_t> both = got;
+        const std::vector<int32_t> rest = s.Write(*next, {}, {.max_tokens = 24 - first}).ids;
+        both.insert(both.end(), rest.begin(), rest.end());
+        EXPECT_EQ(both, want) << first;
+        EXPECT_TRUE(std::equal(next->ids().begin(), next->ids().end(), whole.ids().begin(), whole.ids().end()));
+        EXPECT_TRUE(std::equal(next->pending().begin(), next->pending().end(), whole.pending().begin(), whole.pending().end()));
+      }
+    }
+  }
+}
+
+TEST(Generate, EndsBeforeAnEndTokenAndKeepsIt) {
+  const Writer s;
+  SequenceState whole(s.model);
+  const std::vector<int32_t> ids = s.Write(whole, s.prompt, {.max_tokens = 30}).ids;
+  size_t at = 5;
+  while (std::find(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(at), ids[at]) != ids.begin() + static_cast<std::ptrdiff_t>(at)) ++at;
+  SequenceState state(s.model);
+  const GenerateResult result = s.Write(state, s.prompt, {.max_tokens = 30, .end_ids = {kBytes - 1 == ids[at] ? 0 : kBytes - 1, ids[at]}});
+  EXPECT_EQ(result.reason, FinishReason::kEnd);
+  EXPECT_EQ(result.ids, std::vector<int32_t>(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(at)));
+  ASSERT_EQ(state.pending().size(), 1U);
+  EXPECT_EQ(state.pending()[0], ids[at]);
+}
+
+TEST(Generate, StopStringsCutTheText) {
+  const Writer s;
+  SequenceState whole(s.model), state(s.model);
+  const std::string text = s.Write(whole, s.prompt, {.max_tokens = 40}).text;
+  const std::string stop = text.substr(text.size() / 2, 2);
+  const GenerateResult result = s.Write(state, s.prompt, {.max_tokens = 40, .stops = {"\x01\x02 never", stop}});
+  EXPECT_EQ(result.reason, FinishReason::kStop);
+  EXPECT_EQ(result.text, text.substr(0, text.find(stop)));
+}
+
+TEST(Generate, CancelledItGoesOnWhereItStopped) {
+  const Writer s(true, 2048);
+  SequenceState whole(s.model), state(s.model);
+  const std::vector<int32_t> want = s.Write(whole, s.prompt, {.max_tokens = 20}).ids;
+  int asked = 0;
+  const GenerateResult head = s.Write(state, s.prompt, {.max_tokens = 20, .cancelled = [&] { return ++asked > 8; }});
+  EXPECT_EQ(head.reason, FinishReason::kCancelled);
+  ASSERT_LT(head.ids.size(), 20U);
+  ASSERT_GT(head.ids.size(), 0U);
+  std::vector<int32_t> got = head.ids;
+  const std::vector<int32_t> rest = s.Write(state, {}, {.max_tokens = 20 - static_cast<int64_t>(head.ids.size())}).ids;
+  got.insert(got.end(), rest.begin(), rest.end());
+  EXPECT_EQ(got, want);
+  // In the middle of a prompt: whole pieces are read.
+  SequenceState fresh(s.model);
+  asked = 0;
+  const GenerateResult none = s.Write(fresh, RandomIds(1500, kBytes, 4), {.cancelled = [&] { return ++asked > 2; }});
+  EXPECT_EQ(none.reason, FinishReason::kCancelled);
+  EXPECT_EQ(none.prompt_tokens, 1024);
+  EXPECT_EQ(fresh.pos(), 1024);
+}
+
+TEST(Generate, RefusesBeforeAnythingIsRead) {
+  const Writer s(true, 40);
+  SequenceState state(s.model);
+  ExpectError([&] { (void)s.Write(state, {}, {}); }, ErrorCode::kUsage, {"no tokens"});
+  ExpectError([&] { (void)s.Write(state, RandomIds(41, kBytes, 1), {}); }, ErrorCode::kUsage, {"--ctx-size is 40"});
+  ExpectError([&] { (void)s.Write(state, std::vector<int32_t>{1, 320}, {}); }, ErrorCode::kUsage, {"token id 320"});
+  EXPECT_EQ(state.pos(), 0);
+  const GenerateResult full = s.Write(state, s.prompt, {.max_tokens = -1});
+  EXPECT_EQ(full.reason, FinishReason::kLength);
+  EXPECT_EQ(full.ids.size(), 4U);  // three are read, the last is pending
+  EXPECT_EQ(state.pos(), 40);
+}
+
+TEST(Perplexity, IsThatOfTheLogits) {
+  const Writer s(true);
+  const std::vector<int32_t> ids = RandomIds(205, 320, 9);
+  for (const int64_t chunk : {4, 33, 64}) {
+    double sum = 0;
+    int64_t n = 0;
+    const int64_t chunks = 205 / chunk;
+    for (int64_t i = 0; i < chunks; ++i) {
+      SequenceState state(s.model);
+      std::vector<int32_t> part(ids.begin() + i * chunk, ids.begin() + (i + 1) * chunk);
+      part[0] = 17;
+      ThreadPool pool(1);
+      const std::vector<float> logits = testing::LogitsInPieces(s.model, state, part, {1}, pool);
+      for (int64_t t = chunk / 2; t < chunk - 1; ++t) {
+        double total = 0;
+        for (int64_t v = 0; v < 320; ++v) total += std::exp(static_cast<double>(logits[static_cast<size_t>(t * 320 + v)]));
+        sum += std::log(total) - logits[static_cast<size_t>(t * 320 + part[static_cast<size_t>(t + 1)])];
+        ++n;
+      }
+    }
+    ThreadPool pool(2);
+    const TextPerplexity got = MeasurePerplexity(s.model, ids, {.chunk = chunk, .bos = 17}, pool);
+    EXPECT_EQ(got.chunks, chunks);
+    EXPECT_EQ(got.tokens, n);
+    EXPECT_NEAR(got.loss(), sum / static_cast<double>(n), 1e-4 * sum / static_cast<double>(n));
+    EXPECT_GT(got.standard_error(), 0);
+  }
+  ThreadPool pool(1);
+  ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 300}, pool); }, ErrorCode::kData, {"a chunk needs 300"});
+  ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 3}, pool); }, ErrorCode::kUsage, {"must be 4 or more"});
+  ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 513}, pool); }, ErrorCode::kUsage, {"--ctx-size"});
+}
+
+TEST(RandomWeights, RunAndHaveTheWantedTypes) {
+  for (const WeightType type : {WeightType::kF32, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_K}) {
+    const WeightSource source = RandomWeights(HydraNano(), {.type = type, .seed = 3});
+    const TensorTable table(source.config);
+    const StoredTensor embedding = source.tensor(*table.Find(TensorRole::kEmbedding));
+    const bool whole = HydraNano().d_model % Info(type).block == 0;
+    EXPECT_EQ(embedding.type, whole ? type : WeightType::kQ8_0);
+    EXPECT_EQ(source.tensor(*table.Find(TensorRole::kFinalNorm)).type, WeightType::kF32);
+    const Model model = BuildModel(source);
+    SequenceState state(model);
+    ThreadPool pool(1);
+    const auto logits = model.Prefill(state, RandomIds(40, HydraNano().vocab_size, 1), pool);
+    EXPECT_TRUE(std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); }));
+    EXPECT_NE(*std::max_element(logits.begin(), logits.end()), *std::min_element(logits.begin(), logits.end()));
+  }
+}
+
+TEST(PackedCopyBytes, AreWhatLoadingMakes) {
+  for (const ModelConfig& config : {HydraNano(), TransformerNano(), MambaNano()})
+    for (const WeightType type : {WeightType::kF32, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_1}) {
+      const WeightSource source = RandomWeights(config, {.type = type});
+      EXPECT_EQ(PackedCopyBytes(source), BuildModel(source).weights().packed_bytes) << FamilyName(config.family) << Info(type).name;
+    }
+}
+
+TEST(Speed, CountsBytes) {
+  const Model model = BuildModel(RandomSource(TransformerNano(), 1));
+  const double kv = static_cast<double>(KvBytesPerToken(model.config(), KvDtype::kF32));
+  EXPECT_EQ(CountTokenBytes(model, {.generate = 3, .depth = 10}).kv, 12 * kv);            // 11, 12, 13 keys
+  EXPECT_EQ(CountTokenBytes(model, {.generate = 3, .depth = 10, .batch = 4}).kv, 12 * kv);
+  const TokenBytes one = CountTokenBytes(model, {.generate = 1}), four = CountTokenBytes(model, {.generate = 1, .batch = 4});
+  EXPECT_NEAR(four.weights, one.weights / 4, one.weights * 0.01);
+  EXPECT_EQ(one.state, 0);
+  const Model hydra = BuildModel(RandomSource(HydraNano(), 1));
+  EXPECT_EQ(CountTokenBytes(hydra, {.generate = 1}).state,
+            static_cast<double>(CountState(hydra.config(), KvDtype::kF32).total() - CountState(hydra.config(), KvDtype::kF32).kv));
+  EXPECT_LT(CountTokenBytes(hydra, {.prompt = 64}).weights, CountTokenBytes(hydra, {.generate = 1}).weights / 16);
+}
+
+TEST(Speed, RunsFromTheSameStates) {
+  const Model model = BuildModel(RandomSource(HydraNano(), 1));
+  ThreadPool pool(2);
+  for (const SpeedTest test : {SpeedTest{.prompt = 20, .depth = 5}, SpeedTest{.generate = 4, .batch = 3}}) {
+    SpeedRunner runner(model, test, pool);
+    EXPECT_GT(runner.Run(), 0);
+    EXPECT_GT(runner.Run(), 0);
+  }
+  EXPECT_GT(ReadMeter(pool, 1 << 20).Measure(), 1e6);
+}
+
+TEST(Speed, Summarises) {
+  const Summary s = Summarise({4, 1, 3, 2});
+  EXPECT_EQ(s.mean, 2.5);
+  EXPECT_EQ(s.median, 2.5);
+  EXPECT_EQ(s.min, 1);
+  EXPECT_EQ(s.max, 4);
+  EXPECT_NEAR(s.sd, std::sqrt(5.0 / 3), 1e-12);
+  EXPECT_EQ(Summarise({7}).sd, 0);
+  EXPECT_EQ(Summarise({9, 7, 8}).median, 8);
+}
+
+}  // namespace
+}  // namespace hydra
