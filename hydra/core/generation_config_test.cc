@@ -22,7 +22,8 @@ TEST(GenerationConfig, ReadsWhatItKnows) {
   EXPECT_EQ(c.min_p, std::nullopt);
   EXPECT_EQ(c.repetition_penalty, 1.05);
   EXPECT_EQ(c.eos_token_ids, (std::vector<int32_t>{2, 7}));
-  EXPECT_EQ(ParseGenerationConfig(R"({"eos_token_id": 3, "top_k": null})", "g.json").eos_token_ids, std::vector<int32_t>{3});
+  EXPECT_EQ(ParseGenerationConfig(R"({"eos_token_id": 3, "top_k": null})", "g.json").eos_token_ids,
+            std::vector<int32_t>{3});
   EXPECT_EQ(ParseGenerationConfig("{}", "g.json").eos_token_ids, std::vector<int32_t>{});
 }
 
