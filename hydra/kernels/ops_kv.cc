@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of keys and values: f32 to a KV dtype and back. Not here: what reads them (ops_attention.cc).
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "hydra/core/dtype.h"
+#include "hydra/kernels/dispatch.h"
+#include "hydra/kernels/ops.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "hydra/kernels/ops_kv.cc"
+#include "hwy/foreach_target.h"
+#include "hydra/kernels/simd.h"
+#include "hydra/kernels/simd_kv-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hydra::kernels {
+namespace HWY_NAMESPACE {
+
+HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
+
+void StoreF16(const float* x, int64_t n, uint16_t* row) {
+  int64_t i = 0;
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2  // where the processor rounds
+  const FloatTag d;
+  const hn::Rebind<hwy::float16_t, FloatTag> half;
+  const hn::Rebind<uint16_t, FloatTag> d16;
+  for (; i < n; i += static_cast<int64_t>(hn::Lanes(d)))
+    StorePart(hn::BitCast(d16, hn::DemoteTo(half, LoadPart(d, x + i, Left(n, i)))), d16, row + i, Left(n, i));
+#endif
+  for (; i < n; ++i) row[i] = FloatToF16(x[i]);
+}
+
+void StoreBF16(const float* x, int64_t n, uint16_t* row) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, x + i, sizeof(bits));
+    const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;  // to nearest even; NaN stays one
+    row[i] = static_cast<uint16_t>(nan ? bits >> 16 | 64 : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+  }
+}
+
+// Blocks of 32: d = amax / 127 as f16, q = x / d of the unrounded d to nearest; the last block ends in zeros.
+void StoreQ8(const float* x, int64_t n, std::byte* row) {
+  for (int64_t i = 0; i < n; i += 32, row += 34) {
+    const int64_t count = std::min<int64_t>(32, n - i);
+    float amax = 0;
+    for (int64_t j = 0; j < count; ++j) amax = std::max(amax, std::abs(x[i + j]));
+    const uint16_t d = FloatToF16(amax / 127);
+    const float inverse = amax > 0 ? 127 / amax : 0;
+    int8_t q[32] = {};
+    for (int64_t j = 0; j < count; ++j) q[j] = static_cast<int8_t>(std::lrintf(std::clamp(x[i + j] * inverse, -127.0f, 127.0f)));
+    std::memcpy(row, &d, sizeof(d));
+    std::memcpy(row + 2, q, sizeof(q));
+  }
+}
+
+void StoreKvRow(KvDtype dtype, const float* x, int64_t n, void* row) {
+  switch (dtype) {
+    case KvDtype::kF32: std::memcpy(row, x, static_cast<size_t>(n) * sizeof(float)); return;
+    case KvDtype::kBF16: return StoreBF16(x, n, static_cast<uint16_t*>(row));
+    case KvDtype::kF16: return StoreF16(x, n, static_cast<uint16_t*>(row));
+    case KvDtype::kQ8_0: return StoreQ8(x, n, static_cast<std::byte*>(row));
+  }
+}
+
+void LoadKvRow(KvDtype dtype, const void* row, int64_t n, float* x) {
+  const FloatTag d;
+  WithKvRow(dtype, [&](auto type) HWY_ATTR {
+    for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d)))
+      StorePart(decltype(type)::Load(static_cast<const std::byte*>(row), i, Left(n, i)), d, x + i, Left(n, i));
+  });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hydra::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace hydra::kernels {
+
+HWY_EXPORT(StoreKvRow);
+HWY_EXPORT(LoadKvRow);
+
+void StoreKvRow(KvDtype dtype, const float* x, int64_t n, void* row) { HYDRA_DISPATCH(StoreKvRow)(dtype, x, n, row); }
+void LoadKvRow(KvDtype dtype, const void* row, int64_t n, float* x) { HYDRA_DISPATCH(LoadKvRow)(dtype, row, n, x); }
+
+}  // namespace hydra::kernels
+#endif

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// SSD, Mamba-2's recurrence: one token in place, many by chunks of small dense products. Formulas: specs/hydra.md 2.2
+// and 2.3. Not here: convolution and dt before it (ops_ssm.cc), the gated norm behind it (ops_rows.cc).
+// Dims: q tokens of a chunk, H heads, P head_dim, N d_state, G groups. Np, Pp, Qp: rounded up to kAlign.
+#include <cmath>
+
+#include "hydra/core/error.h"
+#include "hydra/kernels/dispatch.h"
+#include "hydra/kernels/ops.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "hydra/kernels/ops_ssd.cc"
+#include "hwy/foreach_target.h"
+#include "hydra/kernels/simd.h"
+#include "hydra/kernels/simd_math-inl.h"
+#include "hydra/kernels/small_gemm-inl.h"
+
+#ifndef HYDRA_KERNELS_OPS_SSD_ONCE  // what does not depend on the level
+#define HYDRA_KERNELS_OPS_SSD_ONCE
+namespace hydra::kernels {
+
+constexpr int64_t kAlign = 16;    // floats: a vector of the widest level
+constexpr int64_t kPanelRows = 6;  // tokens whose mixing rows are made at a time
+inline int64_t RoundUp(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
+
+// What one call needs beside its arguments.
+struct SsdScratch {
+  float* BT;     // [N, Qp]   the chunk's B of a group, transposed
+  float* B;      // [Q, Np]   and as it is, packed
+  float* CB;     // [Q, Qp]   C_i B_j, for j <= i and up to the end of that tile
+  float* x;      // [Q, Pp]   dt_j x_j of a head, later exp(a_last - a_j) dt_j x_j
+  float* HT;     // [N, Pp]   the state of a head, transposed
+  float* panel;  // [kPanelRows, Qp] exp(a_i - a_j) C_i B_j
+  float* hi;     // [Qp] a_j = hi + lo: the sums of dA are kept to more than f32, for differences of large ones are small
+  float* lo;     // [Qp]
+  float* decay;  // [Qp] exp(a_j)
+  float* tail;   // [Qp] exp(a_last - a_j)
+};
+// Lays the parts out from `base`; returns the floats of all.
+inline int64_t LayOut(float* base, int64_t Q, int64_t P, int64_t N, SsdScratch* s) {
+  const int64_t Qp = RoundUp(Q), Pp = RoundUp(P), Np = RoundUp(N);
+  int64_t used = 0;
+  const auto take = [&](int64_t n) {
+    float* part = base != nullptr ? base + used : nullptr;
+    used += n;
+    return part;
+  };
+  *s = {take(N * Qp), take(Q * Np), take(Q * Qp), take(Q * Pp), take(N * Pp), take(kPanelRows * Qp), take(Qp), take(Qp),
+        take(Qp), take(Qp)};
+  return used;
+}
+
+}  // namespace hydra::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace hydra::kernels {
+namespace HWY_NAMESPACE {
+
+HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
+
+// ---- One token ----
+
+// R rows of a head's state: h = decay h + dx B, y = h C + Dx, each number read and written once.
+template <int R>
+HWY_INLINE void StepRows(float* h, const float* x, const float* B, const float* C, float decay, float dt, float D, int64_t N, float* y) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto decays = hn::Set(d, decay);
+  FloatVec sums[4], dx[R];
+  for (int r = 0; r < 4; ++r) sums[r] = hn::Zero(d);
+  for (int r = 0; r < R; ++r) dx[r] = hn::Set(d, dt * x[r]);
+  for (int64_t n = 0; n < N; n += lanes) {
+    const auto b = LoadPart(d, B + n, Left(N, n)), c = LoadPart(d, C + n, Left(N, n));
+    for (int r = 0; r < R; ++r) {
+      const auto next = hn::MulAdd(dx[r], b, hn::Mul(decays, LoadPart(d, h + r * N + n, Left(N, n))));
+      StorePart(next, d, h + r * N + n, Left(N, n));
+      sums[r] = hn::MulAdd(next, c, sums[r]);
+    }
+  }
+  float out[4];
+  ReduceSum4(sums[0], sums[1], sums[2], sums[3], out);
+  for (int r = 0; r < R; ++r) y[r] = out[r] + D * x[r];
+}
+
+void Step(const SsdArgs& a) {
+  for (int64_t head = a.h0; head < a.h1; ++head) {
+    const float* B = a.B + head * a.G / a.H * a.N;
+    const float* C = a.C + head * a.G / a.H * a.N;
+    const float* x = a.x + head * a.P;
+    float* h = a.state + head * a.P * a.N;
+    float* y = a.y + head * a.P;
+    const float dt = a.dt[head], decay = std::exp(dt * a.A[head]), D = a.D[head];
+    int64_t p = 0;
+    for (; p + 4 <= a.P; p += 4) StepRows<4>(h + p * a.N, x + p, B, C, decay, dt, D, a.N, y + p);
+    for (; p < a.P; ++p) StepRows<1>(h + p * a.N, x + p, B, C, decay, dt, D, a.N, y + p);
+  }
+}
+
+// ---- Chunks ----
+
+struct Chunk {
+  const SsdArgs& a;
+  const SsdScratch& s;
+  int64_t t0, q;           // first token, tokens
+  int64_t xs, bcs, ys;     // strides
+  int64_t Qp, Pp, Np;
+};
+
+// B of a group packed and transposed; C_i B_j for all j <= i.
+void PrepareGroup(const Chunk& k, int64_t group) {
+  const SsdArgs& a = k.a;
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const float* B = a.B + k.t0 * k.bcs + group * a.N;
+  const float* C = a.C + k.t0 * k.bcs + group * a.N;
+  TransposeScaled(B, k.bcs, k.q, a.N, 1.0f, k.s.BT, k.Qp);
+  const int64_t padded = (k.q + lanes - 1) / lanes * lanes;
+  for (int64_t n = 0; n < a.N; ++n)
+    for (int64_t j = k.q; j < padded; ++j) k.s.BT[n * k.Qp + j] = 0;  // read by the last vectors, then masked out
+  for (int64_t j = 0; j < k.q; ++j)
+    for (int64_t n = 0; n < a.N; n += lanes)
+      hn::StoreU(LoadPart(d, B + j * k.bcs + n, Left(a.N, n)), d, k.s.B + j * k.Np + n);
+  for (int64_t i = 0; i < k.q; i += kPanelRows) {
+    const int64_t rows = HWY_MIN(kPanelRows, k.q - i);
+    SmallGemm({.a = C + i * k.bcs, .a_row = k.bcs, .a_k = 1, .b = reinterpret_cast<const std::byte*>(k.s.BT), .b_row = k.Qp * 4,
+               .c = k.s.CB + i * k.Qp, .c_row = k.Qp, .M = rows, .N = (i + rows + lanes - 1) / lanes * lanes, .K = a.N});
+  }
+}
+
+// The sums of dA, the decays made of them, and dt_j x_j. Exponents are differences first and never positive.
+void PrepareHead(const Chunk& k, int64_t head) {
+  const SsdArgs& a = k.a;
+  const SsdScratch& s = k.s;
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  double sum = 0;
+  for (int64_t j = 0; j < k.q; ++j) {
+    const float dt = a.dt[(k.t0 + j) * a.H + head];
+    sum += static_cast<double>(dt * a.A[head]);
+    s.hi[j] = static_cast<float>(sum);
+    s.lo[j] = static_cast<float>(sum - static_cast<double>(s.hi[j]));
+    const float* x = a.x + (k.t0 + j) * k.xs + head * a.P;
+    const auto scale = hn::Set(d, dt);
+    for (int64_t p = 0; p < a.P; p += lanes)
+      hn::StoreU(hn::Mul(scale, LoadPart(d, x + p, Left(a.P, p))), d, s.x + j * k.Pp + p);
+  }
+  for (int64_t j = k.q; j < k.Qp; ++j) s.hi[j] = s.lo[j] = 0;
+  const auto last_hi = hn::Set(d, s.hi[k.q - 1]), last_lo = hn::Set(d, s.lo[k.q - 1]);
+  for (int64_t j = 0; j < k.q; j += lanes) {
+    const auto hi = hn::LoadU(d, s.hi + j), lo = hn::LoadU(d, s.lo + j);
+    hn::StoreU(Exp(hn::Add(hi, lo)), d, s.decay + j);
+    hn::StoreU(Exp(hn::Add(hn::Sub(last_hi, hi), hn::Sub(last_lo, lo))), d, s.tail + j);
+  }
+}
+
+// y_i = exp(a_i) H C_i + sum_{j <= i} exp(a_i - a_j) (C_i B_j) dt_j x_j + D x_i.
+void ChunkOutputs(const Chunk& k, int64_t head) {
+  const SsdArgs& a = k.a;
+  const SsdScratch& s = k.s;
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  float* y = a.y + k.t0 * k.ys + head * a.P;
+  TransposeScaled(a.state + head * a.P * a.N, a.N, a.P, a.N, 1.0f, s.HT, k.Pp);
+  SmallGemm({.a = a.C + k.t0 * k.bcs + head * a.G / a.H * a.N, .a_row = k.bcs, .a_k = 1, .b = reinterpret_cast<const std::byte*>(s.HT),
+             .b_row = k.Pp * 4, .c = y, .c_row = k.ys, .M = k.q, .N = a.P, .K = a.N});
+  for (int64_t i = 0; i < k.q; i += kPanelRows) {
+    const int64_t rows = HWY_MIN(kPanelRows, k.q - i), keys = i + rows;
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto hi = hn::Set(d, s.hi[i + r]), lo = hn::Set(d, s.lo[i + r]);
+      for (int64_t j = 0; j < keys; j += lanes) {
+        const auto gap = hn::Add(hn::Sub(hi, hn::LoadU(d, s.hi + j)), hn::Sub(lo, hn::LoadU(d, s.lo + j)));
+        auto mix = hn::Mul(hn::LoadU(d, s.CB + (i + r) * k.Qp + j), Exp<true>(hn::Min(gap, hn::Zero(d))));
+        if (j + lanes > i + r + 1) {  // some of these tokens come later
+          const int64_t seen = i + r + 1 - j;
+          mix = seen > 0 ? hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(seen)), mix) : hn::Zero(d);
+        }
+        hn::StoreU(mix, d, s.panel + r * k.Qp + j);
+      }
+    }
+    SmallGemm({.a = s.panel, .a_row = k.Qp, .a_k = 1, .b = reinterpret_cast<const std::byte*>(s.x), .b_row = k.Pp * 4,
+               .c = y + i * k.ys, .c_row = k.ys, .M = rows, .N = a.P, .K = keys, .beta = s.decay + i, .beta_row = 1});
+    const auto skip = hn::Set(d, a.D[head]);
+    for (int64_t r = i; r < i + rows; ++r) {
+      const float* x = a.x + (k.t0 + r) * k.xs + head * a.P;
+      for (int64_t p = 0; p < a.P; p += lanes) {
+        const size_t left = Left(a.P, p);
+        StorePart(hn::MulAdd(skip, LoadPart(d, x + p, left), LoadPart(d, y + r * k.ys + p, left)), d, y + r * k.ys + p, left);
+      }
+    }
+  }
+}
+
+// H = exp(a_last) H + sum_j exp(a_last - a_j) dt_j x_j (x) B_j.
+void ChunkState(const Chunk& k, int64_t head) {
+  const SsdArgs& a = k.a;
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t j = 0; j < k.q; ++j) {
+    const auto scale = hn::Set(d, k.s.tail[j]);
+    for (int64_t p = 0; p < a.P; p += lanes)
+      hn::StoreU(hn::Mul(scale, hn::LoadU(d, k.s.x + j * k.Pp + p)), d, k.s.x + j * k.Pp + p);
+  }
+  SmallGemm({.a = k.s.x, .a_row = 1, .a_k = k.Pp, .b = reinterpret_cast<const std::byte*>(k.s.B), .b_row = k.Np * 4,
+             .c = a.state + head * a.P * a.N, .c_row = a.N, .M = a.P, .N = a.N, .K = k.q, .beta = k.s.decay + k.q - 1});
+}
+
+void Chunks(const SsdArgs& a) {
+  SsdScratch s;
+  LayOut(a.scratch, a.Q, a.P, a.N, &s);
+  for (int64_t t = 0; t < a.T; t += a.Q) {
+    const Chunk chunk{.a = a, .s = s, .t0 = t, .q = HWY_MIN(a.Q, a.T - t),
+                      .xs = a.x_stride != 0 ? a.x_stride : a.H * a.P, .bcs = a.bc_stride != 0 ? a.bc_stride : a.G * a.N,
+                      .ys = a.y_stride != 0 ? a.y_stride : a.H * a.P, .Qp = RoundUp(a.Q), .Pp = RoundUp(a.P), .Np = RoundUp(a.N)};
+    int64_t prepared = -1;
+    for (int64_t head = a.h0; head < a.h1; ++head) {
+      const int64_t group = head * a.G / a.H;
+      if (group != prepared) PrepareGroup(chunk, group);
+      prepared = group;
+      PrepareHead(chunk, head);
+      ChunkOutputs(chunk, head);
+      ChunkState(chunk, head);
+    }
+  }
+}
+
+void Ssd(const SsdArgs& a) { a.T == 1 ? Step(a) : Chunks(a); }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hydra::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace hydra::kernels {
+
+HWY_EXPORT(Ssd);
+
+void Ssd(const SsdArgs& a) {
+  HYDRA_CHECK(0 <= a.h0 && a.h1 <= a.H && a.Q >= 1 && a.G >= 1 && a.H % a.G == 0);
+  HYDRA_DISPATCH(Ssd)(a);
+}
+
+int64_t SsdScratchFloats(int64_t Q, int64_t P, int64_t N) {
+  SsdScratch s;
+  return LayOut(nullptr, Q, P, N, &s);
+}
+
+}  // namespace hydra::kernels
+#endif
