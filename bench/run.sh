@@ -8,4 +8,5 @@ build=${1:-build/release}
 python=.venv/bin/python
 [ -x "$python" ] || python=python3
 "$python" bench/tokenizer.py --hydralm "$build/hydralm"
+"$python" bench/runtime.py "$build"
 "$python" bench/train_forward.py "$build"

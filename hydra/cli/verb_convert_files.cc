@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tokenizer files of converted models.
+#include "hydra/cli/verb_convert_files.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "hydra/core/error.h"
+#include "hydra/core/file.h"
+#include "hydra/core/gguf_model.h"
+#include "hydra/core/tokenizer_gguf.h"
+
+namespace hydra::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Files of a model folder that are about text, not weights.
+constexpr const char* kTextFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"};
+
+std::string HomeOf(const std::string& path) { return fs::is_directory(path) ? path : fs::path(path).parent_path().string(); }
+
+}  // namespace
+
+void CheckTarget(const std::string& source, const std::string& target) {
+  std::error_code ignored;
+  if (fs::exists(target) && fs::equivalent(source, target, ignored))
+    throw Error(ErrorCode::kUsage, StrCat("-o ", target, ": is the source: choose another name"));
+}
+
+std::function<void(GgufMetadata&)> TokenizerKeys(const WeightSource& source) {
+  if (GgufFile::IsGguf(source.path)) {
+    return [path = source.path](GgufMetadata& metadata) {
+      const GgufFile file = GgufFile::Open(path);
+      for (const GgufEntry& entry : file.entries())
+        if (entry.key.starts_with("tokenizer.") || entry.key == "general.name") metadata.Set(entry);
+    };
+  }
+  const std::string home = HomeOf(source.path);
+  if (!fs::exists(fs::path(home) / "tokenizer.json")) return {};
+  return [home, config = source.config](GgufMetadata& metadata) { SetGgufTokenizer(home, config, &metadata); };
+}
+
+void WriteTokenizerFiles(const WeightSource& source, const std::string& folder) {
+  const fs::path to(folder);
+  if (GgufFile::IsGguf(source.path)) {
+    const GgufFile file = GgufFile::Open(source.path);
+    if (file.Find("tokenizer.ggml.model") == nullptr) return;
+    WriteFileAtomic((to / "tokenizer.json").string(), TokenizerJson(ReadGgufTokenizer(file)));
+    WriteFileAtomic((to / "tokenizer_config.json").string(), TokenizerConfigJsonOfGguf(file));
+    return;
+  }
+  for (const char* name : kTextFiles)
+    if (const fs::path from = fs::path(HomeOf(source.path)) / name; fs::exists(from)) WriteFileAtomic((to / name).string(), ReadFile(from.string()));
+}
+
+std::vector<TensorChange> WorstChanges(const ConvertReport& report, size_t n) {
+  std::vector<TensorChange> all = report.changes;
+  std::stable_sort(all.begin(), all.end(), [](const TensorChange& a, const TensorChange& b) { return a.error > b.error; });
+  all.resize(std::min(all.size(), n));
+  return all;
+}
+
+}  // namespace hydra::cli

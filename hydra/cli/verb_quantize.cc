@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// `hydralm quantize`: a GGUF file with smaller weights.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "hydra/cli/cli.h"
+#include "hydra/cli/verb_convert_files.h"
+#include "hydra/cli/verbs.h"
+#include "hydra/core/error.h"
+#include "hydra/core/file.h"
+#include "hydra/runtime/quantize.h"
+
+namespace hydra::cli {
+namespace {
+
+struct QuantizeFlags {
+  std::string source, target, type = "q8_0";
+};
+
+int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
+  CheckTarget(flags.source, flags.target);
+  if (!flags.target.ends_with(".gguf")) throw Error(ErrorCode::kUsage, StrCat("-o ", flags.target, ": quantised weights go into a .gguf file"));
+  const QuantRecipe recipe = *ParseQuantRecipe(flags.type);
+  const WeightSource source = OpenWeights(flags.source);
+  const ConvertReport report = WriteModelGguf(source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); }, TokenizerKeys(source));
+  constexpr size_t kShown = 5;
+  const auto worst = WorstChanges(report, kShown);
+  const double share = static_cast<double>(report.bytes_after) / static_cast<double>(std::max<int64_t>(report.bytes_before, 1));
+  if (common.json) {
+    nlohmann::ordered_json json = {{"file", flags.target}, {"type", flags.type}, {"tensors", report.written}, {"bytes_before", report.bytes_before}, {"bytes_after", report.bytes_after}};
+    for (const TensorChange& c : worst) json["worst"].push_back({{"name", c.name}, {"from", Info(c.from).name}, {"to", Info(c.to).name}, {"error", c.error}});
+    fmt::print("{}\n", json.dump());
+    return kDone;
+  }
+  fmt::print("{}: {} tensors; {} -> {} bytes ({:.1f}%)\n", flags.target, report.written, WithCommas(static_cast<uint64_t>(report.bytes_before)),
+             WithCommas(static_cast<uint64_t>(report.bytes_after)), 100 * share);
+  for (const TensorChange& c : worst) fmt::print("  {:<44} {} -> {}  relative error {:.4f}\n", c.name, Info(c.from).name, Info(c.to).name, c.error);
+  return kDone;
+}
+
+}  // namespace
+
+void AddQuantizeVerb(CLI::App& root, VerbContext& context) {
+  auto flags = std::make_shared<QuantizeFlags>();
+  CLI::App* verb = context.AddVerb(root, kQuantizeVerb, "hydralm quantize runs/demo/model -o nano-q8.gguf --type q8_0");
+  verb->add_option("SOURCE", flags->source, "model folder, .gguf or .safetensors file")->required()->type_name("PATH");
+  verb->add_option("-o,--output", flags->target, "the .gguf file to write")->required()->type_name("FILE.gguf");
+  verb->add_option("--type", flags->type, "q8_0, q4_0, q4_1 or q4_k_m (Q4_K, with Q6_K where it matters)")->check(CLI::IsMember({"q8_0", "q4_0", "q4_1", "q4_k_m"}));
+  context.AddJsonFlag(verb);
+  context.OnRun(verb, [flags](const CommonFlags& common) { return RunQuantize(*flags, common); });
+}
+
+}  // namespace hydra::cli
