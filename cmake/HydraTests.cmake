@@ -6,7 +6,7 @@
 include(GoogleTest)
 
 set(test_environment HYDRALM_BIN=${CMAKE_BINARY_DIR} HYDRALM_PYTHON=${HYDRALM_PYTHON} OMP_NUM_THREADS=1
-    PYTHONDONTWRITEBYTECODE=1 ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
+    PYTHONDONTWRITEBYTECODE=1 HYDRALM_SANITIZE=${HYDRALM_SANITIZE} ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
 
 # hydra_test(FOLDER LABEL): LABEL torch builds with LibTorch.
 function(hydra_test folder label)

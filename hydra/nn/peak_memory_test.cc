@@ -38,7 +38,7 @@ double StatusBytes(const std::string& key) {
   return 0;
 }
 
-constexpr int64_t kLongest = 32768;
+constexpr int64_t kLongest = 16384;
 constexpr const char* kTask = "HYDRALM_TEST_PEAK";  // "train mamba2 4096", read by the child
 
 // The child: runs one pass and writes what its high-water mark rose by, in bytes.
@@ -98,7 +98,7 @@ double PeakBytes(const std::string& task) {
 double ExpectLinear(const std::string& task) {
   // Least squares of log bytes over log tokens.
   std::vector<double> x, y;
-  for (int64_t tokens = kLongest / 8; tokens <= kLongest; tokens *= 2) {
+  for (int64_t tokens = kLongest / 4; tokens <= kLongest; tokens *= 2) {
     const double bytes = PeakBytes(task + " " + std::to_string(tokens));
     EXPECT_GT(bytes, 0) << task << " " << tokens;
     std::printf("%s %6lld tokens: %.1f MiB\n", task.c_str(), static_cast<long long>(tokens), bytes / 1048576);
