@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels along time against their scalar twins on every SIMD level: every split of a sequence, initial states, ranges
+// of heads and channels, strides, sizes around the vectors.
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "hydra/kernels/ops.h"
+#include "hydra/kernels/testing.h"
+
+namespace hydra::kernels {
+namespace {
+
+constexpr float kUntouched = -12345.5f;
+
+std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1) {
+  Rng rng(seed);
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& v : x) v = static_cast<float>(deviation * rng.Normal());
+  return x;
+}
+
+// ---- Convolution ----
+
+struct ConvCase {
+  int64_t T, C, K, xs, ys;
+  std::vector<float> x, w, b, state, y;
+  ConvCase(int64_t T, int64_t C, int64_t K, uint64_t seed)
+      : T(T), C(C), K(K), xs(C + 5), ys(C + 2), x(Normals(T * xs, seed)), w(Normals(C * K, seed + 1)), b(Normals(C, seed + 2)),
+        state(Normals((K - 1) * C, seed + 3)), y(static_cast<size_t>(T * ys), kUntouched) {}
+  ConvArgs Args(int64_t begin, int64_t end, bool bias) {
+    return {.x = x.data() + begin * xs, .w = w.data(), .b = bias ? b.data() : nullptr, .state = state.data(), .y = y.data() + begin * ys,
+            .T = end - begin, .C = C, .K = K, .x_stride = xs, .y_stride = ys};
+  }
+};
+
+TEST(Conv, AnySplitMatchesRefToTheBit) {
+  ForEachTarget([](const std::string&) {
+    for (const int64_t K : {1, 2, 3, 4, 5, 64})
+      for (const int64_t C : {1, 3, 8, 15, 16, 17, 67}) {
+        SCOPED_TRACE("K " + std::to_string(K) + " C " + std::to_string(C));
+        const int64_t T = 9;
+        ConvCase want(T, C, K, 11), whole = want;
+        ref::Conv(want.Args(0, T, K % 2 == 0));
+        Conv(whole.Args(0, T, K % 2 == 0));
+        // K + 1 terms of at most 4 deviations each; silu's slope is at most 1.1.
+        ExpectClose(want.y, whole.y, Tolerance(DType::kF32, K + 6, 16 * static_cast<double>(K + 1)));
+        EXPECT_EQ(want.state, whole.state);
+        for (int64_t split = 0; split <= T; ++split) {
+          ConvCase got(T, C, K, 11);
+          Conv(got.Args(0, split, K % 2 == 0));
+          Conv(got.Args(split, T, K % 2 == 0));
+          EXPECT_EQ(whole.y, got.y) << split;
+          EXPECT_EQ(whole.state, got.state) << split;
+        }
+      }
+  });
+}
+
+TEST(Conv, TheLastTapIsThisToken) {
+  ForEachTarget([](const std::string&) {
+    const std::vector<float> x{1, 2}, w{0, 0, 10, 1};  // y = silu(10 u[t - 1] + u[t])
+    std::vector<float> state{7, 8, 9}, y(2);
+    Conv({.x = x.data(), .w = w.data(), .b = nullptr, .state = state.data(), .y = y.data(), .T = 2, .C = 1, .K = 4});
+    EXPECT_FLOAT_EQ(y[0], 91);
+    EXPECT_FLOAT_EQ(y[1], static_cast<float>(12 / (1 + std::exp(-12.0))));
+    EXPECT_EQ(state, (std::vector<float>{9, 1, 2}));
+  });
+}
+
+// ---- dt ----
+
+TEST(Dt, MatchesRefAtBothLimitsAndWithout) {
+  ForEachTarget([](const std::string&) {
+    ForEachSize(70, [](int64_t H) {
+      const int64_t T = 3, stride = H + 4;
+      std::vector<float> raw = Normals(T * stride, 21, 12), bias = Normals(H, 22);
+      raw[0] = 60, raw[static_cast<size_t>(stride)] = -60;
+      for (const float hi : {0.5f, INFINITY}) {
+        std::vector<float> want(static_cast<size_t>(T * H)), got(want.size());
+        DtArgs a{.raw = raw.data(), .bias = bias.data(), .dt = want.data(), .T = T, .H = H, .stride = stride, .lo = hi < 1 ? 0.01f : 0.0f, .hi = hi};
+        ref::Dt(a);
+        a.dt = got.data();
+        Dt(a);
+        // raw + bias is rounded before softplus; where it is very negative that is relative to the result.
+        for (size_t i = 0; i < want.size(); ++i)
+          ASSERT_NEAR(want[i], got[i], (8 + 64) * UnitRoundoff(DType::kF32) * want[i]) << i;
+      }
+    });
+  });
+}
+
+// ---- SSD ----
+
+struct SsdCase {
+  int64_t T, H, P, G, N, Q, xs, bcs, ys;
+  std::vector<float> xbc, dt, A, D, state, y, scratch;
+  SsdCase(int64_t T, int64_t H, int64_t P, int64_t G, int64_t N, int64_t Q, uint64_t seed, double dt_scale = 0.3)
+      : T(T), H(H), P(P), G(G), N(N), Q(Q), xs(H * P + 2 * G * N + 3), bcs(xs), ys(H * P + 1), xbc(Normals(T * xs, seed)),
+        dt(Normals(T * H, seed + 1, dt_scale)), A(Normals(H, seed + 2)), D(Normals(H, seed + 3)), state(Normals(H * P * N, seed + 4)),
+        y(static_cast<size_t>(T * ys), kUntouched), scratch(static_cast<size_t>(SsdScratchFloats(Q, P, N)), NAN) {
+    for (float& v : dt) v = std::abs(v);
+    for (float& v : A) v = -std::abs(v) - 0.05f;
+  }
+  SsdArgs Args(int64_t begin, int64_t end, int64_t h0, int64_t h1) {
+    const float* x = xbc.data() + begin * xs;
+    return {.x = x, .B = x + H * P, .C = x + H * P + G * N, .dt = dt.data() + begin * H, .A = A.data(), .D = D.data(), .state = state.data(),
+            .y = y.data() + begin * ys, .scratch = scratch.data(), .T = end - begin, .H = H, .P = P, .G = G, .N = N, .Q = Q, .h0 = h0, .h1 = h1,
+            .x_stride = xs, .bc_stride = bcs, .y_stride = ys};
+  }
+  // Sums of N + tokens terms, values of a few deviations; exponents up to 40 are rounded in f32.
+  [[nodiscard]] double Error() const {
+    double most = 1;
+    for (const float v : y)
+      if (v != kUntouched) most = std::max(most, std::abs(double{v}));
+    for (const float v : state) most = std::max(most, std::abs(double{v}));
+    return Tolerance(DType::kF32, 40 + N + std::min(T, Q), most);
+  }
+};
+
+void ExpectSameRun(const SsdCase& want, const SsdCase& got) {
+  ExpectClose(want.y, got.y, want.Error());
+  ExpectClose(want.state, got.state, want.Error());
+}
+
+TEST(Ssd, ChunksAndStepsMatchTheRecurrence) {
+  struct Shape {
+    int64_t T, H, P, G, N, Q;
+  };
+  ForEachTarget([](const std::string&) {
+    for (const Shape& s : {Shape{1, 4, 8, 2, 16, 8}, {1, 3, 7, 1, 5, 4}, {1, 1, 1, 1, 1, 1}, {23, 4, 8, 2, 16, 8}, {5, 2, 64, 1, 64, 16},
+                           {70, 2, 64, 1, 128, 64}, {37, 6, 33, 3, 17, 16}, {20, 2, 5, 2, 3, 1}, {19, 1, 1, 1, 1, 7}, {33, 2, 16, 1, 48, 256},
+                           {65, 1, 17, 1, 31, 64}}) {
+      SCOPED_TRACE("T " + std::to_string(s.T) + " P " + std::to_string(s.P) + " N " + std::to_string(s.N) + " Q " + std::to_string(s.Q));
+      for (const uint64_t seed : {31u, 32u}) {
+        SsdCase want(s.T, s.H, s.P, s.G, s.N, s.Q, seed), got = want;
+        ref::Ssd(want.Args(0, s.T, 0, s.H));
+        Ssd(got.Args(0, s.T, 0, s.H));
+        ExpectSameRun(want, got);
+      }
+    }
+  });
+}
+
+TEST(Ssd, AnySplitMatchesRef) {
+  ForEachTarget([](const std::string&) {
+    const int64_t T = 19;
+    SsdCase want(T, 4, 20, 2, 24, 8, 41);
+    const SsdCase fresh = want;
+    ref::Ssd(want.Args(0, T, 0, 4));
+    for (const int64_t split : {1, 2, 7, 8, 9, 15, 16, 17, 18}) {
+      SCOPED_TRACE(split);
+      SsdCase got = fresh;
+      Ssd(got.Args(0, split, 0, 4));
+      Ssd(got.Args(split, T, 0, 4));
+      ExpectSameRun(want, got);
+    }
+    SsdCase steps = fresh;
+    for (int64_t t = 0; t < T; ++t) Ssd(steps.Args(t, t + 1, 0, 4));
+    ExpectSameRun(want, steps);
+  });
+}
+
+// The thread count cuts heads anywhere, also inside a group.
+TEST(Ssd, HeadsApartGiveTheSameBits) {
+  ForEachTarget([](const std::string&) {
+    for (const int64_t T : {1, 21}) {
+      const SsdCase fresh(T, 6, 9, 2, 10, 8, 51);
+      SsdCase whole = fresh;
+      Ssd(whole.Args(0, T, 0, 6));
+      for (const int64_t cut : {1, 2, 3, 5}) {
+        SsdCase got = fresh;
+        Ssd(got.Args(0, T, cut, 6));
+        for (int64_t i = 0; i < cut * 9 * 10; ++i) ASSERT_EQ(got.state[static_cast<size_t>(i)], fresh.state[static_cast<size_t>(i)]);
+        for (int64_t t = 0; t < T; ++t)
+          for (int64_t i = 0; i < cut * 9; ++i) ASSERT_EQ(got.y[static_cast<size_t>(t * got.ys + i)], kUntouched);
+        Ssd(got.Args(0, T, 0, cut));
+        EXPECT_EQ(whole.y, got.y);
+        EXPECT_EQ(whole.state, got.state);
+      }
+    }
+  });
+}
+
+// Sums of dA in the thousands: decays are formed from differences, so nothing overflows, and near tokens keep theirs.
+TEST(Ssd, LongDecaysStayFiniteAndExact) {
+  ForEachTarget([](const std::string&) {
+    SsdCase want(130, 2, 8, 1, 16, 64, 61, /*dt_scale=*/60), got = want;
+    for (size_t i = 0; i < want.dt.size(); i += 3) want.dt[i] = got.dt[i] = 1e-3f;
+    ref::Ssd(want.Args(0, 130, 0, 2));
+    Ssd(got.Args(0, 130, 0, 2));
+    ExpectSameRun(want, got);
+  });
+}
+
+TEST(Ssd, LaterTokensDoNotReachEarlierOnes) {
+  ForEachTarget([](const std::string&) {
+    const int64_t T = 40;
+    const SsdCase fresh(T, 2, 16, 1, 16, 32, 71);
+    SsdCase a = fresh, b = fresh;
+    for (int64_t i = 21 * b.xs; i < T * b.xs; ++i) b.xbc[static_cast<size_t>(i)] += 1;
+    Ssd(a.Args(0, T, 0, 2));
+    Ssd(b.Args(0, T, 0, 2));
+    EXPECT_TRUE(std::equal(a.y.begin(), a.y.begin() + 21 * a.ys, b.y.begin()));
+    EXPECT_NE(a.y, b.y);
+  });
+}
+
+// ---- Diagonal ----
+
+TEST(Diagonal, AnySplitAndCutMatchesRef) {
+  ForEachTarget([](const std::string&) {
+    for (const int64_t D : {1, 5, 16, 33}) {
+      const int64_t T = 7;
+      const std::vector<float> params = Normals(T * 4 * D, 81), first = Normals(D, 83), y0 = Normals(T * D, 84);
+      std::vector<float> lambda = Normals(D, 82);
+      for (float& v : lambda) v = std::abs(v) + 0.01f;
+      for (const bool accumulate : {false, true}) {
+        const auto run = [&](auto op, std::vector<float>* state, std::vector<float>* y, int64_t begin, int64_t end, int64_t d0, int64_t d1) {
+          op(DiagonalArgs{.params = params.data() + begin * 4 * D, .lambda = lambda.data(), .state = state->data(), .y = y->data() + begin * D,
+                          .T = end - begin, .D = D, .d0 = d0, .d1 = d1, .accumulate = accumulate});
+        };
+        std::vector<float> state = first, y = y0, whole_state = first, whole_y = y0;
+        run(ref::Diagonal, &state, &y, 0, T, 0, D);
+        run(Diagonal, &whole_state, &whole_y, 0, T, 0, D);
+        ExpectClose(y, whole_y, Tolerance(DType::kF32, 4 * T, 40));
+        ExpectClose(state, whole_state, Tolerance(DType::kF32, 4 * T, 40));
+        for (int64_t split = 0; split <= T; ++split) {
+          std::vector<float> s = first, got = y0;
+          const int64_t cut = D / 2;
+          for (const auto& [d0, d1] : {std::pair{cut, D}, {int64_t{0}, cut}}) {
+            run(Diagonal, &s, &got, 0, split, d0, d1);
+            run(Diagonal, &s, &got, split, T, d0, d1);
+          }
+          EXPECT_EQ(whole_y, got);
+          EXPECT_EQ(whole_state, s);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace hydra::kernels
