@@ -163,7 +163,8 @@ ModelConfig ReadDecoder(Keys& k, Family family) {
   if (a.n_kv_heads < 1) k.Refuse("num_key_value_heads", a.n_kv_heads, "must be at least 1");
   a.head_dim = family == Family::kQwen3 ? 128 : c.d_model / a.n_heads;
   if (!k.Get("head_dim", &a.head_dim) && family != Family::kQwen3 && c.d_model % a.n_heads != 0)
-    k.Refuse("num_attention_heads", a.n_heads, StrCat("must divide hidden_size = ", c.d_model, " where head_dim is absent"));
+    k.Refuse("num_attention_heads", a.n_heads,
+             StrCat("must divide hidden_size = ", c.d_model, " where head_dim is absent"));
   k.Get("rope_theta", &a.rope_theta);
   ReadRopeObject(k, "rope_scaling", &a);
   ReadRopeObject(k, "rope_parameters", &a);
@@ -245,7 +246,8 @@ Json WriteRopeScaling(const RopeScaling& r) {
 Json WriteDecoder(const ModelConfig& c) {
   const bool llama = c.family == Family::kLlama;
   HYDRA_CHECK(llama || c.family == Family::kQwen2 || c.family == Family::kQwen3, FamilyName(c.family));
-  const char* architecture = llama ? "LlamaForCausalLM" : c.family == Family::kQwen2 ? "Qwen2ForCausalLM" : "Qwen3ForCausalLM";
+  const char* qwen = c.family == Family::kQwen2 ? "Qwen2ForCausalLM" : "Qwen3ForCausalLM";
+  const char* architecture = llama ? "LlamaForCausalLM" : qwen;
   Json j = WriteCommon(c, architecture);
   j["intermediate_size"] = c.d_ff;
   j["num_attention_heads"] = c.attention.n_heads;

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes tests/golden/weights.safetensors: rows as each weight type stores them, and what the stored bytes mean.
 
-Bytes come from Python's `gguf` (0.17.1) where it can quantise and, for Q4_K and Q6_K, from ggml's own reference
-quantisers; readings from `gguf`. Not here: the comparison (hydra/core/weight_type_test.cc).
+Bytes of blocks come from ggml's own reference quantisers, other bytes and all readings from Python's `gguf` (0.17.1).
+(Its Q4_0 rounds ties as a fused multiply-add does; elsewhere its bytes are the same: tests/gguf_test.py.) Not here: the comparison (hydra/core/weight_type_test.cc).
 Run:  python3 tests/golden/make_weight_golden.py LIBGGML [FILE]
 LIBGGML: a shared library of ggml's ggml-quants.c and ggml.c (llama.cpp), built with -O2
 -ffp-contract=off and without -march: a fused multiply-add would round differently.
 
-values [R, 512] f32   rows: random, wide range of groups, one sign, half zeros, few levels, all zero, constant
+values [R, 512] f32   rows: random, wide range of groups, one sign, half zeros, few levels, all zero, constant, tiny
+                      values, lattices
 TYPE.bytes [R, n] u8  each row as TYPE stores it (types that are written)
 TYPE.raw [n] u8       512 stored weights, random bytes with finite scales
 TYPE.decoded [512]    f32, their meaning
@@ -30,7 +31,7 @@ HALVES = {"F16": [0], "Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5
 
 
 def rows(rng):
-    x = rng.standard_normal((9, N)).astype(np.float32)
+    x = rng.standard_normal((11, N)).astype(np.float32)
     x[1] *= np.repeat(10.0 ** rng.integers(-7, 4, N // 32), 32)
     x[2] = np.abs(x[2])
     x[3] = -np.abs(x[3]) * 1e-3
@@ -39,11 +40,14 @@ def rows(rng):
     x[6] = 0
     x[7] = -0.3125
     x[8, :256] *= 1e-12
+    # Steps of 1/16 and 1/14 of a range: the first and the last of the scales that Q4_K tries.
+    x[9] = np.minimum(rng.integers(0, 17, N), rng.integers(0, 300, N)) * 0.01
+    x[10] = rng.integers(0, 15, N) * 0.01
     return x.astype(np.float32)
 
 
 def encode(ggml, name, values):
-    if not name.endswith("_K"):
+    if name in ("F32", "F16", "BF16"):
         return np.stack([np.frombuffer(gguf.quants.quantize(row, Type[name]).tobytes(), np.uint8) for row in values])
     block, size = gguf.GGML_QUANT_SIZES[Type[name]]
     out = np.zeros((len(values), N // block * size), np.uint8)
