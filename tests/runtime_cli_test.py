@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from tiny_models import VOCAB, make_model, make_text, make_tokenizer, run  # noqa: E402
 
-HYDRALM = sys.argv[1]
+HYDRALM = os.path.abspath(sys.argv[1])
 TRAIN = sys.argv[2] if len(sys.argv) > 2 else ""
 PROMPT = make_text(5, 12)
 
@@ -424,15 +424,38 @@ class Chat(RuntimeTest):
         got = self.chat(["hello", f"/save {state}"], "--system", "be brief", "-q")
         self.assertEqual(got.returncode, 0, got)
         answer = got.stdout.rstrip("\n")
-        data = Path(state).read_bytes()
-        head = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
-        tensor = lambda name: np.frombuffer(data[8 + int.from_bytes(data[:8], "little"):][slice(*head[name]["data_offsets"])], "<i4").tolist()
         text = "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
         prompt = self.ids(text)
-        held = tensor("ids") + tensor("pending")
+        held = self.held(state)
         self.assertEqual(held[:len(prompt)], prompt)
         said = run(HYDRALM, "tokenizer", "decode", "-m", self.tokenizer, input=" ".join(map(str, held[len(prompt):]))).stdout
         self.assertTrue(said.startswith(answer), (said, answer))
+
+    def held(self, state):
+        """All tokens of a saved conversation."""
+        data = Path(state).read_bytes()
+        n = int.from_bytes(data[:8], "little")
+        head = json.loads(data[8:8 + n])
+        return [id for name in ("ids", "pending") for id in np.frombuffer(data[8 + n:][slice(*head[name]["data_offsets"])], "<i4").tolist()]
+
+    def test_turns_follow_one_another_as_the_template_says(self):
+        """With a model that says its end at once, the state holds the template's text exactly."""
+        state = self.path("state")
+        for form, end, text in (
+                ("chatml", 2, "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\ngo on<|im_end|>\n"
+                              "<|im_start|>assistant\n<|im_end|>"),
+                ("llama2", 0, "[INST] hello [/INST]<|endoftext|>[INST] go on [/INST]<|endoftext|>")):
+            got = self.verb("chat", "llama", "--chat-template", form, "--temp", "0", "-q", "--logit-bias", f"{end}=1e9", input=f"hello\ngo on\n/save {state}\n")
+            self.assertEqual((got.returncode, got.stdout), (0, "\n\n"), got)
+            self.assertEqual(self.held(state), self.ids(text), form)
+
+    def test_the_plain_form_ends_answers_where_a_user_would_speak(self):
+        got = self.verb("chat", "mamba2", "--chat-template", "plain", "--temp", "0", "-q", "-n", "4", input=f"hello\ngo on\n/save {self.path('state')}\n")
+        self.assertEqual(got.returncode, 0, got)
+        held = self.held(self.path("state"))
+        self.assertEqual(held[:len(self.ids("User: hello\n"))], self.ids("User: hello\n"))
+        text = run(HYDRALM, "tokenizer", "decode", "-m", self.tokenizer, input=" ".join(map(str, held))).stdout
+        self.assertRegex(text, r"(?s)^User: hello\nAssistant:.*\nUser: go on\nAssistant:")
 
     def test_save_load_reset(self):
         state = self.path("state")

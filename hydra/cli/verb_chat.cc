@@ -30,6 +30,8 @@ struct ChatFlags {
   int64_t max_tokens = 1024;
 };
 
+constexpr const char* kPlainUser = "\nUser:";  // where an answer ends for models that know no turns
+
 // Lines of stdin; a signal interrupts the wait.
 class LineReader {
  public:
@@ -157,23 +159,40 @@ class Chat {
       messages.push_back({"user", text});
       return template_.Encode(tokenizer_, messages, true);
     }
+    if (template_.form() == ChatForm::kPlain && SaidUser()) {  // the model has begun the user's turn itself
+      std::vector<int32_t> ids = tokenizer_.Encode(" " + text + "\n", {.parse_special = false});
+      for (const int32_t id : tokenizer_.Encode("Assistant:", {.parse_special = false})) ids.push_back(id);
+      return ids;
+    }
     // A later turn is what it adds to a conversation of one turn, the end of the answer before it included.
     messages.push_back({"user", "x"});
     const std::vector<int32_t> before = template_.Encode(tokenizer_, messages, true);
     messages.push_back({"assistant", ""});
     messages.push_back({"user", text});
     std::vector<int32_t> ids = template_.Encode(tokenizer_, messages, true);
-    HYDRA_CHECK(ids.size() > before.size() && std::equal(before.begin(), before.end(), ids.begin()), "a template whose turns are not in a row");
-    ids.erase(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(before.size()));
-    // The model has said its end itself.
-    if (!state_.pending().empty() && state_.pending().back() == ids.front()) ids.erase(ids.begin());
+    const auto [differs, rest] = std::mismatch(before.begin(), before.end(), ids.begin(), ids.end());
+    if (differs != before.end()) throw Error(ErrorCode::kConfig, fmt::format("{}: chat template {}: its turns do not follow one another as tokens", flags_.model.model, template_.name()));
+    ids.erase(ids.begin(), rest);
+    // Where the model has said its end itself, it and what the template puts before it are there already.
+    if (!state_.pending().empty() && std::find(end_ids_.begin(), end_ids_.end(), state_.pending().back()) != end_ids_.end())
+      if (const auto end = std::find(ids.begin(), ids.end(), state_.pending().back()); end != ids.end()) ids.erase(ids.begin(), end + 1);
     return ids;
+  }
+
+  // Whether the text so far ends with the head of a user's turn in the plain form.
+  [[nodiscard]] bool SaidUser() const {
+    constexpr size_t kTail = 16;  // tokens that surely hold it
+    std::vector<int32_t> tail(state_.ids().begin(), state_.ids().end());
+    tail.insert(tail.end(), state_.pending().begin(), state_.pending().end());
+    if (tail.size() > kTail) tail.erase(tail.begin(), tail.end() - kTail);
+    return tokenizer_.Decode(tail).ends_with(kPlainUser);
   }
 
   void Answer(const std::string& text) {
     const Generator generator{runner_.model, tokenizer_, *runner_.pool};
-    last_ = generator.Generate(state_, sampler_, TurnIds(text),
-                               {.max_tokens = flags_.max_tokens, .end_ids = end_ids_, .cancelled = StopRequested}, Show);
+    GenerateOptions options{.max_tokens = flags_.max_tokens, .end_ids = end_ids_, .cancelled = StopRequested};
+    if (template_.form() == ChatForm::kPlain) options.stops.push_back(kPlainUser);
+    last_ = generator.Generate(state_, sampler_, TurnIds(text), options, Show);
     Show("\n");
     if (last_.reason == FinishReason::kCancelled && terminal_) fmt::print(stderr, "(stopped)\n");
     if (last_.reason == FinishReason::kLength) fmt::print(stderr, "(cut off: -n {}, --ctx-size {})\n", flags_.max_tokens, runner_.model.options().ctx_size);

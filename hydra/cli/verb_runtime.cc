@@ -185,7 +185,8 @@ std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config, 
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(static_cast<int32_t>(id));
   };
   for (const int64_t id : model.config().EosTokenIds()) add(id);
-  if (tokenizer.eos_id()) add(*tokenizer.eos_id());
+  for (const auto& id : {tokenizer.eos_id(), tokenizer.eot_id()})
+    if (id) add(*id);
   return ids;
 }
 

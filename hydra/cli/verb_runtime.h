@@ -41,7 +41,7 @@ struct Runner {
 
 // The model's tokenizer; throws where it has more tokens than the model.
 [[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model);
-// Every id that ends a text: of config.json, generation_config.json or GGUF's metadata, and the tokenizer's eos.
+// Every id that ends a text: of config.json, generation_config.json or GGUF's metadata, and the tokenizer's eos and eot.
 [[nodiscard]] std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config, const Tokenizer& tokenizer);
 
 // "SmolLM2-135M-Instruct" of .../SmolLM2-135M-Instruct/ or ....gguf
