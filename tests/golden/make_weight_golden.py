@@ -2,13 +2,14 @@
 """Writes tests/golden/weights.safetensors: rows as each weight type stores them, and what the stored bytes mean.
 
 Bytes of blocks come from ggml's own reference quantisers, other bytes and all readings from Python's `gguf` (0.17.1).
-(Its Q4_0 rounds ties as a fused multiply-add does; elsewhere its bytes are the same: tests/gguf_test.py.) Not here: the comparison (hydra/core/weight_type_test.cc).
+(Its Q4_0 rounds ties as a fused multiply-add does; else its bytes are the same: tests/gguf_test.py.) Not here: the
+comparison (hydra/core/weight_type_test.cc).
 Run:  python3 tests/golden/make_weight_golden.py LIBGGML [FILE]
 LIBGGML: a shared library of ggml's ggml-quants.c and ggml.c (llama.cpp), built with -O2
 -ffp-contract=off and without -march: a fused multiply-add would round differently.
 
 values [R, 512] f32   rows: random, wide range of groups, one sign, half zeros, few levels, all zero, constant, tiny
-                      values, lattices
+                      values, uniform
 TYPE.bytes [R, n] u8  each row as TYPE stores it (types that are written)
 TYPE.raw [n] u8       512 stored weights, random bytes with finite scales
 TYPE.decoded [512]    f32, their meaning
@@ -40,9 +41,8 @@ def rows(rng):
     x[6] = 0
     x[7] = -0.3125
     x[8, :256] *= 1e-12
-    # Steps of 1/16 and 1/14 of a range: the first and the last of the scales that Q4_K tries.
-    x[9] = np.minimum(rng.integers(0, 17, N), rng.integers(0, 300, N)) * 0.01
-    x[10] = rng.integers(0, 15, N) * 0.01
+    for row, seed in ((9, 17), (10, 72)):  # these need the largest of the scales that Q4_K tries
+        x[row] = np.random.default_rng(seed).random(N)
     return x.astype(np.float32)
 
 
