@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-# ctest: timeout=300
+# ctest: timeout=600
 # The verbs that run a model without LibTorch, from outside: generate, chat, logits, bench, inspect. What they print
 # where, what they refuse, that states go on exactly. Not here: the numbers themselves (hydra/runtime tests).
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -496,6 +498,35 @@ class Chat(RuntimeTest):
             _, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0, err)
         self.assertIn(b"last turn: read", err)
+
+
+    def test_at_a_terminal_a_second_ctrl_c_leaves(self):
+        command = [HYDRALM, "chat", "-m", self.models["hydra"], "--chat-template", "chatml", "--temp", "0", "-n", "3", "-q"]
+        for typed, status in ((["/quit\n"], 0), (["\x04"], 0), (["\x03", "\x03"], 130), (["\x03", "/typo\n", "hello\n", "\x03", "\x03"], 130)):
+            shown = b""
+            pid, terminal = pty.fork()
+            if pid == 0:
+                os.execv(command[0], command)
+            for keys in typed:
+                shown += self.until_prompt(terminal)
+                os.write(terminal, keys.encode())
+            try:
+                while chunk := os.read(terminal, 4096):
+                    shown += chunk
+            except OSError:  # the other side is closed
+                pass
+            self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), status, (typed, shown))
+            os.close(terminal)
+            if len(typed) > 2:  # a mistake does not end it
+                self.assertIn(b"/typo: unknown command", shown)
+
+    def until_prompt(self, terminal):
+        shown = b""
+        while not shown.endswith(b"> "):
+            ready, _, _ = select.select([terminal], [], [], 30)
+            self.assertTrue(ready, shown)
+            shown += os.read(terminal, 4096)
+        return shown
 
 
 class Inspect(RuntimeTest):

@@ -106,7 +106,7 @@ std::pair<int32_t, double> ParseBias(const std::string& text) {
 void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
   verb->add_option("-m,--model", flags->model, "model folder, .gguf or .safetensors")->type_name("PATH");
   verb->add_option("-t,--threads", flags->threads, "threads; 0 = physical cores")->check(Range(0, 1024));
-  verb->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
+  verb->add_option("--device", flags->device, "auto or cpu; LibTorch takes cuda or cuda:N too")->type_name("DEVICE");
   verb->add_option("--control", flags->controls, "KEY=VALUE, repeatable, such as ban_experts=0,3")->type_name("KEY=VALUE");
 }
 

@@ -3,6 +3,7 @@
 // in the sequence's state: a turn reads its own tokens only. Not here: templates (core/chat_template.h), the loop of an
 // answer (runtime/generate.h).
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,6 +44,7 @@ class LineReader {
         buffer_.erase(0, end + 1);
         return Result::kLine;
       }
+      if (!Wait()) return Result::kInterrupted;
       char bytes[4096];
       const ssize_t n = ::read(STDIN_FILENO, bytes, sizeof(bytes));
       if (n < 0 && errno == EINTR) return Result::kInterrupted;
@@ -56,6 +58,19 @@ class LineReader {
   }
 
  private:
+  // Until there is something to read; false when a signal came, be it just before the wait.
+  static bool Wait() {
+    sigset_t stops, before;
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &stops, &before);
+    pollfd in{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+    const bool ready = !StopRequested() && ::ppoll(&in, 1, nullptr, &before) > 0;
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return ready;
+  }
+
   std::string buffer_;
 };
 
