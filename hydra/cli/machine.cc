@@ -31,7 +31,8 @@ std::optional<int64_t> GroupMemory() {
   if (const auto limit = NumberIn(v2 + "memory.max", ""))
     return *limit - NumberIn(v2 + "memory.current", "").value_or(0) + NumberIn(v2 + "memory.stat", "file").value_or(0);
   if (const auto limit = NumberIn(v1 + "memory.limit_in_bytes", ""); limit && *limit < kNone)
-    return *limit - NumberIn(v1 + "memory.usage_in_bytes", "").value_or(0) + NumberIn(v1 + "memory.stat", "total_cache").value_or(0);
+    return *limit - NumberIn(v1 + "memory.usage_in_bytes", "").value_or(0) +
+           NumberIn(v1 + "memory.stat", "total_cache").value_or(0);
   return std::nullopt;
 }
 

@@ -59,9 +59,9 @@ double NotNegative(const std::string& control, const std::string& text) {
   return value;
 }
 
-constexpr std::array<const char*, 9> kControls = {"path_scale",  "workspace_read",     "pkm_read",
-                                                  "landmarks",   "router_temperature", "moe_top_k",
-                                                  "force_experts", "ban_experts",      "expert_bias"};
+constexpr std::array<const char*, 9> kControls = {"path_scale",    "workspace_read",     "pkm_read",
+                                                  "landmarks",     "router_temperature", "moe_top_k",
+                                                  "force_experts", "ban_experts",        "expert_bias"};
 
 void SetControl(const std::string& control, const std::string& key, const std::string& value, Controls* c) {
   if (key == "path_scale") {
@@ -96,7 +96,8 @@ void SetControl(const std::string& control, const std::string& key, const std::s
 std::pair<int32_t, double> ParseBias(const std::string& text) {
   int id = 0, length = 0;
   double value = 0;
-  if (std::sscanf(text.c_str(), "%d=%lf%n", &id, &value, &length) != 2 || static_cast<size_t>(length) != text.size() || id < 0)
+  if (std::sscanf(text.c_str(), "%d=%lf%n", &id, &value, &length) != 2 || static_cast<size_t>(length) != text.size() ||
+      id < 0)
     throw Error(ErrorCode::kUsage, fmt::format("--logit-bias {}: must be ID=VALUE", text));
   return {id, value};
 }
@@ -107,11 +108,13 @@ void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
   verb->add_option("-m,--model", flags->model, "model folder, .gguf or .safetensors")->type_name("PATH");
   verb->add_option("-t,--threads", flags->threads, "threads; 0 = physical cores")->check(Range(0, 1024));
   verb->add_option("--device", flags->device, "auto or cpu; LibTorch takes cuda or cuda:N too")->type_name("DEVICE");
-  verb->add_option("--control", flags->controls, "KEY=VALUE, repeatable, such as ban_experts=0,3")->type_name("KEY=VALUE");
+  verb->add_option("--control", flags->controls, "KEY=VALUE, repeatable, such as ban_experts=0,3")
+      ->type_name("KEY=VALUE");
 }
 
 void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
-  CLI::Option* ctx = verb->add_option("-c,--ctx-size", flags->ctx, "tokens a sequence, at most the model's unless given; 0 = the model's")
+  CLI::Option* ctx = verb->add_option("-c,--ctx-size", flags->ctx,
+                                      "tokens a sequence, at most the model's unless given; 0 = the model's")
                          ->check(Range(0, 1 << 27));
   verb->parse_complete_callback([flags, ctx] { flags->ctx_given = ctx->count() > 0; });
   verb->add_option("--kv-dtype", flags->kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
@@ -193,7 +196,8 @@ std::vector<int32_t> InputIds(const LogitsFlags& flags, const CLI::App* verb, in
   if (ids.empty()) throw Error(ErrorCode::kUsage, "logits: no tokens; give -p TEXT, -f FILE or --ids 1,2,3");
   std::vector<int32_t> out;
   for (const int64_t id : ids) {
-    if (id < 0 || id >= vocab) throw Error(ErrorCode::kUsage, fmt::format("logits: token id {}: must be 0 to {}", id, vocab - 1));
+    if (id < 0 || id >= vocab)
+      throw Error(ErrorCode::kUsage, fmt::format("logits: token id {}: must be 0 to {}", id, vocab - 1));
     out.push_back(static_cast<int32_t>(id));
   }
   return out;

@@ -45,10 +45,12 @@ struct SamplingFlags {
 void AddSamplingFlags(CLI::App* verb, SamplingFlags* flags);
 // A flag or its variable wins over the model's generation_config.json, which wins over the default. A seed of -1
 // becomes a random one.
-[[nodiscard]] SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb, const GenerationConfig& config);
+[[nodiscard]] SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb,
+                                             const GenerationConfig& config);
 
 // The text of -p or of the file of -f ("-" = stdin); nothing when neither is given. Both are an error.
-[[nodiscard]] std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text, const std::string& file);
+[[nodiscard]] std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text,
+                                                    const std::string& file);
 
 // What `hydralm logits` reads and writes, whichever engine runs it.
 struct LogitsFlags {

@@ -11,7 +11,8 @@
 namespace hydra::cli {
 
 nn::Model OpenModel(const ModelFlags& flags) {
-  at::set_num_threads(flags.threads > 0 ? flags.threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+  at::set_num_threads(flags.threads > 0 ? flags.threads
+                                        : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
   return nn::LoadModel(flags.model, {.device = train::ResolveDevice(flags.device).device});
 }
 

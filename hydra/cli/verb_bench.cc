@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "hydra/cli/verb_bench_rows.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
+#include "hydra/cli/verb_bench_rows.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/core/error.h"
@@ -54,15 +54,19 @@ bool WantsSpeed(const BenchFlags& flags, const CLI::App* verb) {
 }
 
 std::string Replace(std::string text, const std::string& from, const std::string& to) {
-  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) text.replace(at, from.size(), to);
+  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+    text.replace(at, from.size(), to);
   return text;
 }
 
-// Runs another engine's command once and reads its tokens a second: llama-bench's "avg_ts" where the output has one, else
-// the last number of the last line.
+// Runs another engine's command once and reads its tokens a second: llama-bench's "avg_ts" where the output has one,
+// else the last number of the last line.
 double RunCompared(const BenchFlags& flags, const SpeedTest& test, int threads) {
   std::string command = flags.compare;
-  for (const auto& [key, value] : {std::pair{"{p}", test.prompt}, {"{n}", test.generate}, {"{d}", test.depth}, {"{b}", test.batch},
+  for (const auto& [key, value] : {std::pair{"{p}", test.prompt},
+                                   {"{n}", test.generate},
+                                   {"{d}", test.depth},
+                                   {"{b}", test.batch},
                                    {"{t}", static_cast<int64_t>(threads)}})
     command = Replace(command, key, std::to_string(value));
   command = Replace(command, "{model}", flags.model.model);
@@ -72,9 +76,13 @@ double RunCompared(const BenchFlags& flags, const SpeedTest& test, int threads) 
   std::string out;
   for (int c = 0; (c = std::fgetc(pipe.get())) != EOF;) out += static_cast<char>(c);
   const int status = pclose(pipe.release());
-  if (status != 0) throw Error(ErrorCode::kUsage, fmt::format("--compare-cmd {}: ended with status {}", command, WIFEXITED(status) ? WEXITSTATUS(status) : status));
+  if (status != 0)
+    throw Error(ErrorCode::kUsage, fmt::format("--compare-cmd {}: ended with status {}", command,
+                                               WIFEXITED(status) ? WEXITSTATUS(status) : status));
   const std::optional<double> rate = CompareRate(out);
-  if (!rate) throw Error(ErrorCode::kUsage, fmt::format("--compare-cmd {}: its output has no tokens a second: \"{}\"", command, OneLine(out, 80)));
+  if (!rate)
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--compare-cmd {}: its output has no tokens a second: \"{}\"", command, OneLine(out, 80)));
   return *rate;
 }
 
@@ -96,7 +104,9 @@ void Measure(const BenchFlags& flags, const Runner& runner, const SpeedTest& tes
   if (!compared.empty()) row->compared = Summarise(compared);
   constexpr double kVoid = 0.05;
   if (std::abs(after - before) > kVoid * std::max(before, after))
-    fmt::print(stderr, "hydralm: warning: {}: the memory's read rate moved from {:.1f} to {:.1f} GB/s: measure again on a quiet machine\n",
+    fmt::print(stderr,
+               "hydralm: warning: {}: the memory's read rate moved from {:.1f} to {:.1f} GB/s: measure again on a "
+               "quiet machine\n",
                TestName(test), before / 1e9, after / 1e9);
 }
 
@@ -130,14 +140,18 @@ std::vector<StreamRate> Stream(int most) {
 
 int64_t FileBytes(const Model& model) {
   std::error_code code;
-  const auto size = std::filesystem::is_regular_file(model.path(), code) ? std::filesystem::file_size(model.path(), code) : 0;
+  const auto size =
+      std::filesystem::is_regular_file(model.path(), code) ? std::filesystem::file_size(model.path(), code) : 0;
   return !code && size > 0 ? static_cast<int64_t>(size) : model.weights().file_bytes;
 }
 
 Runner Open(const BenchFlags& flags, const OpenOptions& options) {
   if (flags.preset.empty()) return OpenRunner(flags.model, options);
   const auto type = ParseWeightType(flags.type);
-  if (!type) throw Error(ErrorCode::kUsage, fmt::format("--type {}: must be f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k or q6_k", flags.type));
+  if (!type)
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--type {}: must be f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k or q6_k", flags.type));
   WeightSource source = RandomWeights(Preset(flags.preset), {.type = *type});
   source.path = fmt::format("{} {}", flags.preset, Info(*type).name);
   return OpenRunner(source, flags.model, options);
@@ -158,11 +172,13 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   const int64_t chunk = verb->count("-c") > 0 && flags.model.ctx > 0 ? flags.model.ctx : kChunk;
   OpenOptions open{.quiet = common.quiet, .ctx = flags.ppl.empty() ? 1 : chunk};
   for (const SpeedTest& test : tests) open.ctx = std::max(open.ctx, test.length());
-  if (!flags.preset.empty() && !flags.ppl.empty()) throw Error(ErrorCode::kUsage, "bench: --ppl needs a trained model: give -m");
+  if (!flags.preset.empty() && !flags.ppl.empty())
+    throw Error(ErrorCode::kUsage, "bench: --ppl needs a trained model: give -m");
   ModelFlags model_flags = flags.model;
   if (model_flags.ctx_given && model_flags.ctx < open.ctx) {
     if (speed && flags.ppl.empty())
-      throw Error(ErrorCode::kUsage, fmt::format("--ctx-size {}: the longest test needs {}", model_flags.ctx, open.ctx));
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("--ctx-size {}: the longest test needs {}", model_flags.ctx, open.ctx));
     model_flags.ctx_given = false;  // there it is the length of perplexity's chunks
   }
   BenchFlags opened = flags;
@@ -196,20 +212,36 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* verb = context.AddVerb(root, kBenchVerb, "hydralm bench -m model.gguf -p 512 -n 128 -d 0,8192");
   AddModelFlags(verb, &flags->model);
-  CLI::Option* preset = verb->add_option("--preset", flags->preset, "a model by name with random weights in place of -m")->type_name("NAME");
+  CLI::Option* preset =
+      verb->add_option("--preset", flags->preset, "a model by name with random weights in place of -m")
+          ->type_name("NAME");
   preset->excludes(verb->get_option("--model"));
-  verb->add_option("--type", flags->type, "type of --preset's matrices, such as q8_0")->type_name("TYPE")->needs(preset);
+  verb->add_option("--type", flags->type, "type of --preset's matrices, such as q8_0")
+      ->type_name("TYPE")
+      ->needs(preset);
   verb->add_option("-p,--n-prompt", flags->prompts, "tokens read at once; a list makes a test of each; 0 = none")
-      ->delimiter(',')->check(Range(0, 1 << 24))->type_name("N,..");
-  verb->add_option("-n,--n-gen", flags->generates, "tokens one by one; 0 = none")->delimiter(',')->check(Range(0, 1 << 24))->type_name("N,..");
-  verb->add_option("-d,--depth", flags->depths, "tokens held before")->delimiter(',')->check(Range(0, 1 << 26))->type_name("N,..");
-  verb->add_option("-b,--batch", flags->batches, "sequences at once")->delimiter(',')->check(Range(1, 512))->type_name("N,..");
+      ->delimiter(',')
+      ->check(Range(0, 1 << 24))
+      ->type_name("N,..");
+  verb->add_option("-n,--n-gen", flags->generates, "tokens one by one; 0 = none")
+      ->delimiter(',')
+      ->check(Range(0, 1 << 24))
+      ->type_name("N,..");
+  verb->add_option("-d,--depth", flags->depths, "tokens held before")
+      ->delimiter(',')
+      ->check(Range(0, 1 << 26))
+      ->type_name("N,..");
+  verb->add_option("-b,--batch", flags->batches, "sequences at once")
+      ->delimiter(',')
+      ->check(Range(1, 512))
+      ->type_name("N,..");
   verb->add_option("-r,--repeats", flags->repeats, "repetitions of each test, after a warm-up")->check(Range(1, 10000));
   verb->add_option("-o,--format", flags->format, "md, csv, json or jsonl")->type_name("FORMAT");
   verb->add_option("--ppl", flags->ppl, "perplexity on a text, in chunks of 512 or -c; - = stdin")->type_name("FILE");
   verb->add_flag("--stream", flags->stream, "print the memory's read rate; alone: nothing else");
-  verb->add_option("--compare-cmd", flags->compare,
-                   "another engine, run in turn; {model} {p} {n} {d} {b} {t} are filled in; prints tokens a second last")
+  verb->add_option(
+          "--compare-cmd", flags->compare,
+          "another engine, run in turn; {model} {p} {n} {d} {b} {t} are filled in; prints tokens a second last")
       ->type_name("CMD");
   AddRuntimeFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);

@@ -26,7 +26,11 @@ double GbPerSecond(const BenchRow& row) { return row.rate.mean * row.bytes.total
 Json RateJson(const Summary& s) { return {{"mean", s.mean}, {"median", s.median}, {"min", s.min}, {"max", s.max}}; }
 
 Json RowJson(const BenchRow& row) {
-  Json json = {{"model", row.model}, {"params", row.params}, {"file_bytes", row.file_bytes}, {"threads", row.threads}, {"target", row.target}};
+  Json json = {{"model", row.model},
+               {"params", row.params},
+               {"file_bytes", row.file_bytes},
+               {"threads", row.threads},
+               {"target", row.target}};
   if (row.test.tokens() > 0) {
     json["p"] = row.test.prompt;
     json["n"] = row.test.generate;
@@ -37,9 +41,11 @@ Json RowJson(const BenchRow& row) {
     json["gb_per_s"] = GbPerSecond(row);
     json["read_gb_per_s"] = row.read_bytes_per_s / 1e9;
   }
-  if (row.compared) json["compare"] = {{"tok_per_s", RateJson(*row.compared)}, {"ratio", row.rate.median / row.compared->median}};
+  if (row.compared)
+    json["compare"] = {{"tok_per_s", RateJson(*row.compared)}, {"ratio", row.rate.median / row.compared->median}};
   if (const auto& p = row.perplexity)
-    json["perplexity"] = {{"value", p->value}, {"error", p->error}, {"loss", p->loss}, {"chunks", p->chunks}, {"chunk", p->chunk}, {"tokens", p->tokens}};
+    json["perplexity"] = {{"value", p->value},   {"error", p->error}, {"loss", p->loss},
+                          {"chunks", p->chunks}, {"chunk", p->chunk}, {"tokens", p->tokens}};
   return json;
 }
 
@@ -54,8 +60,8 @@ RowFormat ParseRowFormat(const std::string& name) {
 }
 
 std::string TestName(const SpeedTest& test) {
-  return fmt::format("{}{} @ {}{}", test.prompt > 0 ? "pp" : "tg", test.prompt > 0 ? test.prompt : test.generate, test.depth,
-                     test.batch > 1 ? fmt::format(" x{}", test.batch) : "");
+  return fmt::format("{}{} @ {}{}", test.prompt > 0 ? "pp" : "tg", test.prompt > 0 ? test.prompt : test.generate,
+                     test.depth, test.batch > 1 ? fmt::format(" x{}", test.batch) : "");
 }
 
 std::optional<double> CompareRate(const std::string& output) {
@@ -80,20 +86,28 @@ std::optional<double> CompareRate(const std::string& output) {
 
 void RowWriter::WriteStream(const std::vector<StreamRate>& rates) {
   if (format_ == RowFormat::kJson || format_ == RowFormat::kJsonLines) {
-    for (const StreamRate& rate : rates) WriteJson({{"threads", rate.threads}, {"read_gb_per_s", rate.bytes_per_s / 1e9}});
+    for (const StreamRate& rate : rates)
+      WriteJson({{"threads", rate.threads}, {"read_gb_per_s", rate.bytes_per_s / 1e9}});
     return;
   }
   for (const StreamRate& rate : rates)
-    fmt::print("{}memory read rate with {} threads: {:.2f} GB/s\n", format_ == RowFormat::kCsv ? "# " : "", rate.threads, rate.bytes_per_s / 1e9);
+    fmt::print("{}memory read rate with {} threads: {:.2f} GB/s\n", format_ == RowFormat::kCsv ? "# " : "",
+               rate.threads, rate.bytes_per_s / 1e9);
   std::fflush(stdout);
 }
 
 void RowWriter::Write(const BenchRow& row) {
   switch (format_) {
-    case RowFormat::kMarkdown: WriteMarkdown(row); break;
-    case RowFormat::kCsv: WriteCsv(row); break;
+    case RowFormat::kMarkdown:
+      WriteMarkdown(row);
+      break;
+    case RowFormat::kCsv:
+      WriteCsv(row);
+      break;
     case RowFormat::kJson:
-    case RowFormat::kJsonLines: WriteJson(RowJson(row)); return;
+    case RowFormat::kJsonLines:
+      WriteJson(RowJson(row));
+      return;
   }
   ++rows_;
   std::fflush(stdout);
@@ -101,28 +115,38 @@ void RowWriter::Write(const BenchRow& row) {
 
 void RowWriter::WriteMarkdown(const BenchRow& row) {
   if (const auto& p = row.perplexity; p && rows_ == 0)
-    fmt::print("perplexity {:.4f} +- {:.4f} ({} chunks of {}, {} tokens scored, loss {:.5f})\n", p->value, p->error, p->chunks, p->chunk, p->tokens, p->loss);
+    fmt::print("perplexity {:.4f} +- {:.4f} ({} chunks of {}, {} tokens scored, loss {:.5f})\n", p->value, p->error,
+               p->chunks, p->chunk, p->tokens, p->loss);
   if (row.test.tokens() == 0) return;
   if (rows_ == 0) {
-    fmt::print("| model | params | threads | target | test | t/s | median (min .. max) | GB/s | of read bw |{}\n", row.compared ? " other t/s | ratio |" : "");
-    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: |{}\n", row.compared ? " ---: | ---: |" : "");
+    fmt::print("| model | params | threads | target | test | t/s | median (min .. max) | GB/s | of read bw |{}\n",
+               row.compared ? " other t/s | ratio |" : "");
+    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: |{}\n",
+               row.compared ? " ---: | ---: |" : "");
   }
   const Summary& r = row.rate;
-  fmt::print("| {} | {} | {} | {} | {} | {:.2f} +- {:.2f} | {:.2f} ({:.2f} .. {:.2f}) | {:.2f} | {:.2f} |", row.model, Millions(row.params), row.threads,
-             row.target, TestName(row.test), r.mean, r.sd, r.median, r.min, r.max, GbPerSecond(row), GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
-  if (row.compared) fmt::print(" {:.2f} +- {:.2f} | {:.3f} |", row.compared->mean, row.compared->sd, r.median / row.compared->median);
+  fmt::print("| {} | {} | {} | {} | {} | {:.2f} +- {:.2f} | {:.2f} ({:.2f} .. {:.2f}) | {:.2f} | {:.2f} |", row.model,
+             Millions(row.params), row.threads, row.target, TestName(row.test), r.mean, r.sd, r.median, r.min, r.max,
+             GbPerSecond(row), GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
+  if (row.compared)
+    fmt::print(" {:.2f} +- {:.2f} | {:.3f} |", row.compared->mean, row.compared->sd, r.median / row.compared->median);
   fmt::print("\n");
 }
 
 void RowWriter::WriteCsv(const BenchRow& row) {
   if (rows_ == 0)
-    fmt::print("model,params,file_bytes,threads,target,p,n,d,b,mean,sd,median,min,max,weights,state,kv,gb_per_s,read_gb_per_s,other_median,perplexity\n");
+    fmt::print(
+        "model,params,file_bytes,threads,target,p,n,d,b,mean,sd,median,min,max,weights,state,kv,gb_per_s,read_gb_per_s,"
+        "other_median,perplexity\n");
   std::string name = row.model;  // a quoted field
   for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
   const Summary& r = row.rate;
-  fmt::print("\"{}\",{},{},{},{},{},{},{},{},", name, row.params, row.file_bytes, row.threads, row.target, row.test.prompt, row.test.generate, row.test.depth, row.test.batch);
-  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{}\n", r.mean, r.sd, r.median, r.min, r.max, row.bytes.weights, row.bytes.state, row.bytes.kv, GbPerSecond(row),
-             row.read_bytes_per_s / 1e9, row.compared ? fmt::format("{}", row.compared->median) : "", row.perplexity ? fmt::format("{}", row.perplexity->value) : "");
+  fmt::print("\"{}\",{},{},{},{},{},{},{},{},", name, row.params, row.file_bytes, row.threads, row.target,
+             row.test.prompt, row.test.generate, row.test.depth, row.test.batch);
+  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{}\n", r.mean, r.sd, r.median, r.min, r.max, row.bytes.weights,
+             row.bytes.state, row.bytes.kv, GbPerSecond(row), row.read_bytes_per_s / 1e9,
+             row.compared ? fmt::format("{}", row.compared->median) : "",
+             row.perplexity ? fmt::format("{}", row.perplexity->value) : "");
 }
 
 void RowWriter::WriteJson(const Json& object) {

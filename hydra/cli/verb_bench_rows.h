@@ -22,11 +22,11 @@ struct BenchRow {
   int64_t params = 0, file_bytes = 0;
   int threads = 0;
   std::string target;
-  SpeedTest test{};                     // none: a row of perplexity alone
-  Summary rate{};                       // tokens a second of all sequences
+  SpeedTest test{};  // none: a row of perplexity alone
+  Summary rate{};    // tokens a second of all sequences
   TokenBytes bytes{};
-  double read_bytes_per_s = 0;          // of the memory
-  std::optional<Summary> compared{};    // the other engine
+  double read_bytes_per_s = 0;        // of the memory
+  std::optional<Summary> compared{};  // the other engine
   std::optional<PerplexityOf> perplexity{};
 };
 

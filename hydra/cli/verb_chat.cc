@@ -140,7 +140,11 @@ class Chat {
   bool Command(const std::string& line) {
     const size_t space = line.find(' ');
     const std::string name = line.substr(0, space);
-    std::string argument = space == std::string::npos ? "" : line.substr(line.find_first_not_of(' ', space) == std::string::npos ? line.size() : line.find_first_not_of(' ', space));
+    std::string argument =
+        space == std::string::npos
+            ? ""
+            : line.substr(line.find_first_not_of(' ', space) == std::string::npos ? line.size()
+                                                                                  : line.find_first_not_of(' ', space));
     while (!argument.empty() && (argument.back() == ' ' || argument.back() == '\r')) argument.pop_back();
     if (name == "/quit") return false;
     if (name == "/reset") {
@@ -159,7 +163,8 @@ class Chat {
       fmt::print(stderr, "({} tokens from {})\n", Length(), argument);
     } else {
       static const std::vector<std::string> kCommands{"/reset", "/save", "/load", "/stats", "/quit"};
-      throw Error(ErrorCode::kUsage, fmt::format("{}: unknown command{}: /reset /save F /load F /stats /quit", name, DidYouMean(name, kCommands)));
+      throw Error(ErrorCode::kUsage, fmt::format("{}: unknown command{}: /reset /save F /load F /stats /quit", name,
+                                                 DidYouMean(name, kCommands)));
     }
     return true;
   }
@@ -186,11 +191,15 @@ class Chat {
     messages.push_back({"user", text});
     std::vector<int32_t> ids = template_.Encode(tokenizer_, messages, true);
     const auto [differs, rest] = std::mismatch(before.begin(), before.end(), ids.begin(), ids.end());
-    if (differs != before.end()) throw Error(ErrorCode::kConfig, fmt::format("{}: chat template {}: its turns do not follow one another as tokens", flags_.model.model, template_.name()));
+    if (differs != before.end())
+      throw Error(ErrorCode::kConfig, fmt::format("{}: chat template {}: its turns do not follow one another as tokens",
+                                                  flags_.model.model, template_.name()));
     ids.erase(ids.begin(), rest);
     // Where the model has said its end itself, it and what the template puts before it are there already.
-    if (!state_.pending().empty() && std::find(end_ids_.begin(), end_ids_.end(), state_.pending().back()) != end_ids_.end())
-      if (const auto end = std::find(ids.begin(), ids.end(), state_.pending().back()); end != ids.end()) ids.erase(ids.begin(), end + 1);
+    if (!state_.pending().empty() &&
+        std::find(end_ids_.begin(), end_ids_.end(), state_.pending().back()) != end_ids_.end())
+      if (const auto end = std::find(ids.begin(), ids.end(), state_.pending().back()); end != ids.end())
+        ids.erase(ids.begin(), end + 1);
     return ids;
   }
 
@@ -210,14 +219,16 @@ class Chat {
     last_ = generator.Generate(state_, sampler_, TurnIds(text), options, Show);
     Show("\n");
     if (last_.reason == FinishReason::kCancelled && terminal_) fmt::print(stderr, "(stopped)\n");
-    if (last_.reason == FinishReason::kLength) fmt::print(stderr, "(cut off: -n {}, --ctx-size {})\n", flags_.max_tokens, runner_.model.options().ctx_size);
+    if (last_.reason == FinishReason::kLength)
+      fmt::print(stderr, "(cut off: -n {}, --ctx-size {})\n", flags_.max_tokens, runner_.model.options().ctx_size);
     if (common_.verbose) PrintStatistics();
   }
 
   void PrintStatistics() const {
     const auto rate = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
-    fmt::print(stderr, "(context {} of {} tokens | last turn: read {} tokens, {:.1f} tok/s; wrote {}, {:.1f} tok/s)\n", Length(),
-               runner_.model.options().ctx_size, last_.prompt_tokens, rate(last_.prompt_tokens, last_.prefill_seconds), last_.ids.size(),
+    fmt::print(stderr, "(context {} of {} tokens | last turn: read {} tokens, {:.1f} tok/s; wrote {}, {:.1f} tok/s)\n",
+               Length(), runner_.model.options().ctx_size, last_.prompt_tokens,
+               rate(last_.prompt_tokens, last_.prefill_seconds), last_.ids.size(),
                rate(last_.steps, last_.decode_seconds));
   }
 
@@ -241,9 +252,13 @@ void AddChatVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<ChatFlags>();
   CLI::App* verb = context.AddVerb(root, kChatVerb, "hydralm chat -m SmolLM2-135M-Instruct.gguf");
   AddModelFlags(verb, &flags->model);
-  verb->add_option("--system", flags->system, "what the model is told first; default: its template's own")->type_name("TEXT");
-  verb->add_option("--chat-template", flags->chat_template, "chatml, llama2, llama3, minicpm or plain; default: the model's")->type_name("NAME");
-  verb->add_option("-n,--n-predict", flags->max_tokens, "tokens of an answer at most; -1 = to its end")->check(Range(-1, 1 << 30));
+  verb->add_option("--system", flags->system, "what the model is told first; default: its template's own")
+      ->type_name("TEXT");
+  verb->add_option("--chat-template", flags->chat_template,
+                   "chatml, llama2, llama3, minicpm or plain; default: the model's")
+      ->type_name("NAME");
+  verb->add_option("-n,--n-predict", flags->max_tokens, "tokens of an answer at most; -1 = to its end")
+      ->check(Range(-1, 1 << 30));
   AddSamplingFlags(verb, &flags->sampling);
   AddRuntimeFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);

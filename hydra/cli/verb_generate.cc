@@ -35,9 +35,9 @@ SequenceState FirstState(const GenerateFlags& flags, const Model& model) {
 
 void PrintStatistics(const GenerateResult& r, double load_seconds, uint64_t seed, double temperature) {
   const auto rate = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
-  fmt::print(stderr, "load {:.2f} s | prompt {} tokens, {:.1f} tok/s | generated {} tokens, {:.1f} tok/s{}\n", load_seconds,
-             r.prompt_tokens, rate(r.prompt_tokens, r.prefill_seconds), r.ids.size(), rate(r.steps, r.decode_seconds),
-             temperature > 0 ? fmt::format(" | seed {}", seed) : " | greedy");
+  fmt::print(stderr, "load {:.2f} s | prompt {} tokens, {:.1f} tok/s | generated {} tokens, {:.1f} tok/s{}\n",
+             load_seconds, r.prompt_tokens, rate(r.prompt_tokens, r.prefill_seconds), r.ids.size(),
+             rate(r.steps, r.decode_seconds), temperature > 0 ? fmt::format(" | seed {}", seed) : " | greedy");
 }
 
 int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFlags& common) {
@@ -55,8 +55,9 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   std::vector<int32_t> prompt;
   if (text) prompt = tokenizer.Encode(*text, {.add_special = state.pos() == 0 && state.pending().empty()});
   if (prompt.empty() && state.pending().empty())
-    throw Error(ErrorCode::kUsage, flags.load.empty() ? "generate: the prompt has no tokens"
-                                                      : fmt::format("generate: {} ends with its prompt: give -p TEXT", flags.load));
+    throw Error(ErrorCode::kUsage, flags.load.empty()
+                                       ? "generate: the prompt has no tokens"
+                                       : fmt::format("generate: {} ends with its prompt: give -p TEXT", flags.load));
   Sampler sampler(sampling);
   for (const int32_t id : state.ids()) sampler.Accept(id);
   for (const int32_t id : state.pending()) sampler.Accept(id);
@@ -79,7 +80,8 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
 
 void AddGenerateVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<GenerateFlags>();
-  CLI::App* verb = context.AddVerb(root, kGenerateVerb, "hydralm generate -m runs/demo/model -p \"In the beginning\" -n 100");
+  CLI::App* verb =
+      context.AddVerb(root, kGenerateVerb, "hydralm generate -m runs/demo/model -p \"In the beginning\" -n 100");
   AddModelFlags(verb, &flags->model);
   verb->add_option("-p,--prompt", flags->text, "text to continue")->type_name("TEXT");
   verb->add_option("-f,--file", flags->file, "file to continue; - = stdin")->type_name("FILE");

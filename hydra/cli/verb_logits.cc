@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `hydralm logits`: the logits of given tokens as a float32 .npy [T, vocab], for any program to compare. Activations are
-// f32 whatever the weights. Not here: LibTorch's (torch_logits.cc), to which --engine torch hands over.
+// `hydralm logits`: the logits of given tokens as a float32 .npy [T, vocab], for any program to compare. Activations
+// are f32 whatever the weights. Not here: LibTorch's (torch_logits.cc), to which --engine torch hands over.
 #include <algorithm>
 #include <memory>
 #include <span>
@@ -40,7 +40,8 @@ int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const Commo
   std::span<const int32_t> left(ids);
   for (size_t piece = 0; !left.empty(); ++piece) {
     size_t n = left.size();
-    if (!flags.split.empty()) n = std::min(n, static_cast<size_t>(flags.split[std::min(piece, flags.split.size() - 1)]));
+    if (!flags.split.empty())
+      n = std::min(n, static_cast<size_t>(flags.split[std::min(piece, flags.split.size() - 1)]));
     for (std::span<const int32_t> now = left.first(n); !now.empty();) {
       const Segment segment{&state, now.first(std::min(kRows, now.size()))};
       writer.Write(model.Forward({&segment, 1}, LogitsOf::kAll, *runner.pool, state.scratch()));
@@ -58,10 +59,14 @@ int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const Commo
 void AddLogitsVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<RuntimeLogitsFlags>();
   flags->io.engine = "runtime";
-  CLI::App* verb = context.AddVerb(root, kLogitsVerb, "hydralm logits -m runs/demo/model -p \"In the beginning\" -o logits.npy");
+  CLI::App* verb =
+      context.AddVerb(root, kLogitsVerb, "hydralm logits -m runs/demo/model -p \"In the beginning\" -o logits.npy");
   AddLogitsFlags(verb, &flags->io);
-  verb->add_option("--split", flags->split, "tokens of each pass, the last number repeats: 1 = token by token; default one piece")
-      ->delimiter(',')->check(Range(1, INT32_MAX))->type_name("N,N,..");
+  verb->add_option("--split", flags->split,
+                   "tokens of each pass, the last number repeats: 1 = token by token; default one piece")
+      ->delimiter(',')
+      ->check(Range(1, INT32_MAX))
+      ->type_name("N,N,..");
   AddRuntimeFlags(verb, &flags->io.model);
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags, verb, &context](const CommonFlags& common) {

@@ -26,7 +26,8 @@ std::string MiB(int64_t bytes) { return Commas((bytes + (1 << 19)) >> 20); }
 void CheckDevice(const std::string& device) {
   if (device == "auto" || device == "cpu") return;
   if (device.starts_with("cuda"))
-    throw Error(ErrorCode::kNotBuilt, fmt::format("--device {}: this runtime computes on the CPU only: use auto or cpu", device));
+    throw Error(ErrorCode::kNotBuilt,
+                fmt::format("--device {}: this runtime computes on the CPU only: use auto or cpu", device));
   throw Error(ErrorCode::kUsage, fmt::format("--device {}: must be auto or cpu", device));
 }
 
@@ -71,15 +72,18 @@ void PrintLines(const Model& model, const RunOptions& run, const TensorBytes& by
   const RunBytes cost = CountRun(model.config(), run, bytes);
   fmt::print(stderr, "model        {}: {} parameters ({}), {}\n", ModelName(model.path()),
              Commas(CountParams(model.config()).total), FamilyName(model.config().family), TypesText(w.source));
-  const std::string packed = w.packed_bytes > 0 ? fmt::format(" ({} in copies for {})", MiB(w.packed_bytes), w.target) : "";
+  const std::string packed =
+      w.packed_bytes > 0 ? fmt::format(" ({} in copies for {})", MiB(w.packed_bytes), w.target) : "";
   std::string kv;
   if (cost.kv > 0) kv = fmt::format(" + KV {} ({} tokens, {})", MiB(cost.kv), Commas(run.ctx), KvDtypeName(run.kv));
   const int64_t have = AvailableMemory();
-  fmt::print(stderr, "memory       weights {}{}{} + state {} + scratch {} = {}{} MiB\n", MiB(cost.weights), packed, kv, MiB(cost.state),
-             MiB(cost.scratch), MiB(cost.total(1) - cost.snapshot), have > 0 ? fmt::format(" of {} free", MiB(have)) : "");
+  fmt::print(stderr, "memory       weights {}{}{} + state {} + scratch {} = {}{} MiB\n", MiB(cost.weights), packed, kv,
+             MiB(cost.state), MiB(cost.scratch), MiB(cost.total(1) - cost.snapshot),
+             have > 0 ? fmt::format(" of {} free", MiB(have)) : "");
   const std::string processor = ProcessorName();
   fmt::print(stderr, "threads      {} on {}, activations {}{}\n", threads, w.target,
-             model.options().act == Activations::kQ8 ? "q8" : "f32", processor.empty() ? "" : fmt::format(" ({})", processor));
+             model.options().act == Activations::kQ8 ? "q8" : "f32",
+             processor.empty() ? "" : fmt::format(" ({})", processor));
 }
 
 struct KernelRow {
@@ -122,7 +126,8 @@ std::vector<KernelRow> KernelRows(const ModelWeights& w) {
 std::string KernelText(const kernels::Matrix& m, bool q8) {
   const char* layout = m.packed ? "panels" : "rows as stored";
   if (!IsQuantised(m.type)) return fmt::format("{}, products in f32", layout);
-  return fmt::format("{}, {}", layout, q8 ? "int8 products with activations rounded in blocks of 32" : "widened, products in f32");
+  return fmt::format("{}, {}", layout,
+                     q8 ? "int8 products with activations rounded in blocks of 32" : "widened, products in f32");
 }
 
 void PrintExplain(const Model& model, const ModelFlags& flags) {
@@ -133,17 +138,18 @@ void PrintExplain(const Model& model, const ModelFlags& flags) {
   fmt::print(stderr, "explain      SIMD level {} ({}); this machine runs: {}\n", kernels::CurrentTarget(),
              flags.target == "best" ? "the best there is" : "asked for", targets);
   fmt::print(stderr, "explain      activations {}: {}\n", q8 ? "q8" : "f32",
-             flags.act != "auto" ? "asked for" : w.quantised ? "the weights are quantised" : "the weights are not quantised");
+             flags.act != "auto" ? "asked for"
+             : w.quantised       ? "the weights are quantised"
+                                 : "the weights are not quantised");
   fmt::print(stderr, "explain      keys and values {}, recurrent state f32\n", KvDtypeName(model.options().kv_dtype));
   for (const KernelRow& row : KernelRows(w))
-    fmt::print(stderr, "explain      {:<18} {:<5} [{}, {}]: {}\n", row.part, Info(row.w->type).name, row.w->rows, row.w->cols, KernelText(*row.w, q8));
+    fmt::print(stderr, "explain      {:<18} {:<5} [{}, {}]: {}\n", row.part, Info(row.w->type).name, row.w->rows,
+               row.w->cols, KernelText(*row.w, q8));
 }
 
 }  // namespace
 
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options) {
   std::vector<std::string> warnings;
@@ -174,8 +180,8 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
 Tokenizer LoadTokenizerOf(const Model& model) {
   Tokenizer tokenizer = Tokenizer::Load(model.path());
   if (tokenizer.vocab_size() > model.config().vocab_size)
-    throw Error(ErrorCode::kConfig, fmt::format("{}: the tokenizer has {} tokens, the model's vocab_size is {}", model.path(),
-                                                tokenizer.vocab_size(), model.config().vocab_size));
+    throw Error(ErrorCode::kConfig, fmt::format("{}: the tokenizer has {} tokens, the model's vocab_size is {}",
+                                                model.path(), tokenizer.vocab_size(), model.config().vocab_size));
   return tokenizer;
 }
 

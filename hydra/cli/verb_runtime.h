@@ -24,9 +24,9 @@ namespace hydra::cli {
 [[nodiscard]] double Seconds();  // of a clock that only goes forward
 
 struct OpenOptions {
-  bool quiet = false;      // no lines about the model; warnings still come
-  int64_t ctx = 0;         // > 0: what the verb needs where -c was not given
-  bool f32_only = false;   // activations in f32 whatever --act says
+  bool quiet = false;     // no lines about the model; warnings still come
+  int64_t ctx = 0;        // > 0: what the verb needs where -c was not given
+  bool f32_only = false;  // activations in f32 whatever --act says
 };
 
 // A model in memory with the threads that run it.
@@ -41,8 +41,10 @@ struct Runner {
 
 // The model's tokenizer; throws where it has more tokens than the model.
 [[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model);
-// Every id that ends a text: of config.json, generation_config.json or GGUF's metadata, and the tokenizer's eos and eot.
-[[nodiscard]] std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config, const Tokenizer& tokenizer);
+// Every id that ends a text: of config.json, generation_config.json or GGUF's metadata, and the tokenizer's eos and
+// eot.
+[[nodiscard]] std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config,
+                                          const Tokenizer& tokenizer);
 
 // "SmolLM2-135M-Instruct" of .../SmolLM2-135M-Instruct/ or ....gguf
 [[nodiscard]] std::string ModelName(const std::string& path);

@@ -11,9 +11,7 @@
 namespace hydra {
 namespace {
 
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 bool Cancelled(const GenerateOptions& options) { return options.cancelled && options.cancelled(); }
 
@@ -38,11 +36,13 @@ bool Generator::ReadPrompt(SequenceState& state, std::span<const int32_t> prompt
   return true;
 }
 
-void Generator::Check(const SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options) const {
+void Generator::Check(const SequenceState& state, std::span<const int32_t> prompt,
+                      const GenerateOptions& options) const {
   const int64_t n = static_cast<int64_t>(state.pending().size() + prompt.size());
   if (n == 0) throw Error(ErrorCode::kUsage, "the prompt has no tokens");
   if (n > Room(model, state))
-    throw Error(ErrorCode::kUsage, StrCat("prompt: ", n, " tokens after ", state.pos(), ": --ctx-size is ", model.options().ctx_size));
+    throw Error(ErrorCode::kUsage,
+                StrCat("prompt: ", n, " tokens after ", state.pos(), ": --ctx-size is ", model.options().ctx_size));
   for (const int32_t id : prompt)
     if (id < 0 || id >= model.config().vocab_size)
       throw Error(ErrorCode::kUsage, StrCat("prompt: token id ", id, ": must be 0 to ", model.config().vocab_size - 1));

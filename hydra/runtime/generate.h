@@ -27,10 +27,10 @@ enum class FinishReason {
 };
 
 struct GenerateOptions {
-  int64_t max_tokens = 512;               // -1 = until another reason
-  std::vector<int32_t> end_ids{};         // the text ends before one of them
-  std::vector<std::string> stops{};       // ... and before one of these
-  std::function<bool()> cancelled{};      // asked before each token and each piece of the prompt
+  int64_t max_tokens = 512;           // -1 = until another reason
+  std::vector<int32_t> end_ids{};     // the text ends before one of them
+  std::vector<std::string> stops{};   // ... and before one of these
+  std::function<bool()> cancelled{};  // asked before each token and each piece of the prompt
 };
 
 struct GenerateResult {
@@ -39,7 +39,7 @@ struct GenerateResult {
   FinishReason reason = FinishReason::kLength;
   int64_t prompt_tokens = 0;  // read, pending ones of the state included
   double prefill_seconds = 0;
-  int64_t steps = 0;          // tokens read after the prompt: decode_seconds is theirs, sampling included
+  int64_t steps = 0;  // tokens read after the prompt: decode_seconds is theirs, sampling included
   double decode_seconds = 0;
 };
 

@@ -28,9 +28,13 @@ Tokenizer ByteTokenizer() {
   nlohmann::json vocab;
   for (int i = 0; i < kBytes; ++i) vocab[ToByteLevel(std::string(1, static_cast<char>(i)))] = i;
   const nlohmann::json json = {
-      {"version", "1.0"}, {"added_tokens", nlohmann::json::array()}, {"normalizer", nullptr},
-      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
-      {"post_processor", nullptr}, {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
+      {"version", "1.0"},
+      {"added_tokens", nlohmann::json::array()},
+      {"normalizer", nullptr},
+      {"pre_tokenizer",
+       {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+      {"post_processor", nullptr},
+      {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
       {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
   return Tokenizer::FromJson(json.dump(), "bytes");
 }
@@ -44,14 +48,16 @@ ModelConfig Config(bool transformer) {
 
 struct Writer {
   explicit Writer(bool transformer = false, int64_t ctx = 512)
-      : model(BuildModel(RandomSource(Config(transformer), 7), {.ctx_size = ctx, .kv_dtype = KvDtype::kF32, .act = Activations::kF32})) {}
+      : model(BuildModel(RandomSource(Config(transformer), 7),
+                         {.ctx_size = ctx, .kv_dtype = KvDtype::kF32, .act = Activations::kF32})) {}
   Model model;
   Tokenizer tokenizer = ByteTokenizer();
   ThreadPool pool{2};
   Generator generator{model, tokenizer, pool};
   std::vector<int32_t> prompt = RandomIds(37, kBytes, 3);
 
-  GenerateResult Write(SequenceState& state, std::span<const int32_t> ids, const GenerateOptions& options, double temperature = 0) const {
+  GenerateResult Write(SequenceState& state, std::span<const int32_t> ids, const GenerateOptions& options,
+                       double temperature = 0) const {
     Sampler sampler({.temperature = temperature, .seed = 5});
     return generator.Generate(state, sampler, ids, options, {});
   }
@@ -63,11 +69,12 @@ TEST(Generate, PiecesAreValidUtf8AndMakeTheText) {
     SequenceState state(s.model);
     Sampler sampler({.top_k = 0, .top_p = 1, .min_p = 0, .temperature = 2, .seed = 11});
     std::string text;
-    const GenerateResult result = s.generator.Generate(state, sampler, s.prompt, {.max_tokens = 200}, [&](std::string_view piece) {
-      EXPECT_FALSE(piece.empty());
-      EXPECT_EQ(ValidUtf8Prefix(piece), piece.size());
-      text += piece;
-    });
+    const GenerateResult result =
+        s.generator.Generate(state, sampler, s.prompt, {.max_tokens = 200}, [&](std::string_view piece) {
+          EXPECT_FALSE(piece.empty());
+          EXPECT_EQ(ValidUtf8Prefix(piece), piece.size());
+          text += piece;
+        });
     ASSERT_EQ(result.ids.size(), 200U);
     EXPECT_EQ(text, s.tokenizer.Decode(result.ids));
     EXPECT_EQ(text, result.text);
@@ -95,7 +102,8 @@ TEST(Generate, PiecesOfAWholeGoOnExactly) {
         both.insert(both.end(), rest.begin(), rest.end());
         EXPECT_EQ(both, want) << first;
         EXPECT_TRUE(std::equal(next->ids().begin(), next->ids().end(), whole.ids().begin(), whole.ids().end()));
-        EXPECT_TRUE(std::equal(next->pending().begin(), next->pending().end(), whole.pending().begin(), whole.pending().end()));
+        EXPECT_TRUE(
+            std::equal(next->pending().begin(), next->pending().end(), whole.pending().begin(), whole.pending().end()));
       }
     }
   }
@@ -106,9 +114,12 @@ TEST(Generate, EndsBeforeAnEndTokenAndKeepsIt) {
   SequenceState whole(s.model);
   const std::vector<int32_t> ids = s.Write(whole, s.prompt, {.max_tokens = 30}).ids;
   size_t at = 5;
-  while (std::find(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(at), ids[at]) != ids.begin() + static_cast<std::ptrdiff_t>(at)) ++at;
+  while (std::find(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(at), ids[at]) !=
+         ids.begin() + static_cast<std::ptrdiff_t>(at))
+    ++at;
   SequenceState state(s.model);
-  const GenerateResult result = s.Write(state, s.prompt, {.max_tokens = 30, .end_ids = {kBytes - 1 == ids[at] ? 0 : kBytes - 1, ids[at]}});
+  const GenerateResult result =
+      s.Write(state, s.prompt, {.max_tokens = 30, .end_ids = {kBytes - 1 == ids[at] ? 0 : kBytes - 1, ids[at]}});
   EXPECT_EQ(result.reason, FinishReason::kEnd);
   EXPECT_EQ(result.ids, std::vector<int32_t>(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(at)));
   ASSERT_EQ(state.pending().size(), 1U);
@@ -175,7 +186,8 @@ TEST(Perplexity, IsThatOfTheLogits) {
       const std::vector<float> logits = testing::LogitsInPieces(s.model, state, part, {1}, pool);
       for (int64_t t = chunk / 2; t < chunk - 1; ++t) {
         double total = 0;
-        for (int64_t v = 0; v < 320; ++v) total += std::exp(static_cast<double>(logits[static_cast<size_t>(t * 320 + v)]));
+        for (int64_t v = 0; v < 320; ++v)
+          total += std::exp(static_cast<double>(logits[static_cast<size_t>(t * 320 + v)]));
         sum += std::log(total) - logits[static_cast<size_t>(t * 320 + part[static_cast<size_t>(t + 1)])];
         ++n;
       }
@@ -188,8 +200,10 @@ TEST(Perplexity, IsThatOfTheLogits) {
     EXPECT_GT(got.standard_error(), 0);
   }
   ThreadPool pool(1);
-  ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 300}, pool); }, ErrorCode::kData, {"a chunk needs 300"});
-  ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 3}, pool); }, ErrorCode::kUsage, {"must be 4 or more"});
+  ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 300}, pool); }, ErrorCode::kData,
+              {"a chunk needs 300"});
+  ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 3}, pool); }, ErrorCode::kUsage,
+              {"must be 4 or more"});
   ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 513}, pool); }, ErrorCode::kUsage, {"--ctx-size"});
 }
 
@@ -214,21 +228,24 @@ TEST(PackedCopyBytes, AreWhatLoadingMakes) {
   for (const ModelConfig& config : {HydraNano(), TransformerNano(), MambaNano()})
     for (const WeightType type : {WeightType::kF32, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_1}) {
       const WeightSource source = RandomWeights(config, {.type = type});
-      EXPECT_EQ(PackedCopyBytes(source), BuildModel(source).weights().packed_bytes) << FamilyName(config.family) << Info(type).name;
+      EXPECT_EQ(PackedCopyBytes(source), BuildModel(source).weights().packed_bytes)
+          << FamilyName(config.family) << Info(type).name;
     }
 }
 
 TEST(Speed, CountsBytes) {
   const Model model = BuildModel(RandomSource(TransformerNano(), 1));
   const double kv = static_cast<double>(KvBytesPerToken(model.config(), KvDtype::kF32));
-  EXPECT_EQ(CountTokenBytes(model, {.generate = 3, .depth = 10}).kv, 12 * kv);            // 11, 12, 13 keys
+  EXPECT_EQ(CountTokenBytes(model, {.generate = 3, .depth = 10}).kv, 12 * kv);  // 11, 12, 13 keys
   EXPECT_EQ(CountTokenBytes(model, {.generate = 3, .depth = 10, .batch = 4}).kv, 12 * kv);
-  const TokenBytes one = CountTokenBytes(model, {.generate = 1}), four = CountTokenBytes(model, {.generate = 1, .batch = 4});
+  const TokenBytes one = CountTokenBytes(model, {.generate = 1}),
+                   four = CountTokenBytes(model, {.generate = 1, .batch = 4});
   EXPECT_NEAR(four.weights, one.weights / 4, one.weights * 0.01);
   EXPECT_EQ(one.state, 0);
   const Model hydra = BuildModel(RandomSource(HydraNano(), 1));
   EXPECT_EQ(CountTokenBytes(hydra, {.generate = 1}).state,
-            static_cast<double>(CountState(hydra.config(), KvDtype::kF32).total() - CountState(hydra.config(), KvDtype::kF32).kv));
+            static_cast<double>(CountState(hydra.config(), KvDtype::kF32).total() -
+                                CountState(hydra.config(), KvDtype::kF32).kv));
   EXPECT_LT(CountTokenBytes(hydra, {.prompt = 64}).weights, CountTokenBytes(hydra, {.generate = 1}).weights / 16);
 }
 

@@ -22,11 +22,15 @@ double Loss(std::span<const float> row, int32_t target) {
 
 void Check(const Model& model, std::span<const int32_t> ids, const PerplexityOptions& options) {
   constexpr int64_t kLeast = 4;
-  if (options.chunk < kLeast) throw Error(ErrorCode::kUsage, StrCat("perplexity: chunks of ", options.chunk, " tokens: must be ", kLeast, " or more"));
+  if (options.chunk < kLeast)
+    throw Error(ErrorCode::kUsage,
+                StrCat("perplexity: chunks of ", options.chunk, " tokens: must be ", kLeast, " or more"));
   if (options.chunk > model.options().ctx_size)
-    throw Error(ErrorCode::kUsage, StrCat("perplexity: chunks of ", options.chunk, " tokens: --ctx-size is ", model.options().ctx_size));
+    throw Error(ErrorCode::kUsage,
+                StrCat("perplexity: chunks of ", options.chunk, " tokens: --ctx-size is ", model.options().ctx_size));
   if (static_cast<int64_t>(ids.size()) < options.chunk)
-    throw Error(ErrorCode::kData, StrCat("perplexity: the text has ", ids.size(), " tokens: a chunk needs ", options.chunk));
+    throw Error(ErrorCode::kData,
+                StrCat("perplexity: the text has ", ids.size(), " tokens: a chunk needs ", options.chunk));
 }
 
 }  // namespace
@@ -62,7 +66,8 @@ TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> id
       const auto logits = model.Forward({&piece, 1}, LogitsOf::kAll, pool, state.scratch());
       losses.assign(static_cast<size_t>(rows), 0);
       pool.For(rows, [&](int64_t r, int) {
-        losses[static_cast<size_t>(r)] = Loss(logits.subspan(static_cast<size_t>(r * V), static_cast<size_t>(V)), chunk[static_cast<size_t>(t + r + 1)]);
+        losses[static_cast<size_t>(r)] = Loss(logits.subspan(static_cast<size_t>(r * V), static_cast<size_t>(V)),
+                                              chunk[static_cast<size_t>(t + r + 1)]);
       });
       for (const double loss : losses) {
         if (!std::isfinite(loss)) throw Error(ErrorCode::kData, StrCat("perplexity: chunk ", i, ": a loss is ", loss));

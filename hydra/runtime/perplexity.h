@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Perplexity of a model over the tokens of a text, in chunks, as llama-perplexity measures it: each chunk starts from an
-// empty context, its second half is scored. Silent. Not here: LibTorch's, over documents (eval/perplexity.h).
+// Perplexity of a model over the tokens of a text, in chunks, as llama-perplexity measures it: each chunk starts from
+// an empty context, its second half is scored. Silent. Not here: LibTorch's, over documents (eval/perplexity.h).
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,14 @@
 namespace hydra {
 
 struct PerplexityOptions {
-  int64_t chunk = 512;            // tokens of a chunk, at least 4; at most the model's ctx_size
-  std::optional<int32_t> bos{};   // takes the place of each chunk's first token
+  int64_t chunk = 512;           // tokens of a chunk, at least 4; at most the model's ctx_size
+  std::optional<int32_t> bos{};  // takes the place of each chunk's first token
   std::function<bool(int64_t done, int64_t chunks)> progress{};  // after each chunk; false ends the measurement
 };
 
 struct TextPerplexity {
-  int64_t chunks = 0;   // whole ones; what is left of the text is not read
-  int64_t tokens = 0;   // scored: of each chunk, those at chunk / 2 + 1 and later
+  int64_t chunks = 0;                  // whole ones; what is left of the text is not read
+  int64_t tokens = 0;                  // scored: of each chunk, those at chunk / 2 + 1 and later
   double sum = 0, sum_of_squares = 0;  // of their losses, nats
   [[nodiscard]] double loss() const { return sum / static_cast<double>(tokens); }
   [[nodiscard]] double perplexity() const;

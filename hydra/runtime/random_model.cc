@@ -23,17 +23,24 @@ double LogUniform(Rng& rng, double low, double high) {
 double Draw(const ModelConfig& config, const TensorSpec& spec, size_t i, Rng& rng) {
   const SsmConfig& ssm = config.ssm;
   switch (spec.init) {
-    case Init::kNormal: return spec.init_arg * rng.Normal();
-    case Init::kUniform: return spec.init_arg * (2 * rng.Uniform() - 1);
-    case Init::kConstant: return spec.init_arg;
-    case Init::kPathGates: return config.path_gates_init.at(i);
-    case Init::kALog: return std::log(ssm.A_init[0] + rng.Uniform() * (ssm.A_init[1] - ssm.A_init[0]));
+    case Init::kNormal:
+      return spec.init_arg * rng.Normal();
+    case Init::kUniform:
+      return spec.init_arg * (2 * rng.Uniform() - 1);
+    case Init::kConstant:
+      return spec.init_arg;
+    case Init::kPathGates:
+      return config.path_gates_init.at(i);
+    case Init::kALog:
+      return std::log(ssm.A_init[0] + rng.Uniform() * (ssm.A_init[1] - ssm.A_init[0]));
     case Init::kDtBias: {  // softplus of it is dt
       const double dt = std::max(LogUniform(rng, ssm.dt_min, ssm.dt_max), ssm.dt_floor);
       return dt + std::log(-std::expm1(-dt));
     }
-    case Init::kLambdaLog: return std::log(LogUniform(rng, 1e-3, 1.0) / std::log(2.0));
-    case Init::kWsController: return i == 0 ? spec.init_arg : 0;
+    case Init::kLambdaLog:
+      return std::log(LogUniform(rng, 1e-3, 1.0) / std::log(2.0));
+    case Init::kWsController:
+      return i == 0 ? spec.init_arg : 0;
   }
   HYDRA_CHECK(false, "init of ", spec.name);
   return 0;
@@ -49,12 +56,14 @@ WeightType TypeOf(const TensorSpec& spec, WeightType wanted) {
 
 std::vector<std::byte> Fill(const ModelConfig& config, const TensorSpec& spec, WeightType type, Rng rng) {
   constexpr int64_t kDistinctRows = 64;  // encoding K-quants takes long
-  const int64_t cols = spec.shape.empty() ? 1 : spec.shape.back(), rows = spec.size() / cols, bytes = RowBytes(type, cols);
+  const int64_t cols = spec.shape.empty() ? 1 : spec.shape.back(), rows = spec.size() / cols,
+                bytes = RowBytes(type, cols);
   const int64_t drawn = type == WeightType::kF32 ? rows : std::min(rows, kDistinctRows);
   std::vector<std::byte> out(static_cast<size_t>(rows * bytes));
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t r = 0; r < drawn; ++r) {
-    for (int64_t i = 0; i < cols; ++i) row[static_cast<size_t>(i)] = static_cast<float>(Draw(config, spec, static_cast<size_t>(r * cols + i), rng));
+    for (int64_t i = 0; i < cols; ++i)
+      row[static_cast<size_t>(i)] = static_cast<float>(Draw(config, spec, static_cast<size_t>(r * cols + i), rng));
     EncodeRow(type, row.data(), cols, out.data() + r * bytes);
   }
   for (int64_t r = drawn; r < rows; ++r)

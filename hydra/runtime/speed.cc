@@ -23,9 +23,7 @@ namespace {
 
 constexpr int64_t kPassRows = 512;  // tokens that the runtime reads at once
 
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 
@@ -54,7 +52,8 @@ double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
   for (const SequenceState& state : base_) segments.push_back({&states.emplace_back(state.Fork()), {}});
   const auto feed = [&](int64_t offset, int64_t n) {
     for (size_t b = 0; b < segments.size(); ++b)
-      segments[b].ids = std::span<const int32_t>(ids_[b]).subspan(static_cast<size_t>(test_.depth + offset), static_cast<size_t>(n));
+      segments[b].ids =
+          std::span<const int32_t>(ids_[b]).subspan(static_cast<size_t>(test_.depth + offset), static_cast<size_t>(n));
     (void)model_.Forward(segments, LogitsOf::kLast, pool_, scratch_);
   };
   const double start = Seconds();
@@ -89,7 +88,9 @@ TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test) {
     sum.weights += static_cast<double>(passes * StepWeightBytes(config, table, n * together, bytes));
     sum.state += static_cast<double>(test.batch * (state.total() - state.kv));
     if (attends)
-      sum.kv += static_cast<double>(test.batch) * static_cast<double>(FlopsPerToken(config, end, FlopForm::kStep).attention) / flops_per_key * bytes_per_key;
+      sum.kv += static_cast<double>(test.batch) *
+                static_cast<double>(FlopsPerToken(config, end, FlopForm::kStep).attention) / flops_per_key *
+                bytes_per_key;
     tokens += n * test.batch;
   }
   const auto n = static_cast<double>(tokens);
@@ -107,7 +108,8 @@ ReadMeter::ReadMeter(ThreadPool& pool, int64_t bytes) : pool_(pool), data_(nullp
   constexpr int64_t kBlock = kPage / sizeof(uint64_t);  // shares are whole pages
   const int threads = pool.threads();
   share_ = std::max<int64_t>(bytes / static_cast<int64_t>(sizeof(uint64_t)) / threads / kBlock, 1) * kBlock;
-  data_.reset(static_cast<uint64_t*>(std::aligned_alloc(kPage, static_cast<size_t>(share_ * threads) * sizeof(uint64_t))));
+  data_.reset(
+      static_cast<uint64_t*>(std::aligned_alloc(kPage, static_cast<size_t>(share_ * threads) * sizeof(uint64_t))));
   if (!data_) throw std::bad_alloc();
   sums_.resize(static_cast<size_t>(threads));
   // Each worker writes its share, so that it lies near it.
@@ -129,7 +131,8 @@ double ReadMeter::Measure() {
     });
     best = std::max(best, static_cast<double>(share_ * pool_.threads()) * sizeof(uint64_t) / (Seconds() - start));
     for (int worker = 0; worker < pool_.threads(); ++worker)  // what was read is used
-      HYDRA_CHECK(sums_[static_cast<size_t>(worker)] == static_cast<uint64_t>(share_) * (static_cast<uint64_t>(worker) + 1));
+      HYDRA_CHECK(sums_[static_cast<size_t>(worker)] ==
+                  static_cast<uint64_t>(share_) * (static_cast<uint64_t>(worker) + 1));
   }
   return best;
 }

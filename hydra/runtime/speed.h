@@ -37,12 +37,12 @@ class SpeedRunner {
   SpeedTest test_;
   ThreadPool& pool_;
   ForwardScratch scratch_;
-  std::vector<SequenceState> base_;   // at `depth`
+  std::vector<SequenceState> base_;        // at `depth`
   std::vector<std::vector<int32_t>> ids_;  // of each sequence, random
 };
 
-// Bytes that a token moves in a test, on average: weights by the types loaded, once a pass for all its tokens; recurrent
-// and constant state, once a pass; keys and values that the test's last token of each pass sees.
+// Bytes that a token moves in a test, on average: weights by the types loaded, once a pass for all its tokens;
+// recurrent and constant state, once a pass; keys and values that the test's last token of each pass sees.
 struct TokenBytes {
   double weights = 0, state = 0, kv = 0;
   [[nodiscard]] double total() const { return weights + state + kv; }
