@@ -6,7 +6,7 @@
 //   #include "hydra/kernels/dispatch.h"
 //   #undef HWY_TARGET_INCLUDE
 //   #define HWY_TARGET_INCLUDE "hydra/kernels/ops_rows.cc"  // this very file
-//   #include "hwy/foreach_target.h"                         // compiles the part below once a level
+//   #include <hwy/foreach_target.h>                         // compiles the part below once a level
 //   #include "hydra/kernels/simd.h"                         // Highway, and what it lacks; per level
 //
 //   HWY_BEFORE_NAMESPACE();
@@ -28,7 +28,7 @@
 
 // Highway's only other level below SSE4, for processors of 2006; every level costs compile time and size.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
-#include "hwy/targets.h"
+#include <hwy/targets.h>
 
 namespace hydra::kernels::internal {
 

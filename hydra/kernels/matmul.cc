@@ -7,6 +7,7 @@
 #include "hydra/kernels/matmul.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -23,6 +24,7 @@ constexpr int64_t kUnit = 32;
 constexpr int64_t kSlab = 256;           // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
 constexpr int64_t kGemmTokens = 480;     // tokens of a task there: their sums (60 KB) stay in the second-level cache
 constexpr int64_t kInt8Tokens = 192;     // tokens that pass a panel pair before the next pair: x stays in that cache
+constexpr int64_t kMostTokens = 16;      // of a tile, on any level
 constexpr int64_t kSerialFloats = 1 << 15;  // x up to this is prepared by the caller: a region would cost more
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -100,7 +102,7 @@ int64_t MatMulScratch::bytes() const {
 LevelKernels Kernels() {
   const Int8Kernels int8 = GetInt8Kernels();
   const FloatKernels f = GetFloatKernels();
-  return {f.lanes, int8.tokens, f.tokens, int8.q8_flip, f.round, int8.int8, int8.decode, f.transpose, f.gemm, f.dot};
+  return {f.lanes, int8.tokens, f.tokens, int8.q8_flip, f.round, f.interleave, int8.int8, int8.decode, f.transpose, f.gemm, f.dot};
 }
 
 namespace {
@@ -108,7 +110,9 @@ namespace {
 class Driver {
  public:
   Driver(std::span<const MatMulArgs> maps, ActType act, ThreadPool& pool, MatMulScratch::Data& data)
-      : maps_(maps), act_(act), pool_(pool), data_(data), kernels_(Kernels()) {}
+      : maps_(maps), act_(act), pool_(pool), data_(data), kernels_(Kernels()) {
+    HYDRA_CHECK(kernels_.f32_tokens <= kMostTokens);
+  }
 
   void Run() {
     MakePlans();
@@ -209,11 +213,9 @@ class Driver {
       auto* out = reinterpret_cast<XBlock*>(data_.x.data() + p.offset) + t0 * (K / kBlock);
       for (int64_t t = t0; t < t1; ++t) kernels_.round(row(t), K, out + (t - t0), p.stride);
     } else {
-      float* out = reinterpret_cast<float*>(data_.x.data() + p.offset) + t0 * K;
-      for (int64_t t = t0; t < t1; ++t) {
-        const float* x = row(t);
-        for (int64_t k = 0; k < K; ++k) out[k * p.stride + (t - t0)] = x[k];
-      }
+      std::array<const float*, kMostTokens> rows;
+      for (int64_t t = t0; t < t1; ++t) rows[static_cast<size_t>(t - t0)] = row(t);
+      kernels_.interleave(rows.data(), t1 - t0, K, reinterpret_cast<float*>(data_.x.data() + p.offset) + t0 * K, p.stride);
     }
   }
 
@@ -319,7 +321,8 @@ class Driver {
     const Matrix& w = plan.map->w;
     const Prepared& x = data_.prepared[static_cast<size_t>(plan.prepared)];
     Int8Call call{.type = w.type, .layout = plan.layout, .blocks = w.cols / kBlock,
-                  .x = reinterpret_cast<const XBlock*>(data_.x.data() + x.offset), .stride = x.stride, .out = plan.out};
+                  .x = reinterpret_cast<const XBlock*>(data_.x.data() + x.offset), .stride = x.stride,
+                  .prefetch = w.packed && plan.map->T <= kSmallBatch, .out = plan.out};
     const int64_t lanes = kernels_.lanes;
     const int64_t tile = CeilDiv(kInt8Tokens, x.stride) * x.stride;
     // Packing a panel here is worth all the tokens at once.

@@ -7,12 +7,14 @@
 #include <type_traits>
 #include <utility>
 
+#include <hwy/cache_control.h>
+
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul_kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/matmul_float.cc"
-#include "hwy/foreach_target.h"
+#include <hwy/foreach_target.h>
 #include "hydra/kernels/matmul_store-inl.h"
 #include "hydra/kernels/simd.h"
 
@@ -46,12 +48,25 @@ HWY_INLINE float BlockMax(const float* x) {
   return amax;
 }
 
+// The sum of 16 signed bytes.
+HWY_INLINE int32_t SumOf16(const int8_t* q) {
+#if HWY_TARGET == HWY_SCALAR
+  int32_t sum = 0;
+  for (int k = 0; k < 16; ++k) sum += q[k];
+  return sum;
+#else
+  const hn::Full128<uint8_t> d8;
+  const hn::Full128<uint64_t> d64;
+  const auto shifted = hn::Xor(hn::LoadU(d8, reinterpret_cast<const uint8_t*>(q)), hn::Set(d8, 0x80));  // 128 more each
+  return static_cast<int32_t>(ReduceSum(d64, hn::SumsOf8(shifted))) - 16 * 128;
+#endif
+}
+
 HWY_INLINE void RoundBlock(const float* x, XBlock* out) {
   const FloatTag df;
-  const hn::RebindToSigned<FloatTag> di;
   const hn::Rebind<int8_t, FloatTag> d8;
   const float amax = BlockMax(x);
-  out->scale = amax / 127.0f;
+  out->scale = amax * (1.0f / 127.0f);
   if (amax < kTinyBlock || !(amax <= 3.4e38f)) {  // nothing, or not finite: then the scale alone says so
     std::memset(out->q, 0, sizeof(out->q));
     out->scaled_sum = amax < kTinyBlock ? 0.0f : out->scale * 0.0f;  // NaN
@@ -59,14 +74,12 @@ HWY_INLINE void RoundBlock(const float* x, XBlock* out) {
     return;
   }
   const auto inverse = hn::Set(df, 127.0f / amax);
-  auto sum = hn::Zero(di);
-  for (int k = 0; k < kBlock; k += kLanes) {
-    const auto q = hn::NearestInt(hn::Mul(hn::LoadU(df, x + k), inverse));
-    hn::StoreU(hn::DemoteTo(d8, q), d8, out->q + k);
-    sum = hn::Add(sum, q);
-    if (k + kLanes == kBlock / 2) out->minus_first = -ReduceSum(di, sum);
-  }
-  const int32_t total = ReduceSum(di, sum);
+  Unroll<kBlock / kLanes>([&](auto i) HYDRA_LAMBDA {
+    const auto q = hn::NearestInt(hn::Mul(hn::LoadU(df, x + i * kLanes), inverse));
+    hn::StoreU(hn::DemoteTo(d8, q), d8, out->q + i * kLanes);
+  });
+  const int32_t first = SumOf16(out->q), total = first + SumOf16(out->q + 16);
+  out->minus_first = -first;
   out->minus_sum = -total;
   out->scaled_sum = out->scale * static_cast<float>(total);
 }
@@ -103,6 +116,8 @@ struct BF16Weights {
 
 // ---- Dot products ----
 
+constexpr int64_t kAhead = 512;
+
 // R rows times TN tokens. Each sum has one vector of partial sums, whatever R and TN are: the same bits.
 template <class W, int R, int TN>
 HWY_INLINE void DotTile(const DotCall& c, int64_t n, int64_t t0) {
@@ -122,7 +137,14 @@ HWY_INLINE void DotTile(const DotCall& c, int64_t n, int64_t t0) {
     });
   };
   int64_t k = 0;
-  for (; k + kLanes <= c.K; k += kLanes) step(k, static_cast<size_t>(kLanes));
+  const int64_t row_bytes = c.K * W::kBytes;
+  for (; k + kLanes <= c.K; k += kLanes) {
+    if (R == 8) {  // each row's bytes of a little later, then those of the row that follows eight rows on
+      const int64_t ahead = k * W::kBytes + kAhead, at = ahead < row_bytes ? ahead : ahead + 7 * row_bytes;
+      Unroll<R>([&](auto r) HYDRA_LAMBDA { hwy::Prefetch(w + r * row_bytes + at); });
+    }
+    step(k, static_cast<size_t>(kLanes));
+  }
   if (k < c.K) step(k, static_cast<size_t>(c.K - k));
   Unroll<R>([&](auto r) HYDRA_LAMBDA {
     Unroll<TN>([&](auto t) HYDRA_LAMBDA { StoreSum(c.out, t0 + t, n + r, ReduceSum(FloatTag(), sums[r][t])); });
@@ -157,17 +179,69 @@ void Dot(const DotCall& c) {
   }
 }
 
-// ---- Slabs of W: [k][lanes2] f32 ----
+// ---- Rows to columns: slabs of W, tiles of x ----
+
+// Rows r of `rows` become columns: rows[k] then holds lane k of each.
+HWY_INLINE void TransposeSquare(FloatVec (&rows)[kLanes]) {
+#if HWY_TARGET == HWY_SCALAR
+  (void)rows;
+#else
+  const FloatTag d;
+  const hn::Repartition<double, FloatTag> d64;
+  // 4 x 4 inside of each 128-bit block.
+  FloatVec part[kLanes];
+  Unroll<kLanes / 4>([&](auto g) HYDRA_LAMBDA {
+    constexpr int r = 4 * g;
+    const auto a = hn::InterleaveLower(d, rows[r], rows[r + 1]), b = hn::InterleaveLower(d, rows[r + 2], rows[r + 3]);
+    const auto u = hn::InterleaveUpper(d, rows[r], rows[r + 1]), v = hn::InterleaveUpper(d, rows[r + 2], rows[r + 3]);
+    part[r] = hn::BitCast(d, hn::InterleaveLower(d64, hn::BitCast(d64, a), hn::BitCast(d64, b)));
+    part[r + 1] = hn::BitCast(d, hn::InterleaveUpper(d64, hn::BitCast(d64, a), hn::BitCast(d64, b)));
+    part[r + 2] = hn::BitCast(d, hn::InterleaveLower(d64, hn::BitCast(d64, u), hn::BitCast(d64, v)));
+    part[r + 3] = hn::BitCast(d, hn::InterleaveUpper(d64, hn::BitCast(d64, u), hn::BitCast(d64, v)));
+  });
+  // Block b of part[4 g + j] has lane 4 b + j of the rows 4 g ..: now the blocks change places.
+  Unroll<4>([&](auto j) HYDRA_LAMBDA {
+#if HWY_MAX_BYTES == 16
+    rows[j] = part[j];
+#elif HWY_MAX_BYTES == 32
+    rows[j] = hn::ConcatLowerLower(d, part[4 + j], part[j]);
+    rows[4 + j] = hn::ConcatUpperUpper(d, part[4 + j], part[j]);
+#else
+    const auto a = _mm512_shuffle_f32x4(part[j].raw, part[4 + j].raw, 0x44), b = _mm512_shuffle_f32x4(part[j].raw, part[4 + j].raw, 0xEE);
+    const auto e = _mm512_shuffle_f32x4(part[8 + j].raw, part[12 + j].raw, 0x44), f = _mm512_shuffle_f32x4(part[8 + j].raw, part[12 + j].raw, 0xEE);
+    rows[j] = FloatVec{_mm512_shuffle_f32x4(a, e, 0x88)};
+    rows[4 + j] = FloatVec{_mm512_shuffle_f32x4(a, e, 0xDD)};
+    rows[8 + j] = FloatVec{_mm512_shuffle_f32x4(b, f, 0x88)};
+    rows[12 + j] = FloatVec{_mm512_shuffle_f32x4(b, f, 0xDD)};
+#endif
+  });
+#endif
+}
+
+// out[k * stride + r] = lane k of load(r, n) for r < count <= kLanes and the columns k < K.
+template <class Load>
+HWY_INLINE void TransposeRows(const Load& load, int64_t count, int64_t K, float* out, int64_t stride) {
+  const FloatTag d;
+  const auto lanes = static_cast<size_t>(count);
+  for (int64_t k = 0; k < K; k += kLanes) {
+    const int64_t n = std::min<int64_t>(kLanes, K - k);
+    FloatVec rows[kLanes];
+    Unroll<kLanes>([&](auto r) HYDRA_LAMBDA {
+      rows[r] = r < count ? load(r, k, static_cast<size_t>(n)) : hn::Zero(d);
+    });
+    TransposeSquare(rows);
+    Unroll<kLanes>([&](auto i) HYDRA_LAMBDA {
+      if (i < n) StorePart(rows[i], d, out + (k + i) * stride, lanes);
+    });
+  }
+}
 
 template <class W>
 void TransposeOf(const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out, int64_t lanes2) {
-  HWY_ALIGN float lanes[kLanes];
-  for (int64_t k = k0; k < k1; k += kLanes) {
-    const int64_t n = std::min<int64_t>(kLanes, k1 - k);
-    for (int64_t r = 0; r < rows; ++r) {
-      hn::Store(W::Load(w + (r * K + k) * W::kBytes, static_cast<size_t>(n)), FloatTag(), lanes);
-      for (int64_t i = 0; i < n; ++i) out[(k - k0 + i) * lanes2 + r] = lanes[i];
-    }
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const std::byte* first = w + (r * K + k0) * W::kBytes;
+    const auto load = [&](int64_t row, int64_t k, size_t n) HYDRA_LAMBDA { return W::Load(first + (row * K + k) * W::kBytes, n); };
+    TransposeRows(load, std::min<int64_t>(kLanes, rows - r), k1 - k0, out + r, lanes2);
   }
   for (int64_t k = 0; rows < lanes2 && k < k1 - k0; ++k)
     std::memset(out + k * lanes2 + rows, 0, static_cast<size_t>(lanes2 - rows) * sizeof(float));
@@ -180,6 +254,13 @@ void Transpose(WeightType type, const std::byte* w, int64_t rows, int64_t K, int
     case WeightType::kF16: return TransposeOf<F16Weights>(w, rows, K, k0, k1, out, lanes2);
     case WeightType::kBF16: return TransposeOf<BF16Weights>(w, rows, K, k0, k1, out, lanes2);
     default: return;
+  }
+}
+
+void Interleave(const float* const* x, int64_t count, int64_t K, float* out, int64_t stride) {
+  for (int64_t t = 0; t < count; t += kLanes) {
+    const auto load = [&](int64_t row, int64_t k, size_t n) HYDRA_LAMBDA { return LoadPart(FloatTag(), x[t + row] + k, n); };
+    TransposeRows(load, std::min<int64_t>(kLanes, count - t), K, out + t, stride);
   }
 }
 
@@ -244,7 +325,7 @@ void Gemm(const GemmCall& c) {
   }
 }
 
-FloatKernels FloatKernelsOf() { return {kLanes, kGemmTokens, Round, Transpose, Gemm, Dot}; }
+FloatKernels FloatKernelsOf() { return {kLanes, kGemmTokens, Round, Interleave, Transpose, Gemm, Dot}; }
 
 #undef HYDRA_LAMBDA
 }  // namespace HWY_NAMESPACE

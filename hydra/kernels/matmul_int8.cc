@@ -7,12 +7,14 @@
 #include <type_traits>
 #include <utility>
 
+#include <hwy/cache_control.h>
+
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul_kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/matmul_int8.cc"
-#include "hwy/foreach_target.h"
+#include <hwy/foreach_target.h>
 #include "hydra/kernels/matmul_store-inl.h"
 #include "hydra/kernels/simd.h"
 
@@ -23,6 +25,7 @@ namespace HWY_NAMESPACE {
 namespace plain {
 #define HYDRA_VNNI 0
 #define HYDRA_ATTR HWY_ATTR
+#include "hydra/kernels/simd_int8-inl.h"
 #include "hydra/kernels/matmul_int8-inl.h"
 #undef HYDRA_VNNI
 #undef HYDRA_ATTR
@@ -33,6 +36,7 @@ HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
 namespace vnni {
 #define HYDRA_VNNI 1
 #define HYDRA_ATTR __attribute__((target(HWY_TARGET_STR ",avx512vnni")))
+#include "hydra/kernels/simd_int8-inl.h"
 #include "hydra/kernels/matmul_int8-inl.h"
 #undef HYDRA_VNNI
 #undef HYDRA_ATTR

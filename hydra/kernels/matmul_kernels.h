@@ -71,6 +71,7 @@ struct Int8Call {
   int64_t blocks = 0;              // K / 32
   const XBlock* x = nullptr;       // of token 0
   int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
+  bool prefetch = false;           // W comes from memory: few tokens
   Output out;
 };
 
@@ -103,6 +104,8 @@ struct LevelKernels {
   uint8_t q8_flip;      // 0x80 where the panels of this level hold Q8_0 as unsigned bytes
   // One row of x to blocks, `stride` apart.
   void (*round)(const float* x, int64_t K, XBlock* out, int64_t stride);
+  // `count` rows of x to a tile, [K][stride].
+  void (*interleave)(const float* const* x, int64_t count, int64_t K, float* out, int64_t stride);
   void (*int8)(const Int8Call& call);
   // The columns k0 .. k1 - 1 (multiples of 256, or K) of a panel as f32, [k1 - k0][L] with `out_stride` from k to k.
   void (*decode)(WeightType type, const PanelLayout& layout, const uint8_t* panel, int64_t k0, int64_t k1, float* out,
@@ -126,6 +129,7 @@ struct Int8Kernels {
 struct FloatKernels {
   int64_t lanes, tokens;
   decltype(LevelKernels::round) round;
+  decltype(LevelKernels::interleave) interleave;
   decltype(LevelKernels::transpose) transpose;
   decltype(LevelKernels::gemm) gemm;
   decltype(LevelKernels::dot) dot;
@@ -133,7 +137,7 @@ struct FloatKernels {
 [[nodiscard]] Int8Kernels GetInt8Kernels();
 [[nodiscard]] FloatKernels GetFloatKernels();
 
-// The rounding of x to XBlock, as every level does it: scale = amax / 127 in f32, q = x (127 / amax) to nearest even.
+// The rounding of x to XBlock, as every level does it: scale = amax (1 / 127) in f32, q = x (127 / amax) to nearest even.
 // A block whose amax is below this is all zeros.
 inline constexpr float kTinyBlock = 1e-30f;
 

@@ -22,7 +22,7 @@ void RoundBlocks(std::span<double> x) {
       amax = std::max(amax, std::abs(static_cast<float>(v)));
       finite = finite && std::isfinite(v);
     }
-    const float scale = amax / 127.0f, inverse = amax < kTinyBlock ? 0.0f : 127.0f / amax;
+    const float scale = amax * (1.0f / 127.0f), inverse = amax < kTinyBlock ? 0.0f : 127.0f / amax;
     for (double& v : block)
       v = finite ? static_cast<double>(scale) * std::nearbyint(static_cast<float>(v) * inverse) : std::nan("");
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Highway, and the operations that 1.0.3 lacks. Included after foreach_target.h and compiled once a SIMD level; the
-// names are in hydra::kernels::HWY_NAMESPACE. Not here: int8 dot products (simd_int8.h), the choice of a level.
+// names are in hydra::kernels::HWY_NAMESPACE. Not here: int8 dot products (simd_int8-inl.h).
 #if defined(HYDRA_KERNELS_SIMD_H) == defined(HWY_TARGET_TOGGLE)  // an include guard that foreach_target.h flips
 #ifdef HYDRA_KERNELS_SIMD_H
 #undef HYDRA_KERNELS_SIMD_H
@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "hwy/highway.h"
+#include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {

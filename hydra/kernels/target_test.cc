@@ -15,7 +15,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/target_test.cc"
-#include "hwy/foreach_target.h"
+#include <hwy/foreach_target.h>
 #include "hydra/kernels/simd.h"
 
 HWY_BEFORE_NAMESPACE();

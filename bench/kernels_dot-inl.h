@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// The peak of int8 dot products of one SIMD level (HWY_TARGET): the steps of simd_int8-inl.h on registers, loads left out.
+// Included by kernels.cc after that header, in the same namespaces. Not here: the products themselves.
+
+// The compiler must take the vector for changed.
+#undef HYDRA_HIDE
+#if HWY_TARGET == HWY_SCALAR
+#define HYDRA_HIDE(v) asm volatile("" : "+r"(v.raw))
+#else
+#define HYDRA_HIDE(v) asm volatile("" : "+v"(v.raw))
+#endif
+
+template <int kBits>
+double DotFlops(int64_t rounds, float* sink) {
+  constexpr int kSums = HWY_MAX_BYTES >= 64 ? 12 : 4;
+  const I32Tag d;
+  DotSum<kBits> dots[kSums];
+  const auto w = hn::Set(U32Tag(), 0x01020304u + static_cast<uint32_t>(sink[0]));
+  U32Vec x[kSums];  // each of its own, or the compiler computes equal products once
+  Unroll<kSums>([&](auto i) HYDRA_LAMBDA {
+    x[i] = hn::Set(U32Tag(), 0x02010304u);
+    dots[i].Init(hn::Set(d, static_cast<int32_t>(i)));
+  });
+  for (int64_t r = 0; r < rounds / 8; ++r) {
+    Unroll<8>([&](auto step) HYDRA_LAMBDA {
+      Unroll<kSums>([&](auto i) HYDRA_LAMBDA {
+        HYDRA_HIDE(x[i]);
+        dots[i].template Add<step, 8>(w, x[i]);
+      });
+    });
+  }
+  auto total = hn::Zero(d);
+  Unroll<kSums>([&](auto i) HYDRA_LAMBDA { total = hn::Add(total, dots[i].Sum()); });
+  sink[0] += static_cast<float>(ReduceSum(d, total)) * 1e-30f;
+  return 8.0 * static_cast<double>(kSums * (rounds / 8 * 8)) * static_cast<double>(hn::Lanes(d));
+}
