@@ -70,6 +70,8 @@ double CgroupShare(const std::string& root) {
   return share;
 }
 
+}  // namespace
+
 std::vector<int> AllowedCpus() {
   std::vector<int> cpus;
   for (int limit = 1024; limit <= 1 << 20 && cpus.empty(); limit *= 4) {  // the kernel refuses a mask that is too small
@@ -84,8 +86,6 @@ std::vector<int> AllowedCpus() {
   }
   return cpus;
 }
-
-}  // namespace
 
 int PhysicalCores(const std::string& root) {
   std::set<std::string> cores;

@@ -4,6 +4,9 @@
 // (physical_cores.cc).
 #include "hydra/core/thread_pool.h"
 
+#include <sched.h>
+
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <exception>
@@ -67,6 +70,10 @@ struct ThreadPool::Impl {
   bool may_spin = true;
   std::vector<std::thread> workers;
 
+  // Where each worker last ran, and where the process may.
+  std::vector<std::atomic<int>> cpus;
+  std::vector<int> allowed;
+
   // Whose task this thread runs now, and as which worker.
   static thread_local const Impl* inside;
   static thread_local int inside_worker;
@@ -95,6 +102,7 @@ struct ThreadPool::Impl {
     n = tasks;
     next.store(0, std::memory_order_relaxed);
     regions.fetch_add(1, std::memory_order_relaxed);
+    cpus[0].store(::sched_getcpu(), std::memory_order_relaxed);
     gate.store(kOpen, std::memory_order_release);
     epoch.fetch_add(1, std::memory_order_seq_cst);
     epoch.notify_all();
@@ -122,6 +130,23 @@ struct ThreadPool::Impl {
     return false;
   }
 
+  // A worker that the system woke on the CPU of another, lower one (the caller is 0) would only take turns with it, and
+  // a busy system leaves it there: it goes where none of those is. Costs a system call when it happens, else nothing.
+  void KeepApart(int worker) {
+    const int here = ::sched_getcpu();
+    const auto lower = [&](int cpu) {
+      return std::any_of(cpus.begin(), cpus.begin() + worker, [&](const auto& c) { return c.load(std::memory_order_relaxed) == cpu; });
+    };
+    if (here >= 0 && lower(here)) {
+      cpu_set_t free;
+      CPU_ZERO(&free);
+      for (const int cpu : allowed)
+        if (cpu < CPU_SETSIZE && !lower(cpu)) CPU_SET(cpu, &free);
+      if (CPU_COUNT(&free) > 0) (void)::sched_setaffinity(0, sizeof(free), &free);  // no harm where it is refused
+    }
+    cpus[static_cast<size_t>(worker)].store(::sched_getcpu(), std::memory_order_relaxed);
+  }
+
   void Serve(int worker) {
     uint32_t seen = 0;
     while (true) {
@@ -130,6 +155,7 @@ struct ThreadPool::Impl {
         while (!called()) epoch.wait(seen, std::memory_order_acquire);
       seen = epoch.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_relaxed)) return;
+      if (may_spin) KeepApart(worker);
       if (!Enter()) continue;
       Work(worker);
       if (gate.fetch_sub(1, std::memory_order_release) == 1) gate.notify_one();  // shut, and the last one out
@@ -149,10 +175,12 @@ thread_local int ThreadPool::Impl::inside_worker = 0;
 
 ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
   HYDRA_CHECK(threads >= 0 && threads <= std::numeric_limits<int16_t>::max(), "threads ", threads);
-  const int cores = PhysicalCores();
-  if (threads == 0) threads = cores;
-  // With more threads than cores, one that spins keeps another from its work.
-  impl_->may_spin = threads <= static_cast<int>(std::thread::hardware_concurrency());
+  if (threads == 0) threads = PhysicalCores();
+  impl_->allowed = AllowedCpus();
+  impl_->cpus = std::vector<std::atomic<int>>(static_cast<size_t>(threads));
+  for (auto& cpu : impl_->cpus) cpu = -1;
+  // With more threads than CPUs, one that spins keeps another from its work.
+  impl_->may_spin = threads <= static_cast<int>(impl_->allowed.size());
   impl_->workers.reserve(static_cast<size_t>(threads) - 1);
   try {
     for (int i = 1; i < threads; ++i) impl_->workers.emplace_back([impl = impl_.get(), i] { impl->Serve(i); });

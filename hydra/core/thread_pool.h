@@ -7,10 +7,11 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 namespace hydra {
 
-// One thread may call at a time; calls from inside a region run on the calling worker alone. No allocation after
+// Workers keep off the CPU that the caller is on. One thread may call at a time; calls from inside a region run on the calling worker alone. No allocation after
 // construction. An exception of a task is rethrown to the caller when all tasks have ended (the first one).
 class ThreadPool {
  public:
@@ -47,6 +48,9 @@ class ThreadPool {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// The CPUs of the calling thread's affinity mask, ascending.
+[[nodiscard]] std::vector<int> AllowedCpus();
 
 // Physical cores that this process may run on (affinity and cgroup quota count), at least 1. `root` stands before the
 // paths of /proc and /sys, for tests.

@@ -131,6 +131,33 @@ TEST(ThreadPool, InnerCallsStayOnTheirWorker) {
   EXPECT_EQ(sum, 8);
 }
 
+// A worker that finds itself on the caller's CPU leaves it.
+TEST(ThreadPool, WorkersLeaveTheCallersCpu) {
+  const std::vector<int> cpus = AllowedCpus();
+  if (cpus.size() < 2) GTEST_SKIP() << "one CPU only";
+  ThreadPool pool(2);
+  cpu_set_t before, one;
+  ASSERT_EQ(::sched_getaffinity(0, sizeof(before), &before), 0);
+  CPU_ZERO(&one);
+  CPU_SET(cpus[0], &one);
+  ASSERT_EQ(::sched_setaffinity(0, sizeof(one), &one), 0);
+  std::atomic<bool> pinned = false, left = false;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!left && std::chrono::steady_clock::now() < end)
+    pool.For(20, [&](int64_t, int worker) {
+      const auto task_end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+      while (std::chrono::steady_clock::now() < task_end) {}
+      if (worker == 0) return;
+      if (!pinned.exchange(true)) {
+        ::sched_setaffinity(0, sizeof(one), &one);  // the worker itself: now both share a CPU
+      } else if (::sched_getcpu() != cpus[0]) {
+        left = true;
+      }
+    });
+  ASSERT_EQ(::sched_setaffinity(0, sizeof(before), &before), 0);
+  EXPECT_TRUE(pinned && left);
+}
+
 double CpuSeconds() {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
