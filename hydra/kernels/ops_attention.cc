@@ -270,6 +270,18 @@ struct Query {
   bool first = true;
 };
 
+// Into the second-level cache: the values of the keys j .. j + 3, and the same keys of the block behind this one. The
+// processor's own prefetchers stop at pages and lose the thread where a value's row is read in halves. An address
+// behind the cache's end does no harm.
+HWY_INLINE void FetchAhead(const KeyBlock& block, int64_t j) {
+  const std::byte* v = block.v + j * block.row_bytes;
+  const std::byte* k = block.k + (j + kKeyBlock) * block.row_bytes;
+  for (int64_t i = 0; i < 4 * block.row_bytes; i += 64) {
+    __builtin_prefetch(v + i, 0, 3);
+    __builtin_prefetch(k + i, 0, 3);
+  }
+}
+
 // s[h, j] = q_h k_j for kHeads heads from h on. Four keys at a time, so that their sums over lanes come together.
 template <class Row, int kHeads>
 HWY_NOINLINE void QueryScores(const Query& query, const KeyBlock& block, int64_t h) {
@@ -279,21 +291,23 @@ HWY_NOINLINE void QueryScores(const Query& query, const KeyBlock& block, int64_t
   for (int64_t j = 0; j < block.n; j += 4) {
     const std::byte* k[4];  // behind the end the last one again; those scores are not read
     for (int64_t i = 0; i < 4; ++i) k[i] = block.k + std::min(j + i, block.n - 1) * block.row_bytes;
+    if (h == 0) FetchAhead(block, j);
     FloatVec sums[kHeads][4];
-    for (auto& row : sums)
-      for (auto& sum : row) sum = hn::Zero(d);
-    const auto step = [&](int64_t i, size_t left) HWY_ATTR __attribute__((always_inline)) {
-      const FloatVec kv[4] = {Row::Load(k[0], i, left), Row::Load(k[1], i, left), Row::Load(k[2], i, left), Row::Load(k[3], i, left)};
-      for (int g = 0; g < kHeads; ++g) {
+    Repeat<kHeads>([&](auto g) HYDRA_TILE_LAMBDA { Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { sums[g][x] = hn::Zero(d); }); });
+    const auto step = [&](int64_t i, size_t left) HYDRA_TILE_LAMBDA {
+      FloatVec kv[4];
+      Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { kv[x] = Row::Load(k[x], i, left); });
+      Repeat<kHeads>([&](auto g) HYDRA_TILE_LAMBDA {
         const auto qv = LoadPart(d, q + g * query.Dh + i, left);
-        for (int x = 0; x < 4; ++x) sums[g][x] = hn::MulAdd(qv, kv[x], sums[g][x]);
-      }
+        Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { sums[g][x] = hn::MulAdd(qv, kv[x], sums[g][x]); });
+      });
     };
     int64_t i = 0;
     for (; i + lanes <= query.Dh; i += lanes) step(i, static_cast<size_t>(lanes));
     if (i < query.Dh) step(i, Left(query.Dh, i));
-    for (int g = 0; g < kHeads; ++g)
+    Repeat<kHeads>([&](auto g) HYDRA_TILE_LAMBDA {
       ReduceSum4(sums[g][0], sums[g][1], sums[g][2], sums[g][3], query.s.s + (h + g) * kKeyBlock + j);
+    });
   }
 }
 

@@ -26,15 +26,18 @@ inline int64_t RoundUp(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 // What one call needs beside its arguments.
 struct SsdScratch {
   float* BT;     // [N, Qp]   the chunk's B of a group, transposed
-  float* B;      // [Q, Np]   and as it is, packed
+  float* B;      // [Q, Np]   and as it is, packed, as rows far apart are slow to come back to
+  float* C;      // [Q, Np]
   float* CB;     // [Q, Qp]   C_i B_j, for j <= i and up to the end of that tile
-  float* x;      // [Q, Pp]   dt_j x_j of a head, later exp(a_last - a_j) dt_j x_j
+  float* x;      // [Q, Pp]   x_j of a head, later exp(a_last - a_j) dt_j x_j
+  float* y;      // [Q, Pp]   H C_i
   float* HT;     // [N, Pp]   the state of a head, transposed
-  float* panel;  // [kPanelRows, Qp] exp(a_i - a_j) C_i B_j
+  float* panel;  // [kPanelRows, Qp] exp(a_i - a_j) (C_i B_j) dt_j, and D on the diagonal
+  float* dt;     // [Qp]
   float* hi;     // [Qp] a_j = hi + lo: the sums of dA are kept to more than f32, for differences of large ones are small
   float* lo;     // [Qp]
   float* decay;  // [Qp] exp(a_j)
-  float* tail;   // [Qp] exp(a_last - a_j)
+  float* tail;   // [Qp] exp(a_last - a_j) dt_j
 };
 // Lays the parts out from `base`; returns the floats of all.
 inline int64_t LayOut(float* base, int64_t Q, int64_t P, int64_t N, SsdScratch* s) {
@@ -45,8 +48,8 @@ inline int64_t LayOut(float* base, int64_t Q, int64_t P, int64_t N, SsdScratch* 
     used += n;
     return part;
   };
-  *s = {take(N * Qp), take(Q * Np), take(Q * Qp), take(Q * Pp), take(N * Pp), take(kPanelRows * Qp), take(Qp), take(Qp),
-        take(Qp), take(Qp)};
+  *s = {.BT = take(N * Qp), .B = take(Q * Np), .C = take(Q * Np), .CB = take(Q * Qp), .x = take(Q * Pp), .y = take(Q * Pp), .HT = take(N * Pp),
+        .panel = take(kPanelRows * Qp), .dt = take(Qp), .hi = take(Qp), .lo = take(Qp), .decay = take(Qp), .tail = take(Qp)};
   return used;
 }
 
@@ -68,15 +71,15 @@ HWY_INLINE void StepRows(float* h, const float* x, const float* B, const float* 
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto decays = hn::Set(d, decay);
   FloatVec sums[4], dx[R];
-  for (int r = 0; r < 4; ++r) sums[r] = hn::Zero(d);
-  for (int r = 0; r < R; ++r) dx[r] = hn::Set(d, dt * x[r]);
+  Repeat<4>([&](auto r) HYDRA_TILE_LAMBDA { sums[r] = hn::Zero(d); });
+  Repeat<R>([&](auto r) HYDRA_TILE_LAMBDA { dx[r] = hn::Set(d, dt * x[r]); });
   for (int64_t n = 0; n < N; n += lanes) {
     const auto b = LoadPart(d, B + n, Left(N, n)), c = LoadPart(d, C + n, Left(N, n));
-    for (int r = 0; r < R; ++r) {
+    Repeat<R>([&](auto r) HYDRA_TILE_LAMBDA {
       const auto next = hn::MulAdd(dx[r], b, hn::Mul(decays, LoadPart(d, h + r * N + n, Left(N, n))));
       StorePart(next, d, h + r * N + n, Left(N, n));
       sums[r] = hn::MulAdd(next, c, sums[r]);
-    }
+    });
   }
   float out[4];
   ReduceSum4(sums[0], sums[1], sums[2], sums[3], out);
@@ -107,28 +110,32 @@ struct Chunk {
   int64_t Qp, Pp, Np;
 };
 
-// B of a group packed and transposed; C_i B_j for all j <= i.
+// n numbers of each of the chunk's rows, `stride` apart, to rows `width` apart.
+HWY_INLINE void PackRows(const float* x, int64_t stride, int64_t rows, int64_t n, float* out, int64_t width) {
+  const FloatTag d;
+  for (int64_t j = 0; j < rows; ++j)
+    for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d)))
+      hn::StoreU(LoadPart(d, x + j * stride + i, Left(n, i)), d, out + j * width + i);
+}
+
+// B and C of a group packed, B transposed too; C_i B_j for all j <= i.
 void PrepareGroup(const Chunk& k, int64_t group) {
   const SsdArgs& a = k.a;
-  const FloatTag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const float* B = a.B + k.t0 * k.bcs + group * a.N;
-  const float* C = a.C + k.t0 * k.bcs + group * a.N;
-  TransposeScaled(B, k.bcs, k.q, a.N, 1.0f, k.s.BT, k.Qp);
+  const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
+  PackRows(a.B + k.t0 * k.bcs + group * a.N, k.bcs, k.q, a.N, k.s.B, k.Np);
+  PackRows(a.C + k.t0 * k.bcs + group * a.N, k.bcs, k.q, a.N, k.s.C, k.Np);
+  TransposeScaled(k.s.B, k.Np, k.q, a.N, 1.0f, k.s.BT, k.Qp);
   const int64_t padded = (k.q + lanes - 1) / lanes * lanes;
   for (int64_t n = 0; n < a.N; ++n)
     for (int64_t j = k.q; j < padded; ++j) k.s.BT[n * k.Qp + j] = 0;  // read by the last vectors, then masked out
-  for (int64_t j = 0; j < k.q; ++j)
-    for (int64_t n = 0; n < a.N; n += lanes)
-      hn::StoreU(LoadPart(d, B + j * k.bcs + n, Left(a.N, n)), d, k.s.B + j * k.Np + n);
   for (int64_t i = 0; i < k.q; i += kPanelRows) {
     const int64_t rows = HWY_MIN(kPanelRows, k.q - i);
-    SmallGemm({.a = C + i * k.bcs, .a_row = k.bcs, .a_k = 1, .b = reinterpret_cast<const std::byte*>(k.s.BT), .b_row = k.Qp * 4,
+    SmallGemm({.a = k.s.C + i * k.Np, .a_row = k.Np, .a_k = 1, .b = reinterpret_cast<const std::byte*>(k.s.BT), .b_row = k.Qp * 4,
                .c = k.s.CB + i * k.Qp, .c_row = k.Qp, .M = rows, .N = (i + rows + lanes - 1) / lanes * lanes, .K = a.N});
   }
 }
 
-// The sums of dA, the decays made of them, and dt_j x_j. Exponents are differences first and never positive.
+// The sums of dA, the decays made of them, x packed. Exponents are differences first and never positive.
 void PrepareHead(const Chunk& k, int64_t head) {
   const SsdArgs& a = k.a;
   const SsdScratch& s = k.s;
@@ -140,54 +147,64 @@ void PrepareHead(const Chunk& k, int64_t head) {
     sum += static_cast<double>(dt * a.A[head]);
     s.hi[j] = static_cast<float>(sum);
     s.lo[j] = static_cast<float>(sum - static_cast<double>(s.hi[j]));
-    const float* x = a.x + (k.t0 + j) * k.xs + head * a.P;
-    const auto scale = hn::Set(d, dt);
-    for (int64_t p = 0; p < a.P; p += lanes)
-      hn::StoreU(hn::Mul(scale, LoadPart(d, x + p, Left(a.P, p))), d, s.x + j * k.Pp + p);
+    s.dt[j] = dt;
   }
-  for (int64_t j = k.q; j < k.Qp; ++j) s.hi[j] = s.lo[j] = 0;
+  for (int64_t j = k.q; j < k.Qp; ++j) s.hi[j] = s.lo[j] = s.dt[j] = 0;
+  PackRows(a.x + k.t0 * k.xs + head * a.P, k.xs, k.q, a.P, s.x, k.Pp);
   const auto last_hi = hn::Set(d, s.hi[k.q - 1]), last_lo = hn::Set(d, s.lo[k.q - 1]);
   for (int64_t j = 0; j < k.q; j += lanes) {
     const auto hi = hn::LoadU(d, s.hi + j), lo = hn::LoadU(d, s.lo + j);
     hn::StoreU(Exp(hn::Add(hi, lo)), d, s.decay + j);
-    hn::StoreU(Exp(hn::Add(hn::Sub(last_hi, hi), hn::Sub(last_lo, lo))), d, s.tail + j);
+    hn::StoreU(hn::Mul(Exp(hn::Add(hn::Sub(last_hi, hi), hn::Sub(last_lo, lo))), hn::LoadU(d, s.dt + j)), d, s.tail + j);
   }
+}
+
+// Rows i .. i + rows - 1 of what mixes the chunk's x into y, up to the last column that any of them sees.
+void MixingPanel(const Chunk& k, int64_t i, int64_t rows, float D) {
+  const SsdScratch& s = k.s;
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto hi = hn::Set(d, s.hi[i + r]), lo = hn::Set(d, s.lo[i + r]);
+    float* panel = s.panel + r * k.Qp;
+    for (int64_t j = 0; j < i + rows; j += lanes) {
+      const auto gap = hn::Add(hn::Sub(hi, hn::LoadU(d, s.hi + j)), hn::Sub(lo, hn::LoadU(d, s.lo + j)));
+      auto mix = hn::Mul(hn::LoadU(d, s.CB + (i + r) * k.Qp + j), hn::LoadU(d, s.dt + j));
+      mix = hn::Mul(mix, Exp<true>(hn::Min(gap, hn::Zero(d))));
+      if (j + lanes > i + r + 1) {  // some of these tokens come later
+        const int64_t seen = i + r + 1 - j;
+        mix = seen > 0 ? hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(seen)), mix) : hn::Zero(d);
+      }
+      hn::StoreU(mix, d, panel + j);
+    }
+    panel[i + r] += D;
+  }
+}
+
+// x and y of the next head for the rows i ..: a row of theirs is a page apart from the next, so no prefetcher sees them.
+HWY_INLINE void FetchNextHead(const Chunk& k, int64_t head, int64_t i, int64_t rows) {
+  if (head + 1 >= k.a.h1) return;
+  for (int64_t t = k.t0 + i; t < k.t0 + i + rows; ++t)
+    for (int64_t p = 0; p < k.a.P; p += 16) {
+      __builtin_prefetch(k.a.x + t * k.xs + (head + 1) * k.a.P + p, 0, 3);
+      __builtin_prefetch(k.a.y + t * k.ys + (head + 1) * k.a.P + p, 1, 3);
+    }
 }
 
 // y_i = exp(a_i) H C_i + sum_{j <= i} exp(a_i - a_j) (C_i B_j) dt_j x_j + D x_i.
 void ChunkOutputs(const Chunk& k, int64_t head) {
   const SsdArgs& a = k.a;
   const SsdScratch& s = k.s;
-  const FloatTag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  float* y = a.y + k.t0 * k.ys + head * a.P;
   TransposeScaled(a.state + head * a.P * a.N, a.N, a.P, a.N, 1.0f, s.HT, k.Pp);
-  SmallGemm({.a = a.C + k.t0 * k.bcs + head * a.G / a.H * a.N, .a_row = k.bcs, .a_k = 1, .b = reinterpret_cast<const std::byte*>(s.HT),
-             .b_row = k.Pp * 4, .c = y, .c_row = k.ys, .M = k.q, .N = a.P, .K = a.N});
+  SmallGemm({.a = s.C, .a_row = k.Np, .a_k = 1, .b = reinterpret_cast<const std::byte*>(s.HT), .b_row = k.Pp * 4, .c = s.y, .c_row = k.Pp,
+             .M = k.q, .N = a.P, .K = a.N});
   for (int64_t i = 0; i < k.q; i += kPanelRows) {
-    const int64_t rows = HWY_MIN(kPanelRows, k.q - i), keys = i + rows;
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto hi = hn::Set(d, s.hi[i + r]), lo = hn::Set(d, s.lo[i + r]);
-      for (int64_t j = 0; j < keys; j += lanes) {
-        const auto gap = hn::Add(hn::Sub(hi, hn::LoadU(d, s.hi + j)), hn::Sub(lo, hn::LoadU(d, s.lo + j)));
-        auto mix = hn::Mul(hn::LoadU(d, s.CB + (i + r) * k.Qp + j), Exp<true>(hn::Min(gap, hn::Zero(d))));
-        if (j + lanes > i + r + 1) {  // some of these tokens come later
-          const int64_t seen = i + r + 1 - j;
-          mix = seen > 0 ? hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(seen)), mix) : hn::Zero(d);
-        }
-        hn::StoreU(mix, d, s.panel + r * k.Qp + j);
-      }
-    }
+    const int64_t rows = HWY_MIN(kPanelRows, k.q - i);
+    FetchNextHead(k, head, i, rows);
+    MixingPanel(k, i, rows, a.D[head]);
     SmallGemm({.a = s.panel, .a_row = k.Qp, .a_k = 1, .b = reinterpret_cast<const std::byte*>(s.x), .b_row = k.Pp * 4,
-               .c = y + i * k.ys, .c_row = k.ys, .M = rows, .N = a.P, .K = keys, .beta = s.decay + i, .beta_row = 1});
-    const auto skip = hn::Set(d, a.D[head]);
-    for (int64_t r = i; r < i + rows; ++r) {
-      const float* x = a.x + (k.t0 + r) * k.xs + head * a.P;
-      for (int64_t p = 0; p < a.P; p += lanes) {
-        const size_t left = Left(a.P, p);
-        StorePart(hn::MulAdd(skip, LoadPart(d, x + p, left), LoadPart(d, y + r * k.ys + p, left)), d, y + r * k.ys + p, left);
-      }
-    }
+               .c = a.y + (k.t0 + i) * k.ys + head * a.P, .c_row = k.ys, .M = rows, .N = a.P, .K = i + rows, .beta = s.decay + i, .beta_row = 1,
+               .from = s.y + i * k.Pp, .from_row = k.Pp});
   }
 }
 

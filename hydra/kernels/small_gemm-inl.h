@@ -15,6 +15,7 @@
 #include "hydra/kernels/simd.h"
 #include "hydra/kernels/simd_kv-inl.h"
 
+#undef HYDRA_TILE_LAMBDA
 #define HYDRA_TILE_LAMBDA HWY_ATTR __attribute__((always_inline))
 
 HWY_BEFORE_NAMESPACE();
@@ -38,7 +39,7 @@ HWY_INLINE void Repeat(F&& f) {
   RepeatSequence(std::make_integer_sequence<int, N>{}, f);
 }
 
-// c[m, n] = beta[m] c[m, n] + sum_k a[m, k] b[k, n]. Terms are added in the order of k, whatever the tile, so a row's
+// c[m, n] = beta[m] from[m, n] + sum_k a[m, k] b[k, n]. Terms are added in the order of k, whatever the tile, so a row's
 // bits do not depend on the rows beside it.
 struct SmallGemmArgs {
   const float* a;
@@ -48,8 +49,10 @@ struct SmallGemmArgs {
   float* c;
   int64_t c_row;
   int64_t M, N, K;
-  const float* beta = nullptr;  // null: 0, c is not read
+  const float* beta = nullptr;  // null: 0, from is not read
   int64_t beta_row = 0;         // floats from row to row; 0: one beta for all
+  const float* from = nullptr;  // null: c itself
+  int64_t from_row = 0;
 };
 
 // R rows from m on, V vectors from n on, of which the last has `left` lanes if kPart.
@@ -64,9 +67,10 @@ HWY_NOINLINE void SmallGemmTile(const SmallGemmArgs& g, int64_t m, int64_t n, si
     if (g.beta == nullptr) {
       Repeat<V>([&](auto v) HYDRA_TILE_LAMBDA { sums[r][v] = hn::Zero(d); });
     } else {
+      const float* from = g.from != nullptr ? g.from + (m + r) * g.from_row + n : c + r * g.c_row;
       const auto beta = hn::Set(d, g.beta[(m + r) * g.beta_row]);
       Repeat<V>([&](auto v) HYDRA_TILE_LAMBDA {
-        sums[r][v] = hn::Mul(beta, LoadPart(d, c + r * g.c_row + v * lanes, width(v)));
+        sums[r][v] = hn::Mul(beta, LoadPart(d, from + v * lanes, width(v)));
       });
     }
   });
@@ -119,5 +123,4 @@ HWY_INLINE void SmallGemm(const SmallGemmArgs& g) {
 }  // namespace hydra::kernels
 HWY_AFTER_NAMESPACE();
 
-#undef HYDRA_TILE_LAMBDA
 #endif  // HYDRA_KERNELS_SMALL_GEMM_INL_H
