@@ -27,7 +27,12 @@
 #pragma once
 
 // Highway's only other level below SSE4, for processors of 2006; every level costs compile time and size.
+// Sanitised builds, where a level takes minutes, keep AVX2 and the baseline.
+#ifdef HYDRA_FEW_LEVELS
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3)
+#else
 #define HWY_DISABLED_TARGETS HWY_SSSE3
+#endif
 #include <hwy/targets.h>
 
 namespace hydra::kernels::internal {
