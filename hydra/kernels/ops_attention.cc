@@ -12,7 +12,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/ops_attention.cc"
-#include "hwy/foreach_target.h"
+#include <hwy/foreach_target.h>
 #include "hydra/kernels/simd.h"
 #include "hydra/kernels/simd_kv-inl.h"
 #include "hydra/kernels/simd_math-inl.h"

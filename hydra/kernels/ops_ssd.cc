@@ -10,7 +10,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/ops_ssd.cc"
-#include "hwy/foreach_target.h"
+#include <hwy/foreach_target.h>
 #include "hydra/kernels/simd.h"
 #include "hydra/kernels/simd_math-inl.h"
 #include "hydra/kernels/small_gemm-inl.h"
