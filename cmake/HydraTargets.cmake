@@ -114,7 +114,7 @@ function(hydra_cli)
   set_source_files_properties(${CMAKE_SOURCE_DIR}/hydra/cli/main.cc ${CMAKE_SOURCE_DIR}/hydra/cli/train_main.cc
                               PROPERTIES COMPILE_DEFINITIONS "${verbs}")
 
-  set(light $<IF:$<CONFIG:Release>,-O1,-O0>)  # nothing here is hot, and CLI11 takes long to compile
+  set(light -O0)  # nothing here is hot, and CLI11 takes long to compile
   add_library(hydra_cli STATIC ${frame})
   target_link_libraries(hydra_cli PUBLIC hydra_core CLI11::CLI11)
   hydra_common(hydra_cli FALSE)
