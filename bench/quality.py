@@ -57,7 +57,7 @@ def perplexity(hydralm, model, text, *flags):
 def train_transformer(hydralm, steps, folder):
     run_folder = folder / "transformer"
     run(hydralm, "train", "-C", "examples/nano.toml", "--data", DATA, "--run", run_folder, "-q", "--set", "model.preset=transformer-29m",
-        "--set", f"optim.steps={steps}", "--set", "optim.lr=1e-3", "--set", "eval.every=0")
+        "--set", f"optim.tokens={steps * 1024}", "--set", "optim.lr=1e-3", "--set", "eval.every=0")
     return run_folder / "model"
 
 

@@ -5,6 +5,7 @@
 # Usage: bench/runtime.py BUILD [--llama-bench PATH] [--reps 5] [--out bench/results]
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -58,12 +59,15 @@ def measure(hydralm, llama_bench, models, reps):
         for test in TESTS:
             long = test[0] > 4096 or test[2] > 4096
             row, other = None, []
-            for _ in range(rounds if path else 1):
-                made = ours(hydralm, model, test, (2 if long else reps) if rounds == 1 or not path else 1)
+            beside = llama_bench and path and not long  # long ones take llama.cpp minutes
+            for _ in range(rounds if beside else 1):
+                made = ours(hydralm, model, test, 1 if beside else 3 if long else reps)
                 if row is None:
                     row = dict(made, model=name, test=test_name(test), samples=[])
-                row["samples"] += made.get("samples") or [made["tok_per_s"]["median"]]
-                if llama_bench and path:
+                row["samples"].append(made["tok_per_s"]["median"])
+                row["low"] = min(row.get("low", math.inf), made["tok_per_s"]["min"])
+                row["high"] = max(row.get("high", 0), made["tok_per_s"]["max"])
+                if beside:
                     other += theirs(llama_bench, path, test, 1)
             row["median"] = median(row["samples"])
             row["other"] = other
@@ -79,12 +83,12 @@ def table(rows, command):
            f"{processor()}, {os.cpu_count()} CPUs, {THREADS} threads, SIMD level {first['target']}; commit {commit}; "
            f"read bandwidth {first['read_gb_per_s']:.1f} GB/s measured beside the first row. Made by `{command}`.", "",
            "Random weights for the 29M models (bf16): speed only. Median (min .. max). Of decode: bytes a token counted by the "
-           "runtime, and the share of the read bandwidth that they come to. llama.cpp reads the same file in the same run, alternating.", "",
+           "runtime, and the share of the read bandwidth that they come to. 5 repeats, 3 of the long tests. llama.cpp reads the same file in the same run, alternating (short tests).", "",
            "| model | test | tok/s | GB/s | of read bandwidth | llama.cpp tok/s | ratio |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        samples, other = row["samples"], row["other"]
+        other = row["other"]
         decode = row["n"] > 0
-        cells = [row["model"], row["test"], f"{row['median']:.1f} ({min(samples):.1f} .. {max(samples):.1f})",
+        cells = [row["model"], row["test"], f"{row['median']:.1f} ({row['low']:.1f} .. {row['high']:.1f})",
                  f"{row['gb_per_s']:.1f}" if decode else "", f"{row['gb_per_s'] / row['read_gb_per_s']:.2f}" if decode else "",
                  f"{median(other):.1f} ({min(other):.1f} .. {max(other):.1f})" if other else "",
                  f"{row['median'] / median(other):.2f}" if other else ""]
