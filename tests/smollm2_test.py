@@ -48,6 +48,7 @@ class SmolLM2Test(unittest.TestCase):
                 self.assertLessEqual(margin, MARGIN, f"step {step}: token {got}, llama.cpp has {want}")
         print(f"{200 - near} of 200 best tokens are llama.cpp's; the others lie within {MARGIN} logits")
 
+    @unittest.skipIf(os.environ.get("HYDRALM_SANITIZE"), "minutes in a sanitised build, which looks for something else")
     def test_perplexity_is_that_of_llama_cpp(self):
         text = must("sh", str(ROOT / "tools/kjv.sh"))
         self.assertEqual(hashlib.sha256(text).hexdigest(), GOLDEN["text_sha256"])
