@@ -120,7 +120,9 @@ Costs Count(const train::RunConfig& run, const ModelConfig& model) {
   Costs costs;
   const int64_t rows = run.optim.batch_rows.MaxValue(), seq_len = run.optim.seq_len.MaxValue();
   costs.params = CountParams(model);
-  costs.memory = CountTrainMemory(model, {.tokens = rows * seq_len});
+  costs.memory = CountTrainMemory(model, {.tokens = rows * seq_len,
+                                          .checkpoint_blocks = run.optim.checkpoint_blocks,
+                                          .factored_moments = run.optim.optimizer == train::OptimizerKind::kAdafactor});
   costs.steps = run.TotalSteps();
   costs.tokens_per_step = rows * seq_len * run.optim.accum;
   costs.flops_per_token = 3 * MeanForwardFlops(model, seq_len);

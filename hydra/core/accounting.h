@@ -97,15 +97,16 @@ struct RunBytes {
 [[nodiscard]] RunBytes CountRun(const ModelConfig& config, const RunOptions& options,
                                 const TensorBytes& bytes = DefaultTensorBytes);
 
-// Memory of training with AdamW on one device.
+// Memory of training on one device.
 struct TrainMemoryOptions {
   int64_t tokens = 8192;           // of one micro-batch
   bool checkpoint_blocks = false;  // keep a block's input only and recompute the rest in the backward pass
+  bool factored_moments = false;   // Adafactor in the place of AdamW
 };
 struct TrainMemory {
   int64_t weights = 0;      // f32 masters and buffers
   int64_t gradients = 0;    // f32; of the PKM table only the rows that the micro-batch can hit
-  int64_t moments = 0;      // two f32 each; the PKM table's rows have a step count too
+  int64_t moments = 0;      // f32: AdamW two each, Adafactor one a row and a column; steps of the PKM table's rows
   int64_t activations = 0;  // an estimate: see accounting_train.cc
   [[nodiscard]] int64_t total() const { return weights + gradients + moments + activations; }
 };

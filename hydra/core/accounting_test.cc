@@ -260,6 +260,21 @@ TEST(Accounting, TrainingMemoryCountsTheTableSparsely) {
   const TrainMemory kept = CountTrainMemory(config, {.tokens = 1 << 20, .checkpoint_blocks = true});
   EXPECT_LT(kept.activations, more.activations / 2);
   EXPECT_EQ(kept.moments, more.moments);
+  int64_t factored = 0;  // of vectors, and of each matrix of experts its own
+  for (const TensorSpec& spec : TensorTable(config).specs()) {
+    if (!spec.parameter) continue;
+    const std::vector<int64_t>& shape = spec.shape;
+    if (spec.role == TensorRole::kPkmTable)
+      factored += shape[0];
+    else if (shape.size() == 1)
+      factored += shape[0];
+    else if (shape.size() == 2)
+      factored += shape[0] + shape[1];
+    else
+      factored += shape[0] * (shape[1] + shape[2]);
+  }
+  const TrainMemory adafactor = CountTrainMemory(config, {.tokens = 16, .factored_moments = true});
+  EXPECT_EQ(adafactor.moments, 4 * factored + 4 * 1024);
 }
 
 }  // namespace

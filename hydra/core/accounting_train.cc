@@ -36,6 +36,14 @@ int64_t SavedNumbers(const ModelConfig& c, const LayerConfig& l) {
   return n;
 }
 
+// Adafactor's: one for each row and column of a matrix [.., R, C], each number of a vector, each row of the table.
+int64_t FactoredMoments(const TensorSpec& spec) {
+  if (spec.role == TensorRole::kPkmTable) return spec.shape[0];
+  if (spec.shape.size() < 2) return spec.size();
+  const int64_t rows = spec.shape[spec.shape.size() - 2], columns = spec.shape.back();
+  return spec.size() / (rows * columns) * (rows + columns);
+}
+
 }  // namespace
 
 TrainMemory CountTrainMemory(const ModelConfig& config, const TrainMemoryOptions& options) {
@@ -44,7 +52,7 @@ TrainMemory CountTrainMemory(const ModelConfig& config, const TrainMemoryOptions
   for (const TensorSpec& spec : table.specs()) {
     m.weights += spec.size() * kF32Bytes;
     if (!spec.parameter) continue;
-    m.moments += 2 * spec.size() * kF32Bytes;
+    m.moments += kF32Bytes * (options.factored_moments ? FactoredMoments(spec) : 2 * spec.size());
     if (spec.role == TensorRole::kPkmTable) {
       int64_t sites = 0;
       for (const LayerConfig& l : config.layers) sites += l.pkm ? 1 : 0;

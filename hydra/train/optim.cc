@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// AdamW: dense tensors through ATen's fused kernel (one pass over weights, gradients and moments), rows by index.
+// What optimisers share, and AdamW: dense tensors through ATen's fused kernel (one pass over weights, gradients and
+// moments), rows by index.
 #include "hydra/train/optim.h"
 
 #include <cmath>
@@ -8,6 +9,7 @@
 #include <unordered_set>
 
 #include "hydra/core/error.h"
+#include "hydra/train/adafactor.h"
 
 namespace hydra::train {
 namespace {
@@ -28,22 +30,20 @@ bool AllFinite(const Tensor& tensor) { return torch::isfinite(tensor).all().item
 
 }  // namespace
 
-AdamW::AdamW(std::vector<AdamWParam> params, const AdamWOptions& options)
+Optimizer::Optimizer(std::vector<OptimParam> params, const OptimizerOptions& options)
     : params_(std::move(params)), options_(options) {
-  for (const AdamWParam& param : params_) {
+  for (const OptimParam& param : params_) {
     HYDRA_CHECK(!param.rows || param.tensor.dim() == 2, param.name, ": row-wise, but not a matrix");
     const auto like = torch::TensorOptions().device(param.tensor.device());
-    const Tensor data = param.tensor.detach();
-    moments_.push_back({torch::zeros_like(data), torch::zeros_like(data),
-                        param.rows ? torch::zeros({data.size(0)}, like.dtype(torch::kInt32))
-                                   : torch::zeros({}, like.dtype(torch::kFloat32))});
+    steps_.push_back(param.rows ? torch::zeros({param.tensor.size(0)}, like.dtype(torch::kInt32))
+                                : torch::zeros({}, like.dtype(torch::kFloat32)));
   }
 }
 
-double AdamW::GradNorm() {
+double Optimizer::GradNorm() {
   const torch::NoGradGuard no_grad;
   std::vector<Tensor> grads;
-  for (AdamWParam& param : params_) {
+  for (OptimParam& param : params_) {
     Tensor& grad = param.tensor.mutable_grad();
     if (!grad.defined()) continue;
     if (grad.is_sparse()) {
@@ -57,13 +57,49 @@ double AdamW::GradNorm() {
   return torch::stack(at::_foreach_norm(grads)).to(torch::kFloat64).norm().item<double>();
 }
 
-void AdamW::Step(double lr, double grad_norm) {
+void Optimizer::Step(double lr, double grad_norm) {
   const torch::NoGradGuard no_grad;
   const double scale = options_.clip > 0 && grad_norm > options_.clip ? options_.clip / grad_norm : 1.0;
   StepDense(lr, scale);
-  for (size_t i = 0; i < params_.size(); ++i)
-    if (params_[i].rows && params_[i].tensor.grad().defined())
-      StepRows(params_[i], moments_[i], lr * params_[i].lr_scale, scale);
+  for (size_t i = 0; i < params_.size(); ++i) {
+    if (!params_[i].rows || !params_[i].tensor.grad().defined()) continue;
+    const auto [rows, grad] = GradRows(params_[i].tensor.grad());
+    if (rows.numel() == 0) continue;
+    StepRows(i, lr * params_[i].lr_scale, rows, scale == 1.0 ? grad : grad * scale);
+  }
+}
+
+void Optimizer::ZeroGrad() {
+  for (OptimParam& param : params_) param.tensor.mutable_grad().reset();
+}
+
+std::string Optimizer::FirstNonFinite() const {
+  const torch::NoGradGuard no_grad;
+  for (const OptimParam& param : params_) {
+    if (!AllFinite(param.tensor)) return param.name;
+    const Tensor grad = param.tensor.grad();
+    if (grad.defined() && !AllFinite(Values(grad))) return "gradient of " + param.name;
+  }
+  return "";
+}
+
+double Optimizer::RowsHit() const {
+  double hit = 0, rows = 0;
+  for (size_t i = 0; i < params_.size(); ++i) {
+    if (!params_[i].rows) continue;
+    hit += (steps_[i] > 0).sum().item<double>();
+    rows += static_cast<double>(steps_[i].size(0));
+  }
+  return rows > 0 ? hit / rows : -1;
+}
+
+void Optimizer::LoadState(const SafeTensors& file) { LoadTensors(file, State()); }
+
+AdamW::AdamW(std::vector<OptimParam> params, const OptimizerOptions& options) : Optimizer(std::move(params), options) {
+  for (const OptimParam& param : params_) {
+    const Tensor data = param.tensor.detach();
+    moments_.push_back({torch::zeros_like(data), torch::zeros_like(data)});
+  }
 }
 
 void AdamW::StepDense(double lr, double scale) {
@@ -72,7 +108,7 @@ void AdamW::StepDense(double lr, double scale) {
   };
   std::map<std::pair<double, double>, Group> groups;  // of equal rate and decay
   for (size_t i = 0; i < params_.size(); ++i) {
-    const AdamWParam& param = params_[i];
+    const OptimParam& param = params_[i];
     const Tensor grad = param.tensor.grad();
     if (param.rows || !grad.defined()) continue;
     Group& group = groups[{lr * param.lr_scale, param.weight_decay ? options_.weight_decay : 0.0}];
@@ -80,7 +116,7 @@ void AdamW::StepDense(double lr, double scale) {
     group.grads.push_back(grad);
     group.m.push_back(moments_[i].m);
     group.v.push_back(moments_[i].v);
-    group.steps.push_back(moments_[i].step);
+    group.steps.push_back(steps_[i]);
   }
   for (auto& [key, group] : groups) {
     at::_foreach_add_(group.steps, 1);
@@ -92,46 +128,20 @@ void AdamW::StepDense(double lr, double scale) {
   }
 }
 
-void AdamW::StepRows(AdamWParam& param, Moments& moments, double lr, double scale) {
-  const auto [rows, grad] = GradRows(param.tensor.grad());
-  if (rows.numel() == 0) return;
-  const Tensor g = scale == 1.0 ? grad : grad * scale;
-  const Tensor steps = moments.step.index_select(0, rows) + 1;
+void AdamW::StepRows(size_t i, double lr, const Tensor& rows, const Tensor& g) {
+  Moments& moments = moments_[i];
+  const Tensor steps = steps_[i].index_select(0, rows) + 1;
   const Tensor m = moments.m.index_select(0, rows).lerp_(g, 1 - options_.betas[0]);
   const Tensor v = moments.v.index_select(0, rows).mul_(options_.betas[1]).addcmul_(g, g, 1 - options_.betas[1]);
-  moments.step.index_copy_(0, rows, steps);
+  steps_[i].index_copy_(0, rows, steps);
   moments.m.index_copy_(0, rows, m);
   moments.v.index_copy_(0, rows, v);
   const Tensor count = steps.to(torch::kFloat64).unsqueeze(1);
   const auto correction = [&](double beta) { return 1 - torch::pow(beta, count); };  // [R, 1]
   const Tensor denominator = (v / correction(options_.betas[1])).sqrt_().add_(options_.eps);
   const Tensor update = (m / correction(options_.betas[0])).div_(denominator).mul_(lr);
-  const Tensor weights = param.tensor.detach();
+  const Tensor weights = params_[i].tensor.detach();
   weights.index_copy_(0, rows, weights.index_select(0, rows).sub_(update));
-}
-
-void AdamW::ZeroGrad() {
-  for (AdamWParam& param : params_) param.tensor.mutable_grad().reset();
-}
-
-std::string AdamW::FirstNonFinite() const {
-  const torch::NoGradGuard no_grad;
-  for (const AdamWParam& param : params_) {
-    if (!AllFinite(param.tensor)) return param.name;
-    const Tensor grad = param.tensor.grad();
-    if (grad.defined() && !AllFinite(Values(grad))) return "gradient of " + param.name;
-  }
-  return "";
-}
-
-double AdamW::RowsHit() const {
-  double hit = 0, rows = 0;
-  for (size_t i = 0; i < params_.size(); ++i) {
-    if (!params_[i].rows) continue;
-    hit += (moments_[i].step > 0).sum().item<double>();
-    rows += static_cast<double>(moments_[i].step.size(0));
-  }
-  return rows > 0 ? hit / rows : -1;
 }
 
 NamedTensors AdamW::State() const {
@@ -139,15 +149,18 @@ NamedTensors AdamW::State() const {
   for (size_t i = 0; i < params_.size(); ++i) {
     out.emplace_back(params_[i].name + ".exp_avg", moments_[i].m);
     out.emplace_back(params_[i].name + ".exp_avg_sq", moments_[i].v);
-    out.emplace_back(params_[i].name + ".step", moments_[i].step);
+    out.emplace_back(params_[i].name + ".step", steps_[i]);
   }
   return out;
 }
 
-void AdamW::LoadState(const SafeTensors& file) { LoadTensors(file, State()); }
+std::unique_ptr<Optimizer> MakeOptimizer(std::vector<OptimParam> params, const OptimizerOptions& options) {
+  if (options.kind == OptimizerKind::kAdafactor) return std::make_unique<Adafactor>(std::move(params), options);
+  return std::make_unique<AdamW>(std::move(params), options);
+}
 
-std::vector<AdamWParam> OptimParams(const nn::Model& model, double pkm_table_lr) {
-  std::vector<AdamWParam> params;
+std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr) {
+  std::vector<OptimParam> params;
   for (const auto& [spec, tensor] : model->Tensors()) {
     if (!spec->parameter) continue;
     const bool table = spec->role == TensorRole::kPkmTable;

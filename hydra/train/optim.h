@@ -1,43 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-// AdamW (Loshchilov and Hutter, 2019) over the tensors of a model: decay from the tensor table, rows of the
-// product-key memory's table apart. Not here: learning-rate schedules (schedule.h), when to skip (guard.h).
+// Optimisers over the tensors of a model, and AdamW: decay from the tensor table, rows of the product-key memory's
+// table apart. Not here: Adafactor (adafactor.h), learning-rate schedules (schedule.h), when to skip (guard.h).
 #pragma once
 
 #include <torch/torch.h>
 
-#include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "hydra/core/safetensors.h"
 #include "hydra/nn/model.h"
+#include "hydra/train/optimizer_options.h"
 
 namespace hydra::train {
 
 using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
 
-struct AdamWOptions {
-  std::array<double, 2> betas{0.9, 0.95};
-  double eps = 1e-8;
-  double weight_decay = 0.1;  // decoupled: w -= lr * decay * w
-  double clip = 1.0;          // largest norm of all gradients together; 0 = not clipped
-};
-
-struct AdamWParam {
+struct OptimParam {
   std::string name;
   torch::Tensor tensor;  // a leaf that requires a gradient
   bool weight_decay = true;
   double lr_scale = 1;
-  bool rows = false;  // [R, d]: only rows with a gradient move; moments and step count of each row; never decayed
+  bool rows = false;  // [R, d]: only rows with a gradient move; state and step count of each row; never decayed
 };
 
-// A parameter without a gradient is left as it is: neither moved nor decayed nor counted. The same gradients give
-// the same bits for any number of threads. Not thread-safe.
-class AdamW {
+// A parameter without a gradient is left as it is: neither moved nor decayed nor counted. AdamW: the same gradients
+// give the same bits for any number of threads. Not thread-safe.
+class Optimizer {
  public:
-  AdamW(std::vector<AdamWParam> params, const AdamWOptions& options);
+  Optimizer(std::vector<OptimParam> params, const OptimizerOptions& options);
+  virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
 
   // The norm of all gradients; sparse ones are coalesced in place. Not finite when any entry is not.
   double GradNorm();
@@ -50,29 +47,44 @@ class AdamW {
   // Share of the rows of row-wise parameters that have moved at least once; -1 without such parameters.
   [[nodiscard]] double RowsHit() const;
 
-  // Moments and step counts: NAME.exp_avg, NAME.exp_avg_sq, NAME.step. Handles alias the optimiser's storage.
-  [[nodiscard]] NamedTensors State() const;
+  // NAME.step and what else is kept of each parameter. Handles alias the optimiser's storage.
+  [[nodiscard]] virtual NamedTensors State() const = 0;
   // Takes them back; a missing, extra or misshapen tensor is an Error(kTensor) naming file and tensor.
   void LoadState(const SafeTensors& file);
 
-  [[nodiscard]] const std::vector<AdamWParam>& params() const { return params_; }
+  [[nodiscard]] const std::vector<OptimParam>& params() const { return params_; }
+
+ protected:
+  // Parameters with dense gradients, and one row-wise parameter: rows [n], grad [n, d] already scaled.
+  virtual void StepDense(double lr, double scale) = 0;
+  virtual void StepRows(size_t i, double lr, const torch::Tensor& rows, const torch::Tensor& grad) = 0;
+
+  std::vector<OptimParam> params_;
+  std::vector<torch::Tensor> steps_;  // f32 scalar on its parameter's device; row-wise: i32 [R]
+  OptimizerOptions options_;
+};
+
+// Moments: NAME.exp_avg, NAME.exp_avg_sq.
+class AdamW final : public Optimizer {
+ public:
+  AdamW(std::vector<OptimParam> params, const OptimizerOptions& options);
+  [[nodiscard]] NamedTensors State() const override;
 
  private:
+  void StepDense(double lr, double scale) override;
+  void StepRows(size_t i, double lr, const torch::Tensor& rows, const torch::Tensor& grad) override;
+
   struct Moments {
     torch::Tensor m, v;  // as the parameter
-    torch::Tensor step;  // f32 scalar on its device; row-wise: i32 [R]
   };
-  void StepDense(double lr, double scale);
-  void StepRows(AdamWParam& param, Moments& moments, double lr, double scale);
-
-  std::vector<AdamWParam> params_;
   std::vector<Moments> moments_;
-  AdamWOptions options_;
 };
+
+[[nodiscard]] std::unique_ptr<Optimizer> MakeOptimizer(std::vector<OptimParam> params, const OptimizerOptions& options);
 
 // Every parameter of the model, decayed as the tensor table says; the table of the product-key memory row-wise with
 // pkm_table_lr as its factor.
-[[nodiscard]] std::vector<AdamWParam> OptimParams(const nn::Model& model, double pkm_table_lr);
+[[nodiscard]] std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr);
 
 // Copies tensors of a file into `tensors`: all of them and no others, same shape and type; an Error(kTensor) else.
 void LoadTensors(const SafeTensors& file, const NamedTensors& tensors);

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// AdamW against torch::optim::AdamW (dense) and against a naive loop over rows (sparse); saved state.
+// AdamW against torch::optim::AdamW (dense) and a naive loop over rows (sparse), Adafactor against naive loops; saved
+// state.
 #include "hydra/train/optim.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "hydra/core/error.h"
+#include "hydra/train/adafactor.h"
 #include "hydra/train/testing.h"
 
 namespace hydra::train {
@@ -165,13 +168,13 @@ TEST(AdamW, NamesTheFirstTensorThatIsNotFinite) {
   EXPECT_EQ(optim.FirstNonFinite(), "a");
 }
 
-TEST(AdamW, SavedStateGoesOnBitwise) {
+TEST(Optimizer, SavedStateGoesOnBitwise) {
   testing::TempDir dir;
-  const auto run = [&](int steps, int save_at) {
+  const auto run = [&](OptimizerKind kind, int steps, int save_at) {
     torch::manual_seed(3);
     Tensor w = Leaf(torch::randn({9, 7})), t = Leaf(torch::randn({6, 3}));
-    const std::vector<AdamWParam> params = {{.name = "w", .tensor = w}, {.name = "t", .tensor = t, .rows = true}};
-    auto optim = std::make_unique<AdamW>(params, AdamWOptions{});
+    const std::vector<OptimParam> params = {{.name = "w", .tensor = w}, {.name = "t", .tensor = t, .rows = true}};
+    auto optim = MakeOptimizer(params, {.kind = kind});
     for (int step = 0; step < steps; ++step) {
       if (step == save_at) {
         std::vector<TensorView> views;
@@ -179,7 +182,7 @@ TEST(AdamW, SavedStateGoesOnBitwise) {
           views.push_back({name, DTypeOf(tensor), tensor.sizes().vec(),
                            static_cast<const std::byte*>(tensor.data_ptr()), static_cast<int64_t>(tensor.nbytes())});
         WriteSafeTensors(dir / "o.safetensors", views, {});
-        optim = std::make_unique<AdamW>(params, AdamWOptions{});
+        optim = MakeOptimizer(params, {.kind = kind});
         optim->LoadState(SafeTensors::Open(dir / "o.safetensors"));
       }
       SetGrad(w, torch::randn({9, 7}));
@@ -188,9 +191,94 @@ TEST(AdamW, SavedStateGoesOnBitwise) {
     }
     return std::pair(w, t);
   };
-  const auto a = run(12, -1), b = run(12, 5);
-  EXPECT_TRUE(testing::SameBits(a.first, b.first));
-  EXPECT_TRUE(testing::SameBits(a.second, b.second));
+  for (const OptimizerKind kind : {OptimizerKind::kAdamW, OptimizerKind::kAdafactor}) {
+    const auto a = run(kind, 12, -1), b = run(kind, 12, 5);
+    EXPECT_TRUE(testing::SameBits(a.first, b.first));
+    EXPECT_TRUE(testing::SameBits(a.second, b.second));
+  }
+}
+
+// Adafactor of a matrix [R, C], entry by entry.
+struct NaiveFactored {
+  std::vector<double> row, col;
+  int step = 0;
+  NaiveFactored(int64_t R, int64_t C) : row(static_cast<size_t>(R), 0.0), col(static_cast<size_t>(C), 0.0) {}
+  Tensor Step(const Tensor& w, const Tensor& g, double lr, double decay) {
+    const size_t R = row.size(), C = col.size();
+    const double keep = 1 - std::pow(++step, -0.8);
+    const auto at = [](const Tensor& x, size_t r, size_t c) {
+      return x[static_cast<int64_t>(r)][static_cast<int64_t>(c)].item<double>();
+    };
+    double mean = 0, squares = 0;
+    for (size_t r = 0; r < R; ++r) {
+      double sum = 0;
+      for (size_t c = 0; c < C; ++c) sum += at(g, r, c) * at(g, r, c);
+      row[r] = keep * row[r] + (1 - keep) * sum / static_cast<double>(C);
+      mean += row[r] / static_cast<double>(R);
+    }
+    for (size_t c = 0; c < C; ++c) {
+      double sum = 0;
+      for (size_t r = 0; r < R; ++r) sum += at(g, r, c) * at(g, r, c);
+      col[c] = keep * col[c] + (1 - keep) * sum / static_cast<double>(R);
+    }
+    Tensor update = torch::empty_like(g);
+    for (size_t r = 0; r < R; ++r)
+      for (size_t c = 0; c < C; ++c) {
+        const double u = at(g, r, c) / std::sqrt(row[r] * col[c] / mean);
+        update[static_cast<int64_t>(r)][static_cast<int64_t>(c)] = u;
+        squares += u * u;
+      }
+    const double rms = std::sqrt(squares / static_cast<double>(R * C));
+    return w * (1 - lr * decay) - lr * update / std::max(1.0, rms);
+  }
+};
+
+TEST(Adafactor, MatricesMatchANaiveLoop) {
+  torch::manual_seed(7);
+  const Tensor start = torch::randn({2, 5, 3}, torch::kFloat64);  // two experts: each has its own rows and columns
+  Tensor w = Leaf(start), single = Leaf(start[0]);
+  const std::vector<OptimParam> params = {{.name = "w", .tensor = w}, {.name = "s", .tensor = single, .lr_scale = 2}};
+  Adafactor optim(params, {.weight_decay = 0.1, .clip = 0});
+  NaiveFactored naive(5, 3);
+  Tensor want = start[0].clone();
+  for (int step = 0; step < 12; ++step) {
+    const Tensor grad = torch::randn({2, 5, 3}, torch::kFloat64) * (step == 6 ? 10 : 1);  // one that is clipped
+    SetGrad(w, grad.clone());
+    SetGrad(single, grad[0].clone());
+    optim.Step(0.01, 1.0);
+    want = naive.Step(want, grad[0], 0.02, 0.1);
+    EXPECT_LT((single - want).abs().max().item<double>(), 1e-12) << step;
+  }
+  EXPECT_GT((w - start).abs().min().item<double>(), 0);
+  EXPECT_EQ(optim.State().size(), 6U);
+  EXPECT_EQ(optim.State()[0].second.sizes(), (std::vector<int64_t>{2, 5}));
+  EXPECT_EQ(optim.State()[1].second.sizes(), (std::vector<int64_t>{2, 3}));
+}
+
+TEST(Adafactor, VectorsAndRowsMatchTheirFormula) {
+  torch::manual_seed(8);
+  Tensor v = Leaf(torch::zeros({6}, torch::kFloat64)), table = Leaf(torch::zeros({4, 3}, torch::kFloat64));
+  Adafactor optim({{.name = "v", .tensor = v, .weight_decay = false}, {.name = "t", .tensor = table, .rows = true}},
+                  {.clip = 0});
+  Tensor second = torch::zeros({6}, torch::kFloat64), want = torch::zeros({6}, torch::kFloat64);
+  double row_second = 0;
+  Tensor row = torch::zeros({3}, torch::kFloat64);
+  for (int step = 1; step <= 8; ++step) {
+    const Tensor grad = torch::randn({6}, torch::kFloat64), values = torch::randn({1, 3}, torch::kFloat64);
+    SetGrad(v, grad.clone());
+    SetGrad(table, torch::sparse_coo_tensor(torch::tensor({{2}}), values, {4, 3}));
+    optim.Step(0.1, optim.GradNorm());
+    const double fresh = std::pow(step, -0.8);
+    const auto clipped = [](const Tensor& u) { return u / std::max(1.0, u.square().mean().sqrt().item<double>()); };
+    second = (1 - fresh) * second + fresh * grad.square();
+    want = want - 0.1 * clipped(grad / second.sqrt());
+    row_second = (1 - fresh) * row_second + fresh * values.square().mean().item<double>();
+    row = row - 0.1 * clipped(values[0] / std::sqrt(row_second));
+    EXPECT_LT((v - want).abs().max().item<double>(), 1e-12) << step;
+    EXPECT_LT((table[2] - row).abs().max().item<double>(), 1e-12) << step;
+  }
+  EXPECT_EQ(table[0].abs().max().item<double>(), 0);
+  EXPECT_EQ(optim.RowsHit(), 0.25);
 }
 
 TEST(AdamW, ThreadsDoNotChangeBits) {
@@ -214,7 +302,7 @@ TEST(AdamW, ThreadsDoNotChangeBits) {
 TEST(AdamW, ParametersOfAModelComeFromTheTable) {
   nn::Model model(testing::TinyConfig());
   int tables = 0, decayed = 0;
-  for (const AdamWParam& param : OptimParams(model, 4.0)) {
+  for (const OptimParam& param : OptimParams(model, 4.0)) {
     EXPECT_EQ(param.name.find("balance_bias"), std::string::npos);
     EXPECT_EQ(param.weight_decay, model->table().FindName(param.name)->weight_decay);
     EXPECT_EQ(param.lr_scale, param.rows ? 4.0 : 1.0);

@@ -25,6 +25,18 @@ void ReadJson(const nlohmann::ordered_json& value, const std::string& field, LrS
   }
 }
 
+void ReadJson(const nlohmann::ordered_json& value, const std::string& field, OptimizerKind* out) {
+  std::string name;
+  ReadJson(value, field, &name);
+  if (name == "adamw") {
+    *out = OptimizerKind::kAdamW;
+  } else if (name == "adafactor") {
+    *out = OptimizerKind::kAdafactor;
+  } else {
+    throw Error(ErrorCode::kConfig, StrCat(field, " = \"", name, "\": must be adamw or adafactor"));
+  }
+}
+
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -47,6 +59,8 @@ void VisitRunFields(Visitor&& v, Config& c) {
   v("optim.seq_len", c.optim.seq_len, Bounds{2, 1 << 24});
   v("optim.accum", c.optim.accum, Bounds{1, 1 << 20});
   v("optim.seed", c.optim.seed, kAtLeast0);
+  v("optim.optimizer", c.optim.optimizer, kAny);
+  v("optim.checkpoint_blocks", c.optim.checkpoint_blocks, kAny);
   v("optim.lr", c.optim.lr, Bounds{0, 100});
   v("optim.schedule", c.optim.schedule, kAny);
   v("optim.warmup_steps", c.optim.warmup_steps, kAtLeast0);
@@ -83,7 +97,7 @@ void CheckBounds(double value, const std::string& field, const Bounds& bounds) {
 
 template <class T>
 void CheckBounds(const T& value, const std::string& field, const Bounds& bounds) {
-  if constexpr (std::is_arithmetic_v<T>) {
+  if constexpr (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) {
     CheckBounds(static_cast<double>(value), field, bounds);
   } else if constexpr (std::is_same_v<T, std::array<double, 2>>) {
     for (const double x : value) CheckBounds(x, field, bounds);
@@ -96,6 +110,8 @@ std::string Text(int64_t value) { return std::to_string(value); }
 std::string Text(double value) { return nlohmann::json(value).dump(); }    // shortest that reads back equal
 std::string Text(const std::string& value) { return Json(value).dump(); }  // JSON's escapes are TOML's, too
 std::string Text(const StepSchedule& value) { return value.Text(); }
+std::string Text(bool value) { return value ? "true" : "false"; }
+std::string Text(OptimizerKind value) { return value == OptimizerKind::kAdamW ? "\"adamw\"" : "\"adafactor\""; }
 std::string Text(LrShape value) { return value == LrShape::kCosine ? "\"cosine\"" : "\"wsd\""; }
 std::string Text(const std::array<double, 2>& value) { return StrCat("[", Text(value[0]), ", ", Text(value[1]), "]"); }
 

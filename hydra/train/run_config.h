@@ -11,6 +11,7 @@
 
 #include "hydra/core/config.h"
 #include "hydra/train/guard.h"
+#include "hydra/train/optimizer_options.h"
 #include "hydra/train/schedule.h"
 
 namespace hydra::train {
@@ -36,12 +37,14 @@ struct RunConfig {
     StepSchedule seq_len = 256;   // tokens of a row
     int64_t accum = 1;            // micro-batches of a step
     int64_t seed = 1;             // of initial weights and data order
+    OptimizerKind optimizer = OptimizerKind::kAdamW;
+    bool checkpoint_blocks = false;  // keep each block's input only, compute the rest again in the backward pass
     double lr = 1e-3;
     LrShape schedule = LrShape::kCosine;
     int64_t warmup_steps = 100;
     double min_lr_ratio = 0.1;
-    double decay_share = 0.2;  // of the run, schedule = "wsd"
-    std::array<double, 2> betas{0.9, 0.95};
+    double decay_share = 0.2;                // of the run, schedule = "wsd"
+    std::array<double, 2> betas{0.9, 0.95};  // of AdamW; so is eps
     double eps = 1e-8;
     double weight_decay = 0.1;
     double clip = 1.0;          // largest gradient norm; 0 = not clipped

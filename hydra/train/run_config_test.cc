@@ -60,7 +60,7 @@ TEST(RunConfig, EveryKeyIsReadWrittenAndCompared) {
   for (const std::string& key : RunConfigKeys()) {
     SCOPED_TRACE(key);
     RunConfig changed;
-    for (const char* value : {"7", "0.25", "[0.5, 0.5]", "wsd", "text"}) {
+    for (const char* value : {"7", "0.25", "[0.5, 0.5]", "wsd", "adafactor", "true", "text"}) {
       if (key == "optim.tokens" && std::string(value) != "7") continue;
       try {
         changed = ParseRunConfig("", "run", {key + "=" + value});

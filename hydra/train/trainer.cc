@@ -68,7 +68,7 @@ class Trainer::Impl {
   nn::Model& model() { return model_; }
   [[nodiscard]] int64_t step() const { return now_.step; }
   [[nodiscard]] int64_t total_steps() const { return total_steps_; }
-  [[nodiscard]] NamedTensors OptimiserState() const { return optim_.State(); }
+  [[nodiscard]] NamedTensors OptimiserState() const { return optim_->State(); }
 
  private:
   void Start();
@@ -96,7 +96,7 @@ class Trainer::Impl {
   LrSchedule lr_;
   RowPacker packer_;
   nn::Model model_;
-  AdamW optim_;
+  std::unique_ptr<Optimizer> optim_;
   Guard guard_;
   ExpertWatch experts_;
   std::optional<MetricsLog> log_;
@@ -118,10 +118,12 @@ Trainer::Impl::Impl(TrainerOptions options)
               {.chunk_len = options_.model.chunk_len, .seed = static_cast<uint64_t>(options_.run.optim.seed)}),
       model_(options_.model,
              nn::ModelOptions{.device = options_.device.device, .dtype = options_.dtype, .initialise = false}),
-      optim_(OptimParams(model_, options_.run.optim.pkm_table_lr), {.betas = options_.run.optim.betas,
-                                                                    .eps = options_.run.optim.eps,
-                                                                    .weight_decay = options_.run.optim.weight_decay,
-                                                                    .clip = options_.run.optim.clip}),
+      optim_(MakeOptimizer(OptimParams(model_, options_.run.optim.pkm_table_lr),
+                           {.kind = options_.run.optim.optimizer,
+                            .betas = options_.run.optim.betas,
+                            .eps = options_.run.optim.eps,
+                            .weight_decay = options_.run.optim.weight_decay,
+                            .clip = options_.run.optim.clip})),
       guard_(options_.run.guard),
       experts_(options_.model),
       peak_flops_(options_.run.log.peak_flops) {
@@ -190,7 +192,7 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
   NamedTensors weights;
   for (const auto& [spec, tensor] : model_->Tensors()) weights.emplace_back(spec->name, tensor);
   LoadTensors(checkpoint.weights, weights);
-  optim_.LoadState(checkpoint.optimiser);
+  optim_->LoadState(checkpoint.optimiser);
   for (const std::string& line : CompareRunConfigs(ParseRunConfig(now_.run, where + ": run"), options_.run))
     Note("changed since the checkpoint: " + line);
   saved_step_ = now_.step;
@@ -243,7 +245,8 @@ TrainResult Trainer::Impl::Run(int64_t until) {
 }
 
 StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
-  const nn::ForwardOptions forward;  // all parts on: the staged curriculum will set its switches here
+  // All parts on: the staged curriculum will set its switches here.
+  const nn::ForwardOptions forward{.checkpoint_blocks = options_.run.optim.checkpoint_blocks};
   Tensor loss, lm, balance, z;
   const auto add = [](Tensor* sum, const Tensor& value, double share) {
     if (!value.defined()) return;
@@ -288,13 +291,13 @@ void Trainer::Impl::TrainStep() {
   if (!options_.token_bytes.empty()) bytes = TargetBytes(batches, options_.token_bytes);
   const double data_seconds = Since(begin);
 
-  optim_.ZeroGrad();
+  optim_->ZeroGrad();
   const StepSums sums = ForwardBackward(batches);
   if (options_.after_backward) options_.after_backward(now_.step, model_);
-  const double grad_norm = optim_.GradNorm(), lr = lr_.At(now_.step);
+  const double grad_norm = optim_->GradNorm(), lr = lr_.At(now_.step);
   const Guard::Decision decision = guard_.Check(now_.step, sums.loss, grad_norm);
   if (decision.verdict == Guard::Verdict::kUpdate) {
-    optim_.Step(lr, grad_norm);
+    optim_->Step(lr, grad_norm);
     if (sums.load.defined() && options_.model.moe.balance == RouterBalance::kBias) BalanceRouters(model_, sums.load);
     good_.reset();
   } else {
@@ -333,7 +336,7 @@ void Trainer::Impl::Skip(const Guard::Decision& decision, const TrainState& befo
     Warn(text + ": update skipped");
     return;
   }
-  const std::string tensor = optim_.FirstNonFinite();
+  const std::string tensor = optim_->FirstNonFinite();
   if (folder_.exists() && good_ && saved_step_ != good_->step) Save(*good_);
   throw Error(ErrorCode::kDiverged, StrCat(text, ": ", guard_.nonfinite_streak(),
                                            " steps in a row were not finite; the first tensor that is not: ",
@@ -385,7 +388,7 @@ void Trainer::Impl::LogTrainRow(double lr, double grad_norm, double rate, double
     row.values["moe/z_loss"] = interval.z / finite;
   }
   experts_.TakeMetrics(&row.values);
-  if (const double hit = optim_.RowsHit(); hit >= 0) row.values["pkm/rows_hit"] = hit;
+  if (const double hit = optim_->RowsHit(); hit >= 0) row.values["pkm/rows_hit"] = hit;
   WriteRow(MetricsSplit::kTrain, std::move(row));
 }
 
@@ -437,7 +440,7 @@ bool Trainer::Impl::Save(const TrainState& state) {
   constexpr int kMostFailures = 3;
   CheckpointContent content{
       .weights = {},
-      .optimiser = optim_.State(),
+      .optimiser = optim_->State(),
       .state = state.ToJson(),
       .metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(ConfigJson(options_.model))}}};
   for (const auto& [spec, tensor] : model_->Tensors()) content.weights.emplace_back(spec->name, tensor);
