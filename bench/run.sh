@@ -9,4 +9,5 @@ python=.venv/bin/python
 [ -x "$python" ] || python=python3
 "$python" bench/tokenizer.py --hydralm "$build/hydralm"
 "$python" bench/runtime.py "$build"
+"$python" bench/llama_cpp.py "$build"
 "$python" bench/train_forward.py "$build"

@@ -1,120 +1,126 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# Times the runtime on SmolLM2 (Q4_1 as published, Q8_0 made of it) and on random hydra-29m and transformer-29m, prefill
-# and decode at several depths; with --llama-bench the same SmolLM2 files in llama.cpp, alternating. Writes
-# bench/results/runtime.md and .json. Not here: kernels alone (kernels.cc), training (train_forward.py).
-# Usage: bench/runtime.py BUILD [--llama-bench PATH] [--reps 5] [--out bench/results]
+# Times the runtime on hydra-29m, transformer-29m and mamba2-29m (random weights), the demo's nano where there is one, and SmolLM2:
+# speed against context and batch. Writes bench/results/runtime.md and .json.
+# Not here: llama.cpp (llama_cpp.py), kernels alone (kernels.cc, ops.cc), training (train_forward.py).
+#   bench/runtime.py [BUILD] [--reps 5] [--threads 2] [--only TEXT] [--out bench/results]
 import argparse
 import json
-import math
-import os
-import platform
-import subprocess
 import sys
 from pathlib import Path
 
-THREADS = 2
-# (prompt tokens, generated tokens, depth)
-TESTS = [(512, 0, 0), (8192, 0, 0), (0, 64, 0), (0, 64, 8000)]
+from common import commit, machine, median, run, spread
+
+DEMO = Path("runs/demo/model")
+# (what, numerator, denominator, ratio to reach); a side is (model, prompt, generated, depth, batch)
+RATIOS = [
+    ("hydra-29m f32: decode at 64K / at 1K", ("hydra-29m f32", 0, 128, 65536, 1), ("hydra-29m f32", 0, 128, 1024, 1), 0.95),
+    ("hydra-29m Q8_0: decode at 64K / at 1K", ("hydra-29m q8_0", 0, 128, 65536, 1), ("hydra-29m q8_0", 0, 128, 1024, 1), 0.9),
+    ("hydra-29m f32: prefill of 64K / of 1K", ("hydra-29m f32", 65536, 0, 0, 1), ("hydra-29m f32", 1024, 0, 0, 1), 0.9),
+    ("nano (demo): decode at 64K / at 1K", ("nano", 0, 128, 65536, 1), ("nano", 0, 128, 1024, 1), 0.95),
+    ("nano (demo): prefill of 64K / of 1K", ("nano", 65536, 0, 0, 1), ("nano", 1024, 0, 0, 1), 0.9),
+    ("hydra-29m / transformer-29m, bf16: prefill of 8K", ("hydra-29m bf16", 8192, 0, 0, 1), ("transformer-29m bf16", 8192, 0, 0, 1), 2),
+    ("hydra-29m / transformer-29m, bf16: decode at 8K", ("hydra-29m bf16", 0, 64, 8192, 1), ("transformer-29m bf16", 0, 64, 8192, 1), 2),
+    ("hydra-29m / transformer-29m, bf16: decode at 32K", ("hydra-29m bf16", 0, 64, 32768, 1), ("transformer-29m bf16", 0, 64, 32768, 1), 6),
+]
+BATCHED = ["SmolLM2 Q8_0", "SmolLM2 Q4_1", "hydra-29m q8_0", "transformer-29m q8_0", "mamba2-29m q8_0"]
+BATCHES = [1, 2, 4, 8]
 
 
-def run(*args):
-    made = subprocess.run([str(a) for a in args], capture_output=True, text=True)
-    if made.returncode != 0:
-        sys.exit(f"{' '.join(map(str, args))}: {made.stderr.strip()}")
-    return made.stdout
-
-
-def ours(hydralm, model, test, reps):
-    p, n, d = test
-    row = json.loads(run(hydralm, "bench", *model, "-t", THREADS, "-p", p, "-n", n, "-d", d, "-r", reps, "-o", "json", "-q"))
-    return row[0]
-
-
-def theirs(llama_bench, path, test, reps):
-    p, n, d = test
-    rows = json.loads(run(llama_bench, "-m", path, "-t", THREADS, "-p", p, "-n", n, "-d", d, "-r", reps, "-o", "json"))
-    return rows[0]["samples_ts"]
-
-
-def median(values):
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def processor():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def test_name(test):
-    p, n, d = test
-    return f"prefill {p}" if p else f"decode {n} at depth {d}"
-
-
-def measure(hydralm, llama_bench, models, reps):
-    rounds = 5 if llama_bench else 1  # alternating, a few repeats each time
-    rows = []
-    for name, model, path in models:
-        for test in TESTS:
-            long = test[0] > 4096 or test[2] > 4096
-            row, other = None, []
-            beside = llama_bench and path and not long  # long ones take llama.cpp minutes
-            for _ in range(rounds if beside else 1):
-                made = ours(hydralm, model, test, 1 if beside else 3 if long else reps)
-                if row is None:
-                    row = dict(made, model=name, test=test_name(test), samples=[])
-                row["samples"].append(made["tok_per_s"]["median"])
-                row["low"] = min(row.get("low", math.inf), made["tok_per_s"]["min"])
-                row["high"] = max(row.get("high", 0), made["tok_per_s"]["max"])
-                if beside:
-                    other += theirs(llama_bench, path, test, 1)
-            row["median"] = median(row["samples"])
-            row["other"] = other
-            print(f"{name} {row['test']}: {row['median']:.1f} tok/s" + (f", llama.cpp {median(other):.1f}" if other else ""), file=sys.stderr)
-            rows.append(row)
-    return rows
-
-
-def table(rows, command):
-    first = rows[0]
-    commit = run("git", "rev-parse", "--short", "HEAD").strip()
-    out = ["# The runtime: tokens a second", "",
-           f"{processor()}, {os.cpu_count()} CPUs, {THREADS} threads, SIMD level {first['target']}; commit {commit}; "
-           f"read bandwidth {first['read_gb_per_s']:.1f} GB/s measured beside the first row. Made by `{command}`.", "",
-           "Random weights for the 29M models (bf16): speed only. Median (min .. max). Of decode: bytes a token counted by the "
-           "runtime, and the share of the read bandwidth that they come to. 5 repeats, 3 of the long tests. llama.cpp reads the same file in the same run, alternating (short tests).", "",
-           "| model | test | tok/s | GB/s | of read bandwidth | llama.cpp tok/s | ratio |", "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        other = row["other"]
-        decode = row["n"] > 0
-        cells = [row["model"], row["test"], f"{row['median']:.1f} ({row['low']:.1f} .. {row['high']:.1f})",
-                 f"{row['gb_per_s']:.1f}" if decode else "", f"{row['gb_per_s'] / row['read_gb_per_s']:.2f}" if decode else "",
-                 f"{median(other):.1f} ({min(other):.1f} .. {max(other):.1f})" if other else "",
-                 f"{row['median'] / median(other):.2f}" if other else ""]
-        out.append("| " + " | ".join(cells) + " |")
-    return "\n".join(out) + "\n"
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("build", nargs="?", default="build/release")
-    parser.add_argument("--llama-bench")
-    parser.add_argument("--reps", type=int, default=5)
-    parser.add_argument("--out", default="bench/results")
-    args = parser.parse_args()
-    hydralm = Path(args.build) / "hydralm"
+def models(hydralm):
     smollm2 = run("tools/smollm2.sh").strip()
     q8 = Path(smollm2).with_name("SmolLM2-135M-Instruct.Q8_0.gguf")
     if not q8.exists():
         run(hydralm, "quantize", smollm2, "-o", q8, "--type", "q8_0")
-    models = [("SmolLM2-135M Q4_1", ["-m", smollm2], smollm2), ("SmolLM2-135M Q8_0", ["-m", q8], q8),
-              ("hydra-29m", ["--preset", "hydra-29m"], None), ("transformer-29m", ["--preset", "transformer-29m"], None)]
-    rows = measure(hydralm, args.llama_bench, models, args.reps)
+    named = {f"{preset} {kind}": ["--preset", preset, "--type", kind] for preset in ("hydra-29m", "transformer-29m", "mamba2-29m") for kind in ("f32", "bf16", "q8_0")}
+    named |= {"SmolLM2 Q4_1": ["-m", smollm2], "SmolLM2 Q8_0": ["-m", q8]}
+    if DEMO.exists():
+        named["nano"] = ["-m", DEMO]
+    return named
+
+
+def once(hydralm, flags, side, threads):
+    _, p, n, d, b = side
+    return json.loads(run(hydralm, "bench", *flags, "-t", threads, "-p", p, "-n", n, "-d", d, "-b", b, "-r", 1, "-o", "json", "-q"))[0]
+
+
+def measure(hydralm, named, sides, rounds, threads):
+    """All sides in turn, `rounds` times: side -> its rows."""
+    rows = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            rows[side].append(once(hydralm, named[side[0]], side, threads))
+    for side in sides:
+        print(f"{side}: {spread([row['tok_per_s']['median'] for row in rows[side]])} tok/s", file=sys.stderr)
+    return rows
+
+
+def rates(rows):
+    return [row["tok_per_s"]["median"] for row in rows]
+
+
+def work(rows):
+    """What the row in the middle moved or computed, and its share of the machine's limit measured beside it."""
+    row = sorted(rows, key=lambda r: r["tok_per_s"]["median"])[len(rows) // 2]
+    if row["n"]:
+        return f"{row['gb_per_s']:.1f} GB/s, {row['gb_per_s'] / row['read_gb_per_s']:.2f} of {row['read_gb_per_s']:.1f}"
+    return f"{row['gops_per_s']:.0f} GOP/s, {row['gops_per_s'] / row['peak_gops_per_s']:.2f} of {row['peak_gops_per_s']:.0f}"
+
+
+def state_bytes(hydralm, context):
+    counted = json.loads(run(hydralm, "inspect", "--preset", "hydra-29m", "-c", context, "--json"))["bytes"]
+    return counted["state"] + counted["kv"]
+
+
+def side_cells(rows):
+    return f"{spread(rates(rows))} | {work(rows)}"
+
+
+def ratio_table(rows):
+    out = ["| what | ratio | to reach | numerator tok/s | moved or computed | denominator tok/s | moved or computed |", "|---|---|---|---|---|---|---|"]
+    for what, upper, lower, bar in RATIOS:
+        if upper in rows and lower in rows:
+            ratio = median(rates(rows[upper])) / median(rates(rows[lower]))
+            out.append(f"| {what} | {ratio:.2f} | >= {bar} | {side_cells(rows[upper])} | {side_cells(rows[lower])} |")
+    return out
+
+
+def batch_table(rows):
+    out = ["| model | " + " | ".join(f"batch {b}" for b in BATCHES) + " | 8 / 1 |", "|---" * (len(BATCHES) + 2) + "|"]
+    for name in BATCHED:
+        sides = [(name, 0, 64, 0, b) for b in BATCHES]
+        if sides[0] in rows:
+            out.append(f"| {name} | " + " | ".join(spread(rates(rows[side])) for side in sides) +
+                       f" | {median(rates(rows[sides[-1]])) / median(rates(rows[sides[0]])):.2f} |")
+    return out
+
+
+def main():
+    parser = argparse.ArgumentParser(description="time the runtime against context and batch")
+    parser.add_argument("build", nargs="?", default="build/release")
+    parser.add_argument("--reps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="models whose name holds this text")
+    parser.add_argument("--out", default="bench/results")
+    args = parser.parse_args()
+    hydralm = Path(args.build) / "hydralm"
+    named = models(hydralm)
+    pairs = [(upper, lower) for _, upper, lower, _ in RATIOS if upper[0] in named and args.only in upper[0]]
+    sides = list(dict.fromkeys(side for pair in pairs for side in pair))
+    rows = measure(hydralm, named, sides, args.reps, args.threads)
+    rows |= measure(hydralm, named, [(name, 0, 64, 0, b) for name in BATCHED if args.only in name for b in BATCHES], args.reps, args.threads)
+    command = f"bench/runtime.py --reps {args.reps} --threads {args.threads}"
+    text = ["# The runtime: context and batch", "",
+            f"{machine()}; {args.threads} threads; commit {commit()}; kernels {next(iter(rows.values()))[0]['target']}. Made by `{command}`: {args.reps} rounds over all sides in turn, "
+            "a process each; median (min .. max). The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, multiply-adds) are measured by `hydralm bench` "
+            "beside each row; GB/s counts the bytes of weights, state and cache that a token touches.", "",
+            *ratio_table(rows), "",
+            f"State of one sequence of hydra-29m: {state_bytes(hydralm, 16384):,} bytes at 16K tokens, {state_bytes(hydralm, 1 << 20):,} at 1M.", "",
+            "Decode of several sequences at once, tokens a second of all together:", "", *batch_table(rows), ""]
     out = Path(args.out)
-    command = "bench/runtime.py" + (" --llama-bench llama-bench" if args.llama_bench else "")
-    (out / "runtime.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (out / "runtime.md").write_text(table(rows, command))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "runtime.json").write_text(json.dumps([{"side": side, "samples": made} for side, made in rows.items()], indent=1) + "\n")
+    (out / "runtime.md").write_text("\n".join(text))
     print(out / "runtime.md")
 
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the benchmark scripts share: running commands, the machine in words, medians, cells. Not here: any measurement.
+import os
+import platform
+import statistics
+import subprocess
+import sys
+
+median = statistics.median
+
+
+def run(*args, **options):
+    """The output of a command; a failed one ends the script with its words."""
+    made = subprocess.run([str(a) for a in args], capture_output=True, text=True, **options)
+    if made.returncode != 0:
+        sys.exit(f"{' '.join(map(str, args))[:300]}: {made.stderr.strip()}")
+    return made.stdout
+
+
+def machine():
+    names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "").split()
+    simd = "AVX-512 with VNNI" if "avx512_vnni" in flags else "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs, {simd}"
+
+
+def commit():
+    return run("git", "rev-parse", "--short", "HEAD").strip() + ("+" if run("git", "status", "--porcelain", "--untracked-files=no").strip() else "")
+
+
+def spread(values, digits=1):
+    """median (min .. max)"""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} .. {max(values):.{digits}f})" if values else ""
