@@ -74,6 +74,7 @@ class Trainer::Impl {
   void Start();
   void Restore(const Checkpoint& checkpoint);
   void TrainStep();
+  void CountOther();  // the time since forward, backward and optimiser, or since this was called
   StepSums ForwardBackward(const StepBatches& batches);
   void Skip(const Guard::Decision& decision, const TrainState& before);
   void Report(double lr, double grad_norm, const StepSums& sums, double bytes, int64_t n_targets);
@@ -106,6 +107,9 @@ class Trainer::Impl {
   std::string newest_;  // checkpoint
   int failed_saves_ = 0;
   double peak_flops_ = 0;
+  double other_seconds_ = 0;  // of the steps since the last row, outside forward, backward and optimiser
+  int64_t other_steps_ = 0;
+  Clock::time_point idle_since_;
   std::map<int64_t, double> flops_of_token_;
 };
 
@@ -217,14 +221,22 @@ bool Trainer::Impl::Due(int64_t every) const {
   return now_.step == total_steps_ || (every > 0 && now_.step % every == 0);
 }
 
+void Trainer::Impl::CountOther() {
+  other_seconds_ += Since(idle_since_);
+  idle_since_ = Clock::now();
+}
+
 TrainResult Trainer::Impl::Run(int64_t until) {
   const int64_t end = until < 0 ? total_steps_ : std::min(until, total_steps_);
   bool stopped = false;
+  idle_since_ = Clock::now();
   while (now_.step < end && !(stopped = options_.stop != nullptr && options_.stop->load() != 0)) {
     TrainStep();
+    CountOther();
     // A checkpoint comes after the evaluation of its step, so that a resumed run never evaluates a step twice.
     if (HasVal() && Due(options_.run.eval.every)) Evaluate();
     if (folder_.exists() && Due(options_.run.checkpoint.every)) Save(State());
+    idle_since_ = Clock::now();
   }
   if (stopped && folder_.exists() && saved_step_ != now_.step) Save(State());
   TrainResult result{.step = now_.step,
@@ -291,6 +303,7 @@ void Trainer::Impl::TrainStep() {
   if (!options_.token_bytes.empty()) bytes = TargetBytes(batches, options_.token_bytes);
   const double data_seconds = Since(begin);
 
+  CountOther();
   optim_->ZeroGrad();
   const StepSums sums = ForwardBackward(batches);
   if (options_.after_backward) options_.after_backward(now_.step, model_);
@@ -309,6 +322,7 @@ void Trainer::Impl::TrainStep() {
     }
     Skip(decision, before);
   }
+  idle_since_ = Clock::now();
   for (const std::string& alarm : experts_.Step(sums.load, options_.run.guard.dead_expert_steps)) Warn(alarm);
 
   ++now_.step;
@@ -359,11 +373,14 @@ void Trainer::Impl::Report(double lr, double grad_norm, const StepSums& sums, do
   report.eta_seconds =
       static_cast<double>(total_steps_ - now_.step) * interval.seconds / static_cast<double>(interval.steps);
   report.skipped = guard_.skipped();
+  ++other_steps_;
   report.logged = Due(options_.run.log.every);
   if (report.logged) {
     LogTrainRow(lr, grad_norm, rate, report.mfu);
     folder_.Log(StepLine(report));
     now_.interval = {};
+    other_seconds_ = 0;
+    other_steps_ = 0;
   }
   if (options_.callbacks.on_step) options_.callbacks.on_step(report);
 }
@@ -381,6 +398,7 @@ void Trainer::Impl::LogTrainRow(double lr, double grad_norm, double rate, double
                 {"train/mfu", mfu},
                 {"train/step_ms", 1e3 * interval.seconds / steps},
                 {"train/data_ms", 1e3 * interval.data_seconds / steps},
+                {"train/other_ms", 1e3 * other_seconds_ / static_cast<double>(other_steps_)},
                 {"train/mem_bytes", ResidentBytes()},
                 {"train/skipped", static_cast<double>(guard_.skipped())}};
   if (!std::isnan(interval.balance)) {

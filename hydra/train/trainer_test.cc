@@ -72,6 +72,7 @@ std::vector<std::string> Rows(const std::string& path) {
     std::string text = StrCat(row.step, " ", row.tokens, " ", row.flops);
     for (const auto& [name, value] : row.values)
       if (name != "train/tok_per_sec" && name != "train/mfu" && name != "train/step_ms" && name != "train/data_ms" &&
+          name != "train/other_ms" &&
           name != "train/mem_bytes")
         text += StrCat(" ", name, "=", nlohmann::json(value).dump());
     out.push_back(text);
@@ -165,6 +166,9 @@ TEST(Trainer, LearnsAndValidationSaysSo) {
   // Two bytes a token, and every predicted token counts.
   EXPECT_NEAR(evals.back().bpb, evals.back().loss / std::log(2.0) / 2, 1e-9);
   EXPECT_EQ(result.val_loss, evals.back().loss);
+  for (const MetricsRow& row : ReadMetrics(dir / "run/train.jsonl")) {
+    EXPECT_GE(row.values.at("train/other_ms"), row.values.at("train/data_ms"));
+  }
   // Run again: finished, so it only writes the model again.
   const std::string model = ReadFile(dir / "run/model/model.safetensors");
   fs::remove_all(dir / "run/model");

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CLOCK = {"train/tok_per_sec", "train/mfu", "train/step_ms", "train/data_ms", "train/mem_bytes", "seconds"}
+CLOCK = {"train/tok_per_sec", "train/mfu", "train/step_ms", "train/data_ms", "train/other_ms", "train/mem_bytes", "seconds"}
 CLOCK_STATE = {"seconds", "interval.seconds", "interval.data_seconds"}
 
 TINY = {
