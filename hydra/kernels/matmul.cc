@@ -21,10 +21,10 @@ namespace {
 
 // Rows of W that a task takes at least: whole pairs of panels on every level, and whole cache lines of y.
 constexpr int64_t kUnit = 32;
-constexpr int64_t kSlab = 256;           // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
-constexpr int64_t kGemmTokens = 480;     // tokens of a task there: their sums (60 KB) stay in the second-level cache
-constexpr int64_t kInt8Tokens = 192;     // tokens that pass a panel pair before the next pair: x stays in that cache
-constexpr int64_t kMostTokens = 16;      // of a tile, on any level
+constexpr int64_t kSlab = 256;              // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
+constexpr int64_t kGemmTokens = 480;        // tokens of a task there: their sums (60 KB) stay in the second-level cache
+constexpr int64_t kInt8Tokens = 192;        // tokens that pass a panel pair before the next pair: x stays in that cache
+constexpr int64_t kMostTokens = 16;         // of a tile, on any level
 constexpr int64_t kSerialFloats = 1 << 15;  // x up to this is prepared by the caller: a region would cost more
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -102,7 +102,8 @@ int64_t MatMulScratch::bytes() const {
 LevelKernels Kernels() {
   const Int8Kernels int8 = GetInt8Kernels();
   const FloatKernels f = GetFloatKernels();
-  return {f.lanes, int8.tokens, f.tokens, int8.q8_flip, f.round, f.interleave, int8.int8, int8.decode, f.transpose, f.gemm, f.dot};
+  return {f.lanes,   int8.tokens, f.tokens,    int8.q8_flip, f.round, f.interleave,
+          int8.int8, int8.decode, f.transpose, f.gemm,       f.dot};
 }
 
 namespace {
@@ -120,9 +121,8 @@ class Driver {
     Prepare();
     MakeTasks();
     ReserveWork();
-    pool_.For(static_cast<int64_t>(data_.tasks.size()), [this](int64_t task, int worker) {
-      RunTask(data_.tasks[static_cast<size_t>(task)], worker);
-    });
+    pool_.For(static_cast<int64_t>(data_.tasks.size()),
+              [this](int64_t task, int worker) { RunTask(data_.tasks[static_cast<size_t>(task)], worker); });
   }
 
  private:
@@ -145,9 +145,15 @@ class Driver {
     for (const MatMulArgs& a : maps_) {
       Check(a);
       if (a.T == 0 || a.w.rows == 0) continue;
-      Plan plan{.map = &a, .way = WayOf(a), .out = {}, .layout = {}, .x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride};
-      plan.out = {.y = a.y, .y_stride = a.y_stride == 0 ? a.w.rows : a.y_stride, .y_rows = a.y_rows,
-                  .row_scale = a.row_scale, .bias = a.bias, .accumulate = a.accumulate, .N = a.w.rows};
+      Plan plan{
+          .map = &a, .way = WayOf(a), .out = {}, .layout = {}, .x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride};
+      plan.out = {.y = a.y,
+                  .y_stride = a.y_stride == 0 ? a.w.rows : a.y_stride,
+                  .y_rows = a.y_rows,
+                  .row_scale = a.row_scale,
+                  .bias = a.bias,
+                  .accumulate = a.accumulate,
+                  .N = a.w.rows};
       if (IsQuantised(a.w.type)) plan.layout = LayoutOf(a.w.type, a.w.cols, kernels_.lanes);
       if (plan.way != Way::kDot) plan.prepared = PreparedOf(plan);
       for (size_t i = data_.plans.size(); i-- > 0;)
@@ -215,7 +221,8 @@ class Driver {
     } else {
       std::array<const float*, kMostTokens> rows;
       for (int64_t t = t0; t < t1; ++t) rows[static_cast<size_t>(t - t0)] = row(t);
-      kernels_.interleave(rows.data(), t1 - t0, K, reinterpret_cast<float*>(data_.x.data() + p.offset) + t0 * K, p.stride);
+      kernels_.interleave(rows.data(), t1 - t0, K, reinterpret_cast<float*>(data_.x.data() + p.offset) + t0 * K,
+                          p.stride);
     }
   }
 
@@ -270,8 +277,7 @@ class Driver {
     for (const Plan& plan : data_.plans) {
       int64_t bytes = 0;
       const bool rows = IsQuantised(plan.map->w.type) && !plan.map->w.packed;
-      if (plan.way == Way::kGemm)
-        bytes = 4 * 2 * kernels_.lanes * (kSlab + kGemmTokens + kernels_.f32_tokens);
+      if (plan.way == Way::kGemm) bytes = 4 * 2 * kernels_.lanes * (kSlab + kGemmTokens + kernels_.f32_tokens);
       if (rows) bytes += 2 * plan.layout.bytes;
       work_bytes_ = std::max(work_bytes_, bytes);
     }
@@ -290,17 +296,31 @@ class Driver {
       if (task.t1 < 0) part.t0 = 0, part.t1 = plan.map->T;
       std::byte* work = data_.work.data() + worker * work_bytes_;
       switch (plan.way) {
-        case Way::kDot: RunDot(plan, part); break;
-        case Way::kInt8: RunInt8(plan, part, work); break;
-        case Way::kGemm: RunGemm(plan, part, work); break;
+        case Way::kDot:
+          RunDot(plan, part);
+          break;
+        case Way::kInt8:
+          RunInt8(plan, part, work);
+          break;
+        case Way::kGemm:
+          RunGemm(plan, part, work);
+          break;
       }
     }
   }
 
   void RunDot(const Plan& plan, const Task& task) const {
     const MatMulArgs& a = *plan.map;
-    kernels_.dot({.type = a.w.type, .w = a.w.data, .K = a.w.cols, .n0 = task.n0, .n1 = task.n1, .x = a.x,
-                  .x_stride = plan.x_stride, .x_rows = a.x_rows, .T = a.T, .out = plan.out});
+    kernels_.dot({.type = a.w.type,
+                  .w = a.w.data,
+                  .K = a.w.cols,
+                  .n0 = task.n0,
+                  .n1 = task.n1,
+                  .x = a.x,
+                  .x_stride = plan.x_stride,
+                  .x_rows = a.x_rows,
+                  .T = a.T,
+                  .out = plan.out});
   }
 
   // The panels of `count` * L rows from n on: W's own, or packed here.
@@ -320,9 +340,13 @@ class Driver {
   void RunInt8(const Plan& plan, const Task& task, std::byte* work) const {
     const Matrix& w = plan.map->w;
     const Prepared& x = data_.prepared[static_cast<size_t>(plan.prepared)];
-    Int8Call call{.type = w.type, .layout = plan.layout, .blocks = w.cols / kBlock,
-                  .x = reinterpret_cast<const XBlock*>(data_.x.data() + x.offset), .stride = x.stride,
-                  .prefetch = w.packed && plan.map->T <= kSmallBatch, .out = plan.out};
+    Int8Call call{.type = w.type,
+                  .layout = plan.layout,
+                  .blocks = w.cols / kBlock,
+                  .x = reinterpret_cast<const XBlock*>(data_.x.data() + x.offset),
+                  .stride = x.stride,
+                  .prefetch = w.packed && plan.map->T <= kSmallBatch,
+                  .out = plan.out};
     const int64_t lanes = kernels_.lanes;
     const int64_t tile = CeilDiv(kInt8Tokens, x.stride) * x.stride;
     // Packing a panel here is worth all the tokens at once.
@@ -365,8 +389,12 @@ class Driver {
     auto* slab = reinterpret_cast<float*>(work);
     float* sums = slab + 2 * lanes * kSlab;
     auto* panel_work = reinterpret_cast<std::byte*>(sums + 2 * lanes * (kGemmTokens + kernels_.f32_tokens));
-    GemmCall call{.w = slab, .x = reinterpret_cast<const float*>(data_.x.data() + x.offset), .K = K, .stride = x.stride,
-                  .sums = sums, .out = plan.out};
+    GemmCall call{.w = slab,
+                  .x = reinterpret_cast<const float*>(data_.x.data() + x.offset),
+                  .K = K,
+                  .stride = x.stride,
+                  .sums = sums,
+                  .out = plan.out};
     const int64_t tokens = CeilDiv(kGemmTokens, x.stride) * x.stride;
     for (int64_t t = task.t0; t < task.t1; t += tokens) {
       call.t0 = t;

@@ -123,9 +123,7 @@ template <class W, int R, int TN>
 HWY_INLINE void DotTile(const DotCall& c, int64_t n, int64_t t0) {
   const std::byte* w = c.w + n * c.K * W::kBytes;
   const float* x[TN];
-  Unroll<TN>([&](auto t) HYDRA_LAMBDA {
-    x[t] = c.x + (c.x_rows != nullptr ? c.x_rows[t0 + t] : t0 + t) * c.x_stride;
-  });
+  Unroll<TN>([&](auto t) HYDRA_LAMBDA { x[t] = c.x + (c.x_rows != nullptr ? c.x_rows[t0 + t] : t0 + t) * c.x_stride; });
   FloatVec sums[R][TN];
   Unroll<R>([&](auto r) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[r][t] = hn::Zero(FloatTag()); }); });
   const auto step = [&](int64_t k, size_t n_lanes) HYDRA_LAMBDA {
@@ -163,7 +161,8 @@ void DotOf(const DotCall& c) {
   for (int64_t n = c.n0; n < c.n1;) {
     const int64_t rows = c.n1 - n >= 8 ? 8 : 1;
     int64_t t = 0;
-    for (; t + 4 <= c.T; t += 4) rows == 8 ? DotRows<W, kWide, 4>(c, n, n + rows, t) : DotRows<W, 1, 4>(c, n, n + rows, t);
+    for (; t + 4 <= c.T; t += 4)
+      rows == 8 ? DotRows<W, kWide, 4>(c, n, n + rows, t) : DotRows<W, 1, 4>(c, n, n + rows, t);
     for (; t + 2 <= c.T; t += 2) rows == 8 ? DotRows<W, 4, 2>(c, n, n + rows, t) : DotRows<W, 1, 2>(c, n, n + rows, t);
     for (; t < c.T; ++t) rows == 8 ? DotRows<W, 8, 1>(c, n, n + rows, t) : DotRows<W, 1, 1>(c, n, n + rows, t);
     n += rows;
@@ -172,10 +171,14 @@ void DotOf(const DotCall& c) {
 
 void Dot(const DotCall& c) {
   switch (c.type) {
-    case WeightType::kF32: return DotOf<F32Weights>(c);
-    case WeightType::kF16: return DotOf<F16Weights>(c);
-    case WeightType::kBF16: return DotOf<BF16Weights>(c);
-    default: return;  // the driver sends no other
+    case WeightType::kF32:
+      return DotOf<F32Weights>(c);
+    case WeightType::kF16:
+      return DotOf<F16Weights>(c);
+    case WeightType::kBF16:
+      return DotOf<BF16Weights>(c);
+    default:
+      return;  // the driver sends no other
   }
 }
 
@@ -207,8 +210,10 @@ HWY_INLINE void TransposeSquare(FloatVec (&rows)[kLanes]) {
     rows[j] = hn::ConcatLowerLower(d, part[4 + j], part[j]);
     rows[4 + j] = hn::ConcatUpperUpper(d, part[4 + j], part[j]);
 #else
-    const auto a = _mm512_shuffle_f32x4(part[j].raw, part[4 + j].raw, 0x44), b = _mm512_shuffle_f32x4(part[j].raw, part[4 + j].raw, 0xEE);
-    const auto e = _mm512_shuffle_f32x4(part[8 + j].raw, part[12 + j].raw, 0x44), f = _mm512_shuffle_f32x4(part[8 + j].raw, part[12 + j].raw, 0xEE);
+    const auto a = _mm512_shuffle_f32x4(part[j].raw, part[4 + j].raw, 0x44),
+               b = _mm512_shuffle_f32x4(part[j].raw, part[4 + j].raw, 0xEE);
+    const auto e = _mm512_shuffle_f32x4(part[8 + j].raw, part[12 + j].raw, 0x44),
+               f = _mm512_shuffle_f32x4(part[8 + j].raw, part[12 + j].raw, 0xEE);
     rows[j] = FloatVec{_mm512_shuffle_f32x4(a, e, 0x88)};
     rows[4 + j] = FloatVec{_mm512_shuffle_f32x4(a, e, 0xDD)};
     rows[8 + j] = FloatVec{_mm512_shuffle_f32x4(b, f, 0x88)};
@@ -226,9 +231,8 @@ HWY_INLINE void TransposeRows(const Load& load, int64_t count, int64_t K, float*
   for (int64_t k = 0; k < K; k += kLanes) {
     const int64_t n = std::min<int64_t>(kLanes, K - k);
     FloatVec rows[kLanes];
-    Unroll<kLanes>([&](auto r) HYDRA_LAMBDA {
-      rows[r] = r < count ? load(r, k, static_cast<size_t>(n)) : hn::Zero(d);
-    });
+    Unroll<kLanes>([&](auto r)
+                       HYDRA_LAMBDA { rows[r] = r < count ? load(r, k, static_cast<size_t>(n)) : hn::Zero(d); });
     TransposeSquare(rows);
     Unroll<kLanes>([&](auto i) HYDRA_LAMBDA {
       if (i < n) StorePart(rows[i], d, out + (k + i) * stride, lanes);
@@ -240,7 +244,8 @@ template <class W>
 void TransposeOf(const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out, int64_t lanes2) {
   for (int64_t r = 0; r < rows; r += kLanes) {
     const std::byte* first = w + (r * K + k0) * W::kBytes;
-    const auto load = [&](int64_t row, int64_t k, size_t n) HYDRA_LAMBDA { return W::Load(first + (row * K + k) * W::kBytes, n); };
+    const auto load = [&](int64_t row, int64_t k, size_t n)
+                          HYDRA_LAMBDA { return W::Load(first + (row * K + k) * W::kBytes, n); };
     TransposeRows(load, std::min<int64_t>(kLanes, rows - r), k1 - k0, out + r, lanes2);
   }
   for (int64_t k = 0; rows < lanes2 && k < k1 - k0; ++k)
@@ -250,16 +255,21 @@ void TransposeOf(const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_
 void Transpose(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out,
                int64_t lanes2) {
   switch (type) {
-    case WeightType::kF32: return TransposeOf<F32Weights>(w, rows, K, k0, k1, out, lanes2);
-    case WeightType::kF16: return TransposeOf<F16Weights>(w, rows, K, k0, k1, out, lanes2);
-    case WeightType::kBF16: return TransposeOf<BF16Weights>(w, rows, K, k0, k1, out, lanes2);
-    default: return;
+    case WeightType::kF32:
+      return TransposeOf<F32Weights>(w, rows, K, k0, k1, out, lanes2);
+    case WeightType::kF16:
+      return TransposeOf<F16Weights>(w, rows, K, k0, k1, out, lanes2);
+    case WeightType::kBF16:
+      return TransposeOf<BF16Weights>(w, rows, K, k0, k1, out, lanes2);
+    default:
+      return;
   }
 }
 
 void Interleave(const float* const* x, int64_t count, int64_t K, float* out, int64_t stride) {
   for (int64_t t = 0; t < count; t += kLanes) {
-    const auto load = [&](int64_t row, int64_t k, size_t n) HYDRA_LAMBDA { return LoadPart(FloatTag(), x[t + row] + k, n); };
+    const auto load = [&](int64_t row, int64_t k, size_t n)
+                          HYDRA_LAMBDA { return LoadPart(FloatTag(), x[t + row] + k, n); };
     TransposeRows(load, std::min<int64_t>(kLanes, count - t), K, out + t, stride);
   }
 }
@@ -278,9 +288,8 @@ HWY_NOINLINE void GemmTile(const GemmCall& c, int64_t t0) {
   FloatVec sums[TN][2];
   float* kept = c.sums + (t0 - c.t0) * 2 * kLanes;
   Unroll<TN>([&](auto t) HYDRA_LAMBDA {
-    Unroll<2>([&](auto v) HYDRA_LAMBDA {
-      sums[t][v] = c.k0 == 0 ? hn::Zero(d) : hn::LoadU(d, kept + (2 * t + v) * kLanes);
-    });
+    Unroll<2>([&](auto v)
+                  HYDRA_LAMBDA { sums[t][v] = c.k0 == 0 ? hn::Zero(d) : hn::LoadU(d, kept + (2 * t + v) * kLanes); });
   });
   const float* w = c.w;
   const float* x = c.x + t0 / c.stride * c.stride * c.K + t0 % c.stride + c.k0 * c.stride;

@@ -24,27 +24,28 @@ inline constexpr int64_t kBlock = 32;  // columns that share a scale of x
 // in Q4_K and Q5_K; two scales of one byte, for 16 columns each, in Q6_K). Then, for each 256 columns of a K type: d of
 // the lanes, and dmin (f16 bits). Each part begins at 64 bytes. Rows that W lacks are zeros.
 struct PanelLayout {
-  int64_t vectors = 0;       // of a block
-  int64_t scale_bytes = 0;   // of a block and a lane
-  int64_t super_bytes = 0;   // of 256 columns and a lane
-  int64_t scales_at = 0;     // bytes from the panel's begin
+  int64_t vectors = 0;      // of a block
+  int64_t scale_bytes = 0;  // of a block and a lane
+  int64_t super_bytes = 0;  // of 256 columns and a lane
+  int64_t scales_at = 0;    // bytes from the panel's begin
   int64_t supers_at = 0;
-  int64_t bytes = 0;         // of the whole panel
+  int64_t bytes = 0;  // of the whole panel
 };
 [[nodiscard]] PanelLayout LayoutOf(WeightType type, int64_t K, int64_t lanes);
 // Packs the rows 0 .. rows - 1 (at most `lanes`) into one panel; the other lanes are zero. Q8_0's bytes are XORed
 // with `flip`.
-void PackPanel(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t lanes, uint8_t flip, std::byte* panel);
+void PackPanel(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t lanes, uint8_t flip,
+               std::byte* panel);
 
 // ---- Activations ----
 
 // 32 values of x: q scale. The sums serve weights with an offset or a minimum.
 struct XBlock {
   int8_t q[32];
-  float scale;         // largest |x| / 127; not finite where x is not
-  float scaled_sum;    // scale * sum of q
-  int32_t minus_sum;   // - sum of q
-  int32_t minus_first; // - sum of the first 16 of q
+  float scale;          // largest |x| / 127; not finite where x is not
+  float scaled_sum;     // scale * sum of q
+  int32_t minus_sum;    // - sum of q
+  int32_t minus_first;  // - sum of the first 16 of q
 };
 static_assert(sizeof(XBlock) == 48);
 
@@ -71,7 +72,7 @@ struct Int8Call {
   int64_t blocks = 0;              // K / 32
   const XBlock* x = nullptr;       // of token 0
   int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
-  bool prefetch = false;           // W comes from memory: few tokens
+  bool prefetch = false;  // W comes from memory: few tokens
   Output out;
 };
 
@@ -81,7 +82,7 @@ struct GemmCall {
   const float* x = nullptr;  // of token 0 and column 0
   int64_t K = 0, k0 = 0, k1 = 0;
   int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
-  float* sums = nullptr;     // [t1 - t0, 2 L]; read where k0 > 0, written where k1 < K
+  float* sums = nullptr;  // [t1 - t0, 2 L]; read where k0 > 0, written where k1 < K
   Output out;
 };
 
@@ -101,7 +102,7 @@ struct LevelKernels {
   int64_t lanes;        // L
   int64_t int8_tokens;  // of a tile
   int64_t f32_tokens;
-  uint8_t q8_flip;      // 0x80 where the panels of this level hold Q8_0 as unsigned bytes
+  uint8_t q8_flip;  // 0x80 where the panels of this level hold Q8_0 as unsigned bytes
   // One row of x to blocks, `stride` apart.
   void (*round)(const float* x, int64_t K, XBlock* out, int64_t stride);
   // `count` rows of x to a tile, [K][stride].
@@ -137,8 +138,8 @@ struct FloatKernels {
 [[nodiscard]] Int8Kernels GetInt8Kernels();
 [[nodiscard]] FloatKernels GetFloatKernels();
 
-// The rounding of x to XBlock, as every level does it: scale = amax (1 / 127) in f32, q = x (127 / amax) to nearest even.
-// A block whose amax is below this is all zeros.
+// The rounding of x to XBlock, as every level does it: scale = amax (1 / 127) in f32, q = x (127 / amax) to nearest
+// even. A block whose amax is below this is all zeros.
 inline constexpr float kTinyBlock = 1e-30f;
 
 }  // namespace hydra::kernels

@@ -56,16 +56,21 @@ std::vector<std::byte> RandomWeights(WeightType type, int64_t rows, int64_t cols
         std::memcpy(out.data() + at, &v, 4);
         break;
       }
-      case WeightType::kF16: set_half(at, rng.Normal()); break;
+      case WeightType::kF16:
+        set_half(at, rng.Normal());
+        break;
       case WeightType::kBF16: {
         const uint16_t bits = FloatToBF16(static_cast<float>(rng.Normal()));
         std::memcpy(out.data() + at, &bits, 2);
         break;
       }
-      case WeightType::kQ6_K: set_half(at + offsetof(BlockQ6_K, d), 0.01 * rng.Normal()); break;
+      case WeightType::kQ6_K:
+        set_half(at + offsetof(BlockQ6_K, d), 0.01 * rng.Normal());
+        break;
       default:
         set_half(at, 0.1 * rng.Normal());
-        if (type != WeightType::kQ8_0 && type != WeightType::kQ4_0 && type != WeightType::kQ5_0) set_half(at + 2, rng.Normal());
+        if (type != WeightType::kQ8_0 && type != WeightType::kQ4_0 && type != WeightType::kQ5_0)
+          set_half(at + 2, rng.Normal());
     }
   return out;
 }
@@ -77,7 +82,8 @@ std::vector<float> RandomFloats(int64_t n, Rng& rng) {
 }
 
 struct AlignedBytes {
-  explicit AlignedBytes(int64_t n) : data(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((n + 64) / 64 * 64)))) {}
+  explicit AlignedBytes(int64_t n)
+      : data(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((n + 64) / 64 * 64)))) {}
   ~AlignedBytes() { std::free(data); }
   AlignedBytes(const AlignedBytes&) = delete;
   AlignedBytes& operator=(const AlignedBytes&) = delete;
@@ -87,8 +93,10 @@ struct AlignedBytes {
 // W of random bits, as rows and, where the type has them, in panels of the current level.
 struct Weights {
   Weights(WeightType type, int64_t N, int64_t K, Rng& rng)
-      : bytes(RandomWeights(type, N, K, rng)), rows{.type = type, .rows = N, .cols = K, .data = bytes.data()},
-        panels(PackedBytes(type, N, K)), packed(rows) {
+      : bytes(RandomWeights(type, N, K, rng)),
+        rows{.type = type, .rows = N, .cols = K, .data = bytes.data()},
+        panels(PackedBytes(type, N, K)),
+        packed(rows) {
     ThreadPool pool(1);
     if (PackedBytes(type, N, K) > 0) packed = Pack(rows, panels.data, pool);
   }
@@ -98,8 +106,8 @@ struct Weights {
   Matrix packed;
 };
 
-// A bound of sum |terms| of any output: three times the largest weight (a quant's product, its minimum and offset) times
-// the largest sum of |x|, and what is added to it.
+// A bound of sum |terms| of any output: three times the largest weight (a quant's product, its minimum and offset)
+// times the largest sum of |x|, and what is added to it.
 double Scale(const MatMulArgs& a) {
   double weight = 0, x = 0, factor = 1, bias = 0;
   std::vector<float> row(static_cast<size_t>(a.w.cols));
@@ -134,7 +142,8 @@ void ForEachTypeAndAct(F&& f) {
 void ExpectSameBits(const std::vector<float>& want, const std::vector<float>& got) {
   ASSERT_EQ(want.size(), got.size());
   for (size_t i = 0; i < want.size(); ++i)
-    ASSERT_EQ(std::bit_cast<uint32_t>(want[i]), std::bit_cast<uint32_t>(got[i])) << "at " << i << ": " << want[i] << ", " << got[i];
+    ASSERT_EQ(std::bit_cast<uint32_t>(want[i]), std::bit_cast<uint32_t>(got[i]))
+        << "at " << i << ": " << want[i] << ", " << got[i];
 }
 
 TEST(MatMul, PackedRowsDecodeToTheSameBits) {
@@ -251,9 +260,15 @@ TEST(MatMul, GathersAndScatters) {
         for (size_t i = y_rows.size(); i > 1; --i) std::swap(y_rows[i - 1], y_rows[rng.Below(i)]);
         std::vector<float> y;
         for (int mask = 0; mask < 32; ++mask)
-          CompareWithRef({.w = w.packed, .x = x.data(), .T = T, .x_stride = x_stride, .y_stride = y_stride,
-                          .x_rows = mask & 1 ? x_rows.data() : nullptr, .y_rows = mask & 2 ? y_rows.data() : nullptr,
-                          .row_scale = mask & 4 ? row_scale.data() : nullptr, .bias = mask & 8 ? bias.data() : nullptr,
+          CompareWithRef({.w = w.packed,
+                          .x = x.data(),
+                          .T = T,
+                          .x_stride = x_stride,
+                          .y_stride = y_stride,
+                          .x_rows = mask & 1 ? x_rows.data() : nullptr,
+                          .y_rows = mask & 2 ? y_rows.data() : nullptr,
+                          .row_scale = mask & 4 ? row_scale.data() : nullptr,
+                          .bias = mask & 8 ? bias.data() : nullptr,
                           .accumulate = (mask & 16) != 0},
                          act, pool, scratch, y, y0);
       }
@@ -283,8 +298,14 @@ TEST(MatMul, MapsThatShareYAddInOrder) {
       const auto maps_of = [&](float* y) {
         std::vector<MatMulArgs> maps;
         for (size_t e = 0; e < weights.size(); ++e)
-          maps.push_back({.w = weights[e]->packed, .x = x.data(), .y = y, .T = static_cast<int64_t>(lists[e].size()),
-                          .y_stride = N, .x_rows = lists[e].data(), .y_rows = lists[e].data(), .row_scale = scales[e].data(),
+          maps.push_back({.w = weights[e]->packed,
+                          .x = x.data(),
+                          .y = y,
+                          .T = static_cast<int64_t>(lists[e].size()),
+                          .y_stride = N,
+                          .x_rows = lists[e].data(),
+                          .y_rows = lists[e].data(),
+                          .row_scale = scales[e].data(),
                           .accumulate = true});
         return maps;
       };
@@ -343,10 +364,12 @@ TEST(MatMul, AllocatesNothingOnceItHasGrown) {
       std::vector<float> y(100 * 64);
       ThreadPool pool(2);
       MatMulScratch scratch;
-      for (const Matrix& m : {w.packed, w.rows}) MatMul({.w = m, .x = x.data(), .y = y.data(), .T = 100}, act, pool, scratch);
+      for (const Matrix& m : {w.packed, w.rows})
+        MatMul({.w = m, .x = x.data(), .y = y.data(), .T = 100}, act, pool, scratch);
       const int64_t bytes = scratch.bytes(), before = g_allocations;
       for (const int64_t T : {1, 2, 16, 17, 100})
-        for (const Matrix& m : {w.packed, w.rows}) MatMul({.w = m, .x = x.data(), .y = y.data(), .T = T}, act, pool, scratch);
+        for (const Matrix& m : {w.packed, w.rows})
+          MatMul({.w = m, .x = x.data(), .y = y.data(), .T = T}, act, pool, scratch);
       EXPECT_EQ(g_allocations - before, 0);
       EXPECT_EQ(scratch.bytes(), bytes);
     });
@@ -419,7 +442,8 @@ TEST(MatMul, RoundsOddBlocksLikeRef) {
       SCOPED_TRACE(std::to_string(size));
       std::vector<float> x = RandomFloats(3 * 128, rng), y;
       for (float& v : x) v *= size;
-      CompareWithRef({.w = w.packed, .x = x.data(), .T = 3}, ActType::kQ8, pool, scratch, y, std::vector<float>(3 * 33));
+      CompareWithRef({.w = w.packed, .x = x.data(), .T = 3}, ActType::kQ8, pool, scratch, y,
+                     std::vector<float>(3 * 33));
     }
   });
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over cached keys: tiles of queries times blocks of keys, one query alone, parts of its keys and their merge.
-// Formulas: specs/hydra.md 3. Not here: rows of the cache (ops_kv.cc), which landmarks there are (hydra/runtime).
-// Dims: R rows of a tile = queries x heads of the KV group, Rp and Dp rounded up to kAlign, n keys of a block.
+// Attention over cached keys: tiles of queries times blocks of keys, one query alone, parts of its keys and their
+// merge. Formulas: specs/hydra.md 3. Not here: rows of the cache (ops_kv.cc), which landmarks there are
+// (hydra/runtime). Dims: R rows of a tile = queries x heads of the KV group, Rp and Dp rounded up to kAlign, n keys of
+// a block.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -22,28 +23,28 @@
 #define HYDRA_KERNELS_OPS_ATTENTION_ONCE
 namespace hydra::kernels {
 
-constexpr int64_t kAlign = 16;        // floats: a vector of the widest level
-constexpr int64_t kMostRows = 128;    // of a tile, so that all of it stays in the second-level cache
+constexpr int64_t kAlign = 16;      // floats: a vector of the widest level
+constexpr int64_t kMostRows = 128;  // of a tile, so that all of it stays in the second-level cache
 constexpr int64_t kMostQueries = 64;
 inline int64_t RoundUp(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 // Queries of a tile.
 inline int64_t TileQueries(int64_t group) { return std::clamp<int64_t>(kMostRows / group, 1, kMostQueries); }
 
 struct AttentionScratch {
-  float* q;       // [Dh, Rp]         queries times scale, transposed
-  float* s;       // [kKeyBlock, Rp]  scores, then their exps; of one query [group, kKeyBlock]
-  float* o;       // [Rp, Dp]         unnormalised sums of values
-  float* k;       // [kKeyBlock, Dp]  keys and values widened
-  float* v;       // [kKeyBlock, Dp]
+  float* q;          // [Dh, Rp]         queries times scale, transposed
+  float* s;          // [kKeyBlock, Rp]  scores, then their exps; of one query [group, kKeyBlock]
+  float* o;          // [Rp, Dp]         unnormalised sums of values
+  float* k;          // [kKeyBlock, Dp]  keys and values widened
+  float* v;          // [kKeyBlock, Dp]
   std::byte* raw_k;  // [kKeyBlock] rows  listed landmarks, gathered
   std::byte* raw_v;  // [kKeyBlock] rows
-  float* max;     // [Rp]
-  float* sum;     // [Rp]             of exps
-  float* keep;    // [Rp]             exp(old max - new max)
-  float* lambda;  // [Rp]
-  int32_t* lo;    // [Rp]             first and last key row that a row sees
-  int32_t* hi;    // [Rp]
-  int32_t* far;   // [Rp]             last position of landmarks that it sees
+  float* max;        // [Rp]
+  float* sum;        // [Rp]             of exps
+  float* keep;       // [Rp]             exp(old max - new max)
+  float* lambda;     // [Rp]
+  int32_t* lo;       // [Rp]             first and last key row that a row sees
+  int32_t* hi;       // [Rp]
+  int32_t* far;      // [Rp]             last position of landmarks that it sees
 };
 // Lays the parts out from `base`; returns the floats of all.
 inline int64_t LayOut(float* base, int64_t group, int64_t Dh, AttentionScratch* s) {
@@ -55,10 +56,20 @@ inline int64_t LayOut(float* base, int64_t group, int64_t Dh, AttentionScratch* 
     return part;
   };
   const int64_t keys = kKeyBlock * Dp;  // also enough for rows of any dtype as they are
-  *s = {.q = take(Dh * Rp), .s = take(kKeyBlock * Rp), .o = take(Rp * Dp), .k = take(keys), .v = take(keys),
-        .raw_k = reinterpret_cast<std::byte*>(take(keys)), .raw_v = reinterpret_cast<std::byte*>(take(keys)), .max = take(Rp),
-        .sum = take(Rp), .keep = take(Rp), .lambda = take(Rp), .lo = reinterpret_cast<int32_t*>(take(Rp)),
-        .hi = reinterpret_cast<int32_t*>(take(Rp)), .far = reinterpret_cast<int32_t*>(take(Rp))};
+  *s = {.q = take(Dh * Rp),
+        .s = take(kKeyBlock * Rp),
+        .o = take(Rp * Dp),
+        .k = take(keys),
+        .v = take(keys),
+        .raw_k = reinterpret_cast<std::byte*>(take(keys)),
+        .raw_v = reinterpret_cast<std::byte*>(take(keys)),
+        .max = take(Rp),
+        .sum = take(Rp),
+        .keep = take(Rp),
+        .lambda = take(Rp),
+        .lo = reinterpret_cast<int32_t*>(take(Rp)),
+        .hi = reinterpret_cast<int32_t*>(take(Rp)),
+        .far = reinterpret_cast<int32_t*>(take(Rp))};
   return used;
 }
 
@@ -173,11 +184,29 @@ HWY_INLINE void TileBlock(Tile* tile, const KeyBlock& block, Score&& score) {
   }
   const int64_t stride = direct ? tile->Dh : tile->Dp;
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
-  SmallGemm({.a = k, .a_row = stride, .a_k = 1, .b = Bytes(s.q), .b_row = tile->Rp * 4, .c = s.s, .c_row = tile->Rp, .M = block.n,
-             .N = (tile->R + lanes - 1) / lanes * lanes, .K = tile->Dh});
+  SmallGemm({.a = k,
+             .a_row = stride,
+             .a_k = 1,
+             .b = Bytes(s.q),
+             .b_row = tile->Rp * 4,
+             .c = s.s,
+             .c_row = tile->Rp,
+             .M = block.n,
+             .N = (tile->R + lanes - 1) / lanes * lanes,
+             .K = tile->Dh});
   TileSoftmax(*tile, block.n, score);
-  SmallGemm({.a = s.s, .a_row = 1, .a_k = tile->Rp, .b = Bytes(v), .b_row = stride * 4, .c = s.o, .c_row = tile->Dp, .M = tile->R,
-             .N = tile->Dh, .K = block.n, .beta = tile->first ? nullptr : s.keep, .beta_row = 1});
+  SmallGemm({.a = s.s,
+             .a_row = 1,
+             .a_k = tile->Rp,
+             .b = Bytes(v),
+             .b_row = stride * 4,
+             .c = s.o,
+             .c_row = tile->Dp,
+             .M = tile->R,
+             .N = tile->Dh,
+             .K = block.n,
+             .beta = tile->first ? nullptr : s.keep,
+             .beta_row = 1});
   tile->first = false;
 }
 
@@ -198,7 +227,8 @@ void LoadTile(const AttentionArgs& a, int64_t kv, int64_t t0, int64_t queries, c
   }
   for (int64_t r = tile.R; r < tile.Rp; ++r) {  // rows that are not there: like the last, their sums go nowhere
     for (int64_t i = 0; i < a.Dh; ++i) s.q[i * tile.Rp + r] = 0;
-    s.lambda[r] = s.lambda[tile.R - 1], s.hi[r] = s.hi[tile.R - 1], s.lo[r] = s.lo[tile.R - 1], s.far[r] = s.far[tile.R - 1];
+    s.lambda[r] = s.lambda[tile.R - 1], s.hi[r] = s.hi[tile.R - 1], s.lo[r] = s.lo[tile.R - 1],
+    s.far[r] = s.far[tile.R - 1];
   }
 }
 
@@ -293,7 +323,8 @@ HWY_NOINLINE void QueryScores(const Query& query, const KeyBlock& block, int64_t
     for (int64_t i = 0; i < 4; ++i) k[i] = block.k + std::min(j + i, block.n - 1) * block.row_bytes;
     if (h == 0) FetchAhead(block, j);
     FloatVec sums[kHeads][4];
-    Repeat<kHeads>([&](auto g) HYDRA_TILE_LAMBDA { Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { sums[g][x] = hn::Zero(d); }); });
+    Repeat<kHeads>([&](auto g)
+                       HYDRA_TILE_LAMBDA { Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { sums[g][x] = hn::Zero(d); }); });
     const auto step = [&](int64_t i, size_t left) HYDRA_TILE_LAMBDA {
       FloatVec kv[4];
       Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { kv[x] = Row::Load(k[x], i, left); });
@@ -311,7 +342,8 @@ HWY_NOINLINE void QueryScores(const Query& query, const KeyBlock& block, int64_t
   }
 }
 
-// Scores of one head [n] to exps, with its running maximum and sum. score(j, v) puts bias and mask into the scores j .. .
+// Scores of one head [n] to exps, with its running maximum and sum. score(j, v) puts bias and mask into the scores j ..
+// .
 template <class Score>
 HWY_INLINE void QuerySoftmax(const Query& query, int64_t h, int64_t n, Score&& score) {
   const FloatTag d;
@@ -350,10 +382,20 @@ HWY_INLINE void QueryBlock(Query* query, const KeyBlock& block, Score&& score) {
     if (h + 2 == query->group) QueryScores<Row, 2>(*query, block, h), h += 2;
   }
   if (h < query->group) QueryScores<Row, 1>(*query, block, h);
-  for (h = 0; h < query->group; ++h) QuerySoftmax(*query, h, block.n, [&](int64_t j, FloatVec v) HWY_ATTR { return score(h, j, v); });
-  SmallGemm<Row, 4>({.a = query->s.s, .a_row = kKeyBlock, .a_k = 1, .b = block.v, .b_row = block.row_bytes, .c = query->s.o,
-                     .c_row = query->Dp, .M = query->group, .N = query->Dh, .K = block.n,
-                     .beta = query->first ? nullptr : query->s.keep, .beta_row = 1});
+  for (h = 0; h < query->group; ++h)
+    QuerySoftmax(*query, h, block.n, [&](int64_t j, FloatVec v) HWY_ATTR { return score(h, j, v); });
+  SmallGemm<Row, 4>({.a = query->s.s,
+                     .a_row = kKeyBlock,
+                     .a_k = 1,
+                     .b = block.v,
+                     .b_row = block.row_bytes,
+                     .c = query->s.o,
+                     .c_row = query->Dp,
+                     .M = query->group,
+                     .N = query->Dh,
+                     .K = block.n,
+                     .beta = query->first ? nullptr : query->s.keep,
+                     .beta_row = 1});
   query->first = false;
 }
 
@@ -361,7 +403,8 @@ void QueryRows(Query* query, const Cache& cache, int64_t kv, int64_t begin, int6
   WithKvRow(query->dtype, [&](auto type) HWY_ATTR {
     for (int64_t block = begin / kKeyBlock * kKeyBlock; block < end; block += kKeyBlock) {
       const int64_t from = std::max(block, begin), to = std::min(block + kKeyBlock, end);
-      QueryBlock<decltype(type)>(query, cache.Block(kv, from, to - from), [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
+      QueryBlock<decltype(type)>(query, cache.Block(kv, from, to - from),
+                                 [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
     }
   });
 }
@@ -376,20 +419,27 @@ void QueryLandmarks(Query* query, const AttentionArgs& a, int64_t kv, int64_t t)
     for (int64_t i = 0; i < m.n; i += kKeyBlock) {
       const int64_t n = std::min(kKeyBlock, m.n - i);
       if (!AnyLandmark(m, i, n, far)) continue;
-      QueryBlock<decltype(type)>(query, LandmarkBlock(a, kv, i, n, query->s), [&](int64_t h, int64_t j, FloatVec v) HWY_ATTR {
-        const auto bias = LoadPart(d, m.log_sigmoid + i + j, Left(n, j));
-        const auto hidden = hn::Gt(LoadPart(di, m.pos + i + j, Left(n, j)), limit);
-        const auto biased = hn::MulAdd(hn::Set(d, m.lambda[kv * query->group + h]), bias, v);
-        return hn::IfThenElse(hn::RebindMask(d, hidden), hn::Set(d, -INFINITY), biased);
-      });
+      QueryBlock<decltype(type)>(query, LandmarkBlock(a, kv, i, n, query->s),
+                                 [&](int64_t h, int64_t j, FloatVec v) HWY_ATTR {
+                                   const auto bias = LoadPart(d, m.log_sigmoid + i + j, Left(n, j));
+                                   const auto hidden = hn::Gt(LoadPart(di, m.pos + i + j, Left(n, j)), limit);
+                                   const auto biased = hn::MulAdd(hn::Set(d, m.lambda[kv * query->group + h]), bias, v);
+                                   return hn::IfThenElse(hn::RebindMask(d, hidden), hn::Set(d, -INFINITY), biased);
+                                 });
     }
   });
 }
 
 void AttentionQuery(const AttentionArgs& a, int64_t kv, int64_t t) {
   const FloatTag d;
-  const int64_t group = a.A / a.Akv, qs = a.q_stride != 0 ? a.q_stride : a.A * a.Dh, ys = a.y_stride != 0 ? a.y_stride : a.A * a.Dh;
-  Query query{.q = a.q + t * qs + kv * group * a.Dh, .group = group, .Dh = a.Dh, .Dp = RoundUp(a.Dh), .scale = a.scale, .dtype = a.dtype};
+  const int64_t group = a.A / a.Akv, qs = a.q_stride != 0 ? a.q_stride : a.A * a.Dh,
+                ys = a.y_stride != 0 ? a.y_stride : a.A * a.Dh;
+  Query query{.q = a.q + t * qs + kv * group * a.Dh,
+              .group = group,
+              .Dh = a.Dh,
+              .Dp = RoundUp(a.Dh),
+              .scale = a.scale,
+              .dtype = a.dtype};
   LayOut(a.scratch, group, a.Dh, &query.s);
   QueryRows(&query, CacheOf(a), kv, std::max<int64_t>(0, a.row + t - a.window + 1), a.row + t + 1);
   QueryLandmarks(&query, a, kv, t);
@@ -414,7 +464,12 @@ void Attention(const AttentionArgs& a) {
 
 void AttentionPart(const AttentionPartArgs& a) {
   const int64_t group = a.A / a.Akv;
-  Query query{.q = a.q + a.kv * group * a.Dh, .group = group, .Dh = a.Dh, .Dp = RoundUp(a.Dh), .scale = a.scale, .dtype = a.dtype};
+  Query query{.q = a.q + a.kv * group * a.Dh,
+              .group = group,
+              .Dh = a.Dh,
+              .Dp = RoundUp(a.Dh),
+              .scale = a.scale,
+              .dtype = a.dtype};
   LayOut(a.scratch, group, a.Dh, &query.s);
   QueryRows(&query, {a.k, a.v, a.head_rows, KvRowBytes(a.dtype, a.Dh)}, a.kv, a.begin, a.end);
   for (int64_t h = 0; h < group; ++h) {

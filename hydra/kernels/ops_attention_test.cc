@@ -49,11 +49,21 @@ struct AttentionCase {
 
   // Landmark positions lie on both sides of every query's limit, in no order.
   AttentionCase(const Shape& shape, uint64_t seed)
-      : s(shape), pos(shape.row + 40), head_rows(shape.row + shape.T + 3), qs(s.A * s.Dh + 5), ys(s.A * s.Dh + 3), pool_rows(shape.landmarks + 4),
-        q(Normals(s.T * qs, seed, 1.5)), y(static_cast<size_t>(s.T * ys), kUntouched),
-        scratch(static_cast<size_t>(AttentionScratchFloats(s.A / s.Akv, s.Dh)), NAN), log_sigmoid(Normals(s.landmarks, seed + 1)),
-        lambda(Normals(s.A, seed + 2)), k(KvRows(s.dtype, s.Akv * head_rows, s.Dh, seed + 3)), v(KvRows(s.dtype, s.Akv * head_rows, s.Dh, seed + 4)),
-        pool_k(KvRows(s.dtype, s.Akv * pool_rows, s.Dh, seed + 5)), pool_v(KvRows(s.dtype, s.Akv * pool_rows, s.Dh, seed + 6)) {
+      : s(shape),
+        pos(shape.row + 40),
+        head_rows(shape.row + shape.T + 3),
+        qs(s.A * s.Dh + 5),
+        ys(s.A * s.Dh + 3),
+        pool_rows(shape.landmarks + 4),
+        q(Normals(s.T * qs, seed, 1.5)),
+        y(static_cast<size_t>(s.T * ys), kUntouched),
+        scratch(static_cast<size_t>(AttentionScratchFloats(s.A / s.Akv, s.Dh)), NAN),
+        log_sigmoid(Normals(s.landmarks, seed + 1)),
+        lambda(Normals(s.A, seed + 2)),
+        k(KvRows(s.dtype, s.Akv * head_rows, s.Dh, seed + 3)),
+        v(KvRows(s.dtype, s.Akv * head_rows, s.Dh, seed + 4)),
+        pool_k(KvRows(s.dtype, s.Akv * pool_rows, s.Dh, seed + 5)),
+        pool_v(KvRows(s.dtype, s.Akv * pool_rows, s.Dh, seed + 6)) {
     for (float& x : log_sigmoid) x = -std::abs(x);
     for (float& x : lambda) x = std::abs(x);
     Rng rng(seed + 7);
@@ -63,12 +73,34 @@ struct AttentionCase {
     }
   }
   AttentionArgs Args(int64_t t0, int64_t t1, int64_t kv0, int64_t kv1) {
-    return {.q = q.data(), .y = y.data(), .k = k.data(), .v = v.data(), .dtype = s.dtype, .A = s.A, .Akv = s.Akv, .Dh = s.Dh,
-            .head_rows = head_rows, .row = s.row, .pos = pos, .window = s.window, .scale = 1 / std::sqrt(static_cast<float>(s.Dh)),
-            .t0 = t0, .t1 = t1, .kv0 = kv0, .kv1 = kv1,
-            .landmarks = {.k = pool_k.data(), .v = pool_v.data(), .head_rows = pool_rows, .rows = s.listed ? rows.data() : nullptr,
-                          .n = s.landmarks, .pos = positions.data(), .log_sigmoid = log_sigmoid.data(), .lambda = lambda.data()},
-            .q_stride = qs, .y_stride = ys, .scratch = scratch.data()};
+    return {.q = q.data(),
+            .y = y.data(),
+            .k = k.data(),
+            .v = v.data(),
+            .dtype = s.dtype,
+            .A = s.A,
+            .Akv = s.Akv,
+            .Dh = s.Dh,
+            .head_rows = head_rows,
+            .row = s.row,
+            .pos = pos,
+            .window = s.window,
+            .scale = 1 / std::sqrt(static_cast<float>(s.Dh)),
+            .t0 = t0,
+            .t1 = t1,
+            .kv0 = kv0,
+            .kv1 = kv1,
+            .landmarks = {.k = pool_k.data(),
+                          .v = pool_v.data(),
+                          .head_rows = pool_rows,
+                          .rows = s.listed ? rows.data() : nullptr,
+                          .n = s.landmarks,
+                          .pos = positions.data(),
+                          .log_sigmoid = log_sigmoid.data(),
+                          .lambda = lambda.data()},
+            .q_stride = qs,
+            .y_stride = ys,
+            .scratch = scratch.data()};
   }
   AttentionArgs All() { return Args(0, s.T, 0, s.Akv); }
   // A score is a sum of Dh products and moves an exp by its error; values are below 6 deviations.
@@ -90,7 +122,8 @@ TEST(Attention, HeadSizesGroupsAndDtypesMatchRef) {
     for (const KvDtype dtype : kDtypes)
       for (const int64_t Dh : {1, 7, 24, 64, 80, 128})
         for (const auto& [A, Akv] : {std::pair<int64_t, int64_t>{1, 1}, {3, 3}, {3, 1}, {10, 2}}) {
-          SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " Dh " + std::to_string(Dh) + " A " + std::to_string(A) + " Akv " + std::to_string(Akv));
+          SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " Dh " + std::to_string(Dh) + " A " + std::to_string(A) +
+                       " Akv " + std::to_string(Akv));
           ExpectMatchesRef({.T = 1, .A = A, .Akv = Akv, .Dh = Dh, .row = 70, .dtype = dtype}, 1);
           ExpectMatchesRef({.T = 5, .A = A, .Akv = Akv, .Dh = Dh, .row = 66, .dtype = dtype}, 2);
         }
@@ -114,7 +147,8 @@ TEST(Attention, WindowsMatchRef) {
       for (const int64_t T : {1, 2, 33, 90}) {
         SCOPED_TRACE("window " + std::to_string(window) + " T " + std::to_string(T));
         ExpectMatchesRef({.T = T, .A = 2, .Akv = 2, .Dh = 16, .row = 0, .window = window}, 6);
-        ExpectMatchesRef({.T = T, .A = 4, .Akv = 2, .Dh = 16, .row = 150, .window = window, .dtype = KvDtype::kBF16}, 7);
+        ExpectMatchesRef({.T = T, .A = 4, .Akv = 2, .Dh = 16, .row = 150, .window = window, .dtype = KvDtype::kBF16},
+                         7);
       }
   });
 }
@@ -125,8 +159,18 @@ TEST(Attention, LandmarksMatchRef) {
       for (const bool listed : {false, true})
         for (const int64_t n : {1, 17, 64, 130})
           for (const int64_t T : {1, 2, 40}) {
-            SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " landmarks " + std::to_string(n) + " T " + std::to_string(T));
-            ExpectMatchesRef({.T = T, .A = 4, .Akv = 2, .Dh = 24, .row = 100, .window = 50, .dtype = dtype, .landmarks = n, .listed = listed}, 8);
+            SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " landmarks " + std::to_string(n) + " T " +
+                         std::to_string(T));
+            ExpectMatchesRef({.T = T,
+                              .A = 4,
+                              .Akv = 2,
+                              .Dh = 24,
+                              .row = 100,
+                              .window = 50,
+                              .dtype = dtype,
+                              .landmarks = n,
+                              .listed = listed},
+                             8);
           }
   });
 }
@@ -150,7 +194,8 @@ TEST(Attention, EachQuerySeesItsVeryRows) {
         v[key * Dh] = old;
         for (int64_t t = 0; t < T; ++t) {
           const bool seen = key <= row + t && key > row + t - window;
-          EXPECT_EQ(seen, after[static_cast<size_t>(t * c.ys)] != before[static_cast<size_t>(t * c.ys)]) << "key " << key << " query " << t;
+          EXPECT_EQ(seen, after[static_cast<size_t>(t * c.ys)] != before[static_cast<size_t>(t * c.ys)])
+              << "key " << key << " query " << t;
         }
       }
       auto* pool = reinterpret_cast<float*>(c.pool_v.data());
@@ -161,7 +206,8 @@ TEST(Attention, EachQuerySeesItsVeryRows) {
         pool[i * Dh] = old;
         for (int64_t t = 0; t < T; ++t) {
           const bool seen = c.positions[static_cast<size_t>(i)] <= c.pos + t - window;
-          EXPECT_EQ(seen, after[static_cast<size_t>(t * c.ys)] != before[static_cast<size_t>(t * c.ys)]) << "landmark " << i << " query " << t;
+          EXPECT_EQ(seen, after[static_cast<size_t>(t * c.ys)] != before[static_cast<size_t>(t * c.ys)])
+              << "landmark " << i << " query " << t;
         }
       }
     }
@@ -172,7 +218,8 @@ TEST(Attention, EachQuerySeesItsVeryRows) {
 TEST(Attention, InvisibleBlocksAreNotRead) {
   ForEachTarget([](const std::string&) {
     for (const int64_t T : {1, 8}) {
-      AttentionCase want({.T = T, .A = 2, .Akv = 1, .Dh = 16, .row = 256, .window = 32, .landmarks = 10}, 10), got = want;
+      AttentionCase want({.T = T, .A = 2, .Akv = 1, .Dh = 16, .row = 256, .window = 32, .landmarks = 10}, 10),
+          got = want;
       for (auto& p : got.positions) p = static_cast<int32_t>(got.pos);  // all inside the window
       want.s.landmarks = 0;
       std::memset(got.k.data(), 0xFF, static_cast<size_t>(128 * KvRowBytes(KvDtype::kF32, 16)));
@@ -188,11 +235,13 @@ TEST(Attention, InvisibleBlocksAreNotRead) {
 
 TEST(Attention, CutsOfHeadsAndQueriesGiveTheSameBits) {
   ForEachTarget([](const std::string&) {
-    const AttentionCase fresh({.T = 70, .A = 6, .Akv = 3, .Dh = 24, .row = 30, .window = 48, .dtype = KvDtype::kF16, .landmarks = 20}, 11);
+    const AttentionCase fresh(
+        {.T = 70, .A = 6, .Akv = 3, .Dh = 24, .row = 30, .window = 48, .dtype = KvDtype::kF16, .landmarks = 20}, 11);
     AttentionCase whole = fresh, cut = fresh;
     Attention(whole.All());
     for (int64_t kv = 2; kv >= 0; --kv)
-      for (const auto& [t0, t1] : {std::pair<int64_t, int64_t>{32, 70}, {0, 32}}) Attention(cut.Args(t0, t1, kv, kv + 1));
+      for (const auto& [t0, t1] : {std::pair<int64_t, int64_t>{32, 70}, {0, 32}})
+        Attention(cut.Args(t0, t1, kv, kv + 1));
     EXPECT_EQ(whole.y, cut.y);
   });
 }
@@ -206,7 +255,8 @@ TEST(Attention, LargeScoresDoNotOverflow) {
       ref::Attention(want.All());
       Attention(got.All());
       for (int64_t t = 0; t < T; ++t)  // one key takes all, the same one
-        for (int64_t i = 0; i < 8; ++i) EXPECT_NEAR(want.y[static_cast<size_t>(t * want.ys + i)], got.y[static_cast<size_t>(t * want.ys + i)], 1e-2);
+        for (int64_t i = 0; i < 8; ++i)
+          EXPECT_NEAR(want.y[static_cast<size_t>(t * want.ys + i)], got.y[static_cast<size_t>(t * want.ys + i)], 1e-2);
     }
   });
 }
@@ -226,9 +276,19 @@ TEST(AttentionPart, PartsAndMergeMatchRefAndTheWhole) {
           const int64_t parts = (keys + cut - 1) / cut;
           std::vector<float> want(static_cast<size_t>(parts * group * width)), got(want.size());
           for (int64_t p = parts - 1; p >= 0; --p) {  // any order of making them
-            AttentionPartArgs a{.q = c.q.data(), .k = c.k.data(), .v = c.v.data(), .dtype = dtype, .A = A, .Akv = Akv, .Dh = Dh,
-                                .head_rows = c.head_rows, .begin = p * cut, .end = std::min(keys, (p + 1) * cut),
-                                .scale = 1 / std::sqrt(static_cast<float>(Dh)), .kv = kv, .part = want.data() + p * group * width,
+            AttentionPartArgs a{.q = c.q.data(),
+                                .k = c.k.data(),
+                                .v = c.v.data(),
+                                .dtype = dtype,
+                                .A = A,
+                                .Akv = Akv,
+                                .Dh = Dh,
+                                .head_rows = c.head_rows,
+                                .begin = p * cut,
+                                .end = std::min(keys, (p + 1) * cut),
+                                .scale = 1 / std::sqrt(static_cast<float>(Dh)),
+                                .kv = kv,
+                                .part = want.data() + p * group * width,
                                 .scratch = c.scratch.data()};
             ref::AttentionPart(a);
             a.part = got.data() + p * group * width;
@@ -236,7 +296,8 @@ TEST(AttentionPart, PartsAndMergeMatchRefAndTheWhole) {
           }
           for (int64_t row = 0; row < parts * group; ++row)  // sums may be to another maximum: compare what they mean
             for (int64_t i = 0; i <= Dh + 1; ++i) {
-              const auto at = static_cast<size_t>(row * width + i), max = static_cast<size_t>(row * width + Dh), sum = max + 1;
+              const auto at = static_cast<size_t>(row * width + i), max = static_cast<size_t>(row * width + Dh),
+                         sum = max + 1;
               if (i == Dh) {
                 ASSERT_NEAR(want[at] + std::log(want[sum]), got[at] + std::log(got[sum]), c.Error());
               } else if (i < Dh) {
@@ -277,7 +338,8 @@ TEST(KvRow, StoresAndLoadsEachDtype) {
             continue;
           }
           float amax = 0;
-          for (int64_t j = i / 32 * 32; j < std::min(n, i / 32 * 32 + 32); ++j) amax = std::max(amax, std::abs(x[static_cast<size_t>(j)]));
+          for (int64_t j = i / 32 * 32; j < std::min(n, i / 32 * 32 + 32); ++j)
+            amax = std::max(amax, std::abs(x[static_cast<size_t>(j)]));
           // Half a step of amax / 127, and the scale as f16 times at most 127 steps.
           ASSERT_NEAR(back[at], x[at], amax / 127 * (0.5 + 127 * UnitRoundoff(DType::kF16)) * 1.001);
         }

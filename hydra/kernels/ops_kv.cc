@@ -50,7 +50,8 @@ void StoreQ8(const float* x, int64_t n, std::byte* row) {
     const uint16_t d = FloatToF16(amax / 127);
     const float inverse = amax > 0 ? 127 / amax : 0;
     int8_t q[32] = {};
-    for (int64_t j = 0; j < count; ++j) q[j] = static_cast<int8_t>(std::lrintf(std::clamp(x[i + j] * inverse, -127.0f, 127.0f)));
+    for (int64_t j = 0; j < count; ++j)
+      q[j] = static_cast<int8_t>(std::lrintf(std::clamp(x[i + j] * inverse, -127.0f, 127.0f)));
     std::memcpy(row, &d, sizeof(d));
     std::memcpy(row + 2, q, sizeof(q));
   }
@@ -58,10 +59,15 @@ void StoreQ8(const float* x, int64_t n, std::byte* row) {
 
 void StoreKvRow(KvDtype dtype, const float* x, int64_t n, void* row) {
   switch (dtype) {
-    case KvDtype::kF32: std::memcpy(row, x, static_cast<size_t>(n) * sizeof(float)); return;
-    case KvDtype::kBF16: return StoreBF16(x, n, static_cast<uint16_t*>(row));
-    case KvDtype::kF16: return StoreF16(x, n, static_cast<uint16_t*>(row));
-    case KvDtype::kQ8_0: return StoreQ8(x, n, static_cast<std::byte*>(row));
+    case KvDtype::kF32:
+      std::memcpy(row, x, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case KvDtype::kBF16:
+      return StoreBF16(x, n, static_cast<uint16_t*>(row));
+    case KvDtype::kF16:
+      return StoreF16(x, n, static_cast<uint16_t*>(row));
+    case KvDtype::kQ8_0:
+      return StoreQ8(x, n, static_cast<std::byte*>(row));
   }
 }
 

@@ -70,8 +70,8 @@ void RmsNorm(const RmsNormArgs& a) {
 
 constexpr int64_t kPairs = 64;  // of a token, rotated in all heads at a time
 
-// cos and sin of pos * inv_freq in double: the angle loses nothing at any position. With q = round(angle / (pi / 2)) and
-// r = angle - q pi / 2 by two parts, Taylor's sums on |r| <= pi / 4 are within 1e-9 of sin r and cos r.
+// cos and sin of pos * inv_freq in double: the angle loses nothing at any position. With q = round(angle / (pi / 2))
+// and r = angle - q pi / 2 by two parts, Taylor's sums on |r| <= pi / 4 are within 1e-9 of sin r and cos r.
 void Angles(double pos, const double* inv_freq, int64_t n, float* cos_out, float* sin_out) {
 #if HWY_HAVE_FLOAT64 && HWY_TARGET != HWY_SCALAR
   const hn::ScalableTag<double> d;
@@ -223,7 +223,8 @@ void Softmax(const SoftmaxArgs& a) {
       StorePart(e, d, y + i, Left(a.D, i));
     }
     const auto inverse = hn::Div(hn::Set(d, 1.0f), hn::SumOfLanes(d, sum));
-    for (int64_t i = 0; i < a.D; i += lanes) StorePart(hn::Mul(inverse, LoadPart(d, y + i, Left(a.D, i))), d, y + i, Left(a.D, i));
+    for (int64_t i = 0; i < a.D; i += lanes)
+      StorePart(hn::Mul(inverse, LoadPart(d, y + i, Left(a.D, i))), d, y + i, Left(a.D, i));
   }
 }
 

@@ -33,16 +33,30 @@ TEST(RmsNorm, MatchesRefWithGroupsGatesAndStrides) {
     bool z, shared, in_place;
   };
   ForEachTarget([](const std::string&) {
-    for (const Case& c : {Case{1, false, false, false}, {1, false, false, true}, {3, true, false, false}, {3, true, false, true},
-                          {4, false, true, true}, {2, true, true, false}}) {
+    for (const Case& c : {Case{1, false, false, false},
+                          {1, false, false, true},
+                          {3, true, false, false},
+                          {3, true, false, true},
+                          {4, false, true, true},
+                          {2, true, true, false}}) {
       ForEachSize(130, [&](int64_t width) {
         const int64_t T = 2, D = width * c.groups, xs = D + 3, ys = c.in_place ? xs : D + 5, zs = D + 1;
         std::vector<float> x = Normals(T * xs, 1), z = Normals(T * zs, 2, 3), w = Normals(D, 3);
         std::vector<float> want(static_cast<size_t>(T * ys), kUntouched);
         if (c.in_place) want = x;
         std::vector<float> got = want;
-        RmsNormArgs a{.x = x.data(), .w = w.data(), .y = want.data(), .T = T, .D = D, .x_stride = xs, .y_stride = ys, .groups = c.groups,
-                      .eps = 1e-3f, .z = c.z ? z.data() : nullptr, .z_stride = zs, .shared_weight = c.shared};
+        RmsNormArgs a{.x = x.data(),
+                      .w = w.data(),
+                      .y = want.data(),
+                      .T = T,
+                      .D = D,
+                      .x_stride = xs,
+                      .y_stride = ys,
+                      .groups = c.groups,
+                      .eps = 1e-3f,
+                      .z = c.z ? z.data() : nullptr,
+                      .z_stride = zs,
+                      .shared_weight = c.shared};
         if (c.in_place) a.x = want.data();
         ref::RmsNorm(a);
         a.y = got.data();
@@ -64,9 +78,16 @@ TEST(Rope, MatchesRefInBothLayoutsAtFarPositions) {
         const std::vector<int64_t> pos{0, 1, 2, 3, 5, 100, 1000, 131072, 10'000'000};  // quadrants 0 to 3 among them
         const auto T = static_cast<int64_t>(pos.size());
         std::vector<double> inv_freq;
-        for (int64_t i = 0; i < Dh / 2; ++i) inv_freq.push_back(std::pow(1e4, -2.0 * static_cast<double>(i) / static_cast<double>(Dh)));
+        for (int64_t i = 0; i < Dh / 2; ++i)
+          inv_freq.push_back(std::pow(1e4, -2.0 * static_cast<double>(i) / static_cast<double>(Dh)));
         std::vector<float> want = Normals(T * stride, 4), got = want;
-        RopeArgs a{.x = want.data(), .pos = pos.data(), .inv_freq = inv_freq.data(), .T = T, .heads = heads, .Dh = Dh, .x_stride = stride,
+        RopeArgs a{.x = want.data(),
+                   .pos = pos.data(),
+                   .inv_freq = inv_freq.data(),
+                   .T = T,
+                   .heads = heads,
+                   .Dh = Dh,
+                   .x_stride = stride,
                    .interleaved = interleaved};
         ref::Rope(a);
         a.x = got.data();
@@ -83,7 +104,13 @@ TEST(Rope, TurnsAUnitVectorByTheAngle) {
   ForEachTarget([&](const std::string&) {
     std::vector<float> halves = x, neighbours = x;
     Rope({.x = halves.data(), .pos = pos.data(), .inv_freq = inv_freq.data(), .T = 1, .heads = 1, .Dh = 4});
-    Rope({.x = neighbours.data(), .pos = pos.data(), .inv_freq = inv_freq.data(), .T = 1, .heads = 1, .Dh = 4, .interleaved = true});
+    Rope({.x = neighbours.data(),
+          .pos = pos.data(),
+          .inv_freq = inv_freq.data(),
+          .T = 1,
+          .heads = 1,
+          .Dh = 4,
+          .interleaved = true});
     ExpectClose(std::vector<float>{-3, 2, 1, 4}, halves, 1e-6);
     ExpectClose(std::vector<float>{-2, 1, 3, 4}, neighbours, 1e-6);
   });
@@ -95,15 +122,27 @@ TEST(SwiGlu, MatchesRefAndExtremes) {
       const int64_t T = 3, stride = 2 * F, ys = F + 3;
       std::vector<float> hidden = Normals(T * stride, 5, 4);
       std::vector<float> want(static_cast<size_t>(T * ys), kUntouched), got = want;
-      SwiGluArgs a{.gate = hidden.data(), .up = hidden.data() + F, .y = want.data(), .T = T, .F = F, .stride = stride, .y_stride = ys};
+      SwiGluArgs a{.gate = hidden.data(),
+                   .up = hidden.data() + F,
+                   .y = want.data(),
+                   .T = T,
+                   .F = F,
+                   .stride = stride,
+                   .y_stride = ys};
       ref::SwiGlu(a);
       a.y = got.data();
       SwiGlu(a);
       ExpectClose(want, got, Tolerance(DType::kF32, 6, MaxAbs(want)));
-      SwiGlu({.gate = hidden.data(), .up = hidden.data() + F, .y = hidden.data(), .T = T, .F = F, .stride = stride, .y_stride = stride});
+      SwiGlu({.gate = hidden.data(),
+              .up = hidden.data() + F,
+              .y = hidden.data(),
+              .T = T,
+              .F = F,
+              .stride = stride,
+              .y_stride = stride});
       for (int64_t t = 0; t < T; ++t)
-        ExpectClose({want.data() + t * ys, static_cast<size_t>(F)}, {hidden.data() + t * stride, static_cast<size_t>(F)},
-                    Tolerance(DType::kF32, 6, MaxAbs(want)));
+        ExpectClose({want.data() + t * ys, static_cast<size_t>(F)},
+                    {hidden.data() + t * stride, static_cast<size_t>(F)}, Tolerance(DType::kF32, 6, MaxAbs(want)));
     });
     const std::vector<float> gate{-1e30f, -200, -100, -88, 0, 88, 100, 1e30f}, up(8, 1);
     std::vector<float> y(8);
@@ -137,7 +176,8 @@ TEST(Softmax, AddingAConstantChangesLittleAndNothingOverflows) {
     std::vector<float> y(4);
     Softmax({.x = x.data(), .y = y.data(), .T = 1, .D = 4});
     const double sum = 1 + std::exp(-1.0) + std::exp(-2.0);
-    ExpectClose(std::vector<float>{static_cast<float>(std::exp(-1.0) / sum), static_cast<float>(1 / sum), static_cast<float>(std::exp(-2.0) / sum), 0},
+    ExpectClose(std::vector<float>{static_cast<float>(std::exp(-1.0) / sum), static_cast<float>(1 / sum),
+                                   static_cast<float>(std::exp(-2.0) / sum), 0},
                 y, 1e-6);
   });
 }

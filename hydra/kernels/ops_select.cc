@@ -58,7 +58,8 @@ void TopK(const float* scores, int64_t n, int64_t k, int32_t* ids, float* values
       if (i == n) break;
     }
     const float key = Key(scores[i]);
-    int32_t* at = std::upper_bound(ids, ids + kept, key, [&](float value, int32_t id) { return value > Key(scores[id]); });
+    int32_t* at =
+        std::upper_bound(ids, ids + kept, key, [&](float value, int32_t id) { return value > Key(scores[id]); });
     if (kept < k) ++kept;
     std::memmove(at + 1, at, static_cast<size_t>(ids + kept - 1 - at) * sizeof(int32_t));
     *at = static_cast<int32_t>(i);

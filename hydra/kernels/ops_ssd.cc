@@ -19,7 +19,7 @@
 #define HYDRA_KERNELS_OPS_SSD_ONCE
 namespace hydra::kernels {
 
-constexpr int64_t kAlign = 16;    // floats: a vector of the widest level
+constexpr int64_t kAlign = 16;     // floats: a vector of the widest level
 constexpr int64_t kPanelRows = 6;  // tokens whose mixing rows are made at a time
 inline int64_t RoundUp(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
@@ -34,8 +34,8 @@ struct SsdScratch {
   float* HT;     // [N, Pp]   the state of a head, transposed
   float* panel;  // [kPanelRows, Qp] exp(a_i - a_j) (C_i B_j) dt_j, and D on the diagonal
   float* dt;     // [Qp]
-  float* hi;     // [Qp] a_j = hi + lo: the sums of dA are kept to more than f32, for differences of large ones are small
-  float* lo;     // [Qp]
+  float* hi;  // [Qp] a_j = hi + lo: the sums of dA are kept to more than f32, for differences of large ones are small
+  float* lo;  // [Qp]
   float* decay;  // [Qp] exp(a_j)
   float* tail;   // [Qp] exp(a_last - a_j) dt_j
 };
@@ -48,8 +48,19 @@ inline int64_t LayOut(float* base, int64_t Q, int64_t P, int64_t N, SsdScratch* 
     used += n;
     return part;
   };
-  *s = {.BT = take(N * Qp), .B = take(Q * Np), .C = take(Q * Np), .CB = take(Q * Qp), .x = take(Q * Pp), .y = take(Q * Pp), .HT = take(N * Pp),
-        .panel = take(kPanelRows * Qp), .dt = take(Qp), .hi = take(Qp), .lo = take(Qp), .decay = take(Qp), .tail = take(Qp)};
+  *s = {.BT = take(N * Qp),
+        .B = take(Q * Np),
+        .C = take(Q * Np),
+        .CB = take(Q * Qp),
+        .x = take(Q * Pp),
+        .y = take(Q * Pp),
+        .HT = take(N * Pp),
+        .panel = take(kPanelRows * Qp),
+        .dt = take(Qp),
+        .hi = take(Qp),
+        .lo = take(Qp),
+        .decay = take(Qp),
+        .tail = take(Qp)};
   return used;
 }
 
@@ -66,7 +77,8 @@ HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i)
 
 // R rows of a head's state: h = decay h + dx B, y = h C + Dx, each number read and written once.
 template <int R>
-HWY_INLINE void StepRows(float* h, const float* x, const float* B, const float* C, float decay, float dt, float D, int64_t N, float* y) {
+HWY_INLINE void StepRows(float* h, const float* x, const float* B, const float* C, float decay, float dt, float D,
+                         int64_t N, float* y) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto decays = hn::Set(d, decay);
@@ -105,8 +117,8 @@ void Step(const SsdArgs& a) {
 struct Chunk {
   const SsdArgs& a;
   const SsdScratch& s;
-  int64_t t0, q;           // first token, tokens
-  int64_t xs, bcs, ys;     // strides
+  int64_t t0, q;        // first token, tokens
+  int64_t xs, bcs, ys;  // strides
   int64_t Qp, Pp, Np;
 };
 
@@ -130,8 +142,16 @@ void PrepareGroup(const Chunk& k, int64_t group) {
     for (int64_t j = k.q; j < padded; ++j) k.s.BT[n * k.Qp + j] = 0;  // read by the last vectors, then masked out
   for (int64_t i = 0; i < k.q; i += kPanelRows) {
     const int64_t rows = HWY_MIN(kPanelRows, k.q - i);
-    SmallGemm({.a = k.s.C + i * k.Np, .a_row = k.Np, .a_k = 1, .b = reinterpret_cast<const std::byte*>(k.s.BT), .b_row = k.Qp * 4,
-               .c = k.s.CB + i * k.Qp, .c_row = k.Qp, .M = rows, .N = (i + rows + lanes - 1) / lanes * lanes, .K = a.N});
+    SmallGemm({.a = k.s.C + i * k.Np,
+               .a_row = k.Np,
+               .a_k = 1,
+               .b = reinterpret_cast<const std::byte*>(k.s.BT),
+               .b_row = k.Qp * 4,
+               .c = k.s.CB + i * k.Qp,
+               .c_row = k.Qp,
+               .M = rows,
+               .N = (i + rows + lanes - 1) / lanes * lanes,
+               .K = a.N});
   }
 }
 
@@ -155,7 +175,8 @@ void PrepareHead(const Chunk& k, int64_t head) {
   for (int64_t j = 0; j < k.q; j += lanes) {
     const auto hi = hn::LoadU(d, s.hi + j), lo = hn::LoadU(d, s.lo + j);
     hn::StoreU(Exp(hn::Add(hi, lo)), d, s.decay + j);
-    hn::StoreU(hn::Mul(Exp(hn::Add(hn::Sub(last_hi, hi), hn::Sub(last_lo, lo))), hn::LoadU(d, s.dt + j)), d, s.tail + j);
+    hn::StoreU(hn::Mul(Exp(hn::Add(hn::Sub(last_hi, hi), hn::Sub(last_lo, lo))), hn::LoadU(d, s.dt + j)), d,
+               s.tail + j);
   }
 }
 
@@ -181,7 +202,8 @@ void MixingPanel(const Chunk& k, int64_t i, int64_t rows, float D) {
   }
 }
 
-// x and y of the next head for the rows i ..: a row of theirs is a page apart from the next, so no prefetcher sees them.
+// x and y of the next head for the rows i ..: a row of theirs is a page apart from the next, so no prefetcher sees
+// them.
 HWY_INLINE void FetchNextHead(const Chunk& k, int64_t head, int64_t i, int64_t rows) {
   if (head + 1 >= k.a.h1) return;
   for (int64_t t = k.t0 + i; t < k.t0 + i + rows; ++t)
@@ -196,15 +218,34 @@ void ChunkOutputs(const Chunk& k, int64_t head) {
   const SsdArgs& a = k.a;
   const SsdScratch& s = k.s;
   TransposeScaled(a.state + head * a.P * a.N, a.N, a.P, a.N, 1.0f, s.HT, k.Pp);
-  SmallGemm({.a = s.C, .a_row = k.Np, .a_k = 1, .b = reinterpret_cast<const std::byte*>(s.HT), .b_row = k.Pp * 4, .c = s.y, .c_row = k.Pp,
-             .M = k.q, .N = a.P, .K = a.N});
+  SmallGemm({.a = s.C,
+             .a_row = k.Np,
+             .a_k = 1,
+             .b = reinterpret_cast<const std::byte*>(s.HT),
+             .b_row = k.Pp * 4,
+             .c = s.y,
+             .c_row = k.Pp,
+             .M = k.q,
+             .N = a.P,
+             .K = a.N});
   for (int64_t i = 0; i < k.q; i += kPanelRows) {
     const int64_t rows = HWY_MIN(kPanelRows, k.q - i);
     FetchNextHead(k, head, i, rows);
     MixingPanel(k, i, rows, a.D[head]);
-    SmallGemm({.a = s.panel, .a_row = k.Qp, .a_k = 1, .b = reinterpret_cast<const std::byte*>(s.x), .b_row = k.Pp * 4,
-               .c = a.y + (k.t0 + i) * k.ys + head * a.P, .c_row = k.ys, .M = rows, .N = a.P, .K = i + rows, .beta = s.decay + i, .beta_row = 1,
-               .from = s.y + i * k.Pp, .from_row = k.Pp});
+    SmallGemm({.a = s.panel,
+               .a_row = k.Qp,
+               .a_k = 1,
+               .b = reinterpret_cast<const std::byte*>(s.x),
+               .b_row = k.Pp * 4,
+               .c = a.y + (k.t0 + i) * k.ys + head * a.P,
+               .c_row = k.ys,
+               .M = rows,
+               .N = a.P,
+               .K = i + rows,
+               .beta = s.decay + i,
+               .beta_row = 1,
+               .from = s.y + i * k.Pp,
+               .from_row = k.Pp});
   }
 }
 
@@ -218,17 +259,33 @@ void ChunkState(const Chunk& k, int64_t head) {
     for (int64_t p = 0; p < a.P; p += lanes)
       hn::StoreU(hn::Mul(scale, hn::LoadU(d, k.s.x + j * k.Pp + p)), d, k.s.x + j * k.Pp + p);
   }
-  SmallGemm({.a = k.s.x, .a_row = 1, .a_k = k.Pp, .b = reinterpret_cast<const std::byte*>(k.s.B), .b_row = k.Np * 4,
-             .c = a.state + head * a.P * a.N, .c_row = a.N, .M = a.P, .N = a.N, .K = k.q, .beta = k.s.decay + k.q - 1});
+  SmallGemm({.a = k.s.x,
+             .a_row = 1,
+             .a_k = k.Pp,
+             .b = reinterpret_cast<const std::byte*>(k.s.B),
+             .b_row = k.Np * 4,
+             .c = a.state + head * a.P * a.N,
+             .c_row = a.N,
+             .M = a.P,
+             .N = a.N,
+             .K = k.q,
+             .beta = k.s.decay + k.q - 1});
 }
 
 void Chunks(const SsdArgs& a) {
   SsdScratch s;
   LayOut(a.scratch, a.Q, a.P, a.N, &s);
   for (int64_t t = 0; t < a.T; t += a.Q) {
-    const Chunk chunk{.a = a, .s = s, .t0 = t, .q = HWY_MIN(a.Q, a.T - t),
-                      .xs = a.x_stride != 0 ? a.x_stride : a.H * a.P, .bcs = a.bc_stride != 0 ? a.bc_stride : a.G * a.N,
-                      .ys = a.y_stride != 0 ? a.y_stride : a.H * a.P, .Qp = RoundUp(a.Q), .Pp = RoundUp(a.P), .Np = RoundUp(a.N)};
+    const Chunk chunk{.a = a,
+                      .s = s,
+                      .t0 = t,
+                      .q = HWY_MIN(a.Q, a.T - t),
+                      .xs = a.x_stride != 0 ? a.x_stride : a.H * a.P,
+                      .bcs = a.bc_stride != 0 ? a.bc_stride : a.G * a.N,
+                      .ys = a.y_stride != 0 ? a.y_stride : a.H * a.P,
+                      .Qp = RoundUp(a.Q),
+                      .Pp = RoundUp(a.P),
+                      .Np = RoundUp(a.N)};
     int64_t prepared = -1;
     for (int64_t head = a.h0; head < a.h1; ++head) {
       const int64_t group = head * a.G / a.H;

@@ -34,7 +34,8 @@ HWY_INLINE void LoadTaps(const ConvArgs& a, int64_t c, float* taps) {
 }
 
 // Four taps, the usual number: the three rows before stay in registers while time passes.
-HWY_INLINE void Conv4(const ConvArgs& a, int64_t c, FloatVec w0, FloatVec w1, FloatVec w2, FloatVec w3, int64_t xs, int64_t ys) {
+HWY_INLINE void Conv4(const ConvArgs& a, int64_t c, FloatVec w0, FloatVec w1, FloatVec w2, FloatVec w3, int64_t xs,
+                      int64_t ys) {
   const FloatTag d;
   const size_t left = Left(a.C, c);
   const auto b = a.b != nullptr ? LoadPart(d, a.b + c, left) : hn::Zero(d);
@@ -53,8 +54,6 @@ HWY_INLINE void Conv4(const ConvArgs& a, int64_t c, FloatVec w0, FloatVec w1, Fl
   StorePart(u2, d, state + 2 * a.C, left);
 }
 
-
-
 // Any other number of taps up to kMaxTaps.
 HWY_INLINE void ConvAny(const ConvArgs& a, int64_t c, const float* taps, int64_t xs, int64_t ys) {
   const FloatTag d;
@@ -62,7 +61,8 @@ HWY_INLINE void ConvAny(const ConvArgs& a, int64_t c, const float* taps, int64_t
   const int64_t S = a.K - 1;
   const size_t left = Left(a.C, c);
   const auto b = a.b != nullptr ? LoadPart(d, a.b + c, left) : hn::Zero(d);
-  const auto u = [&](int64_t i) HWY_ATTR { return LoadPart(d, (i < S ? a.state + i * a.C : a.x + (i - S) * xs) + c, left); };
+  const auto u = [&](int64_t i)
+                     HWY_ATTR { return LoadPart(d, (i < S ? a.state + i * a.C : a.x + (i - S) * xs) + c, left); };
   for (int64_t t = 0; t < a.T; ++t) {
     auto sum = b;
     for (int64_t k = 0; k < a.K; ++k) sum = hn::MulAdd(hn::LoadU(d, taps + k * lanes), u(t + k), sum);
@@ -88,7 +88,8 @@ void Conv(const ConvArgs& a) {
   for (; c < a.C; c += lanes) {
     LoadTaps(a, c, taps);
     if (a.K == 4)
-      Conv4(a, c, hn::LoadU(d, taps), hn::LoadU(d, taps + lanes), hn::LoadU(d, taps + 2 * lanes), hn::LoadU(d, taps + 3 * lanes), xs, ys);
+      Conv4(a, c, hn::LoadU(d, taps), hn::LoadU(d, taps + lanes), hn::LoadU(d, taps + 2 * lanes),
+            hn::LoadU(d, taps + 3 * lanes), xs, ys);
     else
       ConvAny(a, c, taps, xs, ys);
   }

@@ -27,11 +27,27 @@ struct ConvCase {
   int64_t T, C, K, xs, ys;
   std::vector<float> x, w, b, state, y;
   ConvCase(int64_t T, int64_t C, int64_t K, uint64_t seed)
-      : T(T), C(C), K(K), xs(C + 5), ys(C + 2), x(Normals(T * xs, seed)), w(Normals(C * K, seed + 1)), b(Normals(C, seed + 2)),
-        state(Normals((K - 1) * C, seed + 3)), y(static_cast<size_t>(T * ys), kUntouched) {}
+      : T(T),
+        C(C),
+        K(K),
+        xs(C + 5),
+        ys(C + 2),
+        x(Normals(T * xs, seed)),
+        w(Normals(C * K, seed + 1)),
+        b(Normals(C, seed + 2)),
+        state(Normals((K - 1) * C, seed + 3)),
+        y(static_cast<size_t>(T * ys), kUntouched) {}
   ConvArgs Args(int64_t begin, int64_t end, bool bias) {
-    return {.x = x.data() + begin * xs, .w = w.data(), .b = bias ? b.data() : nullptr, .state = state.data(), .y = y.data() + begin * ys,
-            .T = end - begin, .C = C, .K = K, .x_stride = xs, .y_stride = ys};
+    return {.x = x.data() + begin * xs,
+            .w = w.data(),
+            .b = bias ? b.data() : nullptr,
+            .state = state.data(),
+            .y = y.data() + begin * ys,
+            .T = end - begin,
+            .C = C,
+            .K = K,
+            .x_stride = xs,
+            .y_stride = ys};
   }
 };
 
@@ -79,7 +95,14 @@ TEST(Dt, MatchesRefAtBothLimitsAndWithout) {
       raw[0] = 60, raw[static_cast<size_t>(stride)] = -60;
       for (const float hi : {0.5f, INFINITY}) {
         std::vector<float> want(static_cast<size_t>(T * H)), got(want.size());
-        DtArgs a{.raw = raw.data(), .bias = bias.data(), .dt = want.data(), .T = T, .H = H, .stride = stride, .lo = hi < 1 ? 0.01f : 0.0f, .hi = hi};
+        DtArgs a{.raw = raw.data(),
+                 .bias = bias.data(),
+                 .dt = want.data(),
+                 .T = T,
+                 .H = H,
+                 .stride = stride,
+                 .lo = hi < 1 ? 0.01f : 0.0f,
+                 .hi = hi};
         ref::Dt(a);
         a.dt = got.data();
         Dt(a);
@@ -97,17 +120,47 @@ struct SsdCase {
   int64_t T, H, P, G, N, Q, xs, bcs, ys;
   std::vector<float> xbc, dt, A, D, state, y, scratch;
   SsdCase(int64_t T, int64_t H, int64_t P, int64_t G, int64_t N, int64_t Q, uint64_t seed, double dt_scale = 0.3)
-      : T(T), H(H), P(P), G(G), N(N), Q(Q), xs(H * P + 2 * G * N + 3), bcs(xs), ys(H * P + 1), xbc(Normals(T * xs, seed)),
-        dt(Normals(T * H, seed + 1, dt_scale)), A(Normals(H, seed + 2)), D(Normals(H, seed + 3)), state(Normals(H * P * N, seed + 4)),
-        y(static_cast<size_t>(T * ys), kUntouched), scratch(static_cast<size_t>(SsdScratchFloats(Q, P, N)), NAN) {
+      : T(T),
+        H(H),
+        P(P),
+        G(G),
+        N(N),
+        Q(Q),
+        xs(H * P + 2 * G * N + 3),
+        bcs(xs),
+        ys(H * P + 1),
+        xbc(Normals(T * xs, seed)),
+        dt(Normals(T * H, seed + 1, dt_scale)),
+        A(Normals(H, seed + 2)),
+        D(Normals(H, seed + 3)),
+        state(Normals(H * P * N, seed + 4)),
+        y(static_cast<size_t>(T * ys), kUntouched),
+        scratch(static_cast<size_t>(SsdScratchFloats(Q, P, N)), NAN) {
     for (float& v : dt) v = std::abs(v);
     for (float& v : A) v = -std::abs(v) - 0.05f;
   }
   SsdArgs Args(int64_t begin, int64_t end, int64_t h0, int64_t h1) {
     const float* x = xbc.data() + begin * xs;
-    return {.x = x, .B = x + H * P, .C = x + H * P + G * N, .dt = dt.data() + begin * H, .A = A.data(), .D = D.data(), .state = state.data(),
-            .y = y.data() + begin * ys, .scratch = scratch.data(), .T = end - begin, .H = H, .P = P, .G = G, .N = N, .Q = Q, .h0 = h0, .h1 = h1,
-            .x_stride = xs, .bc_stride = bcs, .y_stride = ys};
+    return {.x = x,
+            .B = x + H * P,
+            .C = x + H * P + G * N,
+            .dt = dt.data() + begin * H,
+            .A = A.data(),
+            .D = D.data(),
+            .state = state.data(),
+            .y = y.data() + begin * ys,
+            .scratch = scratch.data(),
+            .T = end - begin,
+            .H = H,
+            .P = P,
+            .G = G,
+            .N = N,
+            .Q = Q,
+            .h0 = h0,
+            .h1 = h1,
+            .x_stride = xs,
+            .bc_stride = bcs,
+            .y_stride = ys};
   }
   // Sums of N + tokens terms, values of a few deviations; exponents up to 40 are rounded in f32.
   [[nodiscard]] double Error() const {
@@ -129,10 +182,19 @@ TEST(Ssd, ChunksAndStepsMatchTheRecurrence) {
     int64_t T, H, P, G, N, Q;
   };
   ForEachTarget([](const std::string&) {
-    for (const Shape& s : {Shape{1, 4, 8, 2, 16, 8}, {1, 3, 7, 1, 5, 4}, {1, 1, 1, 1, 1, 1}, {23, 4, 8, 2, 16, 8}, {5, 2, 64, 1, 64, 16},
-                           {70, 2, 64, 1, 128, 64}, {37, 6, 33, 3, 17, 16}, {20, 2, 5, 2, 3, 1}, {19, 1, 1, 1, 1, 7}, {33, 2, 16, 1, 48, 256},
+    for (const Shape& s : {Shape{1, 4, 8, 2, 16, 8},
+                           {1, 3, 7, 1, 5, 4},
+                           {1, 1, 1, 1, 1, 1},
+                           {23, 4, 8, 2, 16, 8},
+                           {5, 2, 64, 1, 64, 16},
+                           {70, 2, 64, 1, 128, 64},
+                           {37, 6, 33, 3, 17, 16},
+                           {20, 2, 5, 2, 3, 1},
+                           {19, 1, 1, 1, 1, 7},
+                           {33, 2, 16, 1, 48, 256},
                            {65, 1, 17, 1, 31, 64}}) {
-      SCOPED_TRACE("T " + std::to_string(s.T) + " P " + std::to_string(s.P) + " N " + std::to_string(s.N) + " Q " + std::to_string(s.Q));
+      SCOPED_TRACE("T " + std::to_string(s.T) + " P " + std::to_string(s.P) + " N " + std::to_string(s.N) + " Q " +
+                   std::to_string(s.Q));
       for (const uint64_t seed : {31u, 32u}) {
         SsdCase want(s.T, s.H, s.P, s.G, s.N, s.Q, seed), got = want;
         ref::Ssd(want.Args(0, s.T, 0, s.H));
@@ -172,7 +234,8 @@ TEST(Ssd, HeadsApartGiveTheSameBits) {
       for (const int64_t cut : {1, 2, 3, 5}) {
         SsdCase got = fresh;
         Ssd(got.Args(0, T, cut, 6));
-        for (int64_t i = 0; i < cut * 9 * 10; ++i) ASSERT_EQ(got.state[static_cast<size_t>(i)], fresh.state[static_cast<size_t>(i)]);
+        for (int64_t i = 0; i < cut * 9 * 10; ++i)
+          ASSERT_EQ(got.state[static_cast<size_t>(i)], fresh.state[static_cast<size_t>(i)]);
         for (int64_t t = 0; t < T; ++t)
           for (int64_t i = 0; i < cut * 9; ++i) ASSERT_EQ(got.y[static_cast<size_t>(t * got.ys + i)], kUntouched);
         Ssd(got.Args(0, T, 0, cut));
@@ -217,9 +280,17 @@ TEST(Diagonal, AnySplitAndCutMatchesRef) {
       std::vector<float> lambda = Normals(D, 82);
       for (float& v : lambda) v = std::abs(v) + 0.01f;
       for (const bool accumulate : {false, true}) {
-        const auto run = [&](auto op, std::vector<float>* state, std::vector<float>* y, int64_t begin, int64_t end, int64_t d0, int64_t d1) {
-          op(DiagonalArgs{.params = params.data() + begin * 4 * D, .lambda = lambda.data(), .state = state->data(), .y = y->data() + begin * D,
-                          .T = end - begin, .D = D, .d0 = d0, .d1 = d1, .accumulate = accumulate});
+        const auto run = [&](auto op, std::vector<float>* state, std::vector<float>* y, int64_t begin, int64_t end,
+                             int64_t d0, int64_t d1) {
+          op(DiagonalArgs{.params = params.data() + begin * 4 * D,
+                          .lambda = lambda.data(),
+                          .state = state->data(),
+                          .y = y->data() + begin * D,
+                          .T = end - begin,
+                          .D = D,
+                          .d0 = d0,
+                          .d1 = d1,
+                          .accumulate = accumulate});
         };
         std::vector<float> state = first, y = y0, whole_state = first, whole_y = y0;
         run(ref::Diagonal, &state, &y, 0, T, 0, D);

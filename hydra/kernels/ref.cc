@@ -208,7 +208,8 @@ void Attention(const AttentionArgs& a) {
       for (int64_t i = 0; i < m.n; ++i) {
         if (m.pos[i] > a.pos + t - a.window) continue;
         const int64_t row = m.rows != nullptr ? m.rows[i] : i;
-        keys.push_back({at(m.k, m.head_rows, kv, row), at(m.v, m.head_rows, kv, row), double{m.lambda[h]} * m.log_sigmoid[i]});
+        keys.push_back(
+            {at(m.k, m.head_rows, kv, row), at(m.v, m.head_rows, kv, row), double{m.lambda[h]} * m.log_sigmoid[i]});
       }
       const Attended out = Attend(a.dtype, a.q + t * qs + h * a.Dh, a.Dh, a.scale, keys);
       for (int64_t i = 0; i < a.Dh; ++i)

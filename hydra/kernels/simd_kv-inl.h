@@ -34,7 +34,8 @@ struct F16Row {
   static HWY_INLINE FloatVec Load(const std::byte* row, int64_t i, size_t left) {
     const hn::Rebind<uint16_t, FloatTag> d16;
     const hn::Rebind<hwy::float16_t, FloatTag> half;
-    return hn::PromoteTo(FloatTag(), hn::BitCast(half, LoadPart(d16, reinterpret_cast<const uint16_t*>(row) + i, left)));
+    return hn::PromoteTo(FloatTag(),
+                         hn::BitCast(half, LoadPart(d16, reinterpret_cast<const uint16_t*>(row) + i, left)));
   }
 };
 // Whole blocks of 32 always: what lies behind the row's numbers is zeros that StoreKvRow wrote.
@@ -58,10 +59,14 @@ struct Q8Row {
 template <class F>
 HWY_INLINE void WithKvRow(KvDtype dtype, F&& f) {
   switch (dtype) {
-    case KvDtype::kF32: return f(F32Row());
-    case KvDtype::kBF16: return f(BF16Row());
-    case KvDtype::kF16: return f(F16Row());
-    case KvDtype::kQ8_0: return f(Q8Row());
+    case KvDtype::kF32:
+      return f(F32Row());
+    case KvDtype::kBF16:
+      return f(BF16Row());
+    case KvDtype::kF16:
+      return f(F16Row());
+    case KvDtype::kQ8_0:
+      return f(Q8Row());
   }
 }
 

@@ -57,9 +57,7 @@ HWY_INLINE FloatVec Log1pOfUnit(FloatVec u) {
 }
 
 // log(1 + exp(-|x|)), what softplus and log sigmoid share.
-HWY_INLINE FloatVec Log1pExpNegAbs(FloatVec x) {
-  return Log1pOfUnit(Exp<true>(hn::Neg(hn::Abs(x))));
-}
+HWY_INLINE FloatVec Log1pExpNegAbs(FloatVec x) { return Log1pOfUnit(Exp<true>(hn::Neg(hn::Abs(x)))); }
 // log(1 + exp(x)). Above 20 it is x: the other term is less than half an ulp.
 HWY_INLINE FloatVec Softplus(FloatVec x) { return hn::Add(hn::Max(x, hn::Zero(FloatTag())), Log1pExpNegAbs(x)); }
 HWY_INLINE FloatVec LogSigmoidOf(FloatVec x) { return hn::Sub(hn::Min(x, hn::Zero(FloatTag())), Log1pExpNegAbs(x)); }
@@ -110,9 +108,12 @@ HWY_INLINE void TransposeScaled(const float* x, int64_t x_stride, int64_t rows, 
     int64_t c = 0;
     for (; c + 4 <= cols; c += 4, in += 4) {
       const auto v0 = hn::Mul(factor, hn::LoadU(d, in)), v1 = hn::Mul(factor, hn::LoadU(d, in + x_stride));
-      const auto v2 = hn::Mul(factor, hn::LoadU(d, in + 2 * x_stride)), v3 = hn::Mul(factor, hn::LoadU(d, in + 3 * x_stride));
-      const auto a = hn::BitCast(d64, hn::InterleaveLower(d, v0, v1)), b = hn::BitCast(d64, hn::InterleaveUpper(d, v0, v1));
-      const auto e = hn::BitCast(d64, hn::InterleaveLower(d, v2, v3)), f = hn::BitCast(d64, hn::InterleaveUpper(d, v2, v3));
+      const auto v2 = hn::Mul(factor, hn::LoadU(d, in + 2 * x_stride)),
+                 v3 = hn::Mul(factor, hn::LoadU(d, in + 3 * x_stride));
+      const auto a = hn::BitCast(d64, hn::InterleaveLower(d, v0, v1)),
+                 b = hn::BitCast(d64, hn::InterleaveUpper(d, v0, v1));
+      const auto e = hn::BitCast(d64, hn::InterleaveLower(d, v2, v3)),
+                 f = hn::BitCast(d64, hn::InterleaveUpper(d, v2, v3));
       float* to = out + c * out_stride + r;
       hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d64, a, e)), d, to);
       hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d64, a, e)), d, to + out_stride);

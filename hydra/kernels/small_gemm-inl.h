@@ -39,13 +39,13 @@ HWY_INLINE void Repeat(F&& f) {
   RepeatSequence(std::make_integer_sequence<int, N>{}, f);
 }
 
-// c[m, n] = beta[m] from[m, n] + sum_k a[m, k] b[k, n]. Terms are added in the order of k, whatever the tile, so a row's
-// bits do not depend on the rows beside it.
+// c[m, n] = beta[m] from[m, n] + sum_k a[m, k] b[k, n]. Terms are added in the order of k, whatever the tile, so a
+// row's bits do not depend on the rows beside it.
 struct SmallGemmArgs {
   const float* a;
-  int64_t a_row, a_k;           // floats from row to row and from k to k
-  const std::byte* b;           // rows of f32, or of a KV dtype
-  int64_t b_row;                // bytes
+  int64_t a_row, a_k;  // floats from row to row and from k to k
+  const std::byte* b;  // rows of f32, or of a KV dtype
+  int64_t b_row;       // bytes
   float* c;
   int64_t c_row;
   int64_t M, N, K;
@@ -69,9 +69,7 @@ HWY_NOINLINE void SmallGemmTile(const SmallGemmArgs& g, int64_t m, int64_t n, si
     } else {
       const float* from = g.from != nullptr ? g.from + (m + r) * g.from_row + n : c + r * g.c_row;
       const auto beta = hn::Set(d, g.beta[(m + r) * g.beta_row]);
-      Repeat<V>([&](auto v) HYDRA_TILE_LAMBDA {
-        sums[r][v] = hn::Mul(beta, LoadPart(d, from + v * lanes, width(v)));
-      });
+      Repeat<V>([&](auto v) HYDRA_TILE_LAMBDA { sums[r][v] = hn::Mul(beta, LoadPart(d, from + v * lanes, width(v))); });
     }
   });
   const float* a = g.a + m * g.a_row;
@@ -93,7 +91,8 @@ template <class Row, int R>
 HWY_INLINE void SmallGemmRows(const SmallGemmArgs& g, int64_t m) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
   int64_t n = 0;
-  for (; n + kTileVectors * lanes <= g.N; n += kTileVectors * lanes) SmallGemmTile<Row, R, kTileVectors, false>(g, m, n, 0);
+  for (; n + kTileVectors * lanes <= g.N; n += kTileVectors * lanes)
+    SmallGemmTile<Row, R, kTileVectors, false>(g, m, n, 0);
 #if HWY_MAX_BYTES >= 64
   if (n + 2 * lanes <= g.N) {
     SmallGemmTile<Row, R, 2, false>(g, m, n, 0);
