@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of one query: all heads of a KV head together, keys and values streamed; parts of its keys and their merge.
+// Formulas: specs/hydra.md 3. Not here: tiles of queries (ops_attention.cc).
+// Dims: group = query heads of a KV head, Dp = Dh rounded up to kAlign, n keys of a block.
+#include "hydra/core/error.h"
+#include "hydra/kernels/attention_blocks.h"
+#include "hydra/kernels/dispatch.h"
+#include "hydra/kernels/ops.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "hydra/kernels/ops_attention_query.cc"
+#include <hwy/foreach_target.h>
+#include "hydra/kernels/simd.h"
+#include "hydra/kernels/simd_kv-inl.h"
+#include "hydra/kernels/simd_math-inl.h"
+#include "hydra/kernels/small_gemm-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hydra::kernels {
+namespace HWY_NAMESPACE {
+
+HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
+
+struct Query {
+  AttentionScratch s{};
+  const float* q;  // [group, Dh]
+  int64_t group, Dh, Dp;
+  float scale;
+  KvDtype dtype;
+  bool first = true;
+};
+
+// Into the second-level cache: the values of the keys j .. j + 3, and the same keys of the block behind this one. The
+// processor's own prefetchers stop at pages and lose the thread where a value's row is read in halves. An address
+// behind the cache's end does no harm.
+HWY_INLINE void FetchAhead(const KeyBlock& block, int64_t j) {
+  const std::byte* v = block.v + j * block.row_bytes;
+  const std::byte* k = block.k + (j + kKeyBlock) * block.row_bytes;
+  for (int64_t i = 0; i < 4 * block.row_bytes; i += 64) {
+    __builtin_prefetch(v + i, 0, 3);
+    __builtin_prefetch(k + i, 0, 3);
+  }
+}
+
+// s[h, j] = q_h k_j for kHeads heads from h on. Four keys at a time, so that their sums over lanes come together.
+template <class Row, int kHeads>
+HWY_NOINLINE void QueryScores(const Query& query, const KeyBlock& block, int64_t h) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const float* q = query.q + h * query.Dh;
+  for (int64_t j = 0; j < block.n; j += 4) {
+    const std::byte* k[4];  // behind the end the last one again; those scores are not read
+    for (int64_t i = 0; i < 4; ++i) k[i] = block.k + std::min(j + i, block.n - 1) * block.row_bytes;
+    if (h == 0) FetchAhead(block, j);
+    FloatVec sums[kHeads][4];
+    Repeat<kHeads>([&](auto g)
+                       HYDRA_TILE_LAMBDA { Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { sums[g][x] = hn::Zero(d); }); });
+    const auto step = [&](int64_t i, size_t left) HYDRA_TILE_LAMBDA {
+      FloatVec kv[4];
+      Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { kv[x] = Row::Load(k[x], i, left); });
+      Repeat<kHeads>([&](auto g) HYDRA_TILE_LAMBDA {
+        const auto qv = LoadPart(d, q + g * query.Dh + i, left);
+        Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { sums[g][x] = hn::MulAdd(qv, kv[x], sums[g][x]); });
+      });
+    };
+    int64_t i = 0;
+    for (; i + lanes <= query.Dh; i += lanes) step(i, static_cast<size_t>(lanes));
+    if (i < query.Dh) step(i, Left(query.Dh, i));
+    Repeat<kHeads>([&](auto g) HYDRA_TILE_LAMBDA {
+      ReduceSum4(sums[g][0], sums[g][1], sums[g][2], sums[g][3], query.s.s + (h + g) * kKeyBlock + j);
+    });
+  }
+}
+
+// Scores of one head [n] to exps, with its running maximum and sum. score(j, v) puts bias and mask into the vector of
+// scores v that begins at key j.
+template <class Score>
+HWY_INLINE void QuerySoftmax(const Query& query, int64_t h, int64_t n, Score&& score) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const AttentionScratch& s = query.s;
+  float* row = s.s + h * kKeyBlock;
+  const auto lowest = hn::Set(d, -INFINITY), scale = hn::Set(d, query.scale);
+  auto max = lowest;
+  for (int64_t j = 0; j < n; j += lanes) {
+    auto v = score(j, hn::Mul(scale, hn::LoadU(d, row + j)));
+    if (j + lanes > n) v = hn::IfThenElse(hn::FirstN(d, Left(n, j)), v, lowest);
+    hn::StoreU(v, d, row + j);
+    max = hn::Max(max, v);
+  }
+  const float old = query.first ? -INFINITY : s.max[h], top = std::max(old, ReduceMax(d, max));
+  const auto base = hn::Set(d, top == -INFINITY ? 0.0f : top);
+  auto sum = hn::Zero(d);
+  for (int64_t j = 0; j < n; j += lanes) {
+    const auto e = Exp<true>(hn::Sub(hn::LoadU(d, row + j), base));
+    hn::StoreU(e, d, row + j);
+    sum = hn::Add(sum, e);
+  }
+  const float keep = hn::GetLane(Exp<true>(hn::Sub(hn::Set(d, old), base)));
+  s.keep[h] = keep;
+  s.max[h] = top;
+  s.sum[h] = (query.first ? 0.0f : keep * s.sum[h]) + ReduceSum(d, sum);
+}
+
+template <class Row, class Score>
+HWY_INLINE void QueryBlock(Query* query, const KeyBlock& block, Score&& score) {
+  constexpr int kHeads = HWY_MAX_BYTES >= 64 ? 4 : 2;
+  int64_t h = 0;
+  for (; h + kHeads <= query->group; h += kHeads) QueryScores<Row, kHeads>(*query, block, h);
+  if constexpr (kHeads == 4) {
+    if (h + 3 == query->group) QueryScores<Row, 3>(*query, block, h), h += 3;
+    if (h + 2 == query->group) QueryScores<Row, 2>(*query, block, h), h += 2;
+  }
+  if (h < query->group) QueryScores<Row, 1>(*query, block, h);
+  for (h = 0; h < query->group; ++h)
+    QuerySoftmax(*query, h, block.n, [&](int64_t j, FloatVec v) HWY_ATTR { return score(h, j, v); });
+  SmallGemm<Row, 4>({.a = query->s.s,
+                     .a_row = kKeyBlock,
+                     .a_k = 1,
+                     .b = block.v,
+                     .b_row = block.row_bytes,
+                     .c = query->s.o,
+                     .c_row = query->Dp,
+                     .M = query->group,
+                     .N = query->Dh,
+                     .K = block.n,
+                     .beta = query->first ? nullptr : query->s.keep,
+                     .beta_row = 1});
+  query->first = false;
+}
+
+void QueryRows(Query* query, const Cache& cache, int64_t kv, int64_t begin, int64_t end) {
+  WithKvRow(query->dtype, [&](auto type) HWY_ATTR {
+    for (int64_t block = begin / kKeyBlock * kKeyBlock; block < end; block += kKeyBlock) {
+      const int64_t from = std::max(block, begin), to = std::min(block + kKeyBlock, end);
+      QueryBlock<decltype(type)>(query, cache.Block(kv, from, to - from),
+                                 [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
+    }
+  });
+}
+
+void QueryLandmarks(Query* query, const AttentionArgs& a, int64_t kv, int64_t t) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const LandmarkArgs& m = a.landmarks;
+  const int64_t far = a.pos + t - a.window;
+  const auto limit = hn::Set(di, Clamp32(far));
+  WithKvRow(query->dtype, [&](auto type) HWY_ATTR {
+    for (int64_t i = 0; i < m.n; i += kKeyBlock) {
+      const int64_t n = std::min(kKeyBlock, m.n - i);
+      if (!AnyLandmark(m, i, n, far)) continue;
+      QueryBlock<decltype(type)>(query, LandmarkBlock(a, kv, i, n, query->s),
+                                 [&](int64_t h, int64_t j, FloatVec v) HWY_ATTR {
+                                   const auto bias = LoadPart(d, m.log_sigmoid + i + j, Left(n, j));
+                                   const auto hidden = hn::Gt(LoadPart(di, m.pos + i + j, Left(n, j)), limit);
+                                   const auto biased = hn::MulAdd(hn::Set(d, m.lambda[kv * query->group + h]), bias, v);
+                                   return hn::IfThenElse(hn::RebindMask(d, hidden), hn::Set(d, -INFINITY), biased);
+                                 });
+    }
+  });
+}
+
+void AttentionQuery(const AttentionArgs& a, int64_t kv, int64_t t) {
+  const FloatTag d;
+  const int64_t group = a.A / a.Akv, qs = a.q_stride != 0 ? a.q_stride : a.A * a.Dh,
+                ys = a.y_stride != 0 ? a.y_stride : a.A * a.Dh;
+  Query query{.q = a.q + t * qs + kv * group * a.Dh,
+              .group = group,
+              .Dh = a.Dh,
+              .Dp = RoundUp(a.Dh),
+              .scale = a.scale,
+              .dtype = a.dtype};
+  LayOut(a.scratch, group, a.Dh, &query.s);
+  QueryRows(&query, CacheOf(a), kv, std::max<int64_t>(0, a.row + t - a.window + 1), a.row + t + 1);
+  QueryLandmarks(&query, a, kv, t);
+  for (int64_t h = 0; h < group; ++h) {
+    const auto inverse = hn::Set(d, 1 / query.s.sum[h]);
+    float* y = a.y + t * ys + (kv * group + h) * a.Dh;
+    for (int64_t i = 0; i < a.Dh; i += static_cast<int64_t>(hn::Lanes(d)))
+      StorePart(hn::Mul(inverse, hn::LoadU(d, query.s.o + h * query.Dp + i)), d, y + i, Left(a.Dh, i));
+  }
+}
+
+// ---- Parts ----
+
+void AttentionPart(const AttentionPartArgs& a) {
+  const int64_t group = a.A / a.Akv;
+  Query query{.q = a.q + a.kv * group * a.Dh,
+              .group = group,
+              .Dh = a.Dh,
+              .Dp = RoundUp(a.Dh),
+              .scale = a.scale,
+              .dtype = a.dtype};
+  LayOut(a.scratch, group, a.Dh, &query.s);
+  QueryRows(&query, {a.k, a.v, a.head_rows, KvRowBytes(a.dtype, a.Dh)}, a.kv, a.begin, a.end);
+  for (int64_t h = 0; h < group; ++h) {
+    float* part = a.part + h * (a.Dh + 2);
+    std::memcpy(part, query.s.o + h * query.Dp, static_cast<size_t>(a.Dh) * sizeof(float));
+    part[a.Dh] = query.s.max[h];
+    part[a.Dh + 1] = query.s.sum[h];
+  }
+}
+
+// Part by part in order, each by exp(its max - the max of all).
+void AttentionMerge(const AttentionMergeArgs& a) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t width = a.Dh + 2;
+  for (int64_t h = 0; h < a.heads; ++h) {
+    const auto part = [&](int64_t p) { return a.parts + (p * a.heads + h) * width; };
+    float max = -INFINITY, sum = 0;
+    for (int64_t p = 0; p < a.n_parts; ++p) max = std::max(max, part(p)[a.Dh]);
+    float* y = a.y + h * a.Dh;
+    for (int64_t p = 0; p < a.n_parts; ++p) {
+      const auto share = Exp<true>(hn::Set(d, part(p)[a.Dh] - max));
+      sum += hn::GetLane(share) * part(p)[a.Dh + 1];
+      for (int64_t i = 0; i < a.Dh; i += lanes) {
+        const auto before = p == 0 ? hn::Zero(d) : LoadPart(d, y + i, Left(a.Dh, i));
+        StorePart(hn::MulAdd(share, LoadPart(d, part(p) + i, Left(a.Dh, i)), before), d, y + i, Left(a.Dh, i));
+      }
+    }
+    const auto inverse = hn::Set(d, 1 / sum);
+    for (int64_t i = 0; i < a.Dh; i += lanes)
+      StorePart(hn::Mul(inverse, LoadPart(d, y + i, Left(a.Dh, i))), d, y + i, Left(a.Dh, i));
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hydra::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace hydra::kernels {
+
+HWY_EXPORT(AttentionQuery);
+HWY_EXPORT(AttentionPart);
+HWY_EXPORT(AttentionMerge);
+
+void AttentionQuery(const AttentionArgs& a, int64_t kv, int64_t t) { HYDRA_DISPATCH(AttentionQuery)(a, kv, t); }
+
+void AttentionPart(const AttentionPartArgs& a) {
+  HYDRA_CHECK(a.Akv >= 1 && a.A % a.Akv == 0 && 0 <= a.kv && a.kv < a.Akv && a.begin % kKeyBlock == 0);
+  HYDRA_CHECK(a.begin < a.end && a.end <= a.head_rows);
+  HYDRA_DISPATCH(AttentionPart)(a);
+}
+
+void AttentionMerge(const AttentionMergeArgs& a) {
+  HYDRA_CHECK(a.n_parts >= 1);
+  HYDRA_DISPATCH(AttentionMerge)(a);
+}
+
+}  // namespace hydra::kernels
+#endif
