@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of keys and values: f32 to a KV dtype and back. Not here: what reads them (ops_attention.cc).
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "hydra/core/dtype.h"
@@ -43,16 +41,25 @@ void StoreBF16(const float* x, int64_t n, uint16_t* row) {
 
 // Blocks of 32: d = amax / 127 as f16, q = x / d of the unrounded d to nearest; the last block ends in zeros.
 void StoreQ8(const float* x, int64_t n, std::byte* row) {
+  const FloatTag d;
+  const hn::Rebind<int8_t, FloatTag> d8;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t i = 0; i < n; i += 32, row += 34) {
-    const int64_t count = std::min<int64_t>(32, n - i);
-    float amax = 0;
-    for (int64_t j = 0; j < count; ++j) amax = std::max(amax, std::abs(x[i + j]));
-    const uint16_t d = FloatToF16(amax / 127);
-    const float inverse = amax > 0 ? 127 / amax : 0;
-    int8_t q[32] = {};
-    for (int64_t j = 0; j < count; ++j)
-      q[j] = static_cast<int8_t>(std::lrintf(std::clamp(x[i + j] * inverse, -127.0f, 127.0f)));
-    std::memcpy(row, &d, sizeof(d));
+    HWY_ALIGN float padded[32] = {};
+    const float* block = x + i;
+    if (n - i < 32) {
+      std::memcpy(padded, x + i, Left(n, i) * sizeof(float));
+      block = padded;
+    }
+    auto max = hn::Zero(d);
+    for (int64_t j = 0; j < 32; j += lanes) max = hn::Max(max, hn::Abs(hn::LoadU(d, block + j)));
+    const float amax = ReduceMax(d, max);
+    const uint16_t bits = FloatToF16(amax / 127);
+    const auto inverse = hn::Set(d, amax > 0 ? 127 / amax : 0.0f);
+    HWY_ALIGN int8_t q[32];
+    for (int64_t j = 0; j < 32; j += lanes)
+      hn::StoreU(hn::DemoteTo(d8, hn::NearestInt(hn::Mul(hn::LoadU(d, block + j), inverse))), d8, q + j);
+    std::memcpy(row, &bits, sizeof(bits));
     std::memcpy(row + 2, q, sizeof(q));
   }
 }
