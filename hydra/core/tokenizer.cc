@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
+#include <mutex>
 
 #include "hydra/core/bpe.h"
 #include "hydra/core/error.h"
@@ -124,7 +125,11 @@ struct Tokenizer::Impl {
   std::string bytes;                // of all tokens, joined
   std::vector<uint64_t> byte_ends;  // [vocab_size + 1]
   std::optional<int32_t> bos, eos, eot;
-  std::array<uint8_t, 32> sha256{};
+  // Of the tokenizer.json: of its text where there was one, else when first asked for: writing it takes long.
+  mutable std::array<uint8_t, 32> sha256{};
+  std::optional<GgufTokenizer> unhashed;  // without the tokens' texts
+  mutable std::once_flag hash_once;
+  [[nodiscard]] const std::array<uint8_t, 32>& Hash() const;
 
   void Build(TokenizerFile& file, const std::string& name);
   void BuildAdded(const std::vector<AddedToken>& added);
@@ -185,15 +190,32 @@ Tokenizer Tokenizer::FromJson(std::string_view text, const std::string& name) {
 Tokenizer Tokenizer::FromGguf(const GgufFile& file) {
   auto impl = std::make_shared<Impl>();
   GgufTokenizer read = ReadGgufTokenizer(file);
-  impl->sha256 = Sha256::Of(TokenizerJson(read));
-  if (!read.json.empty()) read.file = ParseTokenizerFile(read.json, file.path() + ": tokenizer.huggingface.json");
+  const bool whole = !read.json.empty();
+  if (whole) {
+    impl->sha256 = Sha256::Of(read.json);
+    read.file = ParseTokenizerFile(read.json, file.path() + ": tokenizer.huggingface.json");
+  }
   impl->Build(read.file, file.path());
   if (read.bos) impl->bos = read.bos;
   if (read.eos) impl->eos = read.eos;
   impl->eot = read.eot;
   for (const auto& id : {impl->bos, impl->eos, impl->eot})
     if (id) impl->CheckId(*id);
+  if (!whole) {
+    read.file.tokens = {};
+    impl->unhashed = std::move(read);
+  }
   return Tokenizer(std::move(impl));
+}
+
+const std::array<uint8_t, 32>& Tokenizer::Impl::Hash() const {
+  std::call_once(hash_once, [this] {
+    if (!unhashed) return;
+    GgufTokenizer read = *unhashed;
+    for (int32_t id = 0; id < tokens.size(); ++id) read.file.tokens.emplace_back(tokens.Text(id));
+    sha256 = Sha256::Of(TokenizerJson(read));
+  });
+  return sha256;
 }
 
 void Tokenizer::Impl::Build(TokenizerFile& file, const std::string& name) {
@@ -391,7 +413,7 @@ std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }
 std::optional<int32_t> Tokenizer::eos_id() const { return impl_->eos; }
 std::optional<int32_t> Tokenizer::eot_id() const { return impl_->eot; }
 bool Tokenizer::byte_level() const { return impl_->pre_tokenizer.byte_level(); }
-const std::array<uint8_t, 32>& Tokenizer::sha256() const { return impl_->sha256; }
+const std::array<uint8_t, 32>& Tokenizer::sha256() const { return impl_->Hash(); }
 const std::string& Tokenizer::pattern() const { return impl_->pre_tokenizer.description(); }
 
 }  // namespace hydra

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <limits>
-#include <unordered_map>
 
 #include "hydra/core/error.h"
 #include "hydra/core/json.h"
@@ -111,10 +110,10 @@ void ReadTokens(const GgufFile& file, TokenizerFile* out) {
 }
 
 void ReadMerges(const GgufFile& file, TokenizerFile* out) {
-  std::unordered_map<std::string_view, int32_t> ids;
-  ids.reserve(out->tokens.size());
+  const TokenTable ids(
+      std::vector<std::string_view>(out->tokens.begin(), out->tokens.end()));  // finds the first of equals
   for (size_t i = 0; i < out->tokens.size(); ++i)
-    if (!out->tokens[i].empty() && !ids.emplace(out->tokens[i], static_cast<int32_t>(i)).second)
+    if (!out->tokens[i].empty() && ids.Find(out->tokens[i]) != static_cast<int32_t>(i))
       file.Fail(fmt::format("{}[{}]", kTokens, i),
                 fmt::format("= \"{}\": is given twice", OneLine(out->tokens[i], 60)));
   const auto merges = file.Texts(kMerges);
@@ -129,11 +128,10 @@ void ReadMerges(const GgufFile& file, TokenizerFile* out) {
         merges[i].find(' ', space + 1) != std::string_view::npos)
       fail("must be two tokens, \"A B\"");
     joined.assign(merges[i].substr(0, space)).append(merges[i].substr(space + 1));
-    const auto left = ids.find(merges[i].substr(0, space)), right = ids.find(merges[i].substr(space + 1)),
-               both = ids.find(joined);
-    if (left == ids.end() || right == ids.end() || both == ids.end())
-      fail("names a token that is not in the vocabulary");
-    out->merges.push_back({left->second, right->second, both->second});
+    const int32_t left = ids.Find(merges[i].substr(0, space)), right = ids.Find(merges[i].substr(space + 1)),
+                  both = ids.Find(joined);
+    if (left < 0 || right < 0 || both < 0) fail("names a token that is not in the vocabulary");
+    out->merges.push_back({left, right, both});
   }
 }
 
