@@ -104,33 +104,64 @@ Lane PackGroup(const BlockQ6_K& b, int j) {
   return lane;
 }
 
-// Where a panel's parts are.
+// Parts of a type's panels, without their places.
+constexpr PanelLayout ShapeOf(WeightType type) {
+  switch (type) {
+    case WeightType::kQ8_0:
+      return {.vectors = 8, .scale_bytes = 2};
+    case WeightType::kQ4_0:
+      return {.vectors = 4, .scale_bytes = 2};
+    case WeightType::kQ4_1:
+      return {.vectors = 4, .scale_bytes = 4};
+    case WeightType::kQ5_0:
+      return {.vectors = 5, .scale_bytes = 2};
+    case WeightType::kQ5_1:
+      return {.vectors = 5, .scale_bytes = 4};
+    case WeightType::kQ4_K:
+      return {.vectors = 4, .scale_bytes = 2, .super_bytes = 4};
+    case WeightType::kQ5_K:
+      return {.vectors = 5, .scale_bytes = 2, .super_bytes = 4};
+    case WeightType::kQ6_K:
+      return {.vectors = 6, .scale_bytes = 2, .super_bytes = 2};
+    default:
+      return {};
+  }
+}
+
+// One panel that is written. Sizes are constants of the type: loops over them would cost more than the stores.
+template <WeightType kType>
 struct Panel {
+  static constexpr PanelLayout kShape = ShapeOf(kType);
+  static constexpr int64_t kScaleSize = kShape.super_bytes > 0 ? 1 : 2;
+
   PanelLayout layout;
   int64_t lanes;
   std::byte* data;
 
-  // `bytes` of part p of a block or 256 columns: parts of all lanes follow one another ([part][lane]).
-  void StoreScales(int64_t at, int64_t index, int64_t total, int64_t size, int64_t lane, const uint8_t* from) const {
-    std::byte* to = data + at + index * total * lanes;
-    for (int64_t p = 0; p < total / size; ++p)
-      std::memcpy(to + (p * lanes + lane) * size, from + p * size, static_cast<size_t>(size));
+  // Parts of kSize bytes, of a block or 256 columns: those of all lanes follow one another ([part][lane]).
+  template <int64_t kTotal, int64_t kSize>
+  void StoreParts(int64_t at, int64_t index, int64_t lane, const void* from) const {
+    std::byte* to = data + at + index * kTotal * lanes;
+    for (int64_t p = 0; p < kTotal / kSize; ++p)
+      std::memcpy(to + (p * lanes + lane) * kSize, static_cast<const std::byte*>(from) + p * kSize, kSize);
   }
-  void Store(int64_t block, int64_t lane, const Lane& from, int64_t scale_size) const {
-    std::byte* to = data + (block * layout.vectors * lanes + lane) * 4;
-    for (int64_t v = 0; v < layout.vectors; ++v)
+  void Store(int64_t block, int64_t lane, const Lane& from) const {
+    std::byte* to = data + (block * kShape.vectors * lanes + lane) * 4;
+    for (int64_t v = 0; v < kShape.vectors; ++v)
       std::memcpy(to + v * lanes * 4, &from.vectors[static_cast<size_t>(v)], 4);
-    StoreScales(layout.scales_at, block, layout.scale_bytes, scale_size, lane, from.scales.data());
+    StoreParts<kShape.scale_bytes, kScaleSize>(layout.scales_at, block, lane, from.scales.data());
   }
 };
 
-template <class Block>
-void PackRows32(const std::byte* w, int64_t rows, int64_t K, uint8_t flip, const Panel& panel) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t b = 0; b < K / 32; ++b, w += sizeof(Block)) {
+// Block by block, so that what is written lies together.
+template <WeightType kType, class Block>
+void PackRows32(const std::byte* w, int64_t rows, int64_t K, uint8_t flip, const Panel<kType>& panel) {
+  const int64_t row_bytes = K / 32 * static_cast<int64_t>(sizeof(Block));
+  for (int64_t b = 0; b < K / 32; ++b, w += sizeof(Block))
+    for (int64_t r = 0; r < rows; ++r) {
       Block block;
-      std::memcpy(&block, w, sizeof(block));
-      panel.Store(b, r, PackBlock(block, flip * 0x01010101u), 2);
+      std::memcpy(&block, w + r * row_bytes, sizeof(block));
+      panel.Store(b, r, PackBlock(block, flip * 0x01010101u));
     }
 }
 
@@ -138,15 +169,15 @@ uint16_t DminOf(const BlockQ4_K& b) { return b.dmin; }
 uint16_t DminOf(const BlockQ5_K& b) { return b.dmin; }
 uint16_t DminOf(const BlockQ6_K&) { return 0; }
 
-template <class Block>
-void PackRows256(const std::byte* w, int64_t rows, int64_t K, const Panel& panel) {
+template <WeightType kType, class Block>
+void PackRows256(const std::byte* w, int64_t rows, int64_t K, const Panel<kType>& panel) {
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t s = 0; s < K / 256; ++s, w += sizeof(Block)) {
       Block block;
       std::memcpy(&block, w, sizeof(block));
-      for (int j = 0; j < 8; ++j) panel.Store(8 * s + j, r, PackGroup(block, j), 1);
+      for (int j = 0; j < 8; ++j) panel.Store(8 * s + j, r, PackGroup(block, j));
       const std::array<uint16_t, 2> d{block.d, DminOf(block)};
-      panel.StoreScales(panel.layout.supers_at, s, panel.layout.super_bytes, 2, r, reinterpret_cast<const uint8_t*>(d.data()));
+      panel.template StoreParts<Panel<kType>::kShape.super_bytes, 2>(panel.layout.supers_at, s, r, d.data());
     }
 }
 
@@ -181,7 +212,8 @@ struct LaneReader {
   [[nodiscard]] int ByteScale(int64_t block, int64_t part) const { return static_cast<int>(*Scale(block, part, 1)); }
   [[nodiscard]] float Super(int64_t block, int64_t part) const {
     uint16_t bits;
-    std::memcpy(&bits, panel + layout.supers_at + block / 8 * layout.super_bytes * lanes + (part * lanes + lane) * 2, 2);
+    std::memcpy(&bits, panel + layout.supers_at + block / 8 * layout.super_bytes * lanes + (part * lanes + lane) * 2,
+                2);
     return F16ToFloat(bits);
   }
 };
@@ -193,11 +225,19 @@ void DecodeLane(WeightType type, const LaneReader& in, uint8_t flip, int64_t K, 
       const auto q = static_cast<int>(in.Quant(b, k));
       const auto qf = static_cast<float>(q);
       switch (type) {
-        case WeightType::kQ8_0: *out = static_cast<float>(static_cast<int8_t>(q ^ flip)) * in.Half(b, 0); break;
-        case WeightType::kQ4_0: *out = static_cast<float>(q - 8) * in.Half(b, 0); break;
-        case WeightType::kQ5_0: *out = static_cast<float>(q - 16) * in.Half(b, 0); break;
+        case WeightType::kQ8_0:
+          *out = static_cast<float>(static_cast<int8_t>(q ^ flip)) * in.Half(b, 0);
+          break;
+        case WeightType::kQ4_0:
+          *out = static_cast<float>(q - 8) * in.Half(b, 0);
+          break;
+        case WeightType::kQ5_0:
+          *out = static_cast<float>(q - 16) * in.Half(b, 0);
+          break;
         case WeightType::kQ4_1:
-        case WeightType::kQ5_1: *out = qf * in.Half(b, 0) + in.Half(b, 1); break;
+        case WeightType::kQ5_1:
+          *out = qf * in.Half(b, 0) + in.Half(b, 1);
+          break;
         case WeightType::kQ4_K:
         case WeightType::kQ5_K: {
           const float scale = in.Super(b, 0) * static_cast<float>(in.ByteScale(b, 0));
@@ -209,7 +249,8 @@ void DecodeLane(WeightType type, const LaneReader& in, uint8_t flip, int64_t K, 
           *out = scale * static_cast<float>(q - 32);
           break;
         }
-        default: HYDRA_CHECK(false, "panels hold quantised weights only");
+        default:
+          HYDRA_CHECK(false, "panels hold quantised weights only");
       }
     }
 }
@@ -217,37 +258,38 @@ void DecodeLane(WeightType type, const LaneReader& in, uint8_t flip, int64_t K, 
 }  // namespace
 
 PanelLayout LayoutOf(WeightType type, int64_t K, int64_t lanes) {
-  PanelLayout layout;
-  switch (type) {
-    case WeightType::kQ8_0: layout = {.vectors = 8, .scale_bytes = 2}; break;
-    case WeightType::kQ4_0: layout = {.vectors = 4, .scale_bytes = 2}; break;
-    case WeightType::kQ4_1: layout = {.vectors = 4, .scale_bytes = 4}; break;
-    case WeightType::kQ5_0: layout = {.vectors = 5, .scale_bytes = 2}; break;
-    case WeightType::kQ5_1: layout = {.vectors = 5, .scale_bytes = 4}; break;
-    case WeightType::kQ4_K: layout = {.vectors = 4, .scale_bytes = 2, .super_bytes = 4}; break;
-    case WeightType::kQ5_K: layout = {.vectors = 5, .scale_bytes = 2, .super_bytes = 4}; break;
-    case WeightType::kQ6_K: layout = {.vectors = 6, .scale_bytes = 2, .super_bytes = 2}; break;
-    default: return layout;
-  }
+  PanelLayout layout = ShapeOf(type);
+  if (layout.vectors == 0) return layout;
   layout.scales_at = Align64(K / kBlock * layout.vectors * 4 * lanes);
   layout.supers_at = layout.scales_at + Align64(K / kBlock * layout.scale_bytes * lanes);
   layout.bytes = layout.supers_at + Align64((K + 255) / 256 * layout.super_bytes * lanes);
   return layout;
 }
 
-void PackPanel(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t lanes, uint8_t flip, std::byte* out) {
-  const Panel panel{LayoutOf(type, K, lanes), lanes, out};
-  if (rows < lanes) std::memset(out, 0, static_cast<size_t>(panel.layout.bytes));
+void PackPanel(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t lanes, uint8_t flip,
+               std::byte* out) {
+  using T = WeightType;
+  const PanelLayout layout = LayoutOf(type, K, lanes);
+  if (rows < lanes) std::memset(out, 0, static_cast<size_t>(layout.bytes));
   switch (type) {
-    case WeightType::kQ8_0: return PackRows32<BlockQ8_0>(w, rows, K, flip, panel);
-    case WeightType::kQ4_0: return PackRows32<BlockQ4_0>(w, rows, K, flip, panel);
-    case WeightType::kQ4_1: return PackRows32<BlockQ4_1>(w, rows, K, flip, panel);
-    case WeightType::kQ5_0: return PackRows32<BlockQ5_0>(w, rows, K, flip, panel);
-    case WeightType::kQ5_1: return PackRows32<BlockQ5_1>(w, rows, K, flip, panel);
-    case WeightType::kQ4_K: return PackRows256<BlockQ4_K>(w, rows, K, panel);
-    case WeightType::kQ5_K: return PackRows256<BlockQ5_K>(w, rows, K, panel);
-    case WeightType::kQ6_K: return PackRows256<BlockQ6_K>(w, rows, K, panel);
-    default: HYDRA_CHECK(false, "panels hold quantised weights only");
+    case T::kQ8_0:
+      return PackRows32<T::kQ8_0, BlockQ8_0>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ4_0:
+      return PackRows32<T::kQ4_0, BlockQ4_0>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ4_1:
+      return PackRows32<T::kQ4_1, BlockQ4_1>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ5_0:
+      return PackRows32<T::kQ5_0, BlockQ5_0>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ5_1:
+      return PackRows32<T::kQ5_1, BlockQ5_1>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ4_K:
+      return PackRows256<T::kQ4_K, BlockQ4_K>(w, rows, K, {layout, lanes, out});
+    case T::kQ5_K:
+      return PackRows256<T::kQ5_K, BlockQ5_K>(w, rows, K, {layout, lanes, out});
+    case T::kQ6_K:
+      return PackRows256<T::kQ6_K, BlockQ6_K>(w, rows, K, {layout, lanes, out});
+    default:
+      HYDRA_CHECK(false, "panels hold quantised weights only");
   }
 }
 
