@@ -2,15 +2,14 @@
 // Memory of one sequence: layout, fork, reset. Saving is in state_file.cc.
 #include "hydra/runtime/sequence_state.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <limits>
+#include <new>
 
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
+#include "hydra/core/pages.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {
@@ -21,14 +20,6 @@ constexpr int64_t kF32 = 4;
 
 int64_t RoomForExperts(const ModelConfig& config, const Controls& controls) {
   return std::max({config.moe.top_k, controls.moe_top_k.value_or(0), static_cast<int64_t>(controls.force_experts.size())});
-}
-
-// Zeroed pages that cost memory only once they are written.
-std::shared_ptr<std::byte> MapPages(int64_t bytes) {
-  const auto n = static_cast<size_t>(std::max<int64_t>(bytes, 1));
-  void* p = ::mmap(nullptr, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) throw Error(ErrorCode::kUsage, StrCat("--ctx-size: no memory for a state of ", WithCommas(static_cast<uint64_t>(bytes)), " bytes: ", std::strerror(errno)));
-  return {static_cast<std::byte*>(p), [n](std::byte* q) { (void)::munmap(q, n); }};
 }
 
 }  // namespace
@@ -103,7 +94,15 @@ SequenceState::SequenceState(SequenceState&&) noexcept = default;
 SequenceState& SequenceState::operator=(SequenceState&&) noexcept = default;
 
 void SequenceState::Allocate() {
-  data_ = MapPages(layout_->bytes);
+  bool grows = false;  // then most of it may never be used
+  for (const auto& block : layout_->buffers)
+    grows |= std::any_of(block.begin(), block.end(), [](const StateBuffer& b) { return b.growing_heads > 0; });
+  try {
+    data_ = MapPages(layout_->bytes, !grows);
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorCode::kUsage, StrCat("--ctx-size: no memory for a state of ",
+                                          WithCommas(static_cast<uint64_t>(layout_->bytes)), " bytes"));
+  }
   counts_.assign(layout_->blocks.size(), {0, 0});
 }
 

@@ -11,6 +11,7 @@
 
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
+#include "hydra/core/pages.h"
 #include "hydra/core/rope.h"
 #include "hydra/kernels/target.h"
 
@@ -69,6 +70,8 @@ class Loader {
   ModelWeights* out_;
   ThreadPool& pool_;
   int layer_ = -1;
+  std::byte* panels_ = nullptr;  // of all packed matrices, in the order of reading
+  int64_t panel_bytes_ = 0;
 };
 
 F32 Loader::Floats(R role) {
@@ -98,9 +101,9 @@ Matrix Loader::Map(R role, int64_t part, int64_t parts, bool pack) {
   if (pack && out_->options.pack) {
     const int64_t packed = kernels::PackedBytes(t.type, rows, cols);
     if (packed > 0) {
-      out_->owned.push_back(AlignedBytes(packed));
-      const Matrix p = kernels::Pack(m, out_->owned.back().get(), pool_);
-      out_->packed_bytes += packed;
+      HYDRA_CHECK(out_->packed_bytes + packed <= panel_bytes_, spec->name);
+      const Matrix p = kernels::Pack(m, panels_ + out_->packed_bytes, pool_);
+      out_->packed_bytes += packed;  // whole cache lines
       if (source_.mapped) ReleasePages(m.data, bytes);
       return p;
     }
@@ -229,6 +232,11 @@ void Loader::Block(BlockWeights* w, const LayerConfig& layer) {
 
 void Loader::Run() {
   for (const TensorSpec& spec : table_.specs()) out_->file_bytes += Stored(spec).nbytes;
+  if (out_->options.pack) panel_bytes_ = PackedCopyBytes(source_);
+  if (panel_bytes_ > 0) {
+    out_->owned.push_back(MapPages(panel_bytes_));
+    panels_ = out_->owned.back().get();
+  }
   const ModelConfig& c = source_.config;
   out_->embedding = Map(R::kEmbedding, 0, 1, c.tie_embeddings);  // an untied embedding is only looked up
   out_->head = c.tie_embeddings ? out_->embedding : Map(R::kHead);
