@@ -146,12 +146,13 @@ HWY_INLINE void AddBlock(const BlockAt (&at)[P], const XBlock* x, FloatVec (&sum
 }
 
 // Asks for the lines that the stream of panels has kAhead bytes later: the processor's own prefetching ends with each
-// page, and panels are about as long.
+// page, and a panel is about as long.
+template <class F>
 HWY_INLINE void PrefetchBlock(const PanelLayout& l, const uint8_t* panel, int64_t b) {
   constexpr int64_t kAhead = 4096;
-  const int64_t block_bytes = l.vectors * kVectorBytes + l.scale_bytes * kLanes;
-  const uint8_t* p = panel + kAhead + b * block_bytes;
-  for (int64_t i = 0; i < block_bytes; i += 64) hwy::Prefetch(p + i);
+  constexpr int kBytes = F::kBits * kVectorBytes;  // quants; scales are less than a line for each
+  const uint8_t* p = panel + kAhead + b * (kBytes + l.scale_bytes * kLanes);
+  Unroll<kBytes / 64 + 1>([&](auto i) HYDRA_LAMBDA { hwy::Prefetch(p + 64 * i); });
 }
 
 template <class F, int P, int TN>
@@ -160,7 +161,7 @@ HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0) {
   Unroll<P>([&](auto p) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[p][t] = hn::Zero(FloatTag()); }); });
   const XBlock* x = c.x + t0 / c.stride * c.stride * c.blocks + t0 % c.stride;
   for (int64_t b = 0; b < c.blocks; ++b, x += c.stride) {
-    if (P == 1 && c.prefetch && t0 == 0) PrefetchBlock(c.layout, c.panel, b);
+    if (P == 1 && c.prefetch && t0 == 0) PrefetchBlock<F>(c.layout, c.panel, b);
     BlockAt at[P];
     Unroll<P>([&](auto p) HYDRA_LAMBDA { at[p] = At(c.layout, c.panel + p * c.layout.bytes, b); });
     AddBlock<F, P, TN>(at, x, sums);
