@@ -4,6 +4,7 @@
 #include "hydra/kernels/matmul.h"
 
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -429,6 +430,35 @@ TEST(MatMul, NotFiniteStaysNotFinite) {
       }
     });
   });
+}
+
+// Every level rounds x to the same blocks, ties and odd blocks among them, whatever the number of blocks.
+TEST(MatMul, EveryTargetRoundsTheSame) {
+  for (const int64_t K : {32, 96, 128, 160, 256, 576}) {
+    Rng rng(static_cast<uint64_t>(K));
+    std::vector<float> x = RandomFloats(K, rng);
+    for (size_t k = 0; k < x.size(); k += 3) x[k] = std::round(2 * x[k]) / 2;
+    x[0] = 127;  // halves are ties then
+    if (K == 256) std::fill_n(x.begin() + 96, 32, 0.0f);
+    if (K == 576) x[70] = std::numeric_limits<float>::infinity();
+    const auto blocks = static_cast<size_t>(K / kBlock);
+    std::vector<XBlock> want(blocks), got(2 * blocks);
+    const std::string before = CurrentTarget();
+    SetTarget("scalar");
+    Kernels().round(x.data(), K, want.data(), 1);
+    SetTarget(before);
+    ForEachTarget([&](const std::string&) {
+      Kernels().round(x.data(), K, got.data(), 2);
+      for (size_t b = 0; b < blocks; ++b) {
+        const XBlock &w = want[b], &g = got[2 * b];
+        EXPECT_EQ(0, std::memcmp(w.q, g.q, sizeof(w.q))) << "K " << K << " block " << b;
+        EXPECT_EQ(std::bit_cast<uint32_t>(w.scale), std::bit_cast<uint32_t>(g.scale));
+        EXPECT_TRUE(w.scaled_sum == g.scaled_sum || (std::isnan(w.scaled_sum) && std::isnan(g.scaled_sum)));
+        EXPECT_EQ(w.minus_sum, g.minus_sum);
+        EXPECT_EQ(w.minus_first, g.minus_first);
+      }
+    });
+  }
 }
 
 // Rounding of x: zeros, tiny and huge blocks.
