@@ -22,8 +22,9 @@ function(hydra_test folder label)
   target_link_libraries(${folder}_test PRIVATE hydra_${folder} GTest::gtest_main)
   hydra_common(${folder}_test ${torch})
   target_compile_options(${folder}_test PRIVATE -O0)  # a third off the build; the code under test keeps its own level
-  if(torch)  # -O0 rules the precompiled header out, so that a header of 10 s is read once for a few tests
-    set_target_properties(${folder}_test PROPERTIES DISABLE_PRECOMPILE_HEADERS ON UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
+  if(torch)
+    hydra_torch_unity(${folder}_test)
+    set_target_properties(${folder}_test PROPERTIES DISABLE_PRECOMPILE_HEADERS ON)  # made with optimisation: not for -O0
   endif()
   foreach(kind plain slow cuda)
     set(filter_plain "-*Slow:*Cuda")
