@@ -14,10 +14,7 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
-#include <numeric>
 #include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "hydra/core/error.h"
@@ -25,6 +22,7 @@
 #include "hydra/core/thread_pool.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul.h"
+#include "hydra/kernels/peak.h"
 #include "hydra/kernels/target.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -35,51 +33,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
-
-namespace plain {
-#define HYDRA_VNNI 0
-#define HYDRA_ATTR HWY_ATTR
-#include "hydra/kernels/simd_int8-inl.h"
-
-// Multiply-adds of f32 that depend on nothing but themselves: 2 * lanes FLOP each.
-double FmaFlops(int64_t rounds, float* sink) {
-  constexpr int kSums = HWY_MAX_BYTES >= 64 ? 20 : 10;
-  const FloatTag d;
-  FloatVec sums[kSums];
-  const auto a = hn::Set(d, 0.999f + sink[0]), b = hn::Set(d, 0.001f);
-  Unroll<kSums>([&](auto i) HYDRA_LAMBDA { sums[i] = hn::Set(d, static_cast<float>(i)); });
-  for (int64_t r = 0; r < rounds; ++r) Unroll<kSums>([&](auto i) HYDRA_LAMBDA { sums[i] = hn::MulAdd(sums[i], a, b); });
-  auto total = hn::Zero(d);
-  Unroll<kSums>([&](auto i) HYDRA_LAMBDA { total = hn::Add(total, sums[i]); });
-  sink[0] += ReduceSum(d, total) * 1e-30f;
-  return 2.0 * static_cast<double>(kSums * rounds) * static_cast<double>(hn::Lanes(d));
-}
-#include "bench/kernels_dot-inl.h"
-#undef HYDRA_VNNI
-#undef HYDRA_ATTR
-}  // namespace plain
-
-#if HWY_TARGET == HWY_AVX3
-HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
-namespace vnni {
-#define HYDRA_VNNI 1
-#define HYDRA_ATTR __attribute__((target(HWY_TARGET_STR ",avx512vnni")))
-#include "hydra/kernels/simd_int8-inl.h"
-#include "bench/kernels_dot-inl.h"
-#undef HYDRA_VNNI
-#undef HYDRA_ATTR
-}  // namespace vnni
-HWY_POP_ATTRIBUTES
-#endif
-
-double PeakFlops(int64_t rounds, bool int8, int bits, bool use_vnni, float* sink) {
-  if (!int8) return plain::FmaFlops(rounds, sink);
-#if HWY_TARGET == HWY_AVX3
-  if (use_vnni) return bits == 8 ? vnni::DotFlops<8>(rounds, sink) : vnni::DotFlops<4>(rounds, sink);
-#endif
-  (void)use_vnni;
-  return bits == 8 ? plain::DotFlops<8>(rounds, sink) : plain::DotFlops<4>(rounds, sink);
-}
 
 float SumBytes(const float* p, int64_t n) {
   const FloatTag d;
@@ -96,7 +49,6 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace hydra::kernels {
-HWY_EXPORT(PeakFlops);
 HWY_EXPORT(SumBytes);
 namespace {
 
@@ -145,22 +97,6 @@ double Bandwidth(ThreadPool& pool) {
     pool.For(kBytes / 4 / kPart, [&](int64_t task, int) { sink = HYDRA_DISPATCH(SumBytes)(floats + task * kPart, kPart); });
   });
   return kBytes / t.min;
-}
-
-// Best of many short runs, each thread by its own clock.
-double Peak(ThreadPool& pool, bool int8, int bits) {
-  std::vector<double> best(static_cast<size_t>(pool.threads()) * 8);
-  std::vector<float> sinks(static_cast<size_t>(pool.threads()) * 16);
-  pool.Run([&](int worker) {
-    double& mine = best[static_cast<size_t>(worker) * 8];
-    const double end = Seconds() + 0.2;
-    while (Seconds() < end) {
-      const double start = Seconds();
-      const double flops = HYDRA_DISPATCH(PeakFlops)(20000, int8, bits, internal::UseVnni(), &sinks[static_cast<size_t>(worker) * 16]);
-      mine = std::max(mine, flops / (Seconds() - start));
-    }
-  });
-  return std::accumulate(best.begin(), best.end(), 0.0);
 }
 
 struct Options {
@@ -224,7 +160,9 @@ void Case(const char* mode, WeightType type, int64_t N, int64_t K, int64_t T, in
 }
 
 void RunTarget(const Options& options, ThreadPool& pool) {
-  const Machine machine{Bandwidth(pool), Peak(pool, false, 0), Peak(pool, true, 4), Peak(pool, true, 8)};
+  const Machine machine{Bandwidth(pool), MeasurePeak(WeightType::kF32, ActType::kF32, pool),
+                        MeasurePeak(WeightType::kQ4_0, ActType::kQ8, pool),
+                        MeasurePeak(WeightType::kQ8_0, ActType::kQ8, pool)};
   std::printf("# target %s: read %.1f GB/s, f32 FMA peak %.0f GFLOP/s, int8 dot peak %.0f (4 bits) and %.0f (8 bits) GOP/s, %d threads\n",
               CurrentTarget().c_str(), machine.bandwidth / 1e9, machine.fma / 1e9, machine.int4 / 1e9, machine.int8 / 1e9,
               pool.threads());

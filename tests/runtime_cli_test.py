@@ -309,8 +309,9 @@ class Bench(RuntimeTest):
         self.assertEqual([(r["p"], r["n"], r["d"], r["b"]) for r in rows],
                          [(p, n, d, b) for b in (1, 2) for d in (0, 8) for p, n in ((16, 0), (32, 0), (0, 4))])
         for r in rows:
-            self.assertEqual(set(r), {"model", "params", "file_bytes", "threads", "target", "p", "n", "d", "b", "tok_per_s", "bytes_per_tok",
-                                      "gb_per_s", "read_gb_per_s"})
+            flops = {"gflop_per_s", "peak_gflop_per_s"} if r["p"] else set()
+            self.assertEqual(set(r), {"model", "params", "file_bytes", "threads", "target", "kernels", "p", "n", "d", "b", "tok_per_s",
+                                      "bytes_per_tok", "gb_per_s", "read_gb_per_s"} | flops)
             self.assertEqual(set(r["bytes_per_tok"]), {"weights", "state", "kv"})
             rate = r["tok_per_s"]
             self.assertTrue(0 < rate["min"] <= rate["median"] <= rate["max"] and rate["min"] <= rate["mean"] <= rate["max"], rate)
@@ -319,6 +320,15 @@ class Bench(RuntimeTest):
             self.assertEqual(r["model"], "hydra")
         inspect = json.loads(self.done("inspect", "hydra", "--json"))
         self.assertEqual(rows[0]["params"], inspect["params"]["total"])
+        # Each token's products but the head's, which only the last one takes; little is added at 32 tokens.
+        prompt = next(r for r in rows if (r["p"], r["d"], r["b"]) == (32, 0, 1))
+        flops = prompt["gflop_per_s"] * 1e9 / prompt["tok_per_s"]["mean"]
+        config = json.loads((Path(self.models["hydra"]) / "config.json").read_text())
+        head = 2 * config["vocab_size"] * config["hidden_size"] * 31 / 32
+        linear = inspect["flops"]["linear"] - head
+        self.assertTrue(linear < flops < linear + inspect["flops"]["scan"] + inspect["flops"]["workspace"] + inspect["flops"]["attention"], prompt)
+        self.assertGreater(prompt["peak_gflop_per_s"], prompt["gflop_per_s"])
+        self.assertRegex(prompt["kernels"], r"rows x f32")
         one = next(r for r in rows if (r["n"], r["d"], r["b"]) == (4, 0, 1))
         self.assertLess(one["bytes_per_tok"]["weights"], inspect["bytes"]["weights"])  # not every expert is read
         two = next(r for r in rows if (r["n"], r["d"], r["b"]) == (4, 0, 2))

@@ -18,6 +18,7 @@
 #include "hydra/cli/verbs.h"
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
+#include "hydra/kernels/peak.h"
 #include "hydra/runtime/perplexity.h"
 #include "hydra/runtime/random_model.h"
 #include "hydra/runtime/speed.h"
@@ -86,6 +87,10 @@ double RunCompared(const BenchFlags& flags, const SpeedTest& test, int threads) 
   return *rate;
 }
 
+kernels::ActType ActOf(const Model& model) {
+  return model.options().act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32;
+}
+
 // Measures one test, the other engine after each repetition.
 void Measure(const BenchFlags& flags, const Runner& runner, const SpeedTest& test, ReadMeter& meter, BenchRow* row) {
   const double before = meter.Measure();
@@ -101,6 +106,10 @@ void Measure(const BenchFlags& flags, const Runner& runner, const SpeedTest& tes
   row->rate = Summarise(rates);
   row->bytes = CountTokenBytes(runner.model, test);
   row->read_bytes_per_s = (before + after) / 2;
+  row->token_flops = CountTokenFlops(runner.model.config(), test);
+  if (row->token_flops > 0)
+    row->peak_flops =
+        kernels::MeasurePeak(MatrixTypes(runner.model.weights().source).front(), ActOf(runner.model), *runner.pool);
   if (!compared.empty()) row->compared = Summarise(compared);
   constexpr double kVoid = 0.05;
   if (std::abs(after - before) > kVoid * std::max(before, after))
@@ -189,7 +198,8 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
                .params = CountParams(model.config()).total,
                .file_bytes = FileBytes(model),
                .threads = runner.pool->threads(),
-               .target = model.weights().target};
+               .target = model.weights().target,
+               .kernels = KernelsText(model)};
   if (!flags.ppl.empty()) {
     const TextPerplexity ppl = Perplexity(flags, runner, chunk, common.quiet);
     row.perplexity = PerplexityOf{ppl.perplexity(), ppl.standard_error(), ppl.loss(), ppl.chunks, chunk, ppl.tokens};

@@ -23,14 +23,13 @@ std::string Millions(int64_t n) {
 
 double GbPerSecond(const BenchRow& row) { return row.rate.mean * row.bytes.total() / 1e9; }
 
+double GflopPerSecond(const BenchRow& row) { return row.rate.mean * row.token_flops / 1e9; }
+
 Json RateJson(const Summary& s) { return {{"mean", s.mean}, {"median", s.median}, {"min", s.min}, {"max", s.max}}; }
 
 Json RowJson(const BenchRow& row) {
-  Json json = {{"model", row.model},
-               {"params", row.params},
-               {"file_bytes", row.file_bytes},
-               {"threads", row.threads},
-               {"target", row.target}};
+  Json json = {{"model", row.model},     {"params", row.params}, {"file_bytes", row.file_bytes},
+               {"threads", row.threads}, {"target", row.target}, {"kernels", row.kernels}};
   if (row.test.tokens() > 0) {
     json["p"] = row.test.prompt;
     json["n"] = row.test.generate;
@@ -40,6 +39,10 @@ Json RowJson(const BenchRow& row) {
     json["bytes_per_tok"] = {{"weights", row.bytes.weights}, {"state", row.bytes.state}, {"kv", row.bytes.kv}};
     json["gb_per_s"] = GbPerSecond(row);
     json["read_gb_per_s"] = row.read_bytes_per_s / 1e9;
+    if (row.token_flops > 0) {
+      json["gflop_per_s"] = GflopPerSecond(row);
+      json["peak_gflop_per_s"] = row.peak_flops / 1e9;
+    }
   }
   if (row.compared)
     json["compare"] = {{"tok_per_s", RateJson(*row.compared)}, {"ratio", row.rate.median / row.compared->median}};
@@ -119,15 +122,21 @@ void RowWriter::WriteMarkdown(const BenchRow& row) {
                p->chunks, p->chunk, p->tokens, p->loss);
   if (row.test.tokens() == 0) return;
   if (rows_ == 0) {
-    fmt::print("| model | params | threads | target | test | t/s | median (min .. max) | GB/s | of read bw |{}\n",
-               row.compared ? " other t/s | ratio |" : "");
-    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: |{}\n",
+    fmt::print(
+        "| model | params | threads | target | test | t/s | median (min .. max) | MB/token | GB/s | of read bw | "
+        "GFLOP/s "
+        "| of peak | kernels |{}\n",
+        row.compared ? " other t/s | ratio |" : "");
+    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |{}\n",
                row.compared ? " ---: | ---: |" : "");
   }
   const Summary& r = row.rate;
-  fmt::print("| {} | {} | {} | {} | {} | {:.2f} +- {:.2f} | {:.2f} ({:.2f} .. {:.2f}) | {:.2f} | {:.2f} |", row.model,
-             Millions(row.params), row.threads, row.target, TestName(row.test), r.mean, r.sd, r.median, r.min, r.max,
-             GbPerSecond(row), GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
+  const bool prompt = row.token_flops > 0;
+  fmt::print("| {} | {} | {} | {} | {} | {:.2f} +- {:.2f} | {:.2f} ({:.2f} .. {:.2f}) | {:.2f} | {:.2f} | {:.2f} |",
+             row.model, Millions(row.params), row.threads, row.target, TestName(row.test), r.mean, r.sd, r.median,
+             r.min, r.max, row.bytes.total() / 1e6, GbPerSecond(row), GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
+  fmt::print(" {} | {} | {} |", prompt ? fmt::format("{:.1f}", GflopPerSecond(row)) : "",
+             prompt ? fmt::format("{:.2f}", GflopPerSecond(row) * 1e9 / row.peak_flops) : "", row.kernels);
   if (row.compared)
     fmt::print(" {:.2f} +- {:.2f} | {:.3f} |", row.compared->mean, row.compared->sd, r.median / row.compared->median);
   fmt::print("\n");
@@ -137,14 +146,15 @@ void RowWriter::WriteCsv(const BenchRow& row) {
   if (rows_ == 0)
     fmt::print(
         "model,params,file_bytes,threads,target,p,n,d,b,mean,sd,median,min,max,weights,state,kv,gb_per_s,read_gb_per_s,"
-        "other_median,perplexity\n");
+        "gflop_per_s,peak_gflop_per_s,kernels,other_median,perplexity\n");
   std::string name = row.model;  // a quoted field
   for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
   const Summary& r = row.rate;
   fmt::print("\"{}\",{},{},{},{},{},{},{},{},", name, row.params, row.file_bytes, row.threads, row.target,
              row.test.prompt, row.test.generate, row.test.depth, row.test.batch);
-  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{}\n", r.mean, r.sd, r.median, r.min, r.max, row.bytes.weights,
-             row.bytes.state, row.bytes.kv, GbPerSecond(row), row.read_bytes_per_s / 1e9,
+  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{},\"{}\",{},{}\n", r.mean, r.sd, r.median, r.min, r.max,
+             row.bytes.weights, row.bytes.state, row.bytes.kv, GbPerSecond(row), row.read_bytes_per_s / 1e9,
+             GflopPerSecond(row), row.peak_flops / 1e9, row.kernels,
              row.compared ? fmt::format("{}", row.compared->median) : "",
              row.perplexity ? fmt::format("{}", row.perplexity->value) : "");
 }

@@ -205,7 +205,7 @@ std::string ModelName(const std::string& path) {
   return extension == ".gguf" || extension == ".safetensors" ? p.stem().string() : p.filename().string();
 }
 
-std::string TypesText(const WeightSource& source) {
+std::vector<WeightType> MatrixTypes(const WeightSource& source) {
   std::map<WeightType, int64_t> bytes;
   const TensorTable table(source.config);
   for (const TensorSpec& spec : table.specs())
@@ -213,10 +213,25 @@ std::string TypesText(const WeightSource& source) {
       const StoredTensor t = source.tensor(spec);
       bytes[t.type] += t.nbytes;
     }
-  std::vector<std::pair<WeightType, int64_t>> types(bytes.begin(), bytes.end());
-  std::stable_sort(types.begin(), types.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::vector<WeightType> types;
+  for (const auto& [type, n] : bytes) types.push_back(type);
+  std::stable_sort(types.begin(), types.end(), [&](WeightType a, WeightType b) { return bytes[a] > bytes[b]; });
+  return types;
+}
+
+std::string TypesText(const WeightSource& source) {
   std::string text;
-  for (const auto& [type, n] : types) text += (text.empty() ? "" : ", ") + std::string(Info(type).name);
+  for (const WeightType type : MatrixTypes(source)) text += (text.empty() ? "" : ", ") + std::string(Info(type).name);
+  return text;
+}
+
+std::string KernelsText(const Model& model) {
+  const bool q8 = model.options().act == Activations::kQ8;
+  std::string text;
+  for (const WeightType type : MatrixTypes(model.weights().source))
+    text += fmt::format("{}{} {} x {}", text.empty() ? "" : "; ", Info(type).name,
+                        IsQuantised(type) && model.options().pack ? "panels" : "rows",
+                        IsQuantised(type) && q8 ? "int8" : "f32");
   return text;
 }
 

@@ -48,8 +48,12 @@ struct Runner {
 
 // "SmolLM2-135M-Instruct" of .../SmolLM2-135M-Instruct/ or ....gguf
 [[nodiscard]] std::string ModelName(const std::string& path);
-// "Q4_1", or "Q4_1 and Q8_0": types of the large matrices, the most bytes first.
+// Types of the matrices, the most bytes first; the same as text: "Q4_1, Q8_0".
+[[nodiscard]] std::vector<WeightType> MatrixTypes(const WeightSource& source);
 [[nodiscard]] std::string TypesText(const WeightSource& source);
+
+// What multiplies them: "Q4_1 panels x int8; F32 rows x f32".
+[[nodiscard]] std::string KernelsText(const Model& model);
 
 // Writes and shows at once.
 void Show(std::string_view text);

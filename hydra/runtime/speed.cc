@@ -7,14 +7,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <numeric>
 #include <span>
 
 #include "hydra/core/accounting.h"
 #include "hydra/core/error.h"
+#include "hydra/core/pages.h"
 #include "hydra/core/rng.h"
 #include "hydra/runtime/weights.h"
 
@@ -97,23 +95,32 @@ TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test) {
   return {sum.weights / n, sum.state / n, sum.kv / n};
 }
 
+double CountTokenFlops(const ModelConfig& config, const SpeedTest& test) {
+  if (test.prompt == 0) return 0;
+  const auto before = [&](int64_t tokens) {
+    return tokens > 0 ? MeanForwardFlops(config, tokens) * static_cast<double>(tokens) : 0.0;
+  };
+  const auto prompt = static_cast<double>(test.prompt);
+  const double head = 2.0 * static_cast<double>(config.vocab_size * config.d_model);
+  return (before(test.length()) - before(test.depth) - head * (prompt - 1)) / prompt;
+}
+
 int64_t ReadMeter::DefaultBytes() {
   constexpr int64_t kLeast = int64_t{256} << 20, kMost = int64_t{1} << 30, kCaches = 4;
   const int64_t cache = std::max<int64_t>(::sysconf(_SC_LEVEL3_CACHE_SIZE), 0);
   return std::clamp(kCaches * cache, kLeast, kMost);
 }
 
-ReadMeter::ReadMeter(ThreadPool& pool, int64_t bytes) : pool_(pool), data_(nullptr, std::free) {
+ReadMeter::ReadMeter(ThreadPool& pool, int64_t bytes) : pool_(pool) {
   constexpr size_t kPage = 4096;
   constexpr int64_t kBlock = kPage / sizeof(uint64_t);  // shares are whole pages
   const int threads = pool.threads();
   share_ = std::max<int64_t>(bytes / static_cast<int64_t>(sizeof(uint64_t)) / threads / kBlock, 1) * kBlock;
-  data_.reset(
-      static_cast<uint64_t*>(std::aligned_alloc(kPage, static_cast<size_t>(share_ * threads) * sizeof(uint64_t))));
-  if (!data_) throw std::bad_alloc();
+  pages_ = MapPages(share_ * threads * static_cast<int64_t>(sizeof(uint64_t)));
+  data_ = reinterpret_cast<uint64_t*>(pages_.get());
   sums_.resize(static_cast<size_t>(threads));
   // Each worker writes its share, so that it lies near it.
-  pool.Run([&](int worker) { std::fill_n(data_.get() + worker * share_, share_, static_cast<uint64_t>(worker) + 1); });
+  pool.Run([&](int worker) { std::fill_n(data_ + worker * share_, share_, static_cast<uint64_t>(worker) + 1); });
 }
 
 double ReadMeter::Measure() {
@@ -123,7 +130,7 @@ double ReadMeter::Measure() {
   for (int pass = 0; pass < kPasses; ++pass) {
     const double start = Seconds();
     pool_.Run([&](int worker) {
-      const uint64_t* p = data_.get() + worker * share_;
+      const uint64_t* p = data_ + worker * share_;
       uint64_t lanes[kLanes] = {};
       for (int64_t i = 0; i < share_; i += kLanes)
         for (int64_t j = 0; j < kLanes; ++j) lanes[j] += p[i + j];

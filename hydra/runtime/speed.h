@@ -3,6 +3,7 @@
 // Tokenising and sampling are not part of it. Silent. Not here: tables (cli/verb_bench.cc), single kernels (bench/).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -49,6 +50,10 @@ struct TokenBytes {
 };
 [[nodiscard]] TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test);
 
+// Floating-point operations of a token of a prompt, on average: products, scores, scan, workspace; the head's only for
+// the last one. 0 for steps.
+[[nodiscard]] double CountTokenFlops(const ModelConfig& config, const SpeedTest& test);
+
 // Measures the memory's read rate with all threads of a pool.
 class ReadMeter {
  public:
@@ -61,7 +66,8 @@ class ReadMeter {
  private:
   ThreadPool& pool_;
   int64_t share_;  // numbers of each thread
-  std::unique_ptr<uint64_t, void (*)(void*)> data_;
+  std::shared_ptr<std::byte> pages_;
+  uint64_t* data_;
   std::vector<uint64_t> sums_;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The peak of int8 dot products of one SIMD level (HWY_TARGET): the steps of simd_int8-inl.h on registers, loads left out.
-// Included by kernels.cc after that header, in the same namespaces. Not here: the products themselves.
+// The peak of int8 dot products of one SIMD level (HWY_TARGET): the steps of simd_int8-inl.h on registers, loads left
+// out. Included by peak.cc after that header, in the same namespaces. Not here: the products themselves. No include
+// guard: it is meant to be included more than once.
 
 // The compiler must take the vector for changed.
 #undef HYDRA_HIDE
@@ -11,7 +12,7 @@
 #endif
 
 template <int kBits>
-double DotFlops(int64_t rounds, float* sink) {
+double DotFlopsOf(int64_t rounds, float* sink) {
   constexpr int kSums = HWY_MAX_BYTES >= 64 ? 12 : 4;
   const I32Tag d;
   DotSum<kBits> dots[kSums];
@@ -33,4 +34,17 @@ double DotFlops(int64_t rounds, float* sink) {
   Unroll<kSums>([&](auto i) HYDRA_LAMBDA { total = hn::Add(total, dots[i].Sum()); });
   sink[0] += static_cast<float>(ReduceSum(d, total)) * 1e-30f;
   return 8.0 * static_cast<double>(kSums * (rounds / 8 * 8)) * static_cast<double>(hn::Lanes(d));
+}
+
+double DotFlops(int64_t rounds, int bits, float* sink) {
+  switch (bits) {
+    case 8:
+      return DotFlopsOf<8>(rounds, sink);
+    case 6:
+      return DotFlopsOf<6>(rounds, sink);
+    case 5:
+      return DotFlopsOf<5>(rounds, sink);
+    default:
+      return DotFlopsOf<4>(rounds, sink);
+  }
 }

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loops of MeasurePeak for every SIMD level, and twice for AVX-512: with VNNI and without.
+// Not here: the products themselves (matmul_float.cc, matmul_int8.cc).
+#include "hydra/kernels/peak.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <numeric>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "hydra/kernels/dispatch.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "hydra/kernels/peak.cc"
+#include <hwy/foreach_target.h>
+#include "hydra/kernels/simd.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace hydra::kernels {
+namespace HWY_NAMESPACE {
+
+namespace plain {
+#define HYDRA_VNNI 0
+#define HYDRA_ATTR HWY_ATTR
+#include "hydra/kernels/simd_int8-inl.h"
+#include "hydra/kernels/simd_peak-inl.h"
+
+// Multiply-adds of f32 that depend on nothing but themselves: 2 * lanes FLOP each.
+double FmaFlops(int64_t rounds, float* sink) {
+  constexpr int kSums = HWY_MAX_BYTES >= 64 ? 20 : 10;
+  const FloatTag d;
+  FloatVec sums[kSums];
+  const auto a = hn::Set(d, 0.999f + sink[0]), b = hn::Set(d, 0.001f);
+  Unroll<kSums>([&](auto i) HYDRA_LAMBDA { sums[i] = hn::Set(d, static_cast<float>(i)); });
+  for (int64_t r = 0; r < rounds; ++r) Unroll<kSums>([&](auto i) HYDRA_LAMBDA { sums[i] = hn::MulAdd(sums[i], a, b); });
+  auto total = hn::Zero(d);
+  Unroll<kSums>([&](auto i) HYDRA_LAMBDA { total = hn::Add(total, sums[i]); });
+  sink[0] += ReduceSum(d, total) * 1e-30f;
+  return 2.0 * static_cast<double>(kSums * rounds) * static_cast<double>(hn::Lanes(d));
+}
+#undef HYDRA_VNNI
+#undef HYDRA_ATTR
+}  // namespace plain
+
+#if HWY_TARGET == HWY_AVX3
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
+namespace vnni {
+#define HYDRA_VNNI 1
+#define HYDRA_ATTR __attribute__((target(HWY_TARGET_STR ",avx512vnni")))
+#include "hydra/kernels/simd_int8-inl.h"
+#include "hydra/kernels/simd_peak-inl.h"
+#undef HYDRA_VNNI
+#undef HYDRA_ATTR
+}  // namespace vnni
+HWY_POP_ATTRIBUTES
+#endif
+
+// bits: of the weights; 0 = f32.
+double PeakFlops(int64_t rounds, int bits, bool use_vnni, float* sink) {
+  if (bits == 0) return plain::FmaFlops(rounds, sink);
+#if HWY_TARGET == HWY_AVX3
+  if (use_vnni) return vnni::DotFlops(rounds, bits, sink);
+#endif
+  (void)use_vnni;
+  return plain::DotFlops(rounds, bits, sink);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace hydra::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace hydra::kernels {
+
+HWY_EXPORT(PeakFlops);
+
+namespace {
+
+int Bits(WeightType type) {
+  switch (type) {
+    case WeightType::kQ8_0:
+      return 8;
+    case WeightType::kQ6_K:
+      return 6;
+    case WeightType::kQ5_0:
+    case WeightType::kQ5_1:
+    case WeightType::kQ5_K:
+      return 5;
+    default:
+      return 4;
+  }
+}
+
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+}  // namespace
+
+double MeasurePeak(WeightType type, ActType act, ThreadPool& pool) {
+  constexpr int64_t kRounds = 20000;
+  constexpr double kSeconds = 0.2;
+  constexpr size_t kLine = 16;  // a cache line for each worker
+  const int bits = IsQuantised(type) && act == ActType::kQ8 ? Bits(type) : 0;
+  const auto flops = HYDRA_DISPATCH(PeakFlops);
+  const bool vnni = internal::UseVnni();
+  const auto workers = static_cast<size_t>(pool.threads());
+  std::vector<double> best(workers * kLine);
+  std::vector<float> sinks(workers * kLine);
+  pool.Run([&](int worker) {
+    const size_t at = static_cast<size_t>(worker) * kLine;
+    for (const double end = Seconds() + kSeconds; Seconds() < end;) {
+      const double start = Seconds(), done = flops(kRounds, bits, vnni, &sinks[at]);
+      best[at] = std::max(best[at], done / (Seconds() - start));
+    }
+  });
+  return std::accumulate(best.begin(), best.end(), 0.0);
+}
+
+}  // namespace hydra::kernels
+#endif

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the arithmetic of this machine can do: multiply-adds on registers, nothing loaded. What products are held
+// against. Not here: the memory's read rate (runtime/speed.h).
+#pragma once
+
+#include "hydra/core/thread_pool.h"
+#include "hydra/core/weight_type.h"
+#include "hydra/kernels/matmul.h"
+
+namespace hydra::kernels {
+
+// Multiply-adds a second of all threads of the pool together, times two, on the SIMD level in use, with the
+// instructions that products of such weights take: f32, or dot products of bytes. Best of many runs in a fifth of a
+// second.
+[[nodiscard]] double MeasurePeak(WeightType type, ActType act, ThreadPool& pool);
+
+}  // namespace hydra::kernels
