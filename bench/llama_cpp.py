@@ -105,7 +105,7 @@ def table(rows, starts, about):
         if row["n"]:
             work, share = f"{mine['gb_per_s']:.1f} GB/s", f"{mine['gb_per_s'] / mine['read_gb_per_s']:.2f} of {mine['read_gb_per_s']:.1f} GB/s"
         else:
-            work, share = f"{mine['gops_per_s']:.0f} GOP/s", f"{mine['gops_per_s'] / mine['peak_gops_per_s']:.2f} of {mine['peak_gops_per_s']:.0f} GOP/s"
+            work, share = f"{mine['gflop_per_s']:.0f} GOP/s", f"{mine['gflop_per_s'] / mine['peak_gflop_per_s']:.2f} of {mine['peak_gflop_per_s']:.0f} GOP/s"
         out.append(f"| {row['test']} | {spread(row['ours'])} | {spread(row['llama_cpp'])} | {row['ratio']:.2f} | >= {row['to_reach']} | {work} | {share} |")
     out += ["", f"Start of the process to the first byte of the answer, prompt of five tokens, warm page cache, in milliseconds (`hydralm generate` against `llama-completion --no-warmup`; "
             f"{2 * about['reps']} rounds):", "", "| file | hydralm ms | llama.cpp ms | ratio | to reach |", "|---|---|---|---|---|"]

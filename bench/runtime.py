@@ -64,7 +64,7 @@ def work(rows):
     row = sorted(rows, key=lambda r: r["tok_per_s"]["median"])[len(rows) // 2]
     if row["n"]:
         return f"{row['gb_per_s']:.1f} GB/s, {row['gb_per_s'] / row['read_gb_per_s']:.2f} of {row['read_gb_per_s']:.1f}"
-    return f"{row['gops_per_s']:.0f} GOP/s, {row['gops_per_s'] / row['peak_gops_per_s']:.2f} of {row['peak_gops_per_s']:.0f}"
+    return f"{row['gflop_per_s']:.0f} GOP/s, {row['gflop_per_s'] / row['peak_gflop_per_s']:.2f} of {row['peak_gflop_per_s']:.0f}"
 
 
 def state_bytes(hydralm, context):
