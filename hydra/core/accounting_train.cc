@@ -18,11 +18,8 @@ int64_t SavedNumbers(const ModelConfig& c, const LayerConfig& l) {
   int64_t n = 2 * D;  // residual and its norm, shared by the paths
   if (l.ssm && c.ssm.kind == SsmKind::kMamba2) {
     const int64_t Q = c.ssm.scan_chunk, di = c.ssm.d_inner();
-    n += c.ssm.in_proj_dim() + 2 * c.ssm.conv_dim();   // raw projections, conv before and after silu
-    n += 3 * di + 2 * c.ssm.n_groups * c.ssm.d_state;  // dt x, y, gated y; copies of B, C in tiles
-    n += 2 * c.ssm.n_heads * Q + c.ssm.n_groups * Q;   // decay and weighted pairs of a chunk, Cm.Bm
-    n += 2 * di * c.ssm.d_state / Q;                   // state in and out of each chunk
-    n += di + D;                                       // normed y, output
+    n += c.ssm.in_proj_dim() + di * c.ssm.d_state / Q;  // raw projections, the state before each chunk
+    n += 2 * di + D;                                    // y before the gate, normed y, output
   }
   if (l.ssm && c.ssm.kind == SsmKind::kDiagonal) n += 9 * D;  // four projections, alpha, B U, s, two outputs
   if (l.attention != AttentionKind::kNone) {

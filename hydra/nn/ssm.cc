@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Chunked SSD in four stages of batched products, and the two SSM paths around it. Dims as in ssm.h, n = T / Q.
+// Chunked SSD in four stages of batched products, and the two SSM paths around it: the slow twin of mamba2.cc, which
+// serves other devices than the CPU and fp64. Dims as in ssm.h, n = T / Q.
 #include "hydra/nn/ssm.h"
 
 #include <limits>
@@ -61,8 +62,8 @@ SsdOut SsdScan(const Tensor& x_in, const Tensor& dt_in, const Tensor& A, const T
 
   // chunk_cumsum, restarted at each document: 0/1 weights keep other documents' values out exactly.
   const Tensor a = torch::matmul(mask.pair.to(x.dtype()), dt * A);  // [B, n, Q, H]
-  const Tensor a_last = a.select(2, Q - 1);                        // [B, n, H]
-  const Tensor xdt = x * dt.unsqueeze(-1);                         // [B, n, Q, H, P]
+  const Tensor a_last = a.select(2, Q - 1);                         // [B, n, H]
+  const Tensor xdt = x * dt.unsqueeze(-1);                          // [B, n, Q, H, P]
 
   // chunk_state [B, n, G, N, Hg, P]: sum_j exp(a_last - a_j) dt_j B_j (x) x_j
   const double ninf = -std::numeric_limits<double>::infinity();
@@ -81,9 +82,8 @@ SsdOut SsdScan(const Tensor& x_in, const Tensor& dt_in, const Tensor& A, const T
   const Tensor CB = torch::matmul(Cm, Bm.transpose(3, 4)).unsqueeze(3);                        // [B, n, G, 1, Q, Q]
   const Tensor weights = (CB * pair_decay.view({B, n, G, Hg, Q, Q})).view({B, n, H, Q, Q});
   const Tensor inside = torch::matmul(weights, xdt.transpose(2, 3)).transpose(2, 3);  // [B, n, Q, H, P]
-  const Tensor before = torch::matmul(Cm, passed.narrow(1, 0, n).reshape({B, n, G, N, Hg * P}))
-                            .transpose(2, 3)
-                            .reshape({B, n, Q, H, P});
+  const Tensor before =
+      torch::matmul(Cm, passed.narrow(1, 0, n).reshape({B, n, G, N, Hg * P})).transpose(2, 3).reshape({B, n, Q, H, P});
   const Tensor from_prev = a.masked_fill(~mask.from_prev.unsqueeze(-1), ninf).exp().unsqueeze(-1);
   const Tensor y = torch::addcmul(inside, before, from_prev).reshape({B, n * Q, H, P});
   const Tensor last = passed.select(1, n);  // [B, G, N, Hg, P]
@@ -110,15 +110,12 @@ Tensor SsmDt(const SsmConfig& config, const Tensor& raw, const Tensor& dt_bias) 
   return dt.clamp(config.dt_limit[0], config.dt_limit[1]);
 }
 
-namespace {
-
-// Between the two projections, all in fp32: convolution, scan, gated norm. projected [B, T, 2 di + 2 G N + H] -> [B, T, di].
-Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const Tensor& projected, const Layout& layout) {
-  const NoAutocast fp32;
+Tensor composite::Mamba2Core(const ModelConfig& config, const SsmWeights& w, const Tensor& projected,
+                             const Layout& layout) {
   const SsmConfig& c = config.ssm;
   const int64_t B = projected.size(0), T = projected.size(1), di = c.d_inner(), gn = c.n_groups * c.d_state;
-  const auto parts = projected.to(w.A_log.scalar_type()).split_with_sizes({di, c.conv_dim(), c.n_heads}, -1);
-  const Tensor xBC = CausalConvSilu(parts[1], w.conv_w.squeeze(1), w.conv_b, layout.doc_start);
+  const auto parts = projected.split_with_sizes({di, c.conv_dim(), c.n_heads}, -1);
+  const Tensor xBC = nn::CausalConvSilu(parts[1], w.conv_w.squeeze(1), w.conv_b, layout.doc_start);
   const auto x_b_c = xBC.split_with_sizes({di, gn, gn}, -1);
   const Tensor x = x_b_c[0].view({B, T, c.n_heads, c.head_dim});
   const auto groups = [&](const Tensor& v) { return v.view({B, T, c.n_groups, c.d_state}); };
@@ -129,14 +126,17 @@ Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const Tensor& 
   const Tensor y = torch::addcmul(out.y, x, w.D.unsqueeze(-1)).reshape({B, T, di});
   const int64_t width = di / c.norm_groups;
   const Tensor gated = (y * torch::silu(parts[0])).view({B, T, c.norm_groups, width});
-  return RmsNorm(gated, w.norm.view({c.norm_groups, width}), config.norm_eps).view({B, T, di});
+  return nn::RmsNorm(gated, w.norm.view({c.norm_groups, width}), config.norm_eps).view({B, T, di});
 }
 
-}  // namespace
-
 Tensor Ssm(const ModelConfig& config, const SsmWeights& w, const Tensor& u, const Layout& layout) {
-  if (config.ssm.kind == SsmKind::kMamba2)
-    return torch::linear(Mamba2Core(config, w, torch::linear(u, w.in_proj), layout), w.out_proj);
+  if (config.ssm.kind == SsmKind::kMamba2) {
+    const auto core = [&](const Tensor& projected) {
+      const NoAutocast fp32;
+      return Mamba2Core(config, w, projected.to(w.A_log.scalar_type()), layout);
+    };
+    return torch::linear(core(torch::linear(u, w.in_proj)), w.out_proj);
+  }
   const Tensor params = torch::linear(u, w.param_proj), skip = torch::linear(u, w.skip_proj);
   const NoAutocast fp32;
   return DiagonalScan(params.to(w.lambda_log.scalar_type()), w.lambda_log, layout) + skip;

@@ -23,7 +23,8 @@ struct SsdOut {
 SsdOut SsdScan(const torch::Tensor& x, const torch::Tensor& dt, const torch::Tensor& A, const torch::Tensor& Bm,
                const torch::Tensor& Cm, const torch::Tensor& seq, int64_t Q);
 
-// [B, T, 4 D] -> [B, T, D]: y_t = C_t s_t, s_{t+1} = alpha_t s_t + B_t U_t, alpha = exp(-softplus(delta) exp(lambda_log)).
+// [B, T, 4 D] -> [B, T, D]: y_t = C_t s_t, s_{t+1} = alpha_t s_t + B_t U_t, alpha = exp(-softplus(delta)
+// exp(lambda_log)).
 torch::Tensor DiagonalScan(const torch::Tensor& params, const torch::Tensor& lambda_log, const Layout& layout);
 
 // Tensors of one SSM path; those of the other kind are undefined.
@@ -31,6 +32,15 @@ struct SsmWeights {
   torch::Tensor in_proj, conv_w, conv_b, A_log, D, dt_bias, norm, out_proj;
   torch::Tensor param_proj, lambda_log, skip_proj;
 };
+
+// Mamba-2 between its two projections: convolution, dt, scan, skip, gated norm.  projected [B, T, 2 di + 2 G N + H] ->
+// [B, T, di].  On the CPU in fp32 with at most four taps it is one autograd function; else the twin below.
+torch::Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const torch::Tensor& projected,
+                         const Layout& layout);
+namespace composite {
+torch::Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const torch::Tensor& projected,
+                         const Layout& layout);
+}  // namespace composite
 
 // u [B, T, D] -> [B, T, D].
 torch::Tensor Ssm(const ModelConfig& config, const SsmWeights& w, const torch::Tensor& u, const Layout& layout);
