@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm train`: a run file and flags to a trained model folder, with progress, Ctrl-C and resume.
 // Not here: training (train/trainer.h), what a run file holds (train/run_config.h).
-#include <malloc.h>
-
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -281,10 +279,6 @@ void PrintResult(const train::TrainResult& result, const Costs& costs, const Com
 
 int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   InstallStopSignals();
-  // Large tensors come and go each step; keeping their pages instead of returning them to the system halves the time
-  // spent in the kernel (2 to 5% of a step of hydra-nano).
-  mallopt(M_MMAP_THRESHOLD, 1 << 25);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   at::set_num_threads(flags.threads > 0 ? flags.threads
                                         : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
   train::TrainerOptions options = Prepare(flags, train::LoadRunConfig(flags.file, Settings(flags)));

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a program that trains sets up once for its process: how memory is kept and which kernels matrix products take.
+// Not here: threads (at::set_num_threads is the caller's).
+#pragma once
+
+namespace hydra::nn {
+
+// Keeps freed memory instead of returning it to the system after each step, and lets MKL take AVX-512 on every
+// processor that has it. Call it before the first product.
+void SetUpProcess();
+
+}  // namespace hydra::nn
