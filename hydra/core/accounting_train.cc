@@ -60,8 +60,8 @@ TrainMemory CountTrainMemory(const ModelConfig& config, const TrainMemoryOptions
       m.gradients += spec.size() * kF32Bytes;
     }
   }
-  // Last residual and its norm; logits, their log-softmax and its gradient, which all stand when the backward starts.
-  int64_t per_token = 2 * config.d_model + 3 * config.vocab_size, widest = 0;
+  // Last residual and its norm; the head's rows and their gradient. Logits live for a block of rows only.
+  int64_t per_token = 4 * config.d_model, widest = 0;
   for (const LayerConfig& l : config.layers) {
     const int64_t n = SavedNumbers(config, l);
     widest = std::max(widest, n);

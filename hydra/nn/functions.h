@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Own autograd functions: where torch's operators would store or copy too much. Each has a slow twin of plain torch
 // operators in hydra::nn::composite, which also serves other devices than the CPU. Not here: attention (attention.h).
-// Dims: B rows, T or L steps, C channels, K taps.
+// Dims: B rows, T or L steps, C channels, K taps, D columns, V vocabulary.
 #pragma once
 
 #include <torch/torch.h>
@@ -31,6 +31,10 @@ torch::Tensor CausalConvSilu(const torch::Tensor& x, const torch::Tensor& w, con
 // x / sqrt(mean x^2 + eps) * w over the last dimension.  x [.., n], w [n] or [g, n] when x is [.., g, n].
 torch::Tensor RmsNorm(const torch::Tensor& x, const torch::Tensor& w, double eps);
 
+// The mean over rows of the cross entropy between x w^T and the targets. Logits stand for a block of rows at a time, in
+// the forward pass only: memory O(M D + V D).  x [M, D], w [V, D], targets [M] int64 in 0 .. V - 1, M >= 1 -> []
+torch::Tensor LinearCrossEntropy(const torch::Tensor& x, const torch::Tensor& w, const torch::Tensor& targets);
+
 // Rows of x by index; the gradient adds repeated rows in index order.  x [N, D], index [M] int64 -> [M, D]
 torch::Tensor GatherRows(const torch::Tensor& x, const torch::Tensor& index);
 // Adds rows to zeros [n_rows, D] in index order: GatherRows' transpose.  x [M, D], index [M]
@@ -49,6 +53,7 @@ torch::Tensor LinearScan(const torch::Tensor& a, const torch::Tensor& b);
 torch::Tensor CausalConvSilu(const torch::Tensor& x, const torch::Tensor& w, const torch::Tensor& bias,
                              const torch::Tensor& start);
 torch::Tensor RmsNorm(const torch::Tensor& x, const torch::Tensor& w, double eps);
+torch::Tensor LinearCrossEntropy(const torch::Tensor& x, const torch::Tensor& w, const torch::Tensor& targets);
 torch::Tensor GatherRows(const torch::Tensor& x, const torch::Tensor& index);
 torch::Tensor ScatterAddRows(const torch::Tensor& x, const torch::Tensor& index, int64_t n_rows);
 torch::Tensor TopK(const torch::Tensor& scores, int64_t k);

@@ -39,6 +39,11 @@ Tensor RmsNorm(const Tensor& x, const Tensor& w, double eps) {
   return wide * torch::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps) * w;
 }
 
+Tensor LinearCrossEntropy(const Tensor& x, const Tensor& w, const Tensor& targets) {
+  const Tensor logits = torch::linear(x, w);  // under autocast bf16
+  return torch::cross_entropy_loss(logits.to(w.scalar_type()), targets);
+}
+
 Tensor GatherRows(const Tensor& x, const Tensor& index) { return x.index_select(0, index); }
 
 Tensor ScatterAddRows(const Tensor& x, const Tensor& index, int64_t n_rows) {
@@ -46,9 +51,9 @@ Tensor ScatterAddRows(const Tensor& x, const Tensor& index, int64_t n_rows) {
 }
 
 Tensor TopK(const Tensor& scores, int64_t k) {
-  const Tensor clean = torch::nan_to_num(scores.detach(), -std::numeric_limits<double>::infinity(),
-                                         std::numeric_limits<double>::infinity(),
-                                         -std::numeric_limits<double>::infinity());
+  const Tensor clean =
+      torch::nan_to_num(scores.detach(), -std::numeric_limits<double>::infinity(),
+                        std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity());
   return std::get<1>(clean.sort(/*stable=*/true, /*dim=*/-1, /*descending=*/true)).narrow(-1, 0, k).contiguous();
 }
 

@@ -103,6 +103,17 @@ std::vector<Row> Rows() {
   norm("groups", Randn({3, 4, 2, 7}, 12), Randn({2, 7}, 13));
   norm("one number", Randn({6, 1}, 14), Randn({1}, 15));
   norm("many rows", Randn({333, 3}, 16), Randn({3}, 17));
+  const auto head = [&](const std::string& what, int64_t M, int64_t D, int64_t V) {
+    const Tensor targets = testing::RandomIds(1, M, V, 23)[0];
+    rows.push_back({"LinearCrossEntropy",
+                    what,
+                    {Randn({M, D}, 24), Randn({V, D}, 25)},
+                    [=](const Inputs& x) { return LinearCrossEntropy(x[0], x[1], targets); },
+                    [=](const Inputs& x) { return composite::LinearCrossEntropy(x[0], x[1], targets); }});
+  };
+  head("one row", 1, 3, 5);
+  head("rows", 7, 4, 11);
+  head("several blocks of rows", 300, 6, 4100);
   const Tensor some = Ids({4, 0, 4, 2, 4, 1, 0});
   rows.push_back({"GatherRows",
                   "repeated rows",
@@ -212,6 +223,19 @@ TEST(Functions, ScansMatchFiniteDifferences) {
                                Randn({1, 11, 2, 3}, 3), Randn({1, 11, 2, 3}, 4)});
   const Layout layout = AttentionLayout();
   const Tensor real = layout.real.unsqueeze(-1).to(torch::kFloat64);
+  ModelConfig config;
+  config.ssm.n_heads = 4, config.ssm.head_dim = 2, config.ssm.n_groups = 2, config.ssm.d_state = 3,
+  config.ssm.scan_chunk = 5;
+  config.ssm.norm_groups = 2;
+  const auto mamba = [=](const Inputs& x) {
+    SsmWeights w;
+    w.conv_w = x[1], w.conv_b = x[2], w.A_log = x[3], w.D = x[4], w.dt_bias = x[5], w.norm = x[6];
+    return Mamba2Core(config, w, x[0], layout) * real;
+  };
+  const int64_t channels = config.ssm.conv_dim();
+  ExpectFiniteDifferences("Mamba2Core", mamba,
+                          {Randn({2, 24, config.ssm.in_proj_dim()}, 7), Randn({channels, 1, 4}, 8),
+                           Randn({channels}, 9), Randn({4}, 10), Randn({4}, 11), Randn({4}, 12), Randn({8}, 13)});
   ExpectFiniteDifferences("DiagonalScan", [=](const Inputs& x) { return DiagonalScan(x[0], x[1], layout) * real; },
                           {Randn({2, 24, 12}, 5), Randn({3}, 6)});
 }

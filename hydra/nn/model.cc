@@ -110,9 +110,9 @@ ForwardOut ModelImpl::forward(const Batch& batch, const ForwardOptions& options)
   return result;
 }
 
-Tensor ModelImpl::Logits(const Tensor& hidden) const {
-  return torch::linear(hidden, at(config_.tie_embeddings ? TensorRole::kEmbedding : TensorRole::kHead));
-}
+Tensor ModelImpl::HeadWeight() const { return at(config_.tie_embeddings ? TensorRole::kEmbedding : TensorRole::kHead); }
+
+Tensor ModelImpl::Logits(const Tensor& hidden) const { return torch::linear(hidden, HeadWeight()); }
 
 LossOut ModelImpl::Loss(const Batch& batch, const ForwardOptions& options) {
   HYDRA_CHECK(batch.targets.defined(), "a loss needs targets");
@@ -123,7 +123,7 @@ LossOut ModelImpl::Loss(const Batch& batch, const ForwardOptions& options) {
   loss.n_targets = wanted.numel();
   HYDRA_CHECK(loss.n_targets > 0, "a batch without targets");
   const Tensor hidden = GatherRows(out.hidden.reshape({-1, config_.d_model}), wanted);
-  loss.lm = torch::cross_entropy_loss(Logits(hidden).to(at(TensorRole::kFinalNorm).scalar_type()), targets.index_select(0, wanted));
+  loss.lm = LinearCrossEntropy(hidden, HeadWeight(), targets.index_select(0, wanted));
   loss.total = loss.lm;
   loss.router = out.router;
   if (out.router.load.defined()) {

@@ -72,6 +72,8 @@ class ModelImpl : public torch::nn::Module {
   [[nodiscard]] Stats CollectStats(const Batch& batch, const ForwardOptions& options = {});
 
  private:
+  [[nodiscard]] torch::Tensor HeadWeight() const;  // [V, D]
+
   ModelConfig config_;
   TensorTable table_;
   ModelOptions options_;
