@@ -11,9 +11,9 @@
 namespace hydra::nn {
 
 struct AttentionWeights {
-  torch::Tensor q, k, v, o;                             // [A Dh, D], [Akv Dh, D], .., [D, A Dh]
-  torch::Tensor q_norm, k_norm;                         // [Dh] or undefined
-  torch::Tensor scorer_w, scorer_b, landmark_scale;     // [1, D], [1], [A]; undefined without landmarks
+  torch::Tensor q, k, v, o;                          // [A Dh, D], [Akv Dh, D], .., [D, A Dh]
+  torch::Tensor q_norm, k_norm;                      // [Dh] or undefined
+  torch::Tensor scorer_w, scorer_b, landmark_scale;  // [1, D], [1], [A]; undefined without landmarks
 };
 
 // Rotate-half by pos * theta^(-2 i / Dh), angles in fp32 or better. x [B, T, A, Dh], pos [B, T].
@@ -25,18 +25,24 @@ torch::Tensor Rope(const torch::Tensor& x, const torch::Tensor& pos, double thet
 torch::Tensor LandmarkPools(const AttentionConfig& config, const torch::Tensor& scores, const Layout& layout);
 
 // out_t = sum_p softmax_p(q_t k_p / sqrt(Dh) + bias) v_p over the window (bias 0) and the landmarks of t's chunk that
-// lie before the window (bias lambda_a log_sigma_p). A tile of chunks at a time, recomputed in the backward pass:
+// lie before the window (bias lambda_a log_sigma_p). A chunk at a time, recomputed in the backward pass:
 // memory O(T (A Dh)) beside the tile. q [B, T, A, Dh]; k, v [B, T, Akv, Dh]; log_sigma [B, T] and lambda [A]
 // undefined without landmarks; pools as above or undefined.
 torch::Tensor SparseAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                               const torch::Tensor& log_sigma, const torch::Tensor& lambda, const torch::Tensor& pools,
                               const Layout& layout, int64_t window);
+namespace composite {  // the slow twin
+torch::Tensor SparseAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                              const torch::Tensor& log_sigma, const torch::Tensor& lambda, const torch::Tensor& pools,
+                              const Layout& layout, int64_t window);
+}  // namespace composite
 
 // Causal softmax attention inside each document. q [B, T, A, Dh]; k, v [B, T, Akv, Dh] -> [B, T, A, Dh].
-torch::Tensor FullAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, const Layout& layout);
+torch::Tensor FullAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                            const Layout& layout);
 
 // The whole path: u [B, T, D] -> [B, T, D]. landmarks = false: window only.
-torch::Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const torch::Tensor& u,
-                        const Layout& layout, bool landmarks);
+torch::Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w,
+                        const torch::Tensor& u, const Layout& layout, bool landmarks);
 
 }  // namespace hydra::nn

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Window + landmark attention as an own autograd function: keys of each chunk are gathered (its band, then its pool)
-// for a tile of chunks at a time, and again in the backward pass, so no T x T tensor ever stands in memory.
-// Dims as in attention.h; m chunks in a tile, Kb band keys and G pool keys a chunk, R = A / Akv query heads a key head.
+// Which landmarks a chunk sees; window + landmark attention in torch operators as an own autograd function, the slow
+// twin of fused_attention.cc, which serves other devices than the CPU and fp64: keys of each chunk are gathered (its
+// band, then its pool) for a tile of chunks at a time, and again in the backward pass, so no T x T tensor ever stands
+// in memory. Dims as in attention.h; m chunks in a tile, Kb band keys and G pool keys a chunk, R = A / Akv query heads
+// a key head.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -46,13 +48,13 @@ Tile MakeTile(const TileDims& d, const Layout& layout, const Tensor& pools, int6
   Tile tile{begin, m, {}, {}};
   const auto options = layout.pos.options();
   const Tensor chunk = torch::arange(begin, begin + m, options);
-  const Tensor row = chunk.div(d.n, "floor"), first = chunk.remainder(d.n) * d.C;           // [m]
-  const Tensor band_t = first.unsqueeze(1) + torch::arange(d.C - d.Kb, d.C, options);       // [m, Kb]
+  const Tensor row = chunk.div(d.n, "floor"), first = chunk.remainder(d.n) * d.C;      // [m]
+  const Tensor band_t = first.unsqueeze(1) + torch::arange(d.C - d.Kb, d.C, options);  // [m, Kb]
   const Tensor band = (row * d.T).unsqueeze(1) + band_t.clamp_min(0);
   const Tensor seq = layout.scan_seq.view({-1}), pos = layout.pos.view({-1});
-  const Tensor own = ((row * d.T) + first).unsqueeze(1) + torch::arange(d.C, options);      // [m, C]
-  const Tensor t = first.unsqueeze(1) + torch::arange(d.C, options);                        // [m, C]
-  const Tensor age = t.unsqueeze(2) - band_t.unsqueeze(1);                                  // [m, C, Kb]
+  const Tensor own = ((row * d.T) + first).unsqueeze(1) + torch::arange(d.C, options);  // [m, C]
+  const Tensor t = first.unsqueeze(1) + torch::arange(d.C, options);                    // [m, C]
+  const Tensor age = t.unsqueeze(2) - band_t.unsqueeze(1);                              // [m, C, Kb]
   const Tensor same = seq.index({own}).unsqueeze(2) == seq.index({band}).unsqueeze(1);
   Tensor visible = same & (age >= 0) & (age < d.W) & (band_t >= 0).unsqueeze(1);
   Tensor keys = band;
@@ -152,8 +154,9 @@ struct SparseAttentionFn : torch::autograd::Function<SparseAttentionFn> {
       add(torch::matmul(ds.transpose(2, 3), qt).mul_(scale), tile, dk);
       add(torch::matmul(p.transpose(2, 3), go), tile, dv);
       if (d.G > 0) {
-        const Tensor pool = ds.view({tile.m, d.Akv, d.R(), d.C, d.keys()}).narrow(4, d.Kb, d.G).sum(3);  // [m, Akv, R, G]
-        const Tensor per_key = (pool * lambda.view({1, d.Akv, d.R(), 1})).sum({1, 2});                   // [m, G]
+        const Tensor pool =
+            ds.view({tile.m, d.Akv, d.R(), d.C, d.keys()}).narrow(4, d.Kb, d.G).sum(3);  // [m, Akv, R, G]
+        const Tensor per_key = (pool * lambda.view({1, d.Akv, d.R(), 1})).sum({1, 2});   // [m, G]
         const Tensor rows = tile.keys.view({tile.m, d.keys()}).narrow(1, d.Kb, d.G).reshape({-1});
         AddRowsInto(per_key.reshape({-1, 1}), rows, dsigma.view({-1, 1}));
         dlambda += (pool * PoolScores(d, log_sigma, tile).squeeze(3)).sum({0, 3}).view({-1});
@@ -211,7 +214,8 @@ Tensor LandmarkPools(const AttentionConfig& config, const Tensor& scores, const 
   const Tensor by_chunk = scores.detach().view({layout.B * layout.n_chunks, layout.C});
   const Tensor promoted = TopK(by_chunk, config.landmarks_per_chunk).to(torch::kCPU).contiguous();
   const Tensor value = scores.detach().to(torch::kCPU, torch::kFloat64).contiguous();
-  const Tensor first = layout.chunk_first.to(torch::kCPU).contiguous(), closed = layout.chunk_closed.to(torch::kCPU).contiguous();
+  const Tensor first = layout.chunk_first.to(torch::kCPU).contiguous(),
+               closed = layout.chunk_closed.to(torch::kCPU).contiguous();
   const int64_t* best = promoted.const_data_ptr<int64_t>();
   const bool *is_first = first.const_data_ptr<bool>(), *is_closed = closed.const_data_ptr<bool>();
   Pool pool(value.const_data_ptr<double>(), config.landmark_budget);
@@ -228,13 +232,13 @@ Tensor LandmarkPools(const AttentionConfig& config, const Tensor& scores, const 
   const auto G = static_cast<int64_t>(widest);
   Tensor out = torch::full({layout.B, layout.n_chunks, G}, -1, torch::kInt64);
   int64_t* to = out.mutable_data_ptr<int64_t>();
-  for (size_t c = 0; c < pools.size(); ++c) std::copy(pools[c].begin(), pools[c].end(), to + static_cast<int64_t>(c) * G);
+  for (size_t c = 0; c < pools.size(); ++c)
+    std::copy(pools[c].begin(), pools[c].end(), to + static_cast<int64_t>(c) * G);
   return out.to(layout.pos.device());
 }
 
-Tensor SparseAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sigma, const Tensor& lambda,
-                       const Tensor& pools, const Layout& layout, int64_t window) {
-  HYDRA_CHECK(!pools.defined() || (log_sigma.defined() && lambda.defined()), "landmarks without scores");
+Tensor composite::SparseAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sigma,
+                                  const Tensor& lambda, const Tensor& pools, const Layout& layout, int64_t window) {
   const auto maybe = [](const Tensor& x) { return x.defined() ? std::optional<Tensor>(x) : std::nullopt; };
   return SparseAttentionFn::apply(q, k, v, maybe(log_sigma), maybe(lambda), maybe(pools), &layout, window);
 }
