@@ -14,16 +14,20 @@ import sys
 from common import commit, machine, median, run
 
 STEP_TOKENS = 2048  # tokens of a training step where T is not longer
-PEERS = {"torch": ["eager"], "torch compiled": ["compiled"], "transformers": ["eager"]}
+PEERS = {"torch": ["eager"], "torch compiled": ["compiled"], "transformers": ["eager"], "torch, MKL as ours": ["eager"]}
+PRELOAD = "torch, MKL as ours"  # MKL asks for the processor's maker; there it gets the answer that ours gives (nn/process.cc)
 # (mode, lengths, preset, engine)
 GROUPS = [("train", (512, 2048, 8192), "hydra-29m", "hydralm"), ("train", (512, 2048, 8192), "transformer-29m", "hydralm"),
           ("train", (512, 2048, 8192), "transformer-29m", "torch"), ("train", (512, 2048), "transformer-29m", "torch compiled"),
+          ("train", (512, 2048, 8192), "transformer-29m", PRELOAD), ("forward", (1024, 8192), "transformer-29m", PRELOAD),
           ("train", (512, 2048), "mamba2-29m", "hydralm"), ("train", (2048,), "mamba2-29m", "transformers"),
           ("forward", (1024, 8192, 32768, 65536), "hydra-29m", "hydralm"), ("forward", (1024, 8192, 32768, 65536), "transformer-29m", "hydralm"),
           ("forward", (1024, 8192, 32768, 65536), "transformer-29m", "torch"), ("forward", (1024, 8192), "mamba2-29m", "hydralm")]
 # (mode, preset, against preset, against engine) -> {T: ratio to reach}
 BARS = {("train", "hydra-29m", "transformer-29m", "torch"): {512: 1.2, 2048: 1.5, 8192: 2.5},
+        ("train", "hydra-29m", "transformer-29m", PRELOAD): {512: None, 2048: None, 8192: None},
         ("train", "transformer-29m", "transformer-29m", "torch"): {512: 1.0, 2048: 1.0},
+        ("train", "transformer-29m", "transformer-29m", PRELOAD): {512: None, 2048: None},
         ("train", "transformer-29m", "transformer-29m", "torch compiled"): {512: 0.97, 2048: 0.97},
         ("train", "mamba2-29m", "mamba2-29m", "transformers"): {2048: 1.5},
         ("forward", "hydra-29m", "transformer-29m", "torch"): {1024: 1.2, 8192: 2.5, 32768: 6.0, 65536: 12.0}}
@@ -35,7 +39,11 @@ def measure(case, build, threads, python):
     arguments = [preset, length, rows, mode, 1, threads]
     if engine == "hydralm":
         return json.loads(run(os.path.join(build, "bench_train_forward"), *arguments))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **({"PYTHONPATH": python} if engine == "transformers" else {})}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    if engine == "transformers":
+        environment["PYTHONPATH"] = python
+    if engine == PRELOAD:
+        environment["LD_PRELOAD"] = os.path.abspath(".cache/peers/mkl_any_maker.so")
     return json.loads(run(sys.executable, "bench/peers/torch_models.py", *arguments, *PEERS[engine], env=environment).splitlines()[-1])
 
 
@@ -73,11 +81,12 @@ def markdown(rows, about):
              f"at the end. {about['reps']} rounds over all cases in turn ({about['long_reps']} with T > 2048, {about['longest_reps']} with T > 32768), a process each. Made by `{about['command']}`.", "",
              "Tokens/s are median (min .. max) of one step each, after a warm-up step of 2,048 tokens at most. Training is forward, backward, clipping and AdamW on one step of 2,048 tokens (8,192 at T = 8192); forward "
              "gives the logits of the last position. The share is counted FLOPs (docs/DESIGN.md, promise 3; backward = 2 forwards) per second over "
-             "the fp32 GEMM speed measured in the same process. torch: a transformer of the same sizes in Python (bench/peers/torch_models.py); transformers: its Mamba2 of the same sizes.", "",
+             "the fp32 GEMM speed measured in the same process. torch: a transformer of the same sizes in Python (bench/peers/torch_models.py); transformers: its Mamba2 of the same sizes. MKL, which both sides use, gives processors of other makers than Intel its AVX2 kernels; "
+             "hydralm-train makes it take AVX-512 where there is. Python has that too in the rows \"MKL as ours\" (a preloaded library); the others are torch as pip installs it.", "",
              "| | T | what | ratio of tokens/s | to reach | ratio of counted FLOPs | ratio of peak memory |", "|---|---|---|---|---|---|---|"]
     for r in ratios(rows):
         flops = f"{r['flops_ratio']:.2f}" if r["flops_ratio"] else ""
-        lines.append(f"| {r['mode']} | {r['T']} | {r['what']} | {r['ratio']:.2f} | >= {r['to_reach']} | {flops} | {r['memory_ratio']:.2f} |")
+        lines.append(f"| {r['mode']} | {r['T']} | {r['what']} | {r['ratio']:.2f} | {'>= ' + str(r['to_reach']) if r['to_reach'] else ''} | {flops} | {r['memory_ratio']:.2f} |")
     lines += ["", "| | T | model | engine | tokens/s | FLOPs a token | share of GEMM limit | peak memory MiB |", "|---|---|---|---|---|---|---|---|"]
     for r in rows:
         t = r["tok_per_s"]
@@ -100,7 +109,7 @@ def main():
     args = parser.parse_args()
     cases = [(mode, length, preset, engine) for mode, lengths, preset, engine in GROUPS for length in lengths
              if args.only in f"{mode} {preset} T{length}" and (engine == "hydralm" or not args.no_peers)]
-    python = run("bench/peers/python.sh").strip() if any(engine == "transformers" for *_, engine in cases) else ""
+    python = run("bench/peers/python.sh").strip() if any(engine in ("transformers", PRELOAD) for *_, engine in cases) else ""
     subprocess.run(["cmake", "--build", args.build, "--target", "bench_train_forward"], check=True, stdout=subprocess.DEVNULL)
     results = {case: [] for case in cases}
     for rep in range(args.reps):
