@@ -175,7 +175,10 @@ class Driver {
           p.x_stride == plan.x_stride && p.way == plan.way)
         return static_cast<int64_t>(i);
     }
-    const int64_t tokens = plan.way == Way::kInt8 ? kernels_.int8_tokens : kernels_.f32_tokens;
+    // Few tokens are one tile, which the int8 kernels cut as they like.
+    const int64_t tokens = plan.way != Way::kInt8 ? kernels_.f32_tokens
+                           : a.T <= kSmallBatch   ? kSmallBatch
+                                                  : kernels_.int8_tokens;
     data_.prepared.push_back({&a, plan.way, plan.x_stride, std::min(tokens, a.T), 0});
     return static_cast<int64_t>(data_.prepared.size()) - 1;
   }

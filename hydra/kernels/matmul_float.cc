@@ -137,8 +137,8 @@ HWY_INLINE void DotTile(const DotCall& c, int64_t n, int64_t t0) {
   int64_t k = 0;
   const int64_t row_bytes = c.K * W::kBytes;
   for (; k + kLanes <= c.K; k += kLanes) {
-    if (R == 8) {  // each row's bytes of a little later, then those of the row that follows eight rows on
-      const int64_t ahead = k * W::kBytes + kAhead, at = ahead < row_bytes ? ahead : ahead + 7 * row_bytes;
+    if (R > 1 && t0 == 0) {  // each row's bytes of a little later, then those of the row that follows R rows on
+      const int64_t ahead = k * W::kBytes + kAhead, at = ahead < row_bytes ? ahead : ahead + (R - 1) * row_bytes;
       Unroll<R>([&](auto r) HYDRA_LAMBDA { hwy::Prefetch(w + r * row_bytes + at); });
     }
     step(k, static_cast<size_t>(kLanes));
@@ -157,13 +157,14 @@ HWY_NOINLINE void DotRows(const DotCall& c, int64_t n0, int64_t n1, int64_t t0) 
 // Blocks of rows that stay in the first-level cache while all tokens pass.
 template <class W>
 void DotOf(const DotCall& c) {
-  constexpr int kWide = HWY_MAX_BYTES >= 64 ? 4 : 2;  // rows with four tokens
+  constexpr int kWide = HWY_MAX_BYTES >= 64 ? 4 : 2;  // rows with four tokens: as many sums as there are registers for
   for (int64_t n = c.n0; n < c.n1;) {
     const int64_t rows = c.n1 - n >= 8 ? 8 : 1;
     int64_t t = 0;
     for (; t + 4 <= c.T; t += 4)
       rows == 8 ? DotRows<W, kWide, 4>(c, n, n + rows, t) : DotRows<W, 1, 4>(c, n, n + rows, t);
-    for (; t + 2 <= c.T; t += 2) rows == 8 ? DotRows<W, 4, 2>(c, n, n + rows, t) : DotRows<W, 1, 2>(c, n, n + rows, t);
+    for (; t + 2 <= c.T; t += 2)
+      rows == 8 ? DotRows<W, 2 * kWide, 2>(c, n, n + rows, t) : DotRows<W, 1, 2>(c, n, n + rows, t);
     for (; t < c.T; ++t) rows == 8 ? DotRows<W, 8, 1>(c, n, n + rows, t) : DotRows<W, 1, 1>(c, n, n + rows, t);
     n += rows;
   }

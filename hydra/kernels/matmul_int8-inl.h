@@ -145,14 +145,20 @@ HWY_INLINE void AddBlock(const BlockAt (&at)[P], const XBlock* x, FloatVec (&sum
   }
 }
 
-// Asks for the lines that the stream of panels has kAhead bytes later: the processor's own prefetching ends with each
-// page, and a panel is about as long.
-template <class F>
-HWY_INLINE void PrefetchBlock(const PanelLayout& l, const uint8_t* panel, int64_t b) {
-  constexpr int64_t kAhead = 4096;
-  constexpr int kBytes = F::kBits * kVectorBytes;  // quants; scales are less than a line for each
-  const uint8_t* p = panel + kAhead + b * (kBytes + l.scale_bytes * kLanes);
-  Unroll<kBytes / 64 + 1>([&](auto i) HYDRA_LAMBDA { hwy::Prefetch(p + 64 * i); });
+// Asks for the lines of a block that P panels have 4 KB later, behind their end those of the next P: the processor's
+// own prefetching ends with each page, and a panel is about as long.
+template <class F, int P>
+HWY_INLINE void PrefetchBlock(const Int8Call& c, int64_t b) {
+  constexpr int kBytes = F::kBits * kVectorBytes;  // quants; scales are less than a line
+  constexpr int64_t kAhead = 4096 / (P * kBytes);
+  const uint8_t* panel = c.panel;
+  int64_t at = b + kAhead;
+  if (at >= c.blocks) at -= c.blocks, panel += P * c.layout.bytes;
+  Unroll<P>([&](auto p) HYDRA_LAMBDA {
+    const BlockAt block = At(c.layout, panel + p * c.layout.bytes, at);
+    Unroll<(kBytes + 63) / 64>([&](auto i) HYDRA_LAMBDA { hwy::Prefetch(block.quants + 64 * i); });
+    hwy::Prefetch(block.scales);
+  });
 }
 
 template <class F, int P, int TN>
@@ -161,7 +167,7 @@ HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0) {
   Unroll<P>([&](auto p) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[p][t] = hn::Zero(FloatTag()); }); });
   const XBlock* x = c.x + t0 / c.stride * c.stride * c.blocks + t0 % c.stride;
   for (int64_t b = 0; b < c.blocks; ++b, x += c.stride) {
-    if (P == 1 && c.prefetch && t0 == 0) PrefetchBlock<F>(c.layout, c.panel, b);
+    if (c.prefetch && t0 == c.t0) PrefetchBlock<F, P>(c, b);
     BlockAt at[P];
     Unroll<P>([&](auto p) HYDRA_LAMBDA { at[p] = At(c.layout, c.panel + p * c.layout.bytes, b); });
     AddBlock<F, P, TN>(at, x, sums);
@@ -179,9 +185,12 @@ template <class F, int P>
 HWY_INLINE void Tiles(const Int8Call& c) {
   for (int64_t t = c.t0; t < c.t1;) {
     const int64_t left = std::min(c.t1, (t / c.stride + 1) * c.stride) - t;
-    if (left >= kTileTokens) {
+    if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // of 8 tokens twice 4: each pass reads the panels again
       Tile<F, P, kTileTokens>(c, t);
       t += kTileTokens;
+    } else if (left >= 4) {
+      Tile<F, P, 4>(c, t);
+      t += 4;
     } else if (left >= 2) {
       Tile<F, P, 2>(c, t);
       t += 2;
@@ -195,7 +204,7 @@ HWY_INLINE void Tiles(const Int8Call& c) {
 template <class F>
 void Product(const Int8Call& c) {
   if constexpr (kTilePanels == 2)
-    if (c.panels == 2 && c.t1 - c.t0 >= kTileTokens) return Tiles<F, 2>(c);
+    if (c.panels == 2 && c.t1 - c.t0 >= 2) return Tiles<F, 2>(c);
   Int8Call one = c;
   for (int64_t p = 0; p < c.panels; ++p, one.panel += c.layout.bytes, one.n0 += kLanes) Tiles<F, 1>(one);
 }
