@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstring>
 #include <functional>
+#include <limits>
 
 #include "hydra/core/error.h"
 #include "hydra/core/tokenizer_text.h"
@@ -17,6 +18,9 @@ namespace {
 
 // Up to here a scan over all pairs for each merge beats a heap.
 constexpr size_t kShortSymbols = 48;
+
+// Room is made for so many at once; past it the map grows, for a file may name one pair again and again.
+constexpr size_t kExpectedMerges = 1 << 14;
 
 uint64_t HashBytes(std::string_view text) {
   uint64_t h = 0x9E3779B97F4A7C15u ^ text.size();
@@ -69,24 +73,41 @@ uint64_t& PairMap::At(int32_t a, int32_t b) {
   return slots_[i].value;
 }
 
-// ---- TokenTable ----
+// ---- TextList, TokenTable ----
 
-TokenTable::TokenTable(const std::vector<std::string_view>& texts) {
-  size_t bytes = 0;
-  for (const auto text : texts) bytes += text.size();
+void TextList::Reserve(size_t texts, size_t bytes) {
+  ends_.reserve(texts);
   block_.reserve(bytes);
-  offsets_.reserve(texts.size() + 1);
-  offsets_.push_back(0);
-  slots_.assign(std::bit_ceil(std::max<size_t>(16, texts.size() * 2)), -1);
-  for (size_t id = 0; id < texts.size(); ++id) {
-    block_.append(texts[id]);
-    offsets_.push_back(block_.size());
-    if (texts[id].empty()) continue;
-    size_t i = HashBytes(texts[id]) & (slots_.size() - 1);
-    while (slots_[i] >= 0) i = (i + 1) & (slots_.size() - 1);
-    slots_[i] = static_cast<int32_t>(id);
+}
+
+void TextList::Add(std::string_view text) {
+  if (text.size() > std::numeric_limits<uint32_t>::max() - block_.size())
+    throw Error(ErrorCode::kFormat, "the texts of the tokens have more than 4 GiB");
+  block_.append(text);
+  ends_.push_back(static_cast<uint32_t>(block_.size()));
+}
+
+TokenTable::TokenTable(TextList texts) : texts_(std::move(texts)) {
+  slots_.assign(std::bit_ceil(std::max<size_t>(16, texts_.size() * 2)), -1);
+  for (int32_t id = 0; id < size(); ++id) {
+    const std::string_view text = Text(id);
+    if (text.empty()) continue;
+    size_t i = HashBytes(text) & (slots_.size() - 1);
+    while (slots_[i] >= 0 && Text(slots_[i]) != text) i = (i + 1) & (slots_.size() - 1);
+    if (slots_[i] < 0) {
+      slots_[i] = id;
+    } else if (twice_ < 0) {
+      twice_ = id;
+    }
   }
 }
+
+TokenTable::TokenTable(const std::vector<std::string_view>& texts)
+    : TokenTable([&] {
+        TextList list;
+        for (const std::string_view text : texts) list.Add(text);
+        return list;
+      }()) {}
 
 int32_t TokenTable::Find(std::string_view text) const {
   for (size_t i = HashBytes(text) & (slots_.size() - 1); slots_[i] >= 0; i = (i + 1) & (slots_.size() - 1)) {
@@ -122,8 +143,8 @@ void PieceCache::Prepare(uint64_t owner, size_t text_bytes) {
 
 // ---- BpeModel ----
 
-BpeModel::BpeModel(const TokenTable* tokens, const std::vector<Merge>& merges, const BpeOptions& options)
-    : tokens_(tokens), options_(options), merges_(merges.size()) {
+BpeModel::BpeModel(const TokenTable* tokens, const Merges& merges, const BpeOptions& options, std::vector<bool> own)
+    : tokens_(tokens), own_(std::move(own)), options_(options), merges_(std::min(merges.size(), kExpectedMerges)) {
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const Merge& merge = merges[rank];
     merges_.At(merge.left, merge.right) = uint64_t{rank} << 32 | static_cast<uint32_t>(merge.result);
@@ -135,7 +156,7 @@ BpeModel::BpeModel(const TokenTable* tokens, const std::vector<Merge>& merges, c
     } else {
       text = fmt::format("<0x{:02X}>", byte);
     }
-    byte_ids_[static_cast<size_t>(byte)] = tokens_->Find(text);
+    byte_ids_[static_cast<size_t>(byte)] = Find(text);
   }
 }
 
@@ -158,7 +179,7 @@ void BpeModel::Symbols(std::string_view piece, std::vector<int32_t>& ids) const 
     const std::string_view symbol = piece.substr(i, length);
     const auto byte_id = [&](char byte) { return byte_ids_[static_cast<unsigned char>(byte)]; };
     i += length;
-    const int32_t id = options_.byte_level ? byte_id(symbol[0]) : tokens_->Find(symbol);
+    const int32_t id = options_.byte_level ? byte_id(symbol[0]) : Find(symbol);
     if (id >= 0) {
       known(id);
     } else if (!options_.byte_level && options_.byte_fallback &&
@@ -179,7 +200,7 @@ void BpeModel::Encode(std::string_view piece, Scratch& scratch, std::vector<int3
       for (const char byte : piece) AppendUtf8(ByteLevelChar(static_cast<uint8_t>(byte)), scratch.spelled);
       text = scratch.spelled;
     }
-    if (const int32_t id = tokens_->Find(text); id >= 0) {
+    if (const int32_t id = Find(text); id >= 0) {
       out.push_back(id);
       return;
     }

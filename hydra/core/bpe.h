@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -48,25 +49,44 @@ class PairMap {
   size_t mask_ = 0, size_ = 0;
 };
 
-// Token texts by id, and ids by text. Texts are views into one block.
-class TokenTable {
+// Texts by number, one after the other in one block: a vocabulary of strings would cost several times as much.
+class TextList {
  public:
-  // `texts` by id; they must differ, but for empty ones, which are not found.
-  explicit TokenTable(const std::vector<std::string_view>& texts);
-  TokenTable() : TokenTable(std::vector<std::string_view>{}) {}
-
-  [[nodiscard]] int32_t size() const { return static_cast<int32_t>(offsets_.size()) - 1; }
-  [[nodiscard]] std::string_view Text(int32_t id) const {
-    const auto i = static_cast<size_t>(id);
-    return std::string_view(block_).substr(offsets_[i], offsets_[i + 1] - offsets_[i]);
+  void Reserve(size_t texts, size_t bytes);
+  // Throws kFormat past 4 GiB.
+  void Add(std::string_view text);
+  [[nodiscard]] size_t size() const { return ends_.size(); }
+  [[nodiscard]] std::string_view operator[](size_t i) const {
+    const size_t begin = i == 0 ? 0 : ends_[i - 1];
+    return {block_.data() + begin, ends_[i] - begin};
   }
-  // -1 where there is none.
-  [[nodiscard]] int32_t Find(std::string_view text) const;
 
  private:
   std::string block_;
-  std::vector<uint64_t> offsets_;
+  std::vector<uint32_t> ends_;
+};
+
+// Token texts by id, and ids by text.
+class TokenTable {
+ public:
+  // Empty texts are not found; of equal ones the first.
+  explicit TokenTable(TextList texts);
+  explicit TokenTable(const std::vector<std::string_view>& texts);
+  TokenTable() : TokenTable(TextList()) {}
+
+  [[nodiscard]] int32_t size() const { return static_cast<int32_t>(texts_.size()); }
+  [[nodiscard]] std::string_view Text(int32_t id) const { return texts_[static_cast<size_t>(id)]; }
+  // The texts, without the table.
+  [[nodiscard]] TextList TakeTexts() && { return std::move(texts_); }
+  // -1 where there is none.
+  [[nodiscard]] int32_t Find(std::string_view text) const;
+  // A text that an id before it has too; -1 where all differ.
+  [[nodiscard]] int32_t twice() const { return twice_; }
+
+ private:
+  TextList texts_;
   std::vector<int32_t> slots_;  // ids, -1 = empty; the size is a power of two
+  int32_t twice_ = -1;
 };
 
 // Ids of pieces seen before, at most 15 bytes long: direct-mapped, so it neither grows nor needs care. One per thread.
@@ -123,9 +143,11 @@ class BpeModel {
   struct Merge {
     int32_t left, right, result;  // ids; the index in the list is the rank
   };
+  using Merges = std::deque<Merge>;  // growing takes no room for a second one
   BpeModel() = default;
-  // `tokens` must outlive the model. Of two merges of one pair the later counts, as in `tokenizers`.
-  BpeModel(const TokenTable* tokens, const std::vector<Merge>& merges, const BpeOptions& options);
+  // `tokens` must outlive the model; those that `own` leaves out are not found in a text (none: all are). Of two merges
+  // of one pair the later counts, as in `tokenizers`.
+  BpeModel(const TokenTable* tokens, const Merges& merges, const BpeOptions& options, std::vector<bool> own = {});
 
   struct Scratch {
     std::vector<int32_t> ids;
@@ -138,11 +160,16 @@ class BpeModel {
   void Encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& out) const;
 
  private:
+  [[nodiscard]] int32_t Find(std::string_view text) const {
+    const int32_t id = tokens_->Find(text);
+    return id < 0 || own_.empty() || own_[static_cast<size_t>(id)] ? id : -1;
+  }
   void Symbols(std::string_view piece, std::vector<int32_t>& ids) const;
   void MergeShort(Scratch& scratch, std::vector<int32_t>& out) const;
   void MergeLong(Scratch& scratch, std::vector<int32_t>& out) const;
 
   const TokenTable* tokens_ = nullptr;
+  std::vector<bool> own_;
   BpeOptions options_;
   PairMap merges_;                       // rank << 32 | id of the result
   std::array<int32_t, 256> byte_ids_{};  // of one-byte tokens, or of <0xXX>; -1 = none

@@ -224,7 +224,7 @@ Said ReadSaid(const std::string& path) {
   const fs::path own = folder / "chat_template.jinja", config = folder / "tokenizer_config.json";
   Said said;
   if (fs::exists(config)) {
-    const auto json = ParseJson(ReadFile(config.string(), kMaxBytes), config.string());
+    const auto json = ParseJson(MappedFile(config.string(), kMaxBytes).text(), config.string());
     const auto get = [&](const char* key) {
       return json.is_object() && json.contains(key) && json[key].is_string() ? json[key].get<std::string>()
                                                                              : std::string();

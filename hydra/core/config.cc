@@ -107,10 +107,11 @@ class Loader {
   void ReadTypes(ModelConfig& c) {
     const Json* value = Find("layer_types");
     if (value == nullptr) return;
+    if (value->is_array() && static_cast<int64_t>(value->size()) != c.n_layers())
+      throw Error(ErrorCode::kConfig,
+                  StrCat(Field("layer_types"), " has ", value->size(), " entries, num_hidden_layers = ", c.n_layers()));
     std::vector<std::string> types;
     ReadJson(*value, Field("layer_types"), &types);
-    if (static_cast<int64_t>(types.size()) != c.n_layers())
-      throw Error(ErrorCode::kConfig, StrCat(Field("layer_types"), " has ", types.size(), " entries, num_hidden_layers = ", c.n_layers()));
     for (size_t i = 0; i < types.size(); ++i) {
       const auto it = std::find(std::begin(kLayerTypes), std::end(kLayerTypes), types[i]);
       if (it == std::end(kLayerTypes))
@@ -206,6 +207,7 @@ class Rules {
   Rules(const ModelConfig& c, const std::string& where) : c_(c), where_(where) {}
 
   void Check() const {
+    CheckSizes();
     if (c_.HasSsm() && c_.ssm.kind == SsmKind::kMamba2) CheckSsm();
     if (c_.HasAttention(AttentionKind::kFull) || c_.HasAttention(AttentionKind::kSparse)) CheckAttention();
     if (c_.HasFfn(FfnKind::kChunkMoe))
@@ -229,6 +231,40 @@ class Rules {
   template <class T, class... Text>
   void Require(bool ok, const char* key, const T& value, const Text&... rule) const {
     if (!ok) throw Error(ErrorCode::kConfig, StrCat(where_, ": ", key, " = ", value, ": ", rule...));
+  }
+
+  // Each count is bounded alone; these bound what is made of them, far over any model, so that sizes, bytes and
+  // operations fit 63 bits. In double: the products themselves might not.
+  void CheckSizes() const {
+    const auto x = [](int64_t n) { return static_cast<double>(n); };
+    const auto at_most = [&](const char* key, int64_t value, const char* product, double got, int bits) {
+      Require(got <= std::ldexp(1.0, bits), key, value, product, " is over 2^", bits);
+    };
+    const SsmConfig& s = c_.ssm;
+    const AttentionConfig& a = c_.attention;
+    const double L = x(c_.n_layers()), D = x(c_.d_model), heads = x(a.n_heads) * x(a.head_dim);
+    const double inner = x(s.n_heads) * x(s.head_dim), groups = x(s.n_groups) * x(s.d_state);
+    at_most("intermediate_size", c_.d_ff, "it", x(c_.d_ff), 24);
+    at_most("num_attention_heads", a.n_heads, "times head_dim and layers it", L * heads, 28);
+    at_most("num_key_value_heads", a.n_kv_heads, "times head_dim and layers it", L * x(a.n_kv_heads) * x(a.head_dim),
+            28);
+    at_most("mamba_n_heads", s.n_heads, "times mamba_d_head and layers it", L * inner, 28);
+    at_most("mamba_n_groups", s.n_groups, "times mamba_d_state and layers it", L * groups, 28);
+    at_most("mamba_d_state", s.d_state, "times the heads' width and layers it", L * x(s.d_state) * inner, 44);
+    at_most("num_experts", c_.moe.n_experts, "times moe_intermediate_size and layers it",
+            L * x(c_.moe.n_experts) * x(c_.moe.d_expert), 34);
+    at_most("workspace_slots", c_.workspace.n_slots, "times workspace_rank and layers it",
+            L * x(c_.workspace.n_slots) * x(c_.workspace.rank), 34);
+    at_most("pkm_heads", c_.pkm.n_heads, "times pkm_d_key and layers it", L * x(c_.pkm.n_heads) * x(c_.pkm.d_key), 28);
+    at_most("pkm_top_k", c_.pkm.top_k, "times pkm_heads, pkm_d_value and layers it",
+            L * x(c_.pkm.top_k) * x(c_.pkm.n_heads) * x(c_.pkm.d_value), 40);
+    at_most("pkm_n_keys", c_.pkm.n_keys, "squared times pkm_d_value",
+            x(c_.pkm.n_keys) * x(c_.pkm.n_keys) * x(c_.pkm.d_value), 46);
+    const double widths = 4 * heads + 3 * x(c_.d_ff) + 4 * inner + 2 * groups +
+                          3 * x(c_.moe.n_experts) * x(c_.moe.d_expert) + 4 * x(c_.workspace.rank) +
+                          x(c_.pkm.n_heads) * x(c_.pkm.d_key) + x(c_.pkm.d_value) + 8 * D;
+    at_most("hidden_size", c_.d_model, "times all other widths and layers", D * (L * widths + 2 * x(c_.vocab_size)),
+            48);
   }
 
   void CheckSsm() const {
@@ -364,8 +400,8 @@ ModelConfig ParseConfig(std::string_view json, const std::string& where, std::ve
 ModelConfig LoadConfig(const std::string& path, std::vector<std::string>* warnings) {
   namespace fs = std::filesystem;
   const std::string file = fs::is_directory(path) ? (fs::path(path) / "config.json").string() : path;
-  constexpr uint64_t kMaxBytes = 16 << 20;
-  return ParseConfig(ReadFile(file, kMaxBytes), file, warnings);
+  constexpr uint64_t kMaxBytes = 1 << 20;  // real ones have a few KiB
+  return ParseConfig(MappedFile(file, kMaxBytes).text(), file, warnings);
 }
 
 std::string ConfigJson(const ModelConfig& config) { return DumpHfJson(ToJson(config)); }

@@ -68,7 +68,11 @@ void ReadCommon(Keys& k, ModelConfig* c) {
   k.Get("pad_token_id", &c->pad_token_id);
   if (const Json* eos = k.Find("eos_token_id")) {  // may be a list: generation stops at each, training appends the first
     std::vector<int64_t> ids;
-    ReadJson(eos->is_array() ? *eos : Json::array({*eos}), k.Field("eos_token_id"), &ids);
+    if (eos->is_array()) {
+      ReadJson(*eos, k.Field("eos_token_id"), &ids);
+    } else {
+      ReadJson(*eos, k.Field("eos_token_id"), &ids.emplace_back());
+    }
     if (!ids.empty()) {
       c->eos_token_id = ids[0];
       c->more_eos_token_ids.assign(ids.begin() + 1, ids.end());
@@ -125,10 +129,10 @@ void ReadRopeObject(Keys& k, const char* key, AttentionConfig* a) {
 void ReadLayerTypes(Keys& k, int64_t n_layers) {
   const Json* value = k.Find("layer_types");
   if (value == nullptr) return;
+  if (value->is_array() && static_cast<int64_t>(value->size()) != n_layers)
+    k.Refuse("layer_types", value->size(), StrCat("must have num_hidden_layers = ", n_layers, " entries"));
   std::vector<std::string> types;
   ReadJson(*value, k.Field("layer_types"), &types);
-  if (static_cast<int64_t>(types.size()) != n_layers)
-    k.Refuse("layer_types", types.size(), StrCat("must have num_hidden_layers = ", n_layers, " entries"));
   for (const std::string& type : types)
     if (type != "full_attention") k.Refuse("layer_types", type, "only full_attention is supported");
 }

@@ -170,10 +170,23 @@ TEST(Config, BadFilesAreRefusedByName) {
   expect(R"({"model_type": "hydra", "num_key_value_heads": 5})", "must divide");             // heads-indivisible
   expect(R"({"model_type": "hydra", "mamba_n_heads": 7})", "expand");                        // head-product
   expect(R"({"model_type": "hydra", "layer_types": ["ssm"]})", "num_hidden_layers");         // layers-miscounted
-  expect(R"({"model_type": "hydra", "rope_theta": 1e999})", "");                             // number-1e999
+  expect(R"({"model_type": "hydra", "rope_theta": 1e999})", "rope_theta");                   // number-1e999
   expect(R"({"model_type": "hydra", "hiden_size": 4})", "did you mean hidden_size");         // unknown-hydra-key
   expect(R"({"model_type": "hydra", "hidden_size": 4, "hidden_size": 4})", "twice");
-  expect(std::string(100, '['), "deeper than 64");                                           // too-deep
+  expect(R"({"model_type": "hydra", "layer_types": )" + std::string(100, '['),
+         "deeper than 64 levels after the key \"layer_types\"");  // too-deep
+  std::string many = R"({"model_type": "hydra", "workspace_layers": [)";
+  for (int i = 0; i < (1 << 18) + 1; ++i) many += "1,";
+  expect(many + "1]}", "more values than a text of its size may have after the key \"workspace_layers\"");
+  // Each number is within its bounds, what they make is not.
+  expect(R"({"model_type": "hydra", "num_experts": 65536, "moe_intermediate_size": 16777216})",
+         "num_experts = 65536: times moe_intermediate_size");
+  expect(R"({"model_type": "hydra", "num_attention_heads": 16777216, "num_key_value_heads": 16, "head_dim": 65536})",
+         "num_attention_heads");
+  expect(R"({"model_type": "hydra", "hidden_size": 16777216, "mamba_n_heads": 32, "mamba_d_head": 1048576})",
+         "hidden_size");
+  expect(R"({"model_type": "hydra", "pkm_n_keys": 32768, "pkm_d_value": 16777216})", "pkm_n_keys");
+  expect("{\"model_type\": \"hydra\", \"a\\nb\": 1}", "unknown key \"a\\x0ab\"");  // one line, whatever the file says
   expect(R"({"model_type": "hydra", "vocab_size": 18446744073709551615})", "too large");
   expect(R"({"model_type": "llama", "vocab_size": 8})", "hidden_size is missing");
   expect(R"({"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8,

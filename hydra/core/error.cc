@@ -23,6 +23,8 @@ const char* ErrorCodeText(ErrorCode code) {
 }
 
 int EditDistance(const std::string& a, const std::string& b) {
+  constexpr size_t kLongest = 256;  // no word of ours is longer, and a stranger's may have megabytes
+  if (std::max(a.size(), b.size()) > kLongest) return static_cast<int>(std::min(std::max(a.size(), b.size()), size_t{1} << 30));
   std::vector<int> row(b.size() + 1);
   std::iota(row.begin(), row.end(), 0);
   for (size_t i = 1; i <= a.size(); ++i) {
@@ -38,6 +40,21 @@ int EditDistance(const std::string& a, const std::string& b) {
 }
 
 namespace internal {
+std::string WithoutControls(const std::string& text) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string out;
+  out.reserve(text.size());
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f) {
+      out += c;
+    } else {
+      (out += "\\x") += {kHex[byte >> 4], kHex[byte & 15]};
+    }
+  }
+  return out;
+}
+
 void CheckFailed(const char* file, int line, const char* condition, const std::string& message) {
   throw std::logic_error(StrCat(file, ":", line, ": check failed: ", condition, message.empty() ? "" : ": ", message));
 }

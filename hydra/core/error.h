@@ -24,11 +24,17 @@ enum class ErrorCode {
 // One English word or two for each code ("bad config"); used by --json errors.
 [[nodiscard]] const char* ErrorCodeText(ErrorCode code);
 
+namespace internal {
+// `text` with control characters as \x0a, since messages quote names and values of strangers' files.
+[[nodiscard]] std::string WithoutControls(const std::string& text);
+}  // namespace internal
+
 // Something a user can cause and mend. what() names the file, field or tensor, its value and the rule,
-// in one line without a trailing full stop.
+// in one line without a trailing full stop, whatever the message was made of.
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Error(ErrorCode code, const std::string& message)
+      : std::runtime_error(internal::WithoutControls(message)), code_(code) {}
   [[nodiscard]] ErrorCode code() const { return code_; }
 
  private:

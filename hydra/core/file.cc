@@ -42,6 +42,11 @@ int OpenForReading(const std::string& path) {
   return fd;
 }
 
+[[noreturn]] void TooLarge(const std::string& path, uint64_t max_bytes) {
+  throw Error(ErrorCode::kFormat,
+              fmt::format("{}: more than {} bytes: too large for what it should be", path, WithCommas(max_bytes)));
+}
+
 std::string FolderOf(const std::string& path) {
   const std::string folder = std::filesystem::path(path).parent_path().string();
   return folder.empty() ? "." : folder;
@@ -101,9 +106,7 @@ std::string ReadFile(const std::string& path, uint64_t max_bytes) {
   if (declared <= max_bytes) text.reserve(declared);
   size_t used = 0;
   for (;;) {  // read on to the end: the size of a pipe or of /proc is not known, and a file may grow
-    if (used > max_bytes)
-      throw Error(ErrorCode::kFormat,
-                  fmt::format("{}: more than {} bytes: too large for what it should be", path, WithCommas(max_bytes)));
+    if (used > max_bytes) TooLarge(path, max_bytes);
     text.resize(std::max<size_t>(used + 65536, text.capacity()));
     const ssize_t got = ::read(file.fd, text.data() + used, text.size() - used);
     if (got < 0 && errno == EINTR) continue;
@@ -115,12 +118,13 @@ std::string ReadFile(const std::string& path, uint64_t max_bytes) {
   return text;
 }
 
-MappedFile::MappedFile(const std::string& path) : path_(path) {
+MappedFile::MappedFile(const std::string& path, uint64_t max_bytes) : path_(path) {
   const Fd file(OpenForReading(path));
   struct stat info {};
   if (::fstat(file.fd, &info) != 0) ThrowIo(path, "cannot stat", errno);
   if (S_ISDIR(info.st_mode)) ThrowIo(path, "cannot read", EISDIR);
   if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::kIo, path + ": not a regular file: it cannot be mapped");
+  if (static_cast<uint64_t>(info.st_size) > max_bytes) TooLarge(path, max_bytes);
   size_ = static_cast<size_t>(info.st_size);
   if (size_ == 0) return;  // mmap refuses a length of 0
   void* data = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.fd, 0);

@@ -56,12 +56,14 @@ template <class T>
 // files by rename. Safe to read from many threads.
 class MappedFile {
  public:
-  explicit MappedFile(const std::string& path);
+  // kFormat where the file holds more than max_bytes.
+  explicit MappedFile(const std::string& path, uint64_t max_bytes = UINT64_MAX);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+  [[nodiscard]] std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   [[nodiscard]] uint64_t size() const { return size_; }
   [[nodiscard]] const std::string& path() const { return path_; }
 

@@ -38,7 +38,11 @@ GenerationConfig ParseGenerationConfig(std::string_view text, const std::string&
   if (!json.contains("eos_token_id") || json["eos_token_id"].is_null()) return c;
   const auto& eos = json["eos_token_id"];
   std::vector<int64_t> ids;
-  ReadJson(eos.is_array() ? eos : nlohmann::ordered_json::array({eos}), where + ": eos_token_id", &ids);
+  if (eos.is_array()) {
+    ReadJson(eos, where + ": eos_token_id", &ids);
+  } else {
+    ReadJson(eos, where + ": eos_token_id", &ids.emplace_back());
+  }
   for (const int64_t id : ids) {
     check("eos_token_id", std::optional(id), 0, std::numeric_limits<int32_t>::max());
     c.eos_token_ids.push_back(static_cast<int32_t>(id));
@@ -53,7 +57,7 @@ GenerationConfig LoadGenerationConfig(const std::string& model_path) {
   const fs::path file = folder / "generation_config.json";
   if (!fs::exists(file)) return {};
   constexpr uint64_t kMaxBytes = 1 << 20;
-  return ParseGenerationConfig(ReadFile(file.string(), kMaxBytes), file.string());
+  return ParseGenerationConfig(MappedFile(file.string(), kMaxBytes).text(), file.string());
 }
 
 }  // namespace hydra

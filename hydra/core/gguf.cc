@@ -121,7 +121,7 @@ std::optional<int64_t> IntAt(GgufType type, std::span<const std::byte> data, uin
 
 // Calls f(text) for each text of checked data.
 template <class F>
-void ForEachText(std::span<const std::byte> data, uint64_t count, F&& f) {
+void EachText(std::span<const std::byte> data, uint64_t count, F&& f) {
   for (uint64_t i = 0, at = 0; i < count; ++i) {
     const auto n = At<uint64_t>(data.subspan(at), 0);
     f(std::string_view(reinterpret_cast<const char*>(data.data() + at + 8), n));
@@ -218,9 +218,11 @@ void GgufFile::ReadAlignment() {
 
 void GgufFile::ReadTensors(ByteReader& reader, uint64_t count) {
   constexpr uint64_t kLeast = 8 + 1 + 4 + 8 + 4 + 8;  // name length, name, dims, one dim, type, offset
-  if (count > std::min(kMaxTensors, reader.left() / kLeast))
+  constexpr uint64_t kMemory = 128;  // that a tensor takes here; all together at most twice the file and 512 KiB
+  const uint64_t most = std::min(kMaxTensors, (2 * reader.size() + (1 << 19)) / kMemory);
+  if (count > std::min(most, reader.left() / kLeast))
     reader.Fail("tensor count", fmt::format("= {}: {} bytes are left and {} tensors are the most", WithCommas(count),
-                                            WithCommas(reader.left()), WithCommas(kMaxTensors)));
+                                            WithCommas(reader.left()), WithCommas(most)));
   tensors_.reserve(count);
   std::vector<uint64_t> offsets;
   offsets.reserve(count);
@@ -339,7 +341,7 @@ std::optional<std::string_view> GgufFile::FindText(std::string_view key) const {
   if (entry == nullptr) return std::nullopt;
   if (entry->type != GgufType::kText) WrongType(*entry, "a text");
   std::string_view text;
-  ForEachText(entry->data, 1, [&](std::string_view found) { text = found; });
+  EachText(entry->data, 1, [&](std::string_view found) { text = found; });
   return text;
 }
 
@@ -356,14 +358,27 @@ std::optional<std::vector<int64_t>> GgufFile::FindInts(std::string_view key) con
   return values;
 }
 
-std::optional<std::vector<std::string_view>> GgufFile::FindTexts(std::string_view key) const {
+const GgufEntry* GgufFile::FindTextArray(std::string_view key) const {
   const GgufEntry* entry = Find(key);
+  if (entry != nullptr && (entry->type != GgufType::kArray || entry->element != GgufType::kText))
+    WrongType(*entry, "an array of texts");
+  return entry;
+}
+
+std::optional<std::vector<std::string_view>> GgufFile::FindTexts(std::string_view key) const {
+  const GgufEntry* entry = FindTextArray(key);
   if (entry == nullptr) return std::nullopt;
-  if (entry->type != GgufType::kArray || entry->element != GgufType::kText) WrongType(*entry, "an array of texts");
   std::vector<std::string_view> texts;
   texts.reserve(entry->count);
-  ForEachText(entry->data, entry->count, [&](std::string_view text) { texts.push_back(text); });
+  EachText(entry->data, entry->count, [&](std::string_view text) { texts.push_back(text); });
   return texts;
+}
+
+void GgufFile::ForEachText(std::string_view key, const std::function<void(size_t, std::string_view)>& found) const {
+  const GgufEntry* entry = FindTextArray(key);
+  if (entry == nullptr) Missing(key);
+  size_t i = 0;
+  EachText(entry->data, entry->count, [&](std::string_view text) { found(i++, text); });
 }
 
 std::string GgufFile::Describe(const GgufEntry& entry) const {

@@ -83,6 +83,8 @@ class GgufFile {
   [[nodiscard]] std::optional<std::string_view> FindText(std::string_view key) const;
   [[nodiscard]] std::optional<std::vector<int64_t>> FindInts(std::string_view key) const;
   [[nodiscard]] std::optional<std::vector<std::string_view>> FindTexts(std::string_view key) const;
+  // Calls found(index, text) for each text of an array, without a list of them; as Texts otherwise.
+  void ForEachText(std::string_view key, const std::function<void(size_t, std::string_view)>& found) const;
   // A value as one line of text, cut off where it is long: for messages and `inspect`.
   [[nodiscard]] std::string Describe(const GgufEntry& entry) const;
 
@@ -104,6 +106,8 @@ class GgufFile {
   void ReadAlignment();
   void ReadTensors(ByteReader& reader, uint64_t count);
   void PlaceTensors(const ByteReader& reader, std::span<const uint64_t> offsets);
+  // The array of texts; null where the key is missing.
+  [[nodiscard]] const GgufEntry* FindTextArray(std::string_view key) const;
   [[noreturn]] void Missing(std::string_view key) const;
   [[noreturn]] void WrongType(const GgufEntry& entry, const char* want) const;
   template <class T>

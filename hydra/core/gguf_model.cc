@@ -333,14 +333,9 @@ const GgufTensor& GgufModel::Tensor(const TensorSpec& spec) const {
 }
 
 void GgufModel::CheckTensors() const {
-  // A file of few tensors may declare many layers: the table would cost more than the file.
-  if (file_->tensors().size() < static_cast<size_t>(config_.n_layers()))
-    throw Error(ErrorCode::kTensor, fmt::format("{}: has {} tensors for {} layers", file_->path(),
-                                                file_->tensors().size(), config_.n_layers()));
-  const TensorTable table(config_);
   std::set<std::string_view> used;
   if (config_.family != Family::kHydra && config_.family != Family::kMamba2) used.insert(kGgufRopeFreqs);
-  for (const TensorSpec& spec : table.specs()) {
+  TensorTable::ForEach(config_, [&](const TensorSpec& spec) {
     const GgufTensor& tensor = Tensor(spec);
     const std::vector<int64_t> want = GgufShape(config_, spec);
     if (tensor.shape != want)
@@ -348,7 +343,7 @@ void GgufModel::CheckTensors() const {
                                                   OneLine(tensor.name, 80), ShapeText(tensor.shape), ShapeText(want)));
     if (GgufStorageOf(config_, spec) == GgufStorage::kNegativeExp) CheckA(spec, tensor);
     used.insert(tensor.name);
-  }
+  });
   for (const GgufTensor& tensor : file_->tensors())
     if (!used.contains(tensor.name))
       throw Error(ErrorCode::kTensor, fmt::format("{}: tensor {} is not in a {} model of these metadata", file_->path(),

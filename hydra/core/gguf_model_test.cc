@@ -205,7 +205,7 @@ TEST_F(GgufModelTest, RefusesInconsistentFiles) {
   Bad(llama, drop("general.architecture"), kFormat, {"general.architecture is missing"});
   Bad(llama, drop("llama.block_count"), kFormat, {"llama.block_count is missing"});
   Bad(llama, set("llama.block_count", 0), kFormat, {"llama.block_count = 0"});
-  Bad(llama, set("llama.block_count", 4096), kTensor, {"tensors for 4096 layers"});
+  Bad(llama, set("llama.block_count", 4096), kTensor, {"blk.2.attn_norm.weight is missing"});
   Bad(llama, set("llama.block_count", 3), kTensor, {"blk.2.attn_norm.weight is missing"});
   Bad(llama, set("llama.block_count", 1), kTensor, {"blk.1.", "not in a llama model"});
   Bad(llama, set("llama.attention.head_count", 0), kFormat, {"llama.attention.head_count = 0"});
@@ -239,7 +239,8 @@ TEST_F(GgufModelTest, RefusesInconsistentFiles) {
   Bad(scaled, [](Draft& d) { d.values[0][1] = 0; }, kFormat, {"rope_freqs.weight [1] = 0"});
   Bad(scaled, [](Draft& d) { d.tensors[0].shape = {2}, d.values[0].resize(2); }, kFormat, {"rope_freqs.weight", "[4]"});
   for (const float bad : {0.5f, 0.0f, std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
-    Bad(mamba, [&](Draft& d) { d.values[d.IndexOf("blk.1.ssm_a")][3] = bad; }, kTensor, {"blk.1.ssm_a[3]", "negative"});
+    Bad(mamba, [&](Draft& d) { d.values[d.IndexOf("blk.1.ssm_a")][3] = bad; }, kTensor,
+        {"blk.1.ssm_a[3]", "negative"});  // ssm_a-positive
   Bad(mamba, set("mamba2.ssm.inner_size", 50), kFormat, {"mamba2.ssm.inner_size = 50", "24"});
   Bad(mamba, set("mamba2.ssm.time_step_rank", 7), kFormat, {"mamba2.ssm.time_step_rank = 7"});
   Bad(mamba, set("mamba2.ssm.group_count", 4), ErrorCode::kConfig, {"mamba_n_groups = 4"});

@@ -93,37 +93,37 @@ TEST_F(GgufTest, ReadsAGoodFile) {
 }
 
 TEST_F(GgufTest, RefusesBadHeaders) {
-  Bad([](Parts& p) { p.magic = "GGML"; }, {"x.gguf", "magic"});
-  Bad([](Parts& p) { p.version = 2; }, {"version", "= 2", "3"});
+  Bad([](Parts& p) { p.magic = "GGML"; }, {"x.gguf", "magic"});   // bad-magic
+  Bad([](Parts& p) { p.version = 2; }, {"version", "= 2", "3"});  // version-2
   Bad([](Parts& p) { p.version = 0x03000000; }, {"version", "big-endian"});
-  Bad([](Parts& p) { p.n_entries = uint64_t{1} << 60; }, {"metadata count"});
+  Bad([](Parts& p) { p.n_entries = uint64_t{1} << 60; }, {"metadata count"});  // kv-count-over-file
   Bad([](Parts& p) { p.n_entries = 40; }, {"metadata count", "= 40"});
-  Bad([](Parts& p) { p.n_tensors = uint64_t{1} << 60; }, {"tensor count"});
+  Bad([](Parts& p) { p.n_tensors = uint64_t{1} << 60; }, {"tensor count"});  // tensor-count-over-file
   Bad([](Parts& p) { p.n_tensors = 50; }, {"tensor count", "= 50"});
 }
 
 TEST_F(GgufTest, RefusesBadKeys) {
   Bad([](Parts& p) { p.entries = Key(std::string(70000, 'k'), 4, Le(1u)) + Key("n", 4, Le(1u)); },
-      {"key length", "70000"});
+      {"key length", "70000"});  // key-too-long
   Bad([](Parts& p) { p.entries = Key("", 4, Le(1u)) + Key("n", 4, Le(1u)); }, {"key length", "= 0"});
-  Bad([](Parts& p) { p.entries = Key("n", 4, Le(1u)) + Key("n", 4, Le(1u)); }, {"n is given twice"});
+  Bad([](Parts& p) { p.entries = Key("n", 4, Le(1u)) + Key("n", 4, Le(1u)); }, {"n is given twice"});  // key-twice
 }
 
 TEST_F(GgufTest, RefusesBadValues) {
-  BadValue(8, Le(uint64_t{1} << 40), {"odd.key", "incomplete copy"});
+  BadValue(8, Le(uint64_t{1} << 40), {"odd.key", "incomplete copy"});  // string-past-end
   BadValue(8, Le(UINT64_MAX), {"odd.key"});
-  BadValue(9, Le(uint32_t{5}) + Le(uint64_t{1} << 62), {"odd.key", "64 bits"});
+  BadValue(9, Le(uint32_t{5}) + Le(uint64_t{1} << 62), {"odd.key", "64 bits"});  // array-count-wraps
   BadValue(9, Le(uint32_t{8}) + Le(uint64_t{1} << 61), {"odd.key", "texts"});
-  BadValue(9, Le(uint32_t{9}) + Le(uint64_t{1}), {"odd.key", "arrays of arrays"});
+  BadValue(9, Le(uint32_t{9}) + Le(uint64_t{1}), {"odd.key", "arrays of arrays"});  // array-in-array
   BadValue(9, Le(uint32_t{13}) + Le(uint64_t{1}), {"odd.key", "element type", "= 13"});
-  BadValue(7, std::string(1, '\2'), {"odd.key", "= 2", "bool"});
+  BadValue(7, std::string(1, '\2'), {"odd.key", "= 2", "bool"});  // bool-two
   BadValue(9, Le(uint32_t{7}) + Le(uint64_t{3}) + std::string("\1\0\3", 3), {"odd.key", "= 3", "bool"});
-  BadValue(13, Le(1u), {"odd.key", "value type", "= 13"});
+  BadValue(13, Le(1u), {"odd.key", "value type", "= 13"});  // unknown-value-type
 }
 
 TEST_F(GgufTest, RefusesBadAlignments) {
   const std::string key = "general.alignment";
-  for (const uint32_t bad : {0u, 4u, 48u, 131072u})
+  for (const uint32_t bad : {0u, 4u, 48u, 131072u})  // alignment-zero, alignment-odd, alignment-huge
     Bad(
         [&](Parts& p) {
           p.entries += Key(key, 4, Le(bad));
@@ -145,19 +145,19 @@ TEST_F(GgufTest, RefusesBadAlignments) {
 }
 
 TEST_F(GgufTest, RefusesBadTensors) {
-  Bad([](Parts& p) { p.tensors[0].dims = {32, 1, 1, 1, 1}; }, {"a: dimensions", "= 5"});
+  Bad([](Parts& p) { p.tensors[0].dims = {32, 1, 1, 1, 1}; }, {"a: dimensions", "= 5"});  // five-dims
   Bad([](Parts& p) { p.tensors[0].dims = {}; }, {"a: dimensions", "= 0"});
-  Bad([](Parts& p) { p.tensors[0].dims = {32, 0}; }, {"a", "dimension 1 = 0"});
+  Bad([](Parts& p) { p.tensors[0].dims = {32, 0}; }, {"a", "dimension 1 = 0"});  // zero-dim
   Bad([](Parts& p) { p.tensors[0].dims = {32, uint64_t{1} << 63}; }, {"a", "dimension 1"});
-  Bad([](Parts& p) { p.tensors[0].dims = {uint64_t{1} << 62, 4}; }, {"a", "63 bits"});
+  Bad([](Parts& p) { p.tensors[0].dims = {uint64_t{1} << 62, 4}; }, {"a", "63 bits"});  // dims-wrap
   Bad([](Parts& p) { p.tensors[0].dims = {uint64_t{1} << 40, uint64_t{1} << 40}; }, {"a", "63 bits"});
-  Bad([](Parts& p) { p.tensors[0].dims = {48, 2}; }, {"a", "[2, 48]", "Q8_0", "blocks of 32"});
+  Bad([](Parts& p) { p.tensors[0].dims = {48, 2}; }, {"a", "[2, 48]", "Q8_0", "blocks of 32"});  // row-not-whole-blocks
   Bad([](Parts& p) { p.tensors[0].type = 10; }, {"a", "type = 10", "Q4_K"});
-  Bad([](Parts& p) { p.tensors[0].type = 4; }, {"a", "type = 4"});
-  Bad([](Parts& p) { p.tensors[1].offset = 100; }, {"b", "offset 100", "alignment 32"});
-  Bad([](Parts& p) { p.tensors[1].offset = 64; }, {"b", "offset 64", "overlaps \"a\""});
-  Bad([](Parts& p) { p.tensors[1].offset = UINT64_MAX - 31; }, {"b", "64 bits"});
-  Bad([](Parts& p) { p.data.pop_back(); }, {"b", "incomplete copy"});
+  Bad([](Parts& p) { p.tensors[0].type = 4; }, {"a", "type = 4"});                        // unknown-tensor-type
+  Bad([](Parts& p) { p.tensors[1].offset = 100; }, {"b", "offset 100", "alignment 32"});  // offset-misaligned
+  Bad([](Parts& p) { p.tensors[1].offset = 64; }, {"b", "offset 64", "overlaps \"a\""});  // offset-overlap
+  Bad([](Parts& p) { p.tensors[1].offset = UINT64_MAX - 31; }, {"b", "64 bits"});         // offset-wraps
+  Bad([](Parts& p) { p.data.pop_back(); }, {"b", "incomplete copy"});                     // data-cut
   Bad([](Parts& p) { p.data.clear(); }, {"incomplete copy"});
   Bad([](Parts& p) { p.tensors[1].name = "a"; }, {"a is there twice"});
   Bad([](Parts& p) { p.tensors[1].name = std::string(300, 'x'); }, {"name length", "300"});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Strict JSON for files of strangers: depth and duplicate keys checked, values read with their field named.
+// Strict JSON for files of strangers: depth, duplicate keys and memory checked, values read with their field named.
 // Not here: which fields a file has (config_fields.h and the other readers).
 #pragma once
 
@@ -16,9 +16,15 @@
 
 namespace hydra {
 
-// Keys keep the order of the file. Throws kFormat naming `where` for bad syntax, nesting over 64 or a key given twice.
+// Keys keep the order of the file. Throws kFormat naming `where` for bad syntax, nesting over 64, a key given twice, or
+// where the tree would take more than twice the text's size + 1 MiB of memory (about 60,000 values are always free).
 // Python's bare NaN, Infinity and -Infinity are read as the strings "NaN", "Infinity", "-Infinity".
 [[nodiscard]] nlohmann::ordered_json ParseJson(std::string_view text, const std::string& where);
+
+// Bytes of the longest string, number or run of spaces. nlohmann's parser keeps what it reads in two buffers that
+// double as they grow, up to kJsonTokenCopies times that: a reader with a limit on memory counts it.
+[[nodiscard]] size_t LongestJsonToken(std::string_view text);
+inline constexpr uint64_t kJsonTokenCopies = 6;
 
 // At most 60 characters of a value, for messages.
 [[nodiscard]] std::string JsonExcerpt(const nlohmann::ordered_json& value);
@@ -45,6 +51,7 @@ template <class T>
 void ReadJson(const nlohmann::ordered_json& value, const std::string& field, std::vector<T>* out) {
   if (!value.is_array()) throw Error(ErrorCode::kConfig, StrCat(field, " = ", JsonExcerpt(value), ": must be a list"));
   out->clear();
+  out->reserve(value.size());
   for (size_t i = 0; i < value.size(); ++i) ReadJson(value[i], StrCat(field, "[", i, "]"), &out->emplace_back());
 }
 

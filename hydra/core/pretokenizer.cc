@@ -39,6 +39,18 @@ std::string String(const json& value, const char* key, const std::string& where)
   return found->get<std::string>();
 }
 
+void CheckStepCount(size_t n, const std::string& where) {
+  constexpr size_t kMaxSteps = 64;
+  if (n >= kMaxSteps) Refuse(where, fmt::format("more than {} steps", kMaxSteps));
+}
+
+size_t MostBytes(size_t text_bytes) { return 16 * text_bytes + 4096; }
+
+void CheckGrowth(size_t bytes, size_t most) {
+  if (bytes > most)
+    throw Error(ErrorCode::kData, fmt::format("the tokenizer's steps make more than {} bytes of one text", most));
+}
+
 }  // namespace tokenizer_json
 
 using tokenizer_json::Bool;
@@ -150,6 +162,7 @@ TextPattern TextPattern::FromJson(const json& value, const std::string& where) {
   TextPattern pattern;
   if (value.is_string()) {  // an older form
     pattern.pattern_ = value.get<std::string>();
+    if (std::get<std::string>(pattern.pattern_).empty()) Refuse(where, "must not be empty");
     return pattern;
   }
   if (!value.is_object() || value.size() != 1) Refuse(where, "must be {\"String\": ...} or {\"Regex\": ...}");
@@ -183,12 +196,13 @@ void TextPattern::ForEachMatch(std::string_view text, const std::function<void(R
   }
 }
 
-std::string TextPattern::Replace(std::string_view text, std::string_view by) const {
+std::string TextPattern::Replace(std::string_view text, std::string_view by, size_t most) const {
   std::string out;
   size_t at = 0;
   ForEachMatch(text, [&](Regex::Span span) {
     out.append(text.substr(at, span.begin - at)).append(by);
     at = span.end;
+    tokenizer_json::CheckGrowth(out.size(), most);
   });
   return out.append(text.substr(at));
 }
@@ -203,6 +217,7 @@ Normalizer Normalizer::FromJson(const json& value, const std::string& where) {
 
 void Normalizer::Add(const json& value, const std::string& where) {
   const std::string type = StepType(value, where);
+  tokenizer_json::CheckStepCount(steps_.size(), where);
   if (type == "Sequence") {
     const json& elements = Elements(value, "normalizers", where);
     for (size_t i = 0; i < elements.size(); ++i) Add(elements[i], fmt::format("{}.normalizers[{}]", where, i));
@@ -221,14 +236,16 @@ void Normalizer::Add(const json& value, const std::string& where) {
 
 std::string Normalizer::Apply(std::string_view text) const {
   std::string now(text);
+  const size_t most = tokenizer_json::MostBytes(text.size());
   for (const auto& step : steps_) {
     if (std::holds_alternative<ComposeStep>(step)) {
       now = Nfc(now);
     } else if (const auto* prepend = std::get_if<PrependStep>(&step)) {
       if (!now.empty()) now.insert(0, prepend->text);
+      tokenizer_json::CheckGrowth(now.size(), most);
     } else {
       const auto& replace = std::get<ReplaceStep>(step);
-      now = replace.pattern.Replace(now, replace.by);
+      now = replace.pattern.Replace(now, replace.by, most);
     }
   }
   return now;
@@ -245,6 +262,7 @@ PreTokenizer PreTokenizer::FromJson(const json& value, const std::string& where)
 
 void PreTokenizer::Add(const json& value, const std::string& where) {
   const std::string type = StepType(value, where);
+  tokenizer_json::CheckStepCount(steps_.size(), where);
   if (byte_level_)
     Refuse(where, fmt::format("{} after ByteLevel is not supported: ByteLevel must be the last step", type));
   if (type == "Sequence") {

@@ -25,7 +25,8 @@ class TextPattern {
   [[nodiscard]] static TextPattern FromJson(const nlohmann::json& json, const std::string& where);
 
   void ForEachMatch(std::string_view text, const std::function<void(Regex::Span)>& found) const;
-  [[nodiscard]] std::string Replace(std::string_view text, std::string_view by) const;
+  // Throws kData where the result has more than `most` bytes.
+  [[nodiscard]] std::string Replace(std::string_view text, std::string_view by, size_t most) const;
   // Set where the pattern is one of the known ones.
   [[nodiscard]] std::optional<SplitPattern> known() const { return known_; }
 
@@ -121,6 +122,10 @@ namespace tokenizer_json {
 [[nodiscard]] bool Bool(const nlohmann::json& json, const char* key, bool missing, const std::string& where);
 [[nodiscard]] std::string String(const nlohmann::json& json, const char* key, const std::string& where);
 [[noreturn]] void Refuse(const std::string& where, const std::string& why);
+// Steps are few and make little of a text: a file that says otherwise would cost memory without end.
+void CheckStepCount(size_t n, const std::string& where);
+[[nodiscard]] size_t MostBytes(size_t text_bytes);  // that steps may make of a text
+void CheckGrowth(size_t bytes, size_t most);        // throws kData
 }  // namespace tokenizer_json
 
 }  // namespace hydra

@@ -13,6 +13,8 @@
 #include <unordered_map>
 #include <utility>
 
+#include "hydra/core/json.h"
+
 namespace hydra {
 namespace {
 
@@ -22,11 +24,21 @@ using Json = nlohmann::json;
 constexpr uint64_t kMaxHeader = uint64_t{100} << 20;
 constexpr uint64_t kMaxIndex = uint64_t{100} << 20;
 constexpr size_t kMaxDims = 8;
+constexpr size_t kMaxMetadata = 4096;   // keys: far over any file's
+constexpr uint64_t kTensorBytes = 256;  // of memory for a tensor without its name, at most
+constexpr uint64_t kFreeBytes = 1 << 20;
 constexpr uint64_t kDataAlignment = 64;
 constexpr int kMaxDepth = 64;
 
 [[noreturn]] void Bad(const std::string& file, std::string_view field, std::string_view rule) {
   throw Error(ErrorCode::kFormat, fmt::format("{}: {}: {}", file, OneLine(field), OneLine(rule)));
+}
+
+// What is left of the memory that a file may take, twice its size and a little, when its JSON is parsed.
+uint64_t MemoryFor(const std::string& file, const char* part, uint64_t file_bytes, std::string_view json) {
+  const uint64_t most = 2 * file_bytes + kFreeBytes, parser = kJsonTokenCopies * LongestJsonToken(json) + (1 << 16);
+  if (parser > most - kFreeBytes / 2) Bad(file, part, "has a text longer than a file of its size may have");
+  return most - parser;
 }
 
 // A SAX handler in which every event is refused; the two readers below override what their schema allows.
@@ -62,7 +74,12 @@ struct Extent {
 // {"__metadata__": {name: text}, NAME: {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ...}
 class HeaderSax final : public StrictSax {
  public:
-  explicit HeaderSax(std::string file) : StrictSax(std::move(file), "header") {}
+  // Room is made for `expected` tensors; all together may take `budget` bytes of memory.
+  HeaderSax(std::string file, uint64_t budget, size_t expected)
+      : StrictSax(std::move(file), "header"), budget_(budget), expected_(expected) {
+    tensors.reserve(expected);
+    extents.reserve(expected);
+  }
   std::vector<TensorView> tensors;
   std::vector<Extent> extents;
   SafeTensorsMetadata metadata;
@@ -80,7 +97,9 @@ class HeaderSax final : public StrictSax {
       in_metadata_ = name == "__metadata__";
       if (in_metadata_ && std::exchange(has_metadata_, true)) Bad(file_, name, "the key is there twice");
       if (!in_metadata_) {
-        tensors.emplace_back().name = std::move(name);
+        const bool room = tensors.size() < expected_;
+        Charge(name, name.size() + (room ? 1 : 3) * kTensorBytes);
+        tensors.emplace_back().name = name;  // a copy has no spare room
         extents.emplace_back();
       }
       return true;
@@ -88,6 +107,7 @@ class HeaderSax final : public StrictSax {
     if (in_metadata_) {
       metadata_key_ = std::move(name);
       if (metadata.contains(metadata_key_)) Bad(file_, Where(), "the key is there twice");
+      if (metadata.size() >= kMaxMetadata) Bad(file_, "__metadata__", fmt::format("more than {} keys", kMaxMetadata));
       return true;
     }
     field_ = name == "dtype" ? kDtype : name == "shape" ? kShape : name == "data_offsets" ? kOffsets : kNone;
@@ -106,7 +126,8 @@ class HeaderSax final : public StrictSax {
 
   bool string(string_t& text) override {
     if (depth_ == 2 && in_metadata_) {
-      metadata.emplace(std::move(metadata_key_), std::move(text));
+      Charge("__metadata__", text.size() + metadata_key_.size());
+      metadata.emplace(std::move(metadata_key_), text);
       return true;
     }
     if (depth_ != 2 || field_ != kDtype) return Scalar("a string");
@@ -159,6 +180,11 @@ class HeaderSax final : public StrictSax {
  private:
   enum Field : unsigned { kNone = 0, kDtype = 1, kShape = 2, kOffsets = 4 };
 
+  void Charge(std::string_view field, uint64_t bytes) {
+    used_ += bytes;
+    if (used_ > budget_) Bad(file_, field, "the header has more than a file of its size may have");
+  }
+
   std::string Name() const { return in_metadata_ ? "__metadata__" : tensors.back().name; }
 
   std::string Where() const {
@@ -192,6 +218,8 @@ class HeaderSax final : public StrictSax {
     tensor.nbytes = static_cast<int64_t>(*size);
   }
 
+  uint64_t budget_, used_ = 0;
+  size_t expected_;
   int depth_ = 0;
   bool in_metadata_ = false, has_metadata_ = false, in_array_ = false;
   unsigned seen_ = 0;
@@ -220,12 +248,11 @@ SafeTensorsMetadata ReadOne(const MappedFile& file, std::vector<TensorView>* ten
     reader.Fail("header length", fmt::format("= {}: must be at most {}", WithCommas(length), WithCommas(kMaxHeader)));
   const std::string_view header = reader.Text(length, "header");
   if (header.empty() || header[0] != '{') Bad(path, "header", "must be an object: its first byte must be {");
-  HeaderSax sax(path);
+  const uint64_t budget = MemoryFor(path, "header", reader.size(), header);
   // One allocation of about the right size: growing would hold the table twice.
-  size_t expected = 0;
+  uint64_t expected = 0;
   for (size_t at = 0; (at = header.find("\"data_offsets\"", at)) != std::string_view::npos; ++at) ++expected;
-  sax.tensors.reserve(expected);
-  sax.extents.reserve(expected);
+  HeaderSax sax(path, budget, std::min(expected, budget / (2 * kTensorBytes)));  // the words alone make no tensors
   Json::sax_parse(header.begin(), header.end(), &sax);
 
   (void)SortByName(path, sax.tensors);  // names first: a tensor given twice is not an overlap
@@ -333,8 +360,8 @@ class IndexedShards {
       Bad(path, "index", fmt::format("{} bytes: must be at most {}", WithCommas(index.size()), WithCommas(kMaxIndex)));
     IndexSax sax(path,
                  [this](const std::string& tensor, const std::string& name) { List(tensor, Open(tensor, name)); });
-    const char* const first = reinterpret_cast<const char*>(index.bytes().data());
-    Json::sax_parse(first, first + index.size(), &sax);
+    (void)MemoryFor(path, "index", index.size(), index.text());
+    Json::sax_parse(index.text().begin(), index.text().end(), &sax);
     if (!sax.has_weight_map) Bad(path, "weight_map", "is missing");
     CheckAllListed();
   }
@@ -344,6 +371,9 @@ class IndexedShards {
 
   std::vector<TensorView> TakeTensors() {
     std::vector<TensorView> tensors;
+    size_t n = 0;
+    for (const Shard& shard : shards_) n += shard.tensors.size();
+    tensors.reserve(n);
     for (Shard& shard : shards_) std::ranges::move(shard.tensors, std::back_inserter(tensors));
     return tensors;
   }
@@ -446,7 +476,8 @@ const TensorView* SafeTensors::Find(std::string_view name) const {
 
 const TensorView& SafeTensors::Get(std::string_view name) const {
   if (const TensorView* tensor = Find(name)) return *tensor;
-  std::vector<std::string> names;
+  std::vector<std::string_view> names;
+  names.reserve(tensors_.size());
   for (const TensorView& tensor : tensors_) names.push_back(tensor.name);
   throw Error(ErrorCode::kTensor,
               fmt::format("{}: {}: no such tensor{}", path_, name, DidYouMean(std::string(name), names)));

@@ -181,9 +181,11 @@ TEST(SafeTensors, TruncationAtEveryByteIsRefused) {
 TEST(SafeTensors, ManyDeclaredTensorsCostLittleTime) {
   TempDir dir;
   std::string header = "{";
-  for (int i = 0; i < 100000; ++i)
-    header += StrCat(i ? "," : "", "\"t", i, "\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}");
-  WriteFileAtomic(dir / "m.safetensors", Raw(header + "}", ""));
+  constexpr int64_t kBytes = 128;
+  for (int64_t i = 0; i < 100000; ++i)
+    header += StrCat(i ? "," : "", "\"t", i, "\":{\"dtype\":\"U8\",\"shape\":[", kBytes, "],\"data_offsets\":[",
+                     i * kBytes, ",", (i + 1) * kBytes, "]}");
+  WriteFileAtomic(dir / "m.safetensors", Raw(header + "}", std::string(100000 * kBytes, '\0')));
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_EQ(SafeTensors::Open(dir / "m.safetensors").tensors().size(), 100000u);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));  // 0.1 s; the slack is for sanitizers
@@ -229,12 +231,13 @@ TEST_F(Shards, OpenAsOne) {
 }
 
 TEST_F(Shards, RefuseEachKindOfBadIndex) {
-  Bad(Map(kGood + R"(,"d":"x-3.safetensors")"), {"weight_map: d", "x-3.safetensors is missing"}, ErrorCode::kIo);
+  Bad(Map(kGood + R"(,"d":"x-3.safetensors")"), {"weight_map: d", "x-3.safetensors is missing"},
+      ErrorCode::kIo);  // shard-missing
   for (const char* name :
        {"../x-1.safetensors", "/etc/passwd", "..", ".", "", "s/x-1.safetensors", "s\\\\x", "x\\u0000"})
-    Bad(Map(StrCat("\"a\":\"", name, "\"")), {"weight_map: a", "plain file name"});
-  Bad(Map(kGood + R"(,"d":"x-2.safetensors")"), {"weight_map: d", "no such tensor"});
-  Bad(Map(R"("a":"x-1.safetensors","c":"x-2.safetensors")"), {"b", "not in weight_map"});
+    Bad(Map(StrCat("\"a\":\"", name, "\"")), {"weight_map: a", "plain file name"});        // path-escapes
+  Bad(Map(kGood + R"(,"d":"x-2.safetensors")"), {"weight_map: d", "no such tensor"});      // tensor-in-none
+  Bad(Map(R"("a":"x-1.safetensors","c":"x-2.safetensors")"), {"b", "not in weight_map"});  // orphan
   Bad(Map(kGood + R"(,"a":"x-1.safetensors")"), {"weight_map: a", "twice"});
   Bad(R"({"weight_map":{},"weight_map":{}})", {"weight_map", "twice"});
   Bad(Map(R"("a":5)"), {"weight_map: a", "file name"});
@@ -245,7 +248,7 @@ TEST_F(Shards, RefuseEachKindOfBadIndex) {
   Bad("", {"index", "not JSON"});
   Bad("{\"metadata\":" + std::string(200, '['), {"index", "nested deeper"});
   Write("x-2.safetensors", {"c", "a"});
-  Bad(Map(kGood), {"a", "in two shards"});
+  Bad(Map(kGood), {"a", "in two shards"});  // tensor-in-two
 }
 
 TEST_F(Shards, AFolderWithoutWeightsSaysSo) {

@@ -302,6 +302,21 @@ TensorTable::TensorTable(const ModelConfig& config) {
   }
 }
 
+void TensorTable::ForEach(const ModelConfig& config, const std::function<void(const TensorSpec&)>& found) {
+  std::vector<TensorSpec> specs;
+  Builder builder(config, &specs);
+  const auto pass_on = [&] {
+    for (const TensorSpec& spec : specs) found(spec);
+    specs.clear();
+  };
+  builder.Model();
+  pass_on();
+  for (int i = 0; i < config.n_layers(); ++i) {
+    builder.Block(i);
+    pass_on();
+  }
+}
+
 const TensorSpec* TensorTable::Find(TensorRole role, int layer) const {
   const auto it = by_role_.find(RoleKey(role, layer));
   return it == by_role_.end() ? nullptr : &specs_[it->second];

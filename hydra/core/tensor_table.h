@@ -5,6 +5,7 @@
 // F d_expert or d_ff, S slots, r rank, Hp/n/dk/dv product keys.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -65,6 +66,10 @@ struct TensorSpec {
 class TensorTable {
  public:
   explicit TensorTable(const ModelConfig& config);
+
+  // Calls found(spec) for each tensor in order, without a table: a config of some bytes may have 10^5 tensors, so who
+  // reads a stranger's file looks first whether it has them all.
+  static void ForEach(const ModelConfig& config, const std::function<void(const TensorSpec&)>& found);
 
   [[nodiscard]] const std::vector<TensorSpec>& specs() const { return specs_; }
   // nullptr when the model has no such tensor.

@@ -70,7 +70,7 @@ Json CountsJson(const SplitCounts& counts) {
 
 DataManifest DataManifest::Load(const std::string& folder) {
   const std::string path = ManifestPath(folder);
-  const Json json = ParseJson(ReadFile(path, kMaxManifest), path);
+  const Json json = ParseJson(MappedFile(path, kMaxManifest).text(), path);
   DataManifest manifest;
   Fields top(json, path);
   std::string format;

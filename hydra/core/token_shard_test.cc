@@ -104,13 +104,13 @@ class BadShard : public testing::Test {
 
 TEST_F(BadShard, EachKindIsRefusedByField) {
   bytes_[0] = 'X';
-  Refused({"magic", "HYDRATOK"});
+  Refused({"magic", "HYDRATOK"});  // bad-magic
   bytes_.clear();
   Refused({"magic"});
   Put<uint32_t>(8, 2), Seal();
   Refused({"version = 2"});
   Put<uint32_t>(12, 3), Seal();
-  Refused({"token bytes = 3", "2 or 4"});
+  Refused({"token bytes = 3", "2 or 4"});  // token-bytes-3
   Put<uint64_t>(16, 1 << 20), Seal();  // count-past-file: no longer where the layout says
   Refused({"document ends offset", "n_tokens = 1048576"});
   Put<uint64_t>(16, 1 << 20), Put<uint64_t>(80, 4096 + (2 << 20)), Put<uint64_t>(88, 4096 + (2 << 20) + 64), Seal();
@@ -136,17 +136,17 @@ TEST_F(BadShard, EachKindIsRefusedByField) {
   Put<uint64_t>(ends_, 5), Seal();  // ends-descend (5, 5)
   Refused({"document ends[1] = 5", "above the one before, 5"});
   Put<uint64_t>(ends_ + 8, 9), Seal();
-  Refused({"document ends[1] = 9", "n_tokens = 5"});
+  Refused({"document ends[1] = 9", "n_tokens = 5"});  // ends-past-tokens
   Put<uint64_t>(ends_ + 8, 4), Seal();
   Refused({"document ends = 4", "n_tokens = 5"});
   bytes_.pop_back(), Seal();
-  Refused({"mask", "incomplete copy"});
+  Refused({"mask", "incomplete copy"});  // mask-short
   bytes_ += 'x', Seal();
   Refused({"payload", "followed by 1 bytes"});
   bytes_[mask_] = static_cast<char>(0xff), Seal();
   Refused({"mask", "past the last token"});
   bytes_[4096] ^= 1;
-  Refused({"payload CRC"});
+  Refused({"payload CRC"});  // crc-wrong
   bytes_[3000] = 1;  // padding counts too
   Refused({"payload CRC"});
   bytes_[50] ^= 1;
@@ -234,7 +234,7 @@ TEST_F(Dataset, ForeignDataAreRefused) {
   writer.AddDocument(std::vector<int32_t>{1});
   writer.Finish();
   ExpectError([&] { (void)TokenDataset::Open(dir_.path(), "train"); }, ErrorCode::kFormat,
-              {"train-00002", "tokenizer SHA-256", "data.json says"});
+              {"train-00002", "tokenizer SHA-256", "data.json says"});  // other-tokenizer
   std::filesystem::remove(path);
   ExpectError([&] { (void)TokenDataset::Open(dir_.path(), "train"); }, ErrorCode::kIo, {"train-00002"});
 }

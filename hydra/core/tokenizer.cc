@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
-#include <mutex>
 
 #include "hydra/core/bpe.h"
 #include "hydra/core/error.h"
@@ -77,16 +76,26 @@ class PostProcessorReader {
       }
       Special(value, tokenizer_json::String(piece["SpecialToken"], "id", field + ".SpecialToken"), where,
               seen ? found.after : found.before);
+      CheckSize(found, where);
     }
     if (!seen) tokenizer_json::Refuse(where + ".single", "must name the text (Sequence A)");
     // An outer template goes around an inner one.
     out_.before.insert(out_.before.begin(), found.before.begin(), found.before.end());
     out_.after.insert(out_.after.end(), found.after.begin(), found.after.end());
+    CheckSize(out_, where);
+  }
+
+  static void CheckSize(const Surround& around, const std::string& where) {
+    constexpr size_t kMaxTokens = 1024;
+    if (around.before.size() + around.after.size() > kMaxTokens)
+      tokenizer_json::Refuse(where + ".single", fmt::format("puts more than {} tokens around a text", kMaxTokens));
   }
 
   void Special(const json& value, const std::string& name, const std::string& where, std::vector<int32_t>& ids) {
-    const json tokens = value.value("special_tokens", json::object());
     const std::string field = fmt::format("{}.special_tokens[\"{}\"]", where, name);
+    const auto found = value.find("special_tokens");
+    static const json kNone;
+    const json& tokens = found == value.end() ? kNone : *found;
     if (!tokens.is_object() || !tokens.contains(name) || !tokens[name].is_object() || !tokens[name].contains("ids") ||
         !tokens[name]["ids"].is_array()) {
       tokenizer_json::Refuse(field, "is missing, but the template names it");
@@ -113,8 +122,7 @@ uint64_t NextSerial() {
 
 struct Tokenizer::Impl {
   uint64_t serial = NextSerial();
-  TokenTable tokens;  // all, as the file spells them
-  TokenTable own;     // those of the model; the added ones empty
+  TokenTable tokens;  // as the file spells them, the added ones too
   BpeModel bpe;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
@@ -122,14 +130,9 @@ struct Tokenizer::Impl {
   AddedTokenFinder raw_added, normalized_added;
   std::vector<bool> special;
   Surround surround;
-  std::string bytes;                // of all tokens, joined
-  std::vector<uint64_t> byte_ends;  // [vocab_size + 1]
+  TextList bytes;  // that tokens stand for, by id
   std::optional<int32_t> bos, eos, eot;
-  // Of the tokenizer.json: of its text where there was one, else when first asked for: writing it takes long.
-  mutable std::array<uint8_t, 32> sha256{};
-  std::optional<GgufTokenizer> unhashed;  // without the tokens' texts
-  mutable std::once_flag hash_once;
-  [[nodiscard]] const std::array<uint8_t, 32>& Hash() const;
+  std::array<uint8_t, 32> sha256{};
 
   void Build(TokenizerFile& file, const std::string& name);
   void BuildAdded(const std::vector<AddedToken>& added);
@@ -143,10 +146,7 @@ struct Tokenizer::Impl {
       throw Error(ErrorCode::kData, fmt::format("token id {}: must be 0..{}", id, tokens.size() - 1));
     }
   }
-  [[nodiscard]] std::string_view BytesOf(int32_t id) const {
-    const auto i = static_cast<size_t>(id);
-    return std::string_view(bytes).substr(byte_ends[i], byte_ends[i + 1] - byte_ends[i]);
-  }
+  [[nodiscard]] std::string_view BytesOf(int32_t id) const { return bytes[static_cast<size_t>(id)]; }
 };
 
 struct Tokenizer::Scratch::Data {
@@ -169,9 +169,9 @@ Tokenizer Tokenizer::Load(const std::string& path) {
   const std::string file = folder ? (fs::path(path) / "tokenizer.json").string() : path;
   auto impl = std::make_shared<Impl>();
   {
-    const std::string text = ReadFile(file, kMaxFileBytes);
-    impl->sha256 = Sha256::Of(text);
-    TokenizerFile parsed = ParseTokenizerFile(text, file);
+    const MappedFile mapped(file, kMaxFileBytes);
+    impl->sha256 = Sha256::Of(mapped.bytes());
+    TokenizerFile parsed = ParseTokenizerFile(mapped.text(), file);
     impl->Build(parsed, file);
   }
   const std::string config = (fs::path(path) / "tokenizer_config.json").string();
@@ -190,49 +190,27 @@ Tokenizer Tokenizer::FromJson(std::string_view text, const std::string& name) {
 Tokenizer Tokenizer::FromGguf(const GgufFile& file) {
   auto impl = std::make_shared<Impl>();
   GgufTokenizer read = ReadGgufTokenizer(file);
-  const bool whole = !read.json.empty();
-  if (whole) {
-    impl->sha256 = Sha256::Of(read.json);
-    read.file = ParseTokenizerFile(read.json, file.path() + ": tokenizer.huggingface.json");
-  }
+  impl->sha256 = TokenizerSha256(read);
+  if (!read.json.empty()) read.file = ParseTokenizerFile(read.json, file.path() + ": tokenizer.huggingface.json");
   impl->Build(read.file, file.path());
   if (read.bos) impl->bos = read.bos;
   if (read.eos) impl->eos = read.eos;
   impl->eot = read.eot;
   for (const auto& id : {impl->bos, impl->eos, impl->eot})
     if (id) impl->CheckId(*id);
-  if (!whole) {
-    read.file.tokens = {};
-    impl->unhashed = std::move(read);
-  }
   return Tokenizer(std::move(impl));
 }
 
-const std::array<uint8_t, 32>& Tokenizer::Impl::Hash() const {
-  std::call_once(hash_once, [this] {
-    if (!unhashed) return;
-    GgufTokenizer read = *unhashed;
-    for (int32_t id = 0; id < tokens.size(); ++id) read.file.tokens.emplace_back(tokens.Text(id));
-    sha256 = Sha256::Of(TokenizerJson(read));
-  });
-  return sha256;
-}
-
 void Tokenizer::Impl::Build(TokenizerFile& file, const std::string& name) {
-  const size_t n = file.tokens.size();
-  std::vector<std::string_view> texts(file.tokens.begin(), file.tokens.end());
-  tokens = TokenTable(texts);
-  for (size_t id = 0; id < n; ++id) {
-    if (!file.in_model[id]) texts[id] = {};
-  }
-  own = TokenTable(texts);
+  tokens = std::move(file.tokens);
   normalizer = Normalizer::FromJson(file.steps["normalizer"], name + ": normalizer");
   pre_tokenizer = PreTokenizer::FromJson(file.steps["pre_tokenizer"], name + ": pre_tokenizer");
   decoder = TokenDecoder::FromJson(file.steps["decoder"], name + ": decoder");
   PostProcessorReader(tokens, surround).Read(file.steps["post_processor"], name + ": post_processor");
   file.options.byte_level = pre_tokenizer.byte_level();
-  bpe = BpeModel(&own, file.merges, file.options);
-  special.assign(n, false);
+  bpe = BpeModel(&tokens, file.merges, file.options, std::move(file.in_model));
+  file.merges = {};  // not needed any more, and there may be 10^5
+  special.assign(static_cast<size_t>(tokens.size()), false);
   for (const AddedToken& token : file.added) special[static_cast<size_t>(token.id)] = token.special;
   BuildAdded(file.added);
   BuildBytes();
@@ -257,10 +235,15 @@ void Tokenizer::Impl::BuildAdded(const std::vector<AddedToken>& added) {
 }
 
 void Tokenizer::Impl::BuildBytes() {
-  byte_ends.push_back(0);
+  size_t made = 0, most = 1 << 16, texts = 0;
+  for (int32_t id = 0; id < tokens.size(); ++id) texts += tokens.Text(id).size();
+  bytes.Reserve(static_cast<size_t>(tokens.size()), texts);
   for (int32_t id = 0; id < tokens.size(); ++id) {
-    bytes += decoder.TokenBytes(tokens.Text(id));
-    byte_ends.push_back(bytes.size());
+    const std::string token = decoder.TokenBytes(tokens.Text(id));
+    most += tokens.Text(id).size();
+    made += token.size();
+    tokenizer_json::CheckGrowth(made, most);
+    bytes.Add(token);
   }
 }
 
@@ -278,7 +261,7 @@ void Tokenizer::Impl::GuessEnds() {
 }
 
 void Tokenizer::Impl::ReadConfig(const std::string& path) {
-  const auto config = ParseJson(ReadFile(path, kMaxFileBytes), path);
+  const auto config = ParseJson(MappedFile(path, kMaxFileBytes).text(), path);
   const auto read = [&](const char* key, std::optional<int32_t>& id) {
     if (!config.is_object() || !config.contains(key)) return;
     const auto& value = config[key];
@@ -413,7 +396,7 @@ std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }
 std::optional<int32_t> Tokenizer::eos_id() const { return impl_->eos; }
 std::optional<int32_t> Tokenizer::eot_id() const { return impl_->eot; }
 bool Tokenizer::byte_level() const { return impl_->pre_tokenizer.byte_level(); }
-const std::array<uint8_t, 32>& Tokenizer::sha256() const { return impl_->Hash(); }
+const std::array<uint8_t, 32>& Tokenizer::sha256() const { return impl_->sha256; }
 const std::string& Tokenizer::pattern() const { return impl_->pre_tokenizer.description(); }
 
 }  // namespace hydra

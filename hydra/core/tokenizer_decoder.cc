@@ -56,6 +56,12 @@ std::string ReplaceAll(std::string_view text, std::string_view from, std::string
   return out.append(text.substr(at));
 }
 
+size_t Bytes(const std::vector<std::string>& tokens) {
+  size_t bytes = 0;
+  for (const std::string& token : tokens) bytes += token.size();
+  return bytes;
+}
+
 }  // namespace
 
 TokenDecoder TokenDecoder::FromJson(const json& value, const std::string& where) {
@@ -66,6 +72,7 @@ TokenDecoder TokenDecoder::FromJson(const json& value, const std::string& where)
 
 void TokenDecoder::Add(const json& value, const std::string& where) {
   const std::string type = StepType(value, where);
+  tokenizer_json::CheckStepCount(steps_.size(), where);
   if (type == "Sequence") {
     const auto elements = value.find("decoders");
     if (elements == value.end() || !elements->is_array()) Refuse(where + ".decoders", "must be an array of steps");
@@ -103,8 +110,17 @@ void TokenDecoder::Add(const json& value, const std::string& where) {
 bool TokenDecoder::byte_level() const { return steps_.size() == 1 && std::holds_alternative<ByteLevelStep>(steps_[0]); }
 
 std::string TokenDecoder::Decode(std::vector<std::string> tokens) const {
+  const size_t most = tokenizer_json::MostBytes(Bytes(tokens));
   for (const auto& step : steps_) {
-    std::visit([&](const auto& s) { Run(s, tokens); }, step);
+    std::visit(
+        [&](const auto& s) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(s)>, ReplaceStep>) {
+            Run(s, tokens, most);
+          } else {
+            Run(s, tokens);
+          }
+        },
+        step);
   }
   std::string out;
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -125,7 +141,7 @@ std::string TokenDecoder::TokenBytes(std::string_view token) const {
     if (std::holds_alternative<ByteFallbackStep>(step)) {
       if (const int byte = FallbackByte(out); byte >= 0) return std::string(1, static_cast<char>(byte));
     } else if (const auto* replace = std::get_if<ReplaceStep>(&step)) {
-      out = replace->pattern.Replace(out, replace->by);
+      out = replace->pattern.Replace(out, replace->by, tokenizer_json::MostBytes(token.size()));
     } else if (const auto* metaspace = std::get_if<MetaspaceStep>(&step)) {
       out = ReplaceAll(out, metaspace->replacement, " ");
     }
@@ -170,8 +186,13 @@ void TokenDecoder::Run(const FuseStep&, Tokens& tokens) {
   tokens = {std::move(all)};
 }
 
-void TokenDecoder::Run(const ReplaceStep& step, Tokens& tokens) {
-  for (auto& token : tokens) token = step.pattern.Replace(token, step.by);
+void TokenDecoder::Run(const ReplaceStep& step, Tokens& tokens, size_t most) {
+  size_t made = 0;
+  for (auto& token : tokens) {
+    token = step.pattern.Replace(token, step.by, most - made);
+    made += token.size();
+    tokenizer_json::CheckGrowth(made, most);
+  }
 }
 
 void TokenDecoder::Run(const StripStep& step, Tokens& tokens) {

@@ -45,7 +45,7 @@ class TokenDecoder {
   static void Run(const ByteLevelStep& step, Tokens& tokens);
   static void Run(const ByteFallbackStep& step, Tokens& tokens);
   static void Run(const FuseStep& step, Tokens& tokens);
-  static void Run(const ReplaceStep& step, Tokens& tokens);
+  static void Run(const ReplaceStep& step, Tokens& tokens, size_t most);  // all tokens together: most bytes
   static void Run(const StripStep& step, Tokens& tokens);
   static void Run(const MetaspaceStep& step, Tokens& tokens);
 

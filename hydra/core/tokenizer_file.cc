@@ -6,8 +6,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <unordered_map>
+#include <utility>
 
 #include "hydra/core/error.h"
+#include "hydra/core/json.h"
 #include "hydra/core/tokenizer_text.h"
 
 namespace hydra {
@@ -18,52 +22,109 @@ using nlohmann::json;
 constexpr size_t kMaxDepth = 64;
 constexpr int64_t kMaxTokens = int64_t{1} << 28;  // a file that names more would be over 1 GiB
 
+// The model's vocabulary, texts and ids in one order.
+struct Vocabulary {
+  TokenTable table;
+  std::vector<int32_t> ids;
+};
+
 std::string Quoted(std::string_view text) {
   std::string out = json(std::string(text.substr(0, 64))).dump(-1, ' ', false, json::error_handler_t::replace);
   return text.size() > 64 ? out + "..." : out;
 }
 
-// The SAX events of nlohmann's parser. Where the path is model.vocab or model.merges, entries are kept as they come.
+// At most 60 characters of a value.
+std::string Excerpt(const json& value) {
+  if (value.is_string()) return Quoted(value.get_ref<const std::string&>());
+  if (value.is_array()) return "an array";
+  return value.is_object() ? "an object" : value.dump();
+}
+
+// Merges as they come. Once the vocabulary is there each becomes three ids at once; before that, texts are kept.
+class MergeList {
+ public:
+  explicit MergeList(const std::string& file) : file_(file) {}
+
+  [[nodiscard]] size_t size() const { return ids_.size() + waiting_.size() / 2; }
+  void Add(const Vocabulary* vocabulary, std::string_view left, std::string_view right) {
+    if (vocabulary != nullptr) {
+      Resolve(*vocabulary, left, right);
+    } else {
+      waiting_.Add(left);
+      waiting_.Add(right);
+    }
+  }
+  BpeModel::Merges Finish(const Vocabulary& vocabulary) {
+    for (size_t i = 0; i < waiting_.size(); i += 2) Resolve(vocabulary, waiting_[i], waiting_[i + 1]);
+    waiting_ = {};
+    return std::move(ids_);
+  }
+
+ private:
+  void Resolve(const Vocabulary& vocabulary, std::string_view left, std::string_view right) {
+    joined_.assign(left).append(right);
+    const auto id_of = [&](std::string_view text) {
+      const int32_t at = vocabulary.table.Find(text);
+      if (at < 0)
+        throw Error(ErrorCode::kFormat, fmt::format("{}: model.merges[{}] names {}: it is not in model.vocab", file_,
+                                                    ids_.size(), Quoted(text)));
+      return vocabulary.ids[static_cast<size_t>(at)];
+    };
+    const int32_t a = id_of(left), b = id_of(right);
+    ids_.push_back({a, b, id_of(joined_)});
+  }
+  const std::string& file_;
+  BpeModel::Merges ids_;
+  TextList waiting_;  // left, right, left, ...
+  std::string joined_;
+};
+
+// The SAX events of nlohmann's parser. Where the path is model.vocab or model.merges, entries are kept as they come;
+// the rest becomes a tree, which may cost half of the memory that a file may (twice its size + 1 MiB).
 class Reader {
  public:
   // The names are those that nlohmann's interface asks for.
-  explicit Reader(const std::string& file) : file_(file) {}
+  Reader(const std::string& file, std::string_view text)
+      : merges(file), file_(file), used_(kJsonTokenCopies * LongestJsonToken(text)), budget_(text.size() + (1 << 19)) {
+    used_ = used_ > (1 << 19) ? used_ - (1 << 19) : 0;  // of the other half
+  }
 
-  std::vector<std::pair<std::string, int64_t>> vocab;
-  std::vector<std::pair<std::string, std::string>> merges;
+  Vocabulary vocab;  // in the order of the file
+  MergeList merges;
   bool has_vocab = false, has_merges = false;
   json tree;
 
-  bool null() { return Scalar(nullptr); }
-  bool boolean(bool value) { return Scalar(value); }
+  bool null() { return Scalar(nullptr, 0); }
+  bool boolean(bool value) { return Scalar(value, 0); }
   bool number_integer(int64_t value) { return Integer(value); }
   bool number_unsigned(uint64_t value) {
     return Integer(value > static_cast<uint64_t>(INT64_MAX) ? INT64_MAX : static_cast<int64_t>(value));
   }
-  bool number_float(double value, const std::string&) { return Scalar(value); }
+  bool number_float(double value, const std::string&) { return Scalar(value, 0); }
   bool string(std::string& value) {
     if (where_ == Where::kMerges) return MergeText(value);
     if (where_ == Where::kPair) return PairText(value);
-    return Scalar(std::move(value));
+    return Scalar(std::string(value), sizeof(std::string) + 16 + value.size());
   }
   bool binary(json::binary_t&) { return false; }
 
   bool start_object(size_t) {
     Deeper();
     if (where_ != Where::kTree) WrongEntry("an object");
+    json* const object = Put(json::object(), kContainerBytes);
     if (depth_ == 3 && TopPath("vocab")) {
       has_vocab = true;
       where_ = Where::kVocab;
-      Put(json::object());
       return true;
     }
-    stack_.push_back(Put(json::object()));
+    stack_.push_back(object);
     return true;
   }
   bool end_object() {
     --depth_;
     if (where_ == Where::kVocab) {
       where_ = Where::kTree;
+      FinishVocab();
     } else {
       stack_.pop_back();
     }
@@ -73,24 +134,24 @@ class Reader {
     Deeper();
     if (where_ == Where::kMerges) {
       where_ = Where::kPair;
-      merges.emplace_back();
       in_pair_ = 0;
       return true;
     }
     if (where_ != Where::kTree) WrongEntry("an array");
+    json* const array = Put(json::array(), kContainerBytes);
     if (depth_ == 3 && TopPath("merges")) {
       has_merges = true;
       where_ = Where::kMerges;
-      Put(json::array());
       return true;
     }
-    stack_.push_back(Put(json::array()));
+    stack_.push_back(array);
     return true;
   }
   bool end_array() {
     --depth_;
     if (where_ == Where::kPair) {
-      if (in_pair_ != 2) BadMerge(merges.size() - 1, fmt::format("has {} elements", in_pair_));
+      if (in_pair_ != 2) BadMerge(fmt::format("has {} elements", in_pair_));
+      AddMerge(pair_[0], pair_[1]);
       where_ = Where::kMerges;
     } else if (where_ == Where::kMerges) {
       where_ = Where::kTree;
@@ -100,7 +161,7 @@ class Reader {
     return true;
   }
   bool key(std::string& name) {
-    key_ = std::move(name);
+    key_ = name;
     if (depth_ == 1) top_key_ = key_;
     if (where_ == Where::kTree && stack_.back()->contains(key_)) {
       throw Error(ErrorCode::kFormat, fmt::format("{}: key {} is given twice", file_, Quoted(key_)));
@@ -110,11 +171,16 @@ class Reader {
   bool parse_error(size_t position, const std::string&, const json::exception& e) {
     std::string what = e.what();
     if (const size_t colon = what.find(": "); colon != std::string::npos) what = what.substr(colon + 2);
-    throw Error(ErrorCode::kFormat, fmt::format("{}: not valid JSON at byte {}: {}", file_, position, what));
+    throw Error(ErrorCode::kFormat,
+                fmt::format("{}: not valid JSON at byte {}: {}", file_, position, what.substr(0, 200)));
   }
 
  private:
   enum class Where { kTree, kVocab, kMerges, kPair };
+  // What values of the tree cost: a place in an array that doubles as it grows, a node of an object.
+  static constexpr size_t kElementBytes = 3 * sizeof(json);
+  static constexpr size_t kMemberBytes = 48 + sizeof(std::string) + sizeof(json);
+  static constexpr size_t kContainerBytes = sizeof(json::object_t) + 16;
 
   void Deeper() {
     if (++depth_ > kMaxDepth)
@@ -122,64 +188,87 @@ class Reader {
   }
   [[nodiscard]] bool TopPath(std::string_view name) const { return top_key_ == "model" && key_ == name; }
 
-  // Puts a value at the current place of the tree.
-  json* Put(json value) {
+  void Charge(size_t bytes) {
+    used_ += bytes;
+    if (used_ > budget_)
+      throw Error(ErrorCode::kFormat, fmt::format("{}: {}: more values than a file of its size may have", file_,
+                                                  top_key_.empty() ? "it" : Quoted(top_key_)));
+  }
+  // Puts a value at the current place of the tree; `bytes` are its own, beside the place.
+  json* Put(json value, size_t bytes) {
     if (stack_.empty()) {
       tree = std::move(value);
       return &tree;
     }
     json& parent = *stack_.back();
     if (parent.is_array()) {
+      Charge(bytes + kElementBytes);
       parent.push_back(std::move(value));
       return &parent.back();
     }
+    Charge(bytes + kMemberBytes + key_.size());
     json& slot = parent[key_];
     slot = std::move(value);
     return &slot;
   }
-  bool Scalar(json value) {
-    if (where_ != Where::kTree) WrongEntry(value.dump(-1, ' ', true, json::error_handler_t::replace));
-    Put(std::move(value));
+  bool Scalar(json value, size_t bytes) {
+    if (where_ != Where::kTree) WrongEntry(Excerpt(value));
+    Put(std::move(value), bytes);
     return true;
   }
   bool Integer(int64_t value) {
-    if (where_ != Where::kVocab) return Scalar(value);
-    vocab.emplace_back(std::move(key_), value);
+    if (where_ != Where::kVocab) return Scalar(value, 0);
+    const auto fail = [&](const char* why) {
+      throw Error(ErrorCode::kFormat, fmt::format("{}: model.vocab[{}] = {}: {}", file_, Quoted(key_), value, why));
+    };
+    if (value < 0) fail("an id must not be negative");
+    if (value >= kMaxTokens) fail("leaves a gap: ids must be 0 to one below the number of tokens");
+    texts_.Add(key_);
+    vocab.ids.push_back(static_cast<int32_t>(value));
     return true;
   }
-  bool MergeText(const std::string& text) {
+  void FinishVocab() {
+    vocab.table = TokenTable(std::move(texts_));
+    if (vocab.table.twice() >= 0)
+      throw Error(ErrorCode::kFormat, fmt::format("{}: model.vocab[{}] is given twice", file_,
+                                                  Quoted(vocab.table.Text(vocab.table.twice()))));
+  }
+  void AddMerge(std::string_view left, std::string_view right) {
+    merges.Add(has_vocab ? &vocab : nullptr, left, right);
+  }
+  bool MergeText(std::string_view text) {
     const size_t space = text.find(' ');
-    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-      BadMerge(merges.size(), "= " + Quoted(text));
-    }
-    merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+    if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) BadMerge("= " + Quoted(text));
+    AddMerge(text.substr(0, space), text.substr(space + 1));
     return true;
   }
-  bool PairText(std::string& text) {
-    if (in_pair_ == 2) BadMerge(merges.size() - 1, "has more than 2 elements");
-    (in_pair_ == 0 ? merges.back().first : merges.back().second) = std::move(text);
-    ++in_pair_;
+  bool PairText(const std::string& text) {
+    if (in_pair_ == 2) BadMerge("has more than 2 elements");
+    pair_[in_pair_++] = text;
     return true;
   }
-  [[noreturn]] void BadMerge(size_t index, const std::string& what) const {
-    throw Error(
-        ErrorCode::kFormat,
-        fmt::format("{}: model.merges[{}] {}: must be two tokens, \"A B\" or [\"A\", \"B\"]", file_, index, what));
+  [[noreturn]] void BadMerge(const std::string& what) const {
+    throw Error(ErrorCode::kFormat,
+                fmt::format("{}: model.merges[{}] {}: must be two tokens, \"A B\" or [\"A\", \"B\"]", file_,
+                            merges.size(), what));
   }
   [[noreturn]] void WrongEntry(const std::string& what) const {
     if (where_ == Where::kVocab) {
       throw Error(ErrorCode::kFormat,
                   fmt::format("{}: model.vocab[{}] = {}: must be a whole number", file_, Quoted(key_), what));
     }
-    BadMerge(where_ == Where::kPair ? merges.size() - 1 : merges.size(), "= " + what);
+    BadMerge("= " + what);
   }
 
   const std::string& file_;
+  size_t used_, budget_;
+  TextList texts_;            // of the vocabulary, until it is whole
   std::vector<json*> stack_;  // open objects and arrays of the tree
   std::string key_, top_key_;
   size_t depth_ = 0;
   Where where_ = Where::kTree;
-  int in_pair_ = 0;
+  std::array<std::string, 2> pair_;
+  size_t in_pair_ = 0;
 };
 
 // Builds the lists from what was read.
@@ -191,14 +280,10 @@ class Builder {
     if (!reader_.tree.is_object()) Fail("", "must be an object");
     CheckTop();
     CheckModel();
-    Tokens();
-    std::vector<std::string_view> own(out_.tokens.size());
-    for (size_t id = 0; id < own.size(); ++id) {
-      if (out_.in_model[id]) own[id] = out_.tokens[id];
-    }
-    const TokenTable table(own);
-    Merges(table);
-    Unknown(table);
+    ReadAdded();
+    out_.merges = reader_.merges.Finish(reader_.vocab);
+    out_.tokens = TokenTable(Tokens());
+    Unknown();
     for (const char* key : {"normalizer", "pre_tokenizer", "post_processor", "decoder"}) {
       out_.steps[key] = reader_.tree.contains(key) ? std::move(reader_.tree[key]) : json(nullptr);
     }
@@ -222,7 +307,7 @@ class Builder {
   [[nodiscard]] bool Flag(const json& object, const char* key, const std::string& path) const {
     const auto found = object.find(key);
     if (found == object.end() || found->is_null()) return false;
-    if (!found->is_boolean()) Fail(path + key, fmt::format("= {}: must be true or false", found->dump()));
+    if (!found->is_boolean()) Fail(path + key, fmt::format("= {}: must be true or false", Excerpt(*found)));
     return found->get<bool>();
   }
 
@@ -230,66 +315,91 @@ class Builder {
     const json& model = reader_.tree["model"];
     const json type = model.value("type", json(nullptr));
     if (!type.is_null() && type != "BPE")
-      Fail("model.type", fmt::format("= {}: only \"BPE\" is supported", type.dump()));
+      Fail("model.type", fmt::format("= {}: only \"BPE\" is supported", Excerpt(type)));
     if (!reader_.has_vocab) Fail("model.vocab", "is missing: must be an object of ids");
     if (!reader_.has_merges) Fail("model.merges", "is missing: must be an array");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const json value = model.value(key, json(nullptr));
-      if (!value.is_null() && value.dump() != "\"\"")
-        Fail(fmt::format("model.{}", key), fmt::format("= {}: not supported", value.dump()));
+      if (!value.is_null() && value != "")
+        Fail(fmt::format("model.{}", key), fmt::format("= {}: not supported", Excerpt(value)));
     }
     const json dropout = model.value("dropout", json(nullptr));
     if (!dropout.is_null() && !(dropout.is_number() && dropout.get<double>() == 0)) {
-      Fail("model.dropout", fmt::format("= {}: random ids are not supported", dropout.dump()));
+      Fail("model.dropout", fmt::format("= {}: random ids are not supported", Excerpt(dropout)));
     }
     out_.options.byte_fallback = Flag(model, "byte_fallback", "model.");
     out_.options.fuse_unk = Flag(model, "fuse_unk", "model.");
     out_.options.ignore_merges = Flag(model, "ignore_merges", "model.");
   }
 
-  // Gives `text` the id; both must be new.
-  void Place(std::string text, int64_t id, const std::string& field) {
-    if (id < 0) Fail(field, fmt::format("= {}: an id must not be negative", id));
-    const auto entries = static_cast<int64_t>(reader_.vocab.size() + out_.added.size());
-    if (id >= std::min(entries, kMaxTokens)) {
-      Fail(field, fmt::format("= {}: leaves a gap, ids must be 0..{} for {} tokens", id, entries - 1, entries));
-    }
-    const auto i = static_cast<size_t>(id);
-    if (i >= taken_.size()) {
-      taken_.resize(i + 1, false);
-      out_.tokens.resize(i + 1);
-    }
-    if (taken_[i]) Fail(field, fmt::format("= {}: the id is given twice, {} has it too", id, Quoted(out_.tokens[i])));
-    taken_[i] = true;
-    out_.tokens[i] = std::move(text);
+  // Entries: those of the vocabulary first, then the added tokens.
+  [[nodiscard]] std::string_view TextOf(int32_t entry) const {
+    const int32_t n = reader_.vocab.table.size();
+    return entry < n ? reader_.vocab.table.Text(entry) : AddedText(entry - n);
+  }
+  [[nodiscard]] std::string_view AddedText(int32_t i) const { return out_.added[static_cast<size_t>(i)].content; }
+  [[nodiscard]] std::string FieldOf(int32_t entry) const {
+    const int32_t n = reader_.vocab.table.size();
+    return entry < n ? fmt::format("model.vocab[{}]", Quoted(TextOf(entry)))
+                     : fmt::format("added_tokens[{}] ({}).id", entry - n, Quoted(TextOf(entry)));
   }
 
-  void Tokens() {
-    ReadAdded();
-    for (auto& [text, id] : reader_.vocab) {
-      if (!own_ids_.emplace(text, id).second) Fail(fmt::format("model.vocab[{}]", Quoted(text)), "is given twice");
-      Place(text, id, fmt::format("model.vocab[{}]", Quoted(text)));
+  // Gives an entry its id, which must be new.
+  void Place(int32_t entry, int32_t id, std::vector<int32_t>* entries) const {
+    const auto n = static_cast<int64_t>(entries->size());
+    if (id >= n) Fail(FieldOf(entry), fmt::format("= {}: leaves a gap, ids must be 0..{} for {} tokens", id, n - 1, n));
+    int32_t& place = (*entries)[static_cast<size_t>(id)];
+    if (place >= 0)
+      Fail(FieldOf(entry), fmt::format("= {}: the id is given twice, {} has it too", id, Quoted(TextOf(place))));
+    place = entry;
+  }
+
+  TextList Tokens() {
+    const Vocabulary& vocab = reader_.vocab;
+    const int32_t n_own = vocab.table.size();
+    std::vector<int32_t> entries(vocab.ids.size() + out_.added.size(), -1);  // by id
+    bool empty = false;
+    for (int32_t i = 0; i < n_own; ++i) {
+      if (vocab.table.Text(i).empty() && std::exchange(empty, true)) Fail("model.vocab[\"\"]", "is given twice");
+      Place(i, vocab.ids[static_cast<size_t>(i)], &entries);
     }
-    std::vector<bool> own = taken_;
+    PlaceAdded(&entries);
+    const auto gap = static_cast<size_t>(std::find(entries.begin(), entries.end(), -1) - entries.begin());
+    if (std::any_of(entries.begin() + static_cast<ptrdiff_t>(gap), entries.end(), [](int32_t e) { return e >= 0; }))
+      Fail("model.vocab", fmt::format("has no token with id {}: ids must be without a gap", gap));
+    if (gap == 0) Fail("model.vocab", "is empty");
+    entries.resize(gap);
+    // What is not needed goes before the new list comes.
+    const TextList own = std::move(reader_.vocab.table).TakeTexts();
+    reader_.vocab = {};
+    const auto text_of = [&](int32_t entry) {
+      return entry < n_own ? own[static_cast<size_t>(entry)] : AddedText(entry - n_own);
+    };
+    size_t bytes = 0;
+    for (const int32_t entry : entries) bytes += text_of(entry).size();
+    TextList texts;
+    texts.Reserve(entries.size(), bytes);
+    out_.in_model.reserve(entries.size());
+    for (const int32_t entry : entries) {
+      texts.Add(text_of(entry));
+      out_.in_model.push_back(entry < n_own);
+    }
+    return texts;
+  }
+
+  // Those whose text is in the vocabulary have its id; the others are new.
+  void PlaceAdded(std::vector<int32_t>* entries) const {
+    const Vocabulary& vocab = reader_.vocab;
+    std::unordered_map<std::string_view, int32_t> seen;
     for (size_t i = 0; i < out_.added.size(); ++i) {
       const AddedToken& token = out_.added[i];
-      const std::string field = fmt::format("added_tokens[{}] ({}).id", i, Quoted(token.content));
-      const auto own = own_ids_.find(token.content);
-      if (own == own_ids_.end()) {
-        Place(token.content, token.id, field);
-        own_ids_.emplace(token.content, token.id);
-      } else if (own->second != token.id) {
-        Fail(field, fmt::format("= {}: the same text has id {} already", token.id, own->second));
-      }
+      const int32_t entry = vocab.table.size() + static_cast<int32_t>(i), own = vocab.table.Find(token.content);
+      const auto [before, is_new] = seen.try_emplace(token.content, token.id);
+      const int32_t known = own >= 0 ? vocab.ids[static_cast<size_t>(own)] : before->second;
+      if (known != token.id)
+        Fail(FieldOf(entry), fmt::format("= {}: the same text has id {} already", token.id, known));
+      if (own < 0 && is_new) Place(entry, token.id, entries);
     }
-    const auto gap = std::find(taken_.begin(), taken_.end(), false);
-    if (gap != taken_.end()) {
-      Fail("model.vocab", fmt::format("has no token with id {}: ids must be 0..{} without a gap", gap - taken_.begin(),
-                                      taken_.size() - 1));
-    }
-    if (out_.tokens.empty()) Fail("model.vocab", "is empty");
-    own.resize(out_.tokens.size(), false);
-    out_.in_model = std::move(own);
   }
 
   void ReadAdded() {
@@ -303,7 +413,7 @@ class Builder {
       const json content = entry.value("content", json(nullptr)), id = entry.value("id", json(nullptr));
       if (!content.is_string() || content.get_ref<const std::string&>().empty())
         Fail(path + "content", "must be a text that is not empty");
-      if (!id.is_number_integer()) Fail(path + "id", fmt::format("= {}: must be a whole number", id.dump()));
+      if (!id.is_number_integer()) Fail(path + "id", fmt::format("= {}: must be a whole number", Excerpt(id)));
       const auto value = id.get<int64_t>();
       if (value < 0) Fail(path + "id", fmt::format("= {}: an id must not be negative", value));
       if (value >= kMaxTokens) Fail(path + "id", fmt::format("= {}: leaves a gap", value));
@@ -315,37 +425,22 @@ class Builder {
                             .rstrip = Flag(entry, "rstrip", path),
                             .normalized = Flag(entry, "normalized", path)});
     }
+    reader_.tree.erase("added_tokens");  // its tree costs much more
   }
 
-  void Merges(const TokenTable& table) {
-    out_.merges.reserve(reader_.merges.size());
-    const auto id_of = [&](size_t i, const std::string& text) {
-      const int32_t id = table.Find(text);
-      if (id < 0) {
-        Fail(fmt::format("model.merges[{}]", i), fmt::format("names {}: it is not in model.vocab", Quoted(text)));
-      }
-      return id;
-    };
-    for (size_t i = 0; i < reader_.merges.size(); ++i) {
-      const auto& [left, right] = reader_.merges[i];
-      const int32_t a = id_of(i, left), b = id_of(i, right);
-      out_.merges.push_back({a, b, id_of(i, left + right)});
-    }
-  }
-
-  void Unknown(const TokenTable& table) {
+  void Unknown() {
     const json unk = reader_.tree["model"].value("unk_token", json(nullptr));
     if (unk.is_null()) return;
     if (!unk.is_string()) Fail("model.unk_token", "must be a text or null");
-    out_.options.unk_id = table.Find(unk.get_ref<const std::string&>());
-    if (out_.options.unk_id < 0) Fail("model.unk_token", fmt::format("= {}: it is not in model.vocab", unk.dump()));
+    const int32_t id = out_.tokens.Find(unk.get_ref<const std::string&>());
+    if (id < 0 || !out_.in_model[static_cast<size_t>(id)])
+      Fail("model.unk_token", fmt::format("= {}: it is not in model.vocab", Excerpt(unk)));
+    out_.options.unk_id = id;
   }
 
   Reader& reader_;
   const std::string& file_;
   TokenizerFile out_;
-  std::vector<bool> taken_;
-  std::unordered_map<std::string, int64_t> own_ids_;
 };
 
 }  // namespace
@@ -355,7 +450,7 @@ TokenizerFile ParseTokenizerFile(std::string_view text, const std::string& file)
     throw Error(ErrorCode::kFormat, fmt::format("{}: byte {} is not valid UTF-8", file, valid));
   }
   if (text.empty()) throw Error(ErrorCode::kFormat, fmt::format("{}: the file is empty, JSON is expected", file));
-  Reader reader(file);
+  Reader reader(file, text);
   (void)json::sax_parse(text.begin(), text.end(), &reader);
   return Builder(reader, file).Build();
 }

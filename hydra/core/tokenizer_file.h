@@ -15,9 +15,9 @@
 namespace hydra {
 
 struct TokenizerFile {
-  std::vector<std::string> tokens;  // by id: the model's vocabulary and the added tokens
-  std::vector<bool> in_model;       // by id: false for tokens that are only added
-  std::vector<BpeModel::Merge> merges;
+  TokenTable tokens;           // the model's vocabulary and the added tokens
+  std::vector<bool> in_model;  // by id: false for tokens that are only added
+  BpeModel::Merges merges;
   BpeOptions options;  // all but byte_level, which the pre-tokenizer decides
   std::vector<AddedToken> added;
   nlohmann::json steps;  // normalizer, pre_tokenizer, post_processor, decoder; each may be null

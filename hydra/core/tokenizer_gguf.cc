@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <limits>
 
 #include "hydra/core/error.h"
@@ -86,53 +87,67 @@ std::optional<int32_t> TokenId(const GgufFile& file, const char* name, size_t n_
   return static_cast<int32_t>(*id);
 }
 
+// The texts of all tokens, each valid and there once.
+TokenTable ReadTexts(const GgufFile& file, size_t n_tokens) {
+  if (n_tokens < 1 || n_tokens > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
+    file.Fail(kTokens, fmt::format("has {} tokens: must be 1 to 2^31 - 1", n_tokens));
+  const uint64_t bytes = file.Find(kTokens)->data.size() - sizeof(uint64_t) * n_tokens;
+  if (bytes > std::numeric_limits<uint32_t>::max())
+    file.Fail(kTokens, fmt::format("has {} bytes: must be below 4 GiB", WithCommas(bytes)));
+  TextList texts;
+  texts.Reserve(n_tokens, bytes);
+  file.ForEachText(kTokens, [&](size_t i, std::string_view text) {
+    if (ValidUtf8Prefix(text) != text.size()) file.Fail(fmt::format("{}[{}]", kTokens, i), "is not valid UTF-8");
+    texts.Add(text);
+  });
+  TokenTable table(std::move(texts));
+  if (const int32_t twice = table.twice(); twice >= 0)
+    file.Fail(fmt::format("{}[{}]", kTokens, twice),
+              fmt::format("= \"{}\": is given twice", OneLine(table.Text(twice), 60)));
+  return table;
+}
+
 // Tokens with their types; special and user-defined ones become added tokens.
-void ReadTokens(const GgufFile& file, TokenizerFile* out) {
-  const auto tokens = file.Texts(kTokens);
+void ReadTokens(const GgufFile& file, size_t n_tokens, TokenizerFile* out) {
+  const GgufEntry* listed = file.Find(kTypes);  // its length first: a value of one byte becomes eight
+  if (listed != nullptr && listed->count != n_tokens)
+    file.Fail(kTypes, fmt::format("has {} entries: {} has {}", listed->count, kTokens, n_tokens));
   const auto types = file.FindInts(kTypes);
-  if (tokens.empty() || tokens.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
-    file.Fail(kTokens, fmt::format("has {} tokens: must be 1 to 2^31 - 1", tokens.size()));
-  if (types && types->size() != tokens.size())
-    file.Fail(kTypes, fmt::format("has {} entries: {} has {}", types->size(), kTokens, tokens.size()));
-  out->tokens.assign(tokens.begin(), tokens.end());
-  out->in_model.assign(tokens.size(), false);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    const auto field = [&](const char* key) { return fmt::format("{}[{}]", key, i); };
-    if (ValidUtf8Prefix(tokens[i]) != tokens[i].size()) file.Fail(field(kTokens), "is not valid UTF-8");
+  out->tokens = ReadTexts(file, n_tokens);
+  out->in_model.assign(n_tokens, false);
+  constexpr uint64_t kAddedBytes = 512;  // of memory for one; all together at most twice the file and 512 KiB
+  const size_t most = (2 * file.file_bytes() + (1 << 19)) / kAddedBytes;
+  for (size_t i = 0; i < n_tokens; ++i) {
     const int64_t type = types ? (*types)[i] : kNormal;
-    if (type < kNormal || type > kByte) file.Fail(field(kTypes), fmt::format("= {}: must be 1 to 6", type));
+    if (type < kNormal || type > kByte)
+      file.Fail(fmt::format("{}[{}]", kTypes, i), fmt::format("= {}: must be 1 to 6", type));
     const bool special = type == kControl || type == kUnknown;
     out->in_model[i] = !special && type != kUserDefined;
     if (out->in_model[i]) continue;
-    if (tokens[i].empty()) file.Fail(field(kTokens), "is empty: a special token must have a text");
-    out->added.push_back({.content = std::string(tokens[i]), .id = static_cast<int32_t>(i), .special = special});
+    const auto id = static_cast<int32_t>(i);
+    if (out->tokens.Text(id).empty())
+      file.Fail(fmt::format("{}[{}]", kTokens, i), "is empty: a special token must have a text");
+    if (out->added.size() >= most) file.Fail(kTypes, "has more special tokens than a file of its size may have");
+    out->added.push_back({.content = std::string(out->tokens.Text(id)), .id = id, .special = special});
   }
 }
 
 void ReadMerges(const GgufFile& file, TokenizerFile* out) {
-  const TokenTable ids(
-      std::vector<std::string_view>(out->tokens.begin(), out->tokens.end()));  // finds the first of equals
-  for (size_t i = 0; i < out->tokens.size(); ++i)
-    if (!out->tokens[i].empty() && ids.Find(out->tokens[i]) != static_cast<int32_t>(i))
-      file.Fail(fmt::format("{}[{}]", kTokens, i),
-                fmt::format("= \"{}\": is given twice", OneLine(out->tokens[i], 60)));
-  const auto merges = file.Texts(kMerges);
-  out->merges.reserve(merges.size());
   std::string joined;
-  for (size_t i = 0; i < merges.size(); ++i) {
+  file.ForEachText(kMerges, [&](size_t i, std::string_view merge) {
     const auto fail = [&](std::string_view rule) {
-      file.Fail(fmt::format("{}[{}]", kMerges, i), fmt::format("= \"{}\": {}", OneLine(merges[i], 60), rule));
+      file.Fail(fmt::format("{}[{}]", kMerges, i), fmt::format("= \"{}\": {}", OneLine(merge, 60), rule));
     };
-    const size_t space = merges[i].find(' ');
-    if (space == std::string_view::npos || space == 0 || space + 1 == merges[i].size() ||
-        merges[i].find(' ', space + 1) != std::string_view::npos)
+    const size_t space = merge.find(' ');
+    if (space == std::string_view::npos || space == 0 || space + 1 == merge.size() ||
+        merge.find(' ', space + 1) != std::string_view::npos)
       fail("must be two tokens, \"A B\"");
-    joined.assign(merges[i].substr(0, space)).append(merges[i].substr(space + 1));
-    const int32_t left = ids.Find(merges[i].substr(0, space)), right = ids.Find(merges[i].substr(space + 1)),
-                  both = ids.Find(joined);
+    joined.assign(merge.substr(0, space)).append(merge.substr(space + 1));
+    const int32_t left = out->tokens.Find(merge.substr(0, space)), right = out->tokens.Find(merge.substr(space + 1)),
+                  both = out->tokens.Find(joined);
     if (left < 0 || right < 0 || both < 0) fail("names a token that is not in the vocabulary");
     out->merges.push_back({left, right, both});
-  }
+  });
 }
 
 // What is put around a text, as tokenizer.json says it.
@@ -141,7 +156,7 @@ json Template(const TokenizerFile& file, const std::optional<int32_t>& before, c
   json single = json::array(), tokens = json::object();
   const auto add = [&](const std::optional<int32_t>& id) {
     if (!id) return;
-    const std::string& text = file.tokens[static_cast<size_t>(*id)];
+    const std::string text(file.tokens.Text(*id));
     single.push_back({{"SpecialToken", {{"id", text}, {"type_id", 0}}}});
     tokens[text] = {{"id", text}, {"ids", {*id}}, {"tokens", {text}}};
   };
@@ -153,10 +168,15 @@ json Template(const TokenizerFile& file, const std::optional<int32_t>& before, c
 
 // ---- Writing ----
 
+std::string MergeText(const TokenizerFile& file, const BpeModel::Merge& merge) {
+  return StrCat(file.tokens.Text(merge.left), " ", file.tokens.Text(merge.right));
+}
+
 std::string Quote(std::string_view text) { return json(std::string(text)).dump(); }
 
-// As text, piece by piece: nlohmann's ordered objects are slow for 10^5 keys.
-std::string ToJson(const TokenizerFile& file) {
+// As text, piece by piece to `write`: nlohmann's ordered objects are slow for 10^5 keys.
+void WriteJson(const TokenizerFile& file, const std::function<void(std::string_view)>& write) {
+  constexpr size_t kPiece = 1 << 16;
   auto added = nlohmann::ordered_json::array();
   for (const AddedToken& t : file.added)
     added.push_back({{"id", t.id},
@@ -176,19 +196,26 @@ std::string ToJson(const TokenizerFile& file) {
       "    \"byte_fallback\": false,\n    \"ignore_merges\": {},\n    \"vocab\": {{",
       file.options.ignore_merges);
   bool first = true;
-  for (size_t id = 0; id < file.tokens.size(); ++id) {
-    if (!file.in_model[id]) continue;
-    out += fmt::format("{}\n      {}: {}", first ? "" : ",", Quote(file.tokens[id]), id);
+  const auto flush = [&](size_t least) {
+    if (out.size() < least) return;
+    write(out);
+    out.clear();
+  };
+  for (int32_t id = 0; id < file.tokens.size(); ++id) {
+    if (!file.in_model[static_cast<size_t>(id)]) continue;
+    out += fmt::format("{}\n      {}: {}", first ? "" : ",", Quote(file.tokens.Text(id)), id);
     first = false;
+    flush(kPiece);
   }
   out += "\n    },\n    \"merges\": [";
   first = true;
   for (const BpeModel::Merge& merge : file.merges) {
-    const auto text = [&](int32_t id) -> const std::string& { return file.tokens[static_cast<size_t>(id)]; };
-    out += fmt::format("{}\n      {}", first ? "" : ",", Quote(text(merge.left) + " " + text(merge.right)));
+    out += fmt::format("{}\n      {}", first ? "" : ",", Quote(MergeText(file, merge)));
     first = false;
+    flush(kPiece);
   }
-  return out + "\n    ]\n  }\n}\n";
+  out += "\n    ]\n  }\n}\n";
+  flush(0);
 }
 
 // Removes what does not change ids, so that files of several writers compare equal.
@@ -229,20 +256,21 @@ const PreSteps* KnownStepsOf(const TokenizerFile& file, const Tokenizer& tokeniz
 }
 
 void SetTokens(const TokenizerFile& file, const ModelConfig& config, const std::string& path, GgufMetadata* metadata) {
-  const size_t n = file.tokens.size(), padded = static_cast<size_t>(config.vocab_size);
+  const size_t n = static_cast<size_t>(file.tokens.size()), padded = static_cast<size_t>(config.vocab_size);
   if (n > padded)
     throw Error(ErrorCode::kFormat, fmt::format("{}: has {} tokens: vocab_size = {} in config.json", path, n, padded));
   std::vector<std::string> fill;
   for (size_t i = n; i < padded; ++i) fill.push_back(fmt::format("[PAD{}]", i));
-  std::vector<std::string_view> tokens(file.tokens.begin(), file.tokens.end());
+  std::vector<std::string_view> tokens;
+  tokens.reserve(padded);
+  for (int32_t id = 0; id < file.tokens.size(); ++id) tokens.push_back(file.tokens.Text(id));
   tokens.insert(tokens.end(), fill.begin(), fill.end());
   std::vector<int32_t> types(padded, kUnused);
   std::fill_n(types.begin(), n, kNormal);
   for (const AddedToken& t : file.added) types[static_cast<size_t>(t.id)] = t.special ? kControl : kUserDefined;
   std::vector<std::string> joined;
   joined.reserve(file.merges.size());
-  for (const BpeModel::Merge& m : file.merges)
-    joined.push_back(file.tokens[static_cast<size_t>(m.left)] + " " + file.tokens[static_cast<size_t>(m.right)]);
+  for (const BpeModel::Merge& merge : file.merges) joined.push_back(MergeText(file, merge));
   metadata->SetTexts(kTokens, tokens);
   metadata->SetI32s(kTypes, types);
   metadata->SetTexts(kMerges, std::vector<std::string_view>(joined.begin(), joined.end()));
@@ -252,7 +280,7 @@ std::string ChatTemplateOf(const fs::path& folder) {
   const fs::path own = folder / "chat_template.jinja", config = folder / "tokenizer_config.json";
   if (fs::exists(own)) return ReadFile(own.string(), kMaxJsonBytes);
   if (!fs::exists(config)) return {};
-  const auto parsed = ParseJson(ReadFile(config.string(), kMaxJsonBytes), config.string());
+  const auto parsed = ParseJson(MappedFile(config.string(), kMaxJsonBytes).text(), config.string());
   const bool text = parsed.is_object() && parsed.contains("chat_template") && parsed["chat_template"].is_string();
   return text ? parsed["chat_template"].get<std::string>() : std::string();
 }
@@ -262,7 +290,8 @@ std::string ChatTemplateOf(const fs::path& folder) {
 GgufTokenizer ReadGgufTokenizer(const GgufFile& file) {
   GgufTokenizer out;
   CheckModel(file);
-  const size_t n_tokens = file.Texts(kTokens).size();
+  size_t n_tokens = 0;
+  file.ForEachText(kTokens, [&](size_t, std::string_view) { ++n_tokens; });
   out.bos = TokenId(file, "bos", n_tokens);
   out.eos = TokenId(file, "eos", n_tokens);
   out.eot = TokenId(file, "eot", n_tokens);
@@ -271,7 +300,7 @@ GgufTokenizer ReadGgufTokenizer(const GgufFile& file) {
     return out;
   }
   const PreSteps& pre = StepsOf(file);
-  ReadTokens(file, &out.file);
+  ReadTokens(file, n_tokens, &out.file);
   ReadMerges(file, &out.file);
   out.file.options.ignore_merges = pre.ignore_merges;
   const bool add_bos = file.FindBool(kAddBos).value_or(pre.add_bos) && out.bos;
@@ -314,7 +343,17 @@ void SetGgufTokenizer(const std::string& path, const ModelConfig& config, GgufMe
 }
 
 std::string TokenizerJson(const GgufTokenizer& tokenizer) {
-  return tokenizer.json.empty() ? ToJson(tokenizer.file) : tokenizer.json;
+  if (!tokenizer.json.empty()) return tokenizer.json;
+  std::string out;
+  WriteJson(tokenizer.file, [&](std::string_view piece) { out += piece; });
+  return out;
+}
+
+Sha256Digest TokenizerSha256(const GgufTokenizer& tokenizer) {
+  if (!tokenizer.json.empty()) return Sha256::Of(tokenizer.json);
+  Sha256 sha;
+  WriteJson(tokenizer.file, [&](std::string_view piece) { sha.Update(piece); });
+  return sha.Finish();
 }
 
 std::string TokenizerConfigJsonOfGguf(const GgufFile& file) {

@@ -30,6 +30,7 @@ void SetGgufTokenizer(const std::string& path, const ModelConfig& config, GgufMe
 
 // Texts of tokenizer.json and tokenizer_config.json that say what a GGUF file says.
 [[nodiscard]] std::string TokenizerJson(const GgufTokenizer& tokenizer);
+[[nodiscard]] Sha256Digest TokenizerSha256(const GgufTokenizer& tokenizer);  // of TokenizerJson, which is not made
 [[nodiscard]] std::string TokenizerConfigJsonOfGguf(const GgufFile& file);
 
 }  // namespace hydra

@@ -217,7 +217,7 @@ TEST(Pretokenizer, RegexRefusesWhatPcre2ReadsDifferently) {
 // ---- BPE ----
 
 // Repeats: of all pairs the lowest rank, of those the leftmost.
-std::vector<int32_t> NaiveMerge(std::vector<int32_t> ids, const std::vector<BpeModel::Merge>& merges) {
+std::vector<int32_t> NaiveMerge(std::vector<int32_t> ids, const BpeModel::Merges& merges) {
   for (;;) {
     size_t best_rank = merges.size(), best = 0;
     for (size_t i = 0; i + 1 < ids.size(); ++i) {
@@ -236,7 +236,7 @@ TEST(Bpe, ShortAndLongPiecesEqualTheNaiveLoop) {
     std::mt19937_64 rng(seed);
     // Merges over a few letters, in an order no training gives.
     std::vector<std::string> texts = {"a", "b", "c"};
-    std::vector<BpeModel::Merge> merges;
+    BpeModel::Merges merges;
     while (merges.size() < 60) {
       const auto a = static_cast<int32_t>(rng() % texts.size()), b = static_cast<int32_t>(rng() % texts.size());
       const std::string joined = texts[static_cast<size_t>(a)] + texts[static_cast<size_t>(b)];

@@ -20,14 +20,15 @@ WeightType TypeOf(const TensorView& view, const std::string& path) {
 }
 
 // Each tensor of the table once, in its shape; nothing else but a tied model's second copy of its head.
-void CheckSafeTensors(const ModelConfig& config, const TensorTable& table, const SafeTensors& file) {
-  for (const TensorSpec& spec : table.specs()) {
+void CheckSafeTensors(const ModelConfig& config, const SafeTensors& file) {
+  TensorTable::ForEach(config, [&](const TensorSpec& spec) {
     const TensorView& view = file.Get(spec.name);
     if (view.shape != spec.shape)
       throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", spec.name, ": shape ", ShapeText(view.shape),
                                              ", config.json says ", ShapeText(spec.shape)));
     (void)TypeOf(view, file.path());
-  }
+  });
+  const TensorTable table(config);
   constexpr const char* kHead = "lm_head.weight";
   for (const TensorView& view : file.tensors())
     if (table.FindName(view.name) == nullptr && !(config.tie_embeddings && view.name == kHead))
@@ -51,8 +52,7 @@ WeightSource OpenFolder(const std::string& path, std::vector<std::string>* warni
       fs::exists(home / "pytorch_model.bin"))
     throw Error(ErrorCode::kFormat, StrCat((home / "pytorch_model.bin").string(), ": the runtime reads no pickles: hydralm convert makes safetensors of it"));
   const auto file = std::make_shared<const SafeTensors>(SafeTensors::Open(path));
-  const TensorTable table(source.config);
-  CheckSafeTensors(source.config, table, *file);
+  CheckSafeTensors(source.config, *file);
   source.keep = file;
   source.tensor = [file](const TensorSpec& spec) {
     const TensorView& view = file->Get(spec.name);

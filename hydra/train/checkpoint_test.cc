@@ -126,7 +126,7 @@ TEST(Checkpoint, DoneCutAnywhereIsRefused) {
   }
 }
 
-TEST(Checkpoint, LatestThatDanglesFallsBack) {
+TEST(Checkpoint, LatestThatDanglesFallsBack) {  // latest-dangles
   TempDir dir;
   EXPECT_FALSE(FindCheckpoint(dir.path(), Ignore));
   WriteCheckpoint(dir.path(), 1, Content(1));

@@ -284,7 +284,7 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
   };
   TrainerOptions changed = options;
   changed.model.norm_eps = 1e-6;
-  refuse(changed, "made by another run: model rms_norm_eps");
+  refuse(changed, "made by another run: model rms_norm_eps");  // other-config
   changed = options;
   changed.run.optim.seed = 6;
   refuse(changed, "optim.seed: 5 != 6");
@@ -323,12 +323,16 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
     refuse(changed, want);
   };
   rewrite([](CheckpointContent* c) { c->state["rng"] = c->state["rng"].get<std::string>().substr(2); },
-          "rng: 10110 digits");
+          "rng: 10110 digits");  // rng-short
   rewrite([](CheckpointContent* c) { c->state["rng"] = std::string(10112, 'x'); }, "hexadecimal");
   rewrite([](CheckpointContent* c) { c->state.erase("guard"); }, "guard: missing");
   rewrite([](CheckpointContent* c) { c->state["tokens"] = "many"; }, "tokens");
   rewrite([](CheckpointContent* c) { c->state["version"] = 2; }, "version = 2: must be 1");
-  rewrite([](CheckpointContent* c) { c->optimiser[0].second = torch::zeros({1, 2}); }, "shape [1, 2], the model says");
+  rewrite(
+      [](CheckpointContent* c) {
+        c->optimiser[0].second = torch::zeros({1, 2});
+      },
+      "shape [1, 2], the model says");  // optimiser-shape
   rewrite([](CheckpointContent* c) { c->optimiser.pop_back(); }, ".step");
   rewrite([](CheckpointContent* c) { c->weights[0].first = "other.weight"; }, "model.embed_tokens.weight");
   rewrite([](CheckpointContent* c) { c->weights[0].second = c->weights[0].second.to(torch::kFloat64); },
