@@ -26,12 +26,12 @@
 //   #endif
 #pragma once
 
-// Highway's only other level below SSE4, for processors of 2006; every level costs compile time and size.
+// Levels of processors from before 2013: those take the baseline. Every level costs compile time and size.
 // Sanitised builds, where a level takes minutes, keep AVX2 and the baseline.
 #ifdef HYDRA_FEW_LEVELS
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3)
 #else
-#define HWY_DISABLED_TARGETS HWY_SSSE3
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
 #endif
 #include <hwy/targets.h>
 

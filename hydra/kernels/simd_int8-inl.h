@@ -39,7 +39,7 @@ struct DotSum {
   HWY_INLINE I32Vec Sum() const { return sum; }
 };
 
-#elif HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SSE4
+#elif HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2
 
 // Pairs of products in 16 bits (PMADDUBSW), which saturate at 2^15: 2 * 127 * (2^bits - 1) leaves room for kDepth of
 // them; then 32 bits. Weights of 8 bits are signed: |w| <= 128 times x with the sign of w is at most 2 * 128 * 127.
@@ -59,27 +59,19 @@ struct DotSum {
     } else {
       return I16Vec{_mm512_maddubs_epi16(w.raw, x.raw)};
     }
-#elif HWY_TARGET == HWY_AVX2
+#else
     if constexpr (kBits == 8) {
       return I16Vec{_mm256_maddubs_epi16(_mm256_abs_epi8(w.raw), _mm256_sign_epi8(x.raw, w.raw))};
     } else {
       return I16Vec{_mm256_maddubs_epi16(w.raw, x.raw)};
-    }
-#else
-    if constexpr (kBits == 8) {
-      return I16Vec{_mm_maddubs_epi16(_mm_abs_epi8(w.raw), _mm_sign_epi8(x.raw, w.raw))};
-    } else {
-      return I16Vec{_mm_maddubs_epi16(w.raw, x.raw)};
     }
 #endif
   }
   static HWY_INLINE I32Vec Widen(I16Vec v) {
 #if HWY_TARGET == HWY_AVX3
     return I32Vec{_mm512_madd_epi16(v.raw, _mm512_set1_epi16(1))};
-#elif HWY_TARGET == HWY_AVX2
-    return I32Vec{_mm256_madd_epi16(v.raw, _mm256_set1_epi16(1))};
 #else
-    return I32Vec{_mm_madd_epi16(v.raw, _mm_set1_epi16(1))};
+    return I32Vec{_mm256_madd_epi16(v.raw, _mm256_set1_epi16(1))};
 #endif
   }
   // Step kStep of kSteps.
