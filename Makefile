@@ -6,6 +6,7 @@
 #   make chat       set-up, build, talk to SmolLM2-135M (fetched once; MODEL=path: another model)
 #   make bench      time training and forward         make clean   remove what was built
 #   make tidy       clang-tidy over the torch-free sources           make format  clang-format in place
+#   make fuzz       fuzz every reader, FUZZ_SECONDS=600 each (clang)  make tsan  the torch-free tests under ThreadSanitizer
 #   make setup      what the build needs              make setup-torch  the same, LibTorch being a must
 #
 # TORCH=off builds without LibTorch; DATA=file gives the demo another text; JOBS=N limits the compilers.
@@ -38,6 +39,9 @@ chat: build
 check: setup
 	@tools/check.sh
 
+tsan: setup
+	@tools/check.sh tsan
+
 bench: build
 	@bench/run.sh $(BUILD)
 
@@ -45,11 +49,15 @@ tidy: build
 	@tools/setup.sh dev
 	@tools/tidy.sh $(BUILD)
 
+fuzz:
+	@tools/setup.sh dev
+	@tools/fuzz.sh $(TARGETS)
+
 format:
 	@tools/setup.sh dev
-	@git ls-files -co --exclude-standard 'hydra/*.cc' 'hydra/*.h' 'bench/*.cc' | xargs clang-format -i
+	@git ls-files -co --exclude-standard 'hydra/*.cc' 'hydra/*.h' 'bench/*.cc' 'fuzz/*.cc' 'fuzz/*.h' | xargs clang-format -i
 
 clean:
 	rm -rf build
 
-.PHONY: all setup setup-torch build demo chat check bench tidy format clean
+.PHONY: all setup setup-torch build demo chat check tsan bench tidy fuzz format clean

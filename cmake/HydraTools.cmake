@@ -26,6 +26,15 @@ if(HYDRALM_SANITIZE)
   add_link_options(-fsanitize=${HYDRALM_SANITIZE})
 endif()
 
+if(HYDRALM_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL Clang)
+    message(FATAL_ERROR "HYDRALM_FUZZ needs clang, this is ${CMAKE_CXX_COMPILER_ID}: CXX=clang++ cmake --preset fuzz")
+  endif()
+  # The define is the one that fuzzers agree on: checksums are then not compared (runtime/state_file.cc).
+  add_compile_options(-fsanitize=fuzzer-no-link -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION=1)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()
+
 # The interpreter: a project's own .venv first (set-up puts LibTorch there), then the one in PATH.
 # A plain variable: the choice is made anew when set-up changed something.
 if(NOT HYDRALM_PYTHON)

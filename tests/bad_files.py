@@ -2,6 +2,7 @@
 # ctest: timeout=60
 """Every kind of bad file that specs/product.md lists stands by its name in a test beside the reader of its format.
 Not here: the cases themselves (x_test.cc)."""
+import glob
 import os
 import re
 import sys
@@ -47,6 +48,11 @@ class BadFiles(unittest.TestCase):
             missing = [name for name in names[kind]
                        if name not in LATER and not re.search(r"(?<![a-z0-9])" + re.escape(name) + r"(?![a-z0-9])", text)]
             self.assertEqual(missing, [], f"{kind}: no test has these names")
+
+    def test_each_format_has_a_fuzz_target(self):
+        targets = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "fuzz", "*.cc"))}
+        wanted = {"safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat"}
+        self.assertEqual(wanted - targets, set())
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def check_includes(sources):
     paths = {s.path for s in sources}
     for s in sources:
         for mark, name in s.includes:
-            if mark == '"' and not name.startswith(("hydra/", "bench/")):
+            if mark == '"' and not name.startswith(("hydra/", "bench/", "fuzz/")):
                 yield f"{s.path}: includes \"{name}\": our headers are included from the root"
         own = re.sub(r"(_test)?\.cc$", ".h", s.path)
         if s.path.endswith(".cc") and not s.is_test and own in paths and s.includes and s.includes[0][1] != own:

@@ -1,7 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# `make check`: the release build with every test, then ASan + UBSan over the torch-free ones. Ends with
-# "N passed, N failed" over both, counted from ctest's own report; a build that fails is one failure.
+# `make check`: the release build with every test, then ASan + UBSan over the torch-free ones, then, where clang is
+# installed, 30 s each of the four fuzz targets of model files. Ends with "N passed, N failed" over all, counted from
+# ctest's own report and a target as one test; a build that fails is one failure.
+#   tools/check.sh [presets]          only their tests, and no fuzzing: `make tsan` is check.sh tsan
 set -u
 cd "$(dirname "$0")/.."
 passed=0
@@ -42,7 +44,31 @@ run() {
   failed=$((failed + bad))
 }
 
-run release
-run dev
+# run_fuzz: adds the fuzz targets to the counts.
+run_fuzz() {
+  if ! tools/fuzz.sh --compiler > /dev/null; then
+    echo "fuzz: left out, no clang++"
+    return
+  fi
+  log=build/fuzz.log
+  mkdir -p build
+  tools/fuzz.sh --check > "$log" 2>&1
+  status=$?
+  [ $status -eq 0 ] || cat "$log"
+  ran=$(sed -n 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$log" | tail -n 1)
+  bad=$(sed -n 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' "$log" | tail -n 1)
+  [ $status -eq 0 ] || [ "${bad:-0}" -gt 0 ] || bad=1
+  echo "fuzz: ${ran:-0} passed, ${bad:-0} failed; $(sed -n 's/^fuzz: \(build .*\)/\1/p' "$log")"
+  passed=$((passed + ${ran:-0}))
+  failed=$((failed + ${bad:-0}))
+}
+
+if [ $# -gt 0 ]; then
+  for preset in "$@"; do run "$preset"; done
+else
+  run release
+  run dev
+  run_fuzz
+fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

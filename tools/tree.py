@@ -42,7 +42,7 @@ FILES = {
     ".clang-format": "how `make format` lays the code out",
     ".clang-tidy": "the checks of `make tidy`",
     ".gitignore": "what is built, fetched or trained",
-    "CMakePresets.json": "dev (ASan + UBSan), release, tsan, cuda",
+    "CMakePresets.json": "dev (ASan + UBSan), release, tsan, fuzz, cuda",
     "DESIGN.md": "the parts, their joints and their promises",
     "HACKING.md": "how to add a layer, a preset, a verb, a test",
     "LICENSE": "Apache-2.0",

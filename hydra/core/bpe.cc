@@ -88,7 +88,7 @@ void TextList::Add(std::string_view text) {
 }
 
 TokenTable::TokenTable(TextList texts) : texts_(std::move(texts)) {
-  slots_.assign(std::bit_ceil(std::max<size_t>(16, texts_.size() * 2)), -1);
+  slots_.assign(std::bit_ceil(std::max<size_t>(16, texts_.size() + texts_.size() / 3 + 1)), -1);
   for (int32_t id = 0; id < size(); ++id) {
     const std::string_view text = Text(id);
     if (text.empty()) continue;

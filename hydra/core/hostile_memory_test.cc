@@ -20,6 +20,7 @@
 #include "hydra/core/token_shard.h"
 #include "hydra/core/tokenizer.h"
 #include "hydra/core/tokenizer_gguf.h"
+#include "hydra/core/tokenizer_text.h"
 
 namespace {
 
@@ -66,6 +67,7 @@ namespace {
 // Runs `load` on a file of these bytes; an Error is fine.
 template <class F>
 int64_t PeakOf(const std::string& bytes, F&& load) {
+  (void)CharClasses::Get();  // a table of the process, not of a file
   const TempDir dir;
   const std::string path = dir / "x";
   WriteFileAtomic(path, bytes);

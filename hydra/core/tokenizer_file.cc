@@ -334,14 +334,13 @@ class Builder {
 
   // Entries: those of the vocabulary first, then the added tokens.
   [[nodiscard]] std::string_view TextOf(int32_t entry) const {
-    const int32_t n = reader_.vocab.table.size();
-    return entry < n ? reader_.vocab.table.Text(entry) : AddedText(entry - n);
+    const auto i = static_cast<size_t>(entry);
+    return i < own_.size() ? own_[i] : out_.added[i - own_.size()].content;
   }
-  [[nodiscard]] std::string_view AddedText(int32_t i) const { return out_.added[static_cast<size_t>(i)].content; }
   [[nodiscard]] std::string FieldOf(int32_t entry) const {
-    const int32_t n = reader_.vocab.table.size();
-    return entry < n ? fmt::format("model.vocab[{}]", Quoted(TextOf(entry)))
-                     : fmt::format("added_tokens[{}] ({}).id", entry - n, Quoted(TextOf(entry)));
+    const auto i = static_cast<size_t>(entry);
+    return i < own_.size() ? fmt::format("model.vocab[{}]", Quoted(TextOf(entry)))
+                           : fmt::format("added_tokens[{}] ({}).id", i - own_.size(), Quoted(TextOf(entry)));
   }
 
   // Gives an entry its id, which must be new.
@@ -354,48 +353,51 @@ class Builder {
     place = entry;
   }
 
+  // The texts of all tokens by id. What is not needed goes before more comes.
   TextList Tokens() {
-    const Vocabulary& vocab = reader_.vocab;
-    const int32_t n_own = vocab.table.size();
-    std::vector<int32_t> entries(vocab.ids.size() + out_.added.size(), -1);  // by id
+    std::vector<int32_t> own_of_added;  // the vocabulary's entry of the same text, or -1
+    for (const AddedToken& token : out_.added) own_of_added.push_back(reader_.vocab.table.Find(token.content));
+    own_ = std::move(reader_.vocab.table).TakeTexts();
+    std::vector<int32_t> ids = std::move(reader_.vocab.ids);
+    reader_.vocab = {};
+
+    std::vector<int32_t> entries(own_.size() + out_.added.size(), -1);  // by id
     bool empty = false;
-    for (int32_t i = 0; i < n_own; ++i) {
-      if (vocab.table.Text(i).empty() && std::exchange(empty, true)) Fail("model.vocab[\"\"]", "is given twice");
-      Place(i, vocab.ids[static_cast<size_t>(i)], &entries);
+    for (size_t i = 0; i < own_.size(); ++i) {
+      if (own_[i].empty() && std::exchange(empty, true)) Fail("model.vocab[\"\"]", "is given twice");
+      Place(static_cast<int32_t>(i), ids[i], &entries);
     }
-    PlaceAdded(&entries);
+    PlaceAdded(ids, own_of_added, &entries);
+    ids = std::vector<int32_t>();
     const auto gap = static_cast<size_t>(std::find(entries.begin(), entries.end(), -1) - entries.begin());
     if (std::any_of(entries.begin() + static_cast<ptrdiff_t>(gap), entries.end(), [](int32_t e) { return e >= 0; }))
       Fail("model.vocab", fmt::format("has no token with id {}: ids must be without a gap", gap));
     if (gap == 0) Fail("model.vocab", "is empty");
     entries.resize(gap);
-    // What is not needed goes before the new list comes.
-    const TextList own = std::move(reader_.vocab.table).TakeTexts();
-    reader_.vocab = {};
-    const auto text_of = [&](int32_t entry) {
-      return entry < n_own ? own[static_cast<size_t>(entry)] : AddedText(entry - n_own);
-    };
+
     size_t bytes = 0;
-    for (const int32_t entry : entries) bytes += text_of(entry).size();
+    for (const int32_t entry : entries) bytes += TextOf(entry).size();
     TextList texts;
     texts.Reserve(entries.size(), bytes);
     out_.in_model.reserve(entries.size());
     for (const int32_t entry : entries) {
-      texts.Add(text_of(entry));
-      out_.in_model.push_back(entry < n_own);
+      texts.Add(TextOf(entry));
+      out_.in_model.push_back(static_cast<size_t>(entry) < own_.size());
     }
+    own_ = {};
     return texts;
   }
 
   // Those whose text is in the vocabulary have its id; the others are new.
-  void PlaceAdded(std::vector<int32_t>* entries) const {
-    const Vocabulary& vocab = reader_.vocab;
+  void PlaceAdded(const std::vector<int32_t>& ids, const std::vector<int32_t>& own_of_added,
+                  std::vector<int32_t>* entries) const {
     std::unordered_map<std::string_view, int32_t> seen;
     for (size_t i = 0; i < out_.added.size(); ++i) {
       const AddedToken& token = out_.added[i];
-      const int32_t entry = vocab.table.size() + static_cast<int32_t>(i), own = vocab.table.Find(token.content);
+      const auto entry = static_cast<int32_t>(own_.size() + i);
+      const int32_t own = own_of_added[i];
       const auto [before, is_new] = seen.try_emplace(token.content, token.id);
-      const int32_t known = own >= 0 ? vocab.ids[static_cast<size_t>(own)] : before->second;
+      const int32_t known = own >= 0 ? ids[static_cast<size_t>(own)] : before->second;
       if (known != token.id)
         Fail(FieldOf(entry), fmt::format("= {}: the same text has id {} already", token.id, known));
       if (own < 0 && is_new) Place(entry, token.id, entries);
@@ -441,6 +443,7 @@ class Builder {
   Reader& reader_;
   const std::string& file_;
   TokenizerFile out_;
+  TextList own_;  // the vocabulary's texts in the order of the file, while ids are given
 };
 
 }  // namespace

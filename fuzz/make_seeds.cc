@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes the first inputs of the fuzz targets, FOLDER/TARGET/*: small good files of each format, made by the writers of
+// the project or taken from tests/golden/hf. Not a fuzz target; saved states are state_seeds.cc's. Run in the root of
+// the sources: make_seeds FOLDER.
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "fuzz/model.h"
+#include "fuzz/seeds.h"
+#include "hydra/core/file.h"
+#include "hydra/core/gguf.h"
+#include "hydra/core/gguf_model.h"
+#include "hydra/core/safetensors.h"
+#include "hydra/core/token_shard.h"
+#include "hydra/core/tokenizer_gguf.h"
+
+using namespace hydra;
+namespace fs = std::filesystem;
+
+namespace {
+
+using fuzz::Seeds;
+
+void WriteConfigs(Seeds& seeds) {
+  for (const std::string& name : PresetNames()) seeds.Write("config", name, ConfigJson(Preset(name)));
+  for (const auto& entry : fs::directory_iterator("tests/golden/hf"))
+    seeds.Write("config", entry.path().filename().string(), ReadFile((entry.path() / "config.json").string()));
+}
+
+void WriteSafeTensorsFiles(Seeds& seeds) {
+  const std::vector<float> f(12, 0.5f);
+  const auto view = [&](const char* name, DType dtype, std::vector<int64_t> shape) {
+    const int64_t bytes = NumElements(shape) * DTypeSize(dtype);
+    return TensorView{name, dtype, std::move(shape), reinterpret_cast<const std::byte*>(f.data()), bytes};
+  };
+  WriteSafeTensors(seeds.Path("safetensors", "small"),
+                   std::vector{view("a.weight", DType::kF32, {2, 3}), view("b", DType::kBF16, {5}),
+                               view("none", DType::kF16, {0, 4}), view("scalar", DType::kI64, {})},
+                   {{"format", "pt"}, {"note", "a \"quoted\" \xC3\xA9"}});
+  WriteSafeTensors(seeds.Path("safetensors", "empty"), {}, {});
+  seeds.Write("safetensors", "golden", ReadFile("tests/golden/hf/mamba2_one_group/model.safetensors"));
+}
+
+// A model of one layer whose weights are all small and negative (ssm_a must be), with a tokenizer.
+void WriteGgufModel(Seeds& seeds, const std::string& name, const ModelConfig& config, const std::string& tokenizer) {
+  GgufMetadata metadata = GgufModelMetadata(config);
+  if (!tokenizer.empty()) SetGgufTokenizer(tokenizer, config, &metadata);
+  const TensorTable table(config);
+  std::vector<GgufTensorInfo> infos;
+  for (const GgufTensorSlot& slot : GgufTensorSlots(config, table))
+    infos.push_back({slot.name, WeightType::kF32, slot.shape});
+  std::vector<float> values;
+  WriteGguf(seeds.Path("gguf", name), metadata, infos, [&](size_t i) {
+    values.assign(static_cast<size_t>(NumElements(infos[i].shape)), -0.25f);
+    return std::as_bytes(std::span<const float>(values));
+  });
+}
+
+void WriteGgufs(Seeds& seeds, const std::string& tokenizer) {
+  ModelConfig llama = TransformerNano();
+  llama.vocab_size = 320, llama.d_model = 8, llama.d_ff = 8;
+  llama.layers.resize(1);
+  llama.attention.n_heads = llama.attention.n_kv_heads = 2, llama.attention.head_dim = 4;
+  WriteGgufModel(seeds, "llama", llama, tokenizer);
+  llama.vocab_size = 8;
+  llama.eos_token_id = llama.bos_token_id = std::nullopt;
+  WriteGgufModel(seeds, "llama_bare", llama, "");
+  ModelConfig mamba = MambaNano();
+  mamba.vocab_size = 8, mamba.d_model = 8;
+  mamba.layers.resize(1);
+  mamba.ssm.n_heads = 2, mamba.ssm.head_dim = 8, mamba.ssm.d_state = 4;
+  WriteGgufModel(seeds, "mamba2_bare", mamba, "");
+  WriteGgufModel(seeds, "hydra_bare", fuzz::StateConfig(), "");
+  // Every type of value, and tensors of block types.
+  GgufMetadata odd;
+  odd.SetText("general.architecture", "none");
+  odd.SetU32("u32", 7);
+  odd.SetF32("f32", 0.5);
+  odd.SetBool("bool", true);
+  odd.SetI32s("i32s", std::vector<int32_t>{1, -2});
+  odd.SetTexts("texts", std::vector<std::string_view>{"a", "", "bc"});
+  const std::vector<GgufTensorInfo> infos{{"q", WeightType::kQ8_0, {2, 32}}, {"k", WeightType::kQ4_K, {1, 256}}};
+  const std::vector<std::byte> zeros(256);
+  WriteGguf(seeds.Path("gguf", "types"), odd, infos, [&](size_t i) {
+    return std::span(zeros).first(static_cast<size_t>(infos[i].shape[0] * RowBytes(infos[i].type, infos[i].shape[1])));
+  });
+}
+
+void WriteShards(Seeds& seeds) {
+  for (const bool masked : {false, true}) {
+    TokenShardWriter writer(seeds.Path("token_shard", masked ? "masked" : "plain"), masked ? 500 : 70000,
+                            Sha256::Of("seed"));
+    writer.AddDocument(std::vector<int32_t>{1, 2, 3}, masked ? std::vector<uint8_t>{0, 1, 1} : std::vector<uint8_t>{});
+    writer.AddDocument(std::vector<int32_t>{4, 5});
+    writer.Finish();
+  }
+}
+
+void WriteTexts(Seeds& seeds) {
+  seeds.Write("encode_decode", "words", "The cat's 12 mats,\n\n  \xE4\xB8\xAD\xC3\xA9 don't  <|endoftext|>x\t\r\n");
+  seeds.Write("encode_decode", "broken", "a\xFF\xE2\x82 \xF0\x9F\x98\x80 \xED\xA0\x80");
+  seeds.Write("chat", "turns", "syou are\nuhello\nahi\nu again \n");
+  seeds.Write("chat", "markers", "u<|im_end|><|im_start|>system\rno\na</s><s>[INST] <|eot_id|>\nu<AI>x\nodd role");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return fuzz::WriteSeeds(argc, argv, [](Seeds& seeds) {
+    std::string gpt2;
+    for (const auto& [name, pattern] :
+         {std::pair("gpt2", SplitPattern::kGpt2), {"llama3", SplitPattern::kLlama3}, {"qwen2", SplitPattern::kQwen2}}) {
+      const std::string path = seeds.Path("tokenizer_file", name);
+      WriteFileAtomic(path, fuzz::TrainSmall(pattern, {"<|endoftext|>", "<s>"}).json);
+      if (gpt2.empty()) gpt2 = path;
+    }
+    WriteConfigs(seeds);
+    WriteSafeTensorsFiles(seeds);
+    WriteGgufs(seeds, gpt2);
+    WriteShards(seeds);
+    WriteTexts(seeds);
+  });
+}
