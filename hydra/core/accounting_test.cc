@@ -261,7 +261,8 @@ TEST(Accounting, TrainingMemoryCountsTheTableSparsely) {
   EXPECT_LT(kept.activations, more.activations / 2);
   EXPECT_EQ(kept.moments, more.moments);
   int64_t factored = 0;  // of vectors, and of each matrix of experts its own
-  for (const TensorSpec& spec : TensorTable(config).specs()) {
+  const TensorTable tensors(config);
+  for (const TensorSpec& spec : tensors.specs()) {
     if (!spec.parameter) continue;
     const std::vector<int64_t>& shape = spec.shape;
     if (spec.role == TensorRole::kPkmTable)
@@ -270,8 +271,10 @@ TEST(Accounting, TrainingMemoryCountsTheTableSparsely) {
       factored += shape[0];
     else if (shape.size() == 2)
       factored += shape[0] + shape[1];
-    else
+    else if (shape.size() == 3)
       factored += shape[0] * (shape[1] + shape[2]);
+    else
+      factored += shape[0] * shape[1] * (shape[2] + shape[3]);  // sub-keys
   }
   const TrainMemory adafactor = CountTrainMemory(config, {.tokens = 16, .factored_moments = true});
   EXPECT_EQ(adafactor.moments, 4 * factored + 4 * 1024);

@@ -71,7 +71,8 @@ class TensorTable {
   // reads a stranger's file looks first whether it has them all.
   static void ForEach(const ModelConfig& config, const std::function<void(const TensorSpec&)>& found);
 
-  [[nodiscard]] const std::vector<TensorSpec>& specs() const { return specs_; }
+  [[nodiscard]] const std::vector<TensorSpec>& specs() const& { return specs_; }
+  const std::vector<TensorSpec>& specs() && = delete;  // a loop over a temporary's would read freed memory
   // nullptr when the model has no such tensor.
   [[nodiscard]] const TensorSpec* Find(TensorRole role, int layer = -1) const;
   [[nodiscard]] const TensorSpec* FindName(std::string_view name) const;

@@ -209,7 +209,8 @@ TEST(TensorTable, SizesOfAllParametersAreThePresets) {
 
 TEST(TensorTable, QwenHasLlamasNamesAndItsOwnTensors) {
   ModelConfig c = TransformerNano();
-  const size_t llama = TensorTable(c).specs().size();
+  const TensorTable table(c);
+  const size_t llama = table.specs().size();
   c.family = Family::kQwen2;
   c.attention.n_kv_heads = c.attention.n_heads / 2;
   c.attention.qkv_bias = true;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
+#include <mutex>
 
 #include "hydra/core/bpe.h"
 #include "hydra/core/error.h"
@@ -132,7 +133,11 @@ struct Tokenizer::Impl {
   Surround surround;
   TextList bytes;  // that tokens stand for, by id
   std::optional<int32_t> bos, eos, eot;
-  std::array<uint8_t, 32> sha256{};
+  // Of the tokenizer.json: of its text where there was one, else when first asked for: writing it takes long.
+  mutable std::array<uint8_t, 32> sha256{};
+  std::optional<GgufTokenizer> unhashed;  // without the tokens' texts
+  mutable std::once_flag hash_once;
+  [[nodiscard]] const std::array<uint8_t, 32>& Hash() const;
 
   void Build(TokenizerFile& file, const std::string& name);
   void BuildAdded(const std::vector<AddedToken>& added);
@@ -190,8 +195,12 @@ Tokenizer Tokenizer::FromJson(std::string_view text, const std::string& name) {
 Tokenizer Tokenizer::FromGguf(const GgufFile& file) {
   auto impl = std::make_shared<Impl>();
   GgufTokenizer read = ReadGgufTokenizer(file);
-  impl->sha256 = TokenizerSha256(read);
-  if (!read.json.empty()) read.file = ParseTokenizerFile(read.json, file.path() + ": tokenizer.huggingface.json");
+  if (!read.json.empty()) {
+    impl->sha256 = Sha256::Of(read.json);
+    read.file = ParseTokenizerFile(read.json, file.path() + ": tokenizer.huggingface.json");
+  } else {
+    impl->unhashed.emplace();
+  }
   impl->Build(read.file, file.path());
   if (read.bos) impl->bos = read.bos;
   if (read.eos) impl->eos = read.eos;
@@ -201,14 +210,31 @@ Tokenizer Tokenizer::FromGguf(const GgufFile& file) {
   return Tokenizer(std::move(impl));
 }
 
+const std::array<uint8_t, 32>& Tokenizer::Impl::Hash() const {
+  std::call_once(hash_once, [this] {
+    if (!unhashed) return;
+    GgufTokenizer whole = *unhashed;
+    whole.file.tokens = tokens;
+    sha256 = TokenizerSha256(whole);
+  });
+  return sha256;
+}
+
 void Tokenizer::Impl::Build(TokenizerFile& file, const std::string& name) {
   tokens = std::move(file.tokens);
+  if (unhashed) {
+    unhashed->file.in_model = file.in_model;
+    unhashed->file.options = file.options;
+    unhashed->file.added = file.added;
+    unhashed->file.steps = file.steps;
+  }
   normalizer = Normalizer::FromJson(file.steps["normalizer"], name + ": normalizer");
   pre_tokenizer = PreTokenizer::FromJson(file.steps["pre_tokenizer"], name + ": pre_tokenizer");
   decoder = TokenDecoder::FromJson(file.steps["decoder"], name + ": decoder");
   PostProcessorReader(tokens, surround).Read(file.steps["post_processor"], name + ": post_processor");
   file.options.byte_level = pre_tokenizer.byte_level();
   bpe = BpeModel(&tokens, file.merges, file.options, std::move(file.in_model));
+  if (unhashed) unhashed->file.merges.swap(file.merges);
   file.merges = {};  // not needed any more, and there may be 10^5
   special.assign(static_cast<size_t>(tokens.size()), false);
   for (const AddedToken& token : file.added) special[static_cast<size_t>(token.id)] = token.special;
@@ -396,7 +422,7 @@ std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }
 std::optional<int32_t> Tokenizer::eos_id() const { return impl_->eos; }
 std::optional<int32_t> Tokenizer::eot_id() const { return impl_->eot; }
 bool Tokenizer::byte_level() const { return impl_->pre_tokenizer.byte_level(); }
-const std::array<uint8_t, 32>& Tokenizer::sha256() const { return impl_->sha256; }
+const std::array<uint8_t, 32>& Tokenizer::sha256() const { return impl_->Hash(); }
 const std::string& Tokenizer::pattern() const { return impl_->pre_tokenizer.description(); }
 
 }  // namespace hydra

@@ -42,7 +42,8 @@ TEST(Convert, FolderAndGgufKeepEveryValue) {
     SCOPED_TRACE(FamilyName(config.family));
     const WeightSource source = testing::RandomSource(config, 1);
     const ConvertReport report = WriteModelGguf(source, folder / "a.gguf", AllF32, {});
-    EXPECT_EQ(report.read, static_cast<int64_t>(TensorTable(config).specs().size()));
+    const TensorTable table(config);
+    EXPECT_EQ(report.read, static_cast<int64_t>(table.specs().size()));
     EXPECT_EQ(report.written, report.read);
     const WeightSource gguf = OpenWeights(folder / "a.gguf");
     const VerifyReport there = VerifyModel(source, gguf, pool);
