@@ -27,7 +27,7 @@ int64_t SavedNumbers(const ModelConfig& c, const LayerConfig& l) {
     n += (a.qk_norm ? 3 : 2) * (q + kv) + kv + q + D;  // before norm, normed, rotated; v; sums; output
   }
   if (l.ffn == FfnKind::kDense) n += D + 4 * c.d_ff;  // own norm; gate, up, silu, product
-  if (l.ffn == FfnKind::kChunkMoe) n += c.moe.top_k * (2 * D + 4 * c.moe.d_expert);  // gathered rows, outputs
+  if (l.ffn == FfnKind::kChunkMoe) n += D + c.moe.top_k * 2 * c.moe.d_expert;  // output; gate and up of each row
   if (l.workspace) n += 2 * D + 4 * c.workspace.rank + 3 * c.workspace.n_slots + D;
   if (l.pkm) n += 2 * D + c.pkm.n_heads * (4 * c.pkm.d_key + 2 * c.pkm.n_keys) + 2 * c.pkm.d_value + D;
   return n;

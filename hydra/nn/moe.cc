@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Routing by chunk and the gathered expert products. Dims as in moe.h; M rows gathered for all experts.
+// Routing by chunk, and which rows each expert gets. Not here: the products (experts.cc). Dims as in moe.h; M rows
+// gathered for all experts.
 #include "hydra/nn/moe.h"
 
 #include <limits>
@@ -27,8 +28,8 @@ Routes RoundRobin(const MoeConfig& config, int layer, const Tensor& u, const Lay
 
 // Real rows of each expert, experts one after another: row of u, place of its weight in route_weights' flat form.
 struct Assignment {
-  Tensor rows, weights;           // [M] int64
-  std::vector<int64_t> n_rows;    // [E]
+  Tensor rows, weights;         // [M] int64
+  std::vector<int64_t> n_rows;  // [E]
 };
 
 Assignment Assign(const Routes& routes, const Layout& layout, int64_t n_experts) {
@@ -50,7 +51,9 @@ Assignment Assign(const Routes& routes, const Layout& layout, int64_t n_experts)
       }
     out.n_rows.push_back(static_cast<int64_t>(rows.size() - before));
   }
-  const auto tensor = [&](const std::vector<int64_t>& v) { return torch::tensor(v, torch::kInt64).to(layout.pos.device()); };
+  const auto tensor = [&](const std::vector<int64_t>& v) {
+    return torch::tensor(v, torch::kInt64).to(layout.pos.device());
+  };
   out.rows = tensor(rows);
   out.weights = tensor(weights);
   return out;
@@ -93,22 +96,11 @@ Routes Route(const ModelConfig& config, int layer, const MoeWeights& w, const Te
   return SelectExperts(config.moe, z, w.balance_bias, options);
 }
 
-Tensor Expert(const Tensor& rows, const Tensor& gate_up, const Tensor& down) {
-  const auto halves = torch::linear(rows, gate_up).chunk(2, -1);
-  return torch::linear(torch::silu(halves[0]) * halves[1], down);
-}
-
 Tensor ApplyExperts(const MoeWeights& w, const Tensor& u, const Routes& routes, const Layout& layout) {
-  const int64_t D = u.size(-1), n_tokens = layout.B * layout.T;
   const Assignment assignment = Assign(routes, layout, w.gate_up.size(0));
-  const auto inputs = GatherRows(u.reshape({n_tokens, D}), assignment.rows).split_with_sizes(assignment.n_rows);
-  const auto gate_up = w.gate_up.unbind(0), down = w.down.unbind(0);
-  std::vector<Tensor> outputs;
-  for (size_t e = 0; e < gate_up.size(); ++e)
-    if (assignment.n_rows[e] > 0) outputs.push_back(Expert(inputs[e], gate_up[e], down[e]));
-  if (outputs.empty()) return torch::zeros_like(u);
-  const Tensor p = GatherRows(routes.route_weights.reshape({-1, 1}), assignment.weights);
-  return ScatterAddRows(torch::cat(outputs).to(p.scalar_type()) * p, assignment.rows, n_tokens).view_as(u);
+  return RoutedExperts(u.reshape({layout.B * layout.T, u.size(-1)}), routes.route_weights.reshape({-1}), w.gate_up,
+                       w.down, assignment.rows, assignment.weights, assignment.n_rows)
+      .view_as(u);
 }
 
 RouterLosses LossesOfRouter(const MoeConfig& config, const Routes& routes, const Layout& layout,

@@ -5,6 +5,8 @@
 
 #include <torch/torch.h>
 
+#include <vector>
+
 #include "hydra/core/config.h"
 #include "hydra/nn/batch.h"
 #include "hydra/nn/layout.h"
@@ -35,6 +37,18 @@ Routes SelectExperts(const MoeConfig& config, const torch::Tensor& router_logits
 
 // y_t = sum_e p_e Expert_e(u_t). u [B, T, D] -> [B, T, D], 0 on pads. Only chosen experts are computed.
 torch::Tensor ApplyExperts(const MoeWeights& w, const torch::Tensor& u, const Routes& routes, const Layout& layout);
+
+// out[rows[i]] += weights[places[i]] Expert_e(u[rows[i]]), e the expert that row i is of: the first n_rows[0] rows are
+// expert 0's, and so on. u [N, D], weights [K], gate_up [E, 2 F, D], down [E, D, F], rows and places [M] int64 -> [N,
+// D].
+torch::Tensor RoutedExperts(const torch::Tensor& u, const torch::Tensor& weights, const torch::Tensor& gate_up,
+                            const torch::Tensor& down, const torch::Tensor& rows, const torch::Tensor& places,
+                            const std::vector<int64_t>& n_rows);
+namespace composite {  // the slow twin
+torch::Tensor RoutedExperts(const torch::Tensor& u, const torch::Tensor& weights, const torch::Tensor& gate_up,
+                            const torch::Tensor& down, const torch::Tensor& rows, const torch::Tensor& places,
+                            const std::vector<int64_t>& n_rows);
+}  // namespace composite
 
 // One expert on rows [M, D]; gate_up [2 F, D], down [D, F].
 torch::Tensor Expert(const torch::Tensor& rows, const torch::Tensor& gate_up, const torch::Tensor& down);
