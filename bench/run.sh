@@ -10,4 +10,5 @@ python=.venv/bin/python
 "$python" bench/tokenizer.py --hydralm "$build/hydralm"
 "$python" bench/runtime.py "$build"
 "$python" bench/llama_cpp.py "$build"
+"$python" bench/memory.py "$build"
 "$python" bench/train_forward.py "$build"
