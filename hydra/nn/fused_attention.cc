@@ -24,22 +24,23 @@ using kernels::AttentionTrainArgs;
 constexpr int64_t kChunks = 4;  // of a forward call
 
 // The tensors of one call, contiguous; the last three are undefined without landmarks.
-struct Inputs {
+struct AttentionInputs {
   Tensor q, k, v, document, pos, log_sigma, lambda, pools;
 };
 
-float* Data(const Tensor& x) { return x.defined() ? x.data_ptr<float>() : nullptr; }
+float* AttentionData(const Tensor& x) { return x.defined() ? x.data_ptr<float>() : nullptr; }
 
-AttentionTrainArgs Arguments(const Inputs& in, int64_t chunk_len, int64_t window, const Tensor& out,
+AttentionTrainArgs Arguments(const AttentionInputs& in, int64_t chunk_len, int64_t window, const Tensor& out,
                              const Tensor& log_sum) {
   AttentionTrainArgs a{};
   a.M = in.q.size(0) * in.q.size(1), a.A = in.q.size(2), a.Akv = in.k.size(2), a.Dh = in.q.size(3);
   a.C = chunk_len, a.W = std::min(window, in.q.size(1)), a.G = in.pools.defined() ? in.pools.size(2) : 0;
   a.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(a.Dh)));
-  a.q = Data(in.q), a.k = Data(in.k), a.v = Data(in.v), a.log_sigma = Data(in.log_sigma), a.lambda = Data(in.lambda);
+  a.q = AttentionData(in.q), a.k = AttentionData(in.k), a.v = AttentionData(in.v),
+  a.log_sigma = AttentionData(in.log_sigma), a.lambda = AttentionData(in.lambda);
   a.document = in.document.const_data_ptr<int64_t>(), a.pos = in.pos.const_data_ptr<int64_t>();
   a.pools = in.pools.defined() ? in.pools.const_data_ptr<int64_t>() : nullptr;
-  a.out = Data(out), a.log_sum = Data(log_sum);
+  a.out = AttentionData(out), a.log_sum = AttentionData(log_sum);
   return a;
 }
 
@@ -58,8 +59,8 @@ struct FusedAttentionFn : torch::autograd::Function<FusedAttentionFn> {
                         const std::optional<Tensor>& pools, const Tensor& document, const Tensor& pos,
                         int64_t chunk_len, int64_t window) {
     const auto given = [](const std::optional<Tensor>& x) { return x ? x->contiguous() : Tensor(); };
-    const Inputs in{q.contiguous(),   k.contiguous(), v.contiguous(), document, pos,
-                    given(log_sigma), given(lambda),  given(pools)};
+    const AttentionInputs in{q.contiguous(),   k.contiguous(), v.contiguous(), document, pos,
+                             given(log_sigma), given(lambda),  given(pools)};
     const Tensor out = torch::empty_like(in.q), log_sum = torch::empty({q.size(0), q.size(1), q.size(2)}, q.options());
     const AttentionTrainArgs a = Arguments(in, chunk_len, window, out, log_sum);
     const int64_t chunks = a.M / a.C, blocks = (chunks + kChunks - 1) / kChunks;
@@ -75,24 +76,24 @@ struct FusedAttentionFn : torch::autograd::Function<FusedAttentionFn> {
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto s = ctx->get_saved_variables();
-    const Inputs in{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]};
+    const AttentionInputs in{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]};
     AttentionTrainArgs a =
         Arguments(in, ctx->saved_data["chunk_len"].toInt(), ctx->saved_data["window"].toInt(), s[8], s[9]);
     const int64_t B = in.q.size(0), chunks = a.M / a.C / B;
     const Tensor dout = grads[0].contiguous(), dq = torch::empty_like(in.q), dk = torch::zeros_like(in.k),
                  dv = torch::zeros_like(in.v);
-    a.dout = Data(dout), a.dq = Data(dq), a.dk = Data(dk), a.dv = Data(dv);
+    a.dout = AttentionData(dout), a.dq = AttentionData(dq), a.dk = AttentionData(dk), a.dv = AttentionData(dv);
     Tensor dsigma, dlambda;  // of each head; of each row
     if (a.G > 0) {
       dsigma = torch::zeros({a.Akv, a.M}, dout.options());
       dlambda = torch::zeros({B, a.A}, dout.options());
-      a.dsigma = Data(dsigma);
+      a.dsigma = AttentionData(dsigma);
     }
     // What a head's chunks of one row add to overlaps: one call each, in order, whatever the number of threads.
     ForAll(B * a.Akv, kernels::AttentionTrainScratchFloats(a), [&](int64_t i, float* scratch) {
       AttentionTrainArgs of_row = a;
       const int64_t b = i / a.Akv;
-      of_row.dlambda = a.G > 0 ? Data(dlambda) + b * a.A : nullptr;
+      of_row.dlambda = a.G > 0 ? AttentionData(dlambda) + b * a.A : nullptr;
       kernels::AttentionTrainBackward(of_row, i % a.Akv, b * chunks, (b + 1) * chunks, scratch);
     });
     return {dq,

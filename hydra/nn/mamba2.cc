@@ -101,21 +101,22 @@ struct Numbers : torch::CustomClassHolder {
 };
 
 // The tensors of one call, contiguous.
-struct Inputs {
+struct MambaInputs {
   Tensor projected, taps, conv_b, dt_bias, A, D, norm, start, real;  // conv_b, real: undefined where there is none
 };
 
-float* Data(const Tensor& x) { return x.defined() ? x.data_ptr<float>() : nullptr; }
+float* MambaData(const Tensor& x) { return x.defined() ? x.data_ptr<float>() : nullptr; }
 
-MambaTrainArgs Arguments(const Numbers& n, const Inputs& in, const Plan& plan) {
+MambaTrainArgs Arguments(const Numbers& n, const MambaInputs& in, const Plan& plan) {
   const SsmConfig& c = n.ssm;
   MambaTrainArgs a{};
   a.H = c.n_heads, a.P = c.head_dim, a.G = c.n_groups, a.N = c.d_state, a.K = c.d_conv;
   a.Q = std::min(c.scan_chunk, in.start.size(1)), a.norm_groups = c.norm_groups;
   a.eps = static_cast<float>(n.eps);
   a.dt_lo = static_cast<float>(c.dt_limit[0]), a.dt_hi = static_cast<float>(c.dt_limit[1]);
-  a.projected = Data(in.projected), a.taps = Data(in.taps), a.conv_b = Data(in.conv_b), a.dt_bias = Data(in.dt_bias);
-  a.A = Data(in.A), a.D = Data(in.D), a.norm = Data(in.norm);
+  a.projected = MambaData(in.projected), a.taps = MambaData(in.taps), a.conv_b = MambaData(in.conv_b),
+  a.dt_bias = MambaData(in.dt_bias);
+  a.A = MambaData(in.A), a.D = MambaData(in.D), a.norm = MambaData(in.norm);
   a.real = in.real.defined() ? in.real.const_data_ptr<bool>() : nullptr;
   a.chunks = plan.chunks.data(), a.n_chunks = plan.Count();
   return a;
@@ -127,22 +128,23 @@ struct Mamba2Fn : torch::autograd::Function<Mamba2Fn> {
                         const Tensor& dt_bias, const Tensor& norm, const Tensor& start,
                         const std::optional<Tensor>& real, const c10::intrusive_ptr<Numbers>& numbers) {
     const SsmConfig& c = numbers->ssm;
-    const Inputs in{projected.contiguous(),
-                    conv_w.t().contiguous(),
-                    conv_b ? conv_b->contiguous() : Tensor(),
-                    dt_bias.contiguous(),
-                    -torch::exp(A_log).contiguous(),
-                    D.contiguous(),
-                    norm.contiguous(),
-                    start.contiguous(),
-                    real ? real->contiguous() : Tensor()};
+    const MambaInputs in{projected.contiguous(),
+                         conv_w.t().contiguous(),
+                         conv_b ? conv_b->contiguous() : Tensor(),
+                         dt_bias.contiguous(),
+                         -torch::exp(A_log).contiguous(),
+                         D.contiguous(),
+                         norm.contiguous(),
+                         start.contiguous(),
+                         real ? real->contiguous() : Tensor()};
     const int64_t B = start.size(0), T = start.size(1);
     const Plan plan(in.start, c.scan_chunk);
     MambaTrainArgs a = Arguments(*numbers, in, plan);
     const auto empty = [&](at::IntArrayRef shape) { return torch::empty(shape, in.projected.options()); };
     const Tensor xBC = empty({B, T, c.conv_dim()}), y = empty({B, T, c.d_inner()}), out = empty({B, T, c.d_inner()});
     const Tensor states = empty({plan.Count(), c.d_state, c.d_inner()}), decay = empty({plan.Count(), c.n_heads});
-    a.xBC = Data(xBC), a.y = Data(y), a.out = Data(out), a.states = Data(states), a.decay = Data(decay);
+    a.xBC = MambaData(xBC), a.y = MambaData(y), a.out = MambaData(out), a.states = MambaData(states),
+    a.decay = MambaData(decay);
     const int64_t floats = kernels::MambaScratchFloats(a);
     ForStrips(plan, floats, [&](int64_t, int64_t c0, int64_t c1, float* scratch) {
       for (int64_t i = c0; i < c1; ++i) kernels::MambaChunkStates(a, i, scratch);
@@ -161,7 +163,7 @@ struct Mamba2Fn : torch::autograd::Function<Mamba2Fn> {
     const auto saved = ctx->get_saved_variables();
     const auto numbers = c10::static_intrusive_pointer_cast<Numbers>(ctx->saved_data["numbers"].toCapsule());
     const SsmConfig& c = numbers->ssm;
-    const Inputs in{saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], saved[6], saved[7], saved[8]};
+    const MambaInputs in{saved[0], saved[1], saved[2], saved[3], saved[4], saved[5], saved[6], saved[7], saved[8]};
     const Plan plan(in.start, c.scan_chunk);
     MambaTrainArgs a = Arguments(*numbers, in, plan);
     const int64_t H = c.n_heads, di = c.d_inner(), cd = c.conv_dim(), K = c.d_conv;
@@ -169,10 +171,10 @@ struct Mamba2Fn : torch::autograd::Function<Mamba2Fn> {
                  dstates = torch::empty_like(saved[10]);
     const Tensor sums = torch::zeros({plan.Strips(), kernels::MambaSums(a)}, dout.options());
     const Tensor dtaps = torch::zeros({plan.Rows(), K + 1, cd}, dout.options());
-    a.y = Data(saved[9]), a.states = Data(saved[10]), a.decay = Data(saved[11]);
-    a.dout = Data(dout), a.dprojected = Data(dprojected), a.dstates = Data(dstates);
+    a.y = MambaData(saved[9]), a.states = MambaData(saved[10]), a.decay = MambaData(saved[11]);
+    a.dout = MambaData(dout), a.dprojected = MambaData(dprojected), a.dstates = MambaData(dstates);
     const int64_t floats = kernels::MambaScratchFloats(a);
-    const auto sums_of = [&](int64_t strip) { return Data(sums) + strip * kernels::MambaSums(a); };
+    const auto sums_of = [&](int64_t strip) { return MambaData(sums) + strip * kernels::MambaSums(a); };
     ForStrips(plan, floats, [&](int64_t strip, int64_t c0, int64_t c1, float* scratch) {
       for (int64_t i = c0; i < c1; ++i) kernels::MambaBackwardStates(a, i, sums_of(strip), scratch);
     });
@@ -181,7 +183,7 @@ struct Mamba2Fn : torch::autograd::Function<Mamba2Fn> {
       for (int64_t i = c0; i < c1; ++i) kernels::MambaBackwardInputs(a, i, sums_of(strip), scratch);
     });
     ForRowBlocks(plan, cd, kChannels, [&](int64_t row, int64_t c0, int64_t c1, int64_t d0, int64_t d1) {
-      kernels::MambaBackwardConv(a, c0, c1, d0, d1, Data(dtaps) + row * (K + 1) * cd);
+      kernels::MambaBackwardConv(a, c0, c1, d0, d1, MambaData(dtaps) + row * (K + 1) * cd);
     });
     const Tensor sum = sums.sum(0), conv = dtaps.sum(0);
     return {dprojected,
