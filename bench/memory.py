@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 # The peak memory of `hydralm generate` over a full context beside what `hydralm inspect` promises: SmolLM2 in Q4_1, Q8_0 and
-# bf16, and models that are named. The pages of the program itself (what `hydralm --version` takes) are shared by all that
+# bf16, and the demo's where there is one. The pages of the program itself (what `hydralm --version` takes) are shared by all that
 # run it and left out. Writes bench/results/memory.md. Not here: speed (runtime.py).
-# Usage: bench/memory.py BUILD [--model NAME=PATH ...] [--ctx 8192] [--out bench/results]
+# Usage: bench/memory.py [BUILD] [--ctx 8192] [--out bench/results]
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+from common import commit, machine, run
+
+DEMO = Path("runs/demo/model")
 KEEP = 64  # tokens of the context left for writing
 
 
-def run(*args):
-    made = subprocess.run([str(a) for a in args], capture_output=True, text=True)
-    if made.returncode != 0:
-        sys.exit(f"{' '.join(map(str, args))}: {made.stderr.strip()}")
-    return made.stdout
-
-
 def peak(*args):
-    """Bytes that a command had resident at most."""
+    """Bytes that a command had resident at most. wait4's maximum would begin at this interpreter's own size."""
     process = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    error = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        sys.exit(f"{' '.join(map(str, args))}: {error.strip()}")
-    return usage.ru_maxrss * 1024
+    most, looks = 0, 0
+    while process.poll() is None:
+        with open(f"/proc/{process.pid}/status") as status:
+            most = max([most, *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))])
+        looks += 1
+        time.sleep(0 if looks < 1000 else 0.002)
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(map(str, args))}: {process.stderr.read().decode().strip()}")
+    return most
 
 
 def prompt(hydralm, model, tokens, folder):
@@ -56,7 +56,6 @@ def measure(hydralm, name, model, ctx, program, folder):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("build", nargs="?", default="build/release")
-    parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--ctx", type=int, default=8192)
     parser.add_argument("--out", default="bench/results")
     args = parser.parse_args()
@@ -68,11 +67,13 @@ def main():
         run(hydralm, "quantize", smollm2, "-o", q8, "--type", "q8_0")
         run(hydralm, "convert", smollm2, "-o", bf16, "--dtype", "bf16")
         models = [("SmolLM2-135M Q4_1", smollm2), ("SmolLM2-135M Q8_0", q8), ("SmolLM2-135M bf16", bf16)]
-        models += [tuple(model.split("=", 1)) for model in args.model]
+        if DEMO.exists():
+            models.append(("hydra-nano of make demo", DEMO))
         rows = [measure(hydralm, name, model, args.ctx, program, folder) for name, model in models]
     out = Path(args.out) / "memory.md"
-    out.write_text(f"# Peak memory beside what `inspect` promises\n\nOne sequence, -c {args.ctx}, nearly all of it read, commit "
-                   f"{run('git', 'rev-parse', '--short', 'HEAD').strip()}. Promised: weights + state + KV + scratch, MiB. Had: the most that "
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(f"# Peak memory beside what `inspect` promises\n\nOne sequence, -c {args.ctx}, nearly all of it read; {machine()}; commit "
+                   f"{commit()}. Promised: weights + state + KV + scratch, MiB. Had: the most that "
                    f"was resident, less {program / 2**20:.1f} MiB of the program's own pages. Made by `bench/memory.py`.\n\n"
                    "| model | tokens | promised | had | ratio |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
     print(out)

@@ -7,6 +7,7 @@
 #   bench/nano_sweep.py [BUILD] [--tokens 1150000] [--rates 1e-3,2e-3,4e-3,8e-3] [--seeds 1,2,3] [--jobs 2] [--set KEY=VALUE ..] [--out bench/results]
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -17,7 +18,7 @@ from common import commit, machine, run
 
 PRESETS = ["hydra-nano", "transformer-nano"]
 TUNING, TEST, EVERY = 7, 13, 20  # document i is for tuning where i % 20 == 7, for the test where i % 20 == 13
-CHANCE_TOKENS = 2048
+VOCABULARY = 2048
 
 
 def prepare(hydralm, folder):
@@ -32,26 +33,27 @@ def prepare(hydralm, folder):
     for name, part in parts.items():
         (folder / f"{name}.txt").write_text("\f".join(part))
         if name == "train":
-            run(hydralm, "tokenizer", "train", folder / "train.txt", "--vocab", 2048, "--pattern", "gpt2", "-o", folder / "tokenizer.json")
+            run(hydralm, "tokenizer", "train", folder / "train.txt", "--vocab", VOCABULARY, "--pattern", "gpt2", "-o", folder / "tokenizer.json")
         run(hydralm, "data", "build", folder / f"{name}.txt", "--tokenizer", folder / "tokenizer.json", "--doc-sep", "\f", "--val", 0, "-o", folder / name)
 
 
-def train(hydralm, folder, preset, rate, seed, args):
-    """Trains once; bits per byte on both held-out parts."""
+def train(hydralm, folder, preset, rate, seed, part, args):
+    """Trains once, or takes a finished run of the same settings and sources; bits per byte on one held-out part."""
     name = folder / f"{preset}-{rate:g}-{args.tokens}-{seed}"
     result = name / "sweep.json"
-    if result.exists():
-        return json.loads(result.read_text())
     settings = [word for setting in args.set for word in ("--set", setting)]
+    wanted = {"preset": preset, "lr": rate, "seed": seed, "part": part, "settings": settings, "commit": commit()}
+    if result.exists() and (made := json.loads(result.read_text())).items() >= wanted.items():
+        return made
+    shutil.rmtree(name, ignore_errors=True)
     start = time.time()
     run(hydralm, "train", "-C", "examples/nano.toml", "--data", folder / "train", "--run", name, "-q", "-t", args.threads, "--set", f"model.preset={preset}",
         "--set", f"optim.tokens={args.tokens}", "--set", f"optim.lr={rate}", "--set", f"optim.seed={seed}", "--set", "eval.every=0", "--set", "checkpoint.every=0", *settings)
     seconds = time.time() - start
-    scores = {part: json.loads(run(hydralm, "eval", "-m", name / "model", "--data", folder / part, "--split", "train", "-t", args.threads, "--json"))["bits_per_byte"]
-              for part in ("tuning", "test")}
-    made = {"preset": preset, "lr": rate, "seed": seed, "seconds": seconds, **scores}
+    scored = json.loads(run(hydralm, "eval", "-m", name / "model", "--data", folder / part, "--split", "train", "-t", args.threads, "--json"))
+    made = {**wanted, "seconds": seconds, "bits_per_byte": scored["bits_per_byte"]}
     result.write_text(json.dumps(made) + "\n")
-    print(f"{preset} lr {rate:g} seed {seed}: tuning {made['tuning']:.4f}, test {made['test']:.4f} bits per byte, {seconds:.0f} s", file=sys.stderr)
+    print(f"{preset} lr {rate:g} seed {seed}: {part} {made['bits_per_byte']:.4f} bits per byte, {seconds:.0f} s", file=sys.stderr)
     return made
 
 
@@ -59,13 +61,13 @@ def markdown(sweep, final, best, args, about):
     out = ["# Bits per byte of hydra-nano and its control", "",
            f"{about['machine']}; commit {about['commit']}; {args.tokens:,} tokens of the King James Bible, rows and schedule of examples/nano.toml" + (f", {' '.join(args.set)}" if args.set else "") +
            f"; {args.jobs} runs at a time, {args.threads} thread each. Made by `{about['command']}`. Rates were chosen on tuning chapters with seed 0; the test chapters were read once, below. "
-           f"Vocabulary {CHANCE_TOKENS}.", "", "| learning rate | " + " | ".join(f"{p}, tuning" for p in PRESETS) + " |", "|---|" + "---|" * len(PRESETS)]
+           f"Vocabulary {VOCABULARY}.", "", "| learning rate | " + " | ".join(f"{p}, tuning" for p in PRESETS) + " |", "|---|" + "---|" * len(PRESETS)]
     for rate in args.rates:
-        cells = [f"{r['tuning']:.4f}" + (" (best)" if best[p] == rate else "") for p in PRESETS for r in sweep if r["preset"] == p and r["lr"] == rate]
+        cells = [f"{r['bits_per_byte']:.4f}" + (" (best)" if best[p] == rate else "") for p in PRESETS for r in sweep if r["preset"] == p and r["lr"] == rate]
         out.append(f"| {rate:g} | " + " | ".join(cells) + " |")
     out += ["", "| model | learning rate | seeds | test bits per byte, mean (min .. max) | seconds of a run |", "|---|---|---|---|---|"]
     for p in PRESETS:
-        scores = [r["test"] for r in final if r["preset"] == p]
+        scores = [r["bits_per_byte"] for r in final if r["preset"] == p]
         out.append(f"| {p} | {best[p]:g} | {', '.join(str(s) for s in args.seeds)} | {statistics.mean(scores):.4f} ({min(scores):.4f} .. {max(scores):.4f}) | "
                    f"{statistics.median(r['seconds'] for r in final if r['preset'] == p):.0f} |")
     return "\n".join(out) + "\n"
@@ -86,10 +88,10 @@ def main():
     hydralm, folder = Path(args.build) / "hydralm", Path(args.folder)
     prepare(hydralm, folder)
     with ThreadPoolExecutor(args.jobs) as pool:
-        sweep = list(pool.map(lambda case: train(hydralm, folder, *case, 0, args), [(p, rate) for rate in args.rates for p in PRESETS]))
-        best = {p: min((r for r in sweep if r["preset"] == p), key=lambda r: r["tuning"])["lr"] for p in PRESETS}
-        final = list(pool.map(lambda case: train(hydralm, folder, *case, args), [(p, best[p], seed) for seed in args.seeds for p in PRESETS]))
-    about = {"machine": machine(), "commit": commit(), "command": "bench/nano_sweep.py " + " ".join(sys.argv[2:] if len(sys.argv) > 2 else [])}
+        sweep = list(pool.map(lambda case: train(hydralm, folder, *case, 0, "tuning", args), [(p, rate) for rate in args.rates for p in PRESETS]))
+        best = {p: min((r for r in sweep if r["preset"] == p), key=lambda r: r["bits_per_byte"])["lr"] for p in PRESETS}
+        final = list(pool.map(lambda case: train(hydralm, folder, *case, "test", args), [(p, best[p], seed) for seed in args.seeds for p in PRESETS]))
+    about = {"machine": machine(), "commit": commit(), "command": " ".join(["bench/nano_sweep.py", *sys.argv[1:]])}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "nano_sweep.json").write_text(json.dumps({**about, "tokens": args.tokens, "sweep": sweep, "final": final}, indent=1) + "\n")

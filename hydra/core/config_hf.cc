@@ -51,7 +51,8 @@ class Keys {
     std::string unknown;
     for (const auto& [key, value] : json_.items())
       if (asked_.count(key) == 0) unknown += (unknown.empty() ? "" : ", ") + key;
-    if (!unknown.empty() && warnings != nullptr) warnings->push_back(StrCat(where_, ": ignored keys: ", unknown));
+    if (!unknown.empty() && warnings != nullptr)
+      warnings->push_back(internal::WithoutControls(StrCat(where_, ": ignored keys: ", unknown)));
   }
 
  private:

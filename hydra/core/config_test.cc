@@ -187,6 +187,7 @@ TEST(Config, BadFilesAreRefusedByName) {
          "hidden_size");
   expect(R"({"model_type": "hydra", "pkm_n_keys": 32768, "pkm_d_value": 16777216})", "pkm_n_keys");
   expect("{\"model_type\": \"hydra\", \"a\\nb\": 1}", "unknown key \"a\\x0ab\"");  // one line, whatever the file says
+  expect("{\"model_type\": \"hydra\", \"a\xc2\x9b\": 1}", "unknown key \"a\\xc2\\x9b\"");  // no codes for terminals
   expect(R"({"model_type": "hydra", "vocab_size": 18446744073709551615})", "too large");
   expect(R"({"model_type": "llama", "vocab_size": 8})", "hidden_size is missing");
   expect(R"({"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8,

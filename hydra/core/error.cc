@@ -44,13 +44,15 @@ std::string WithoutControls(const std::string& text) {
   constexpr char kHex[] = "0123456789abcdef";
   std::string out;
   out.reserve(text.size());
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f) {
-      out += c;
-    } else {
-      (out += "\\x") += {kHex[byte >> 4], kHex[byte & 15]};
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]), next = static_cast<unsigned char>(text[i + 1]);
+    const bool c1 = byte == 0xc2 && next >= 0x80 && next < 0xa0;  // U+0080 to U+009F: some terminals obey them
+    if (byte >= 0x20 && byte != 0x7f && !c1) {
+      out += text[i];
+      continue;
     }
+    (out += "\\x") += {kHex[byte >> 4], kHex[byte & 15]};
+    if (c1) (out += "\\x") += {kHex[next >> 4], kHex[next & 15]}, ++i;
   }
   return out;
 }

@@ -100,7 +100,7 @@ class Keys {
       if (entry.key.starts_with(prefix_ + ".") && !asked_.contains(std::string(entry.key)))
         unknown += (unknown.empty() ? "" : ", ") + OneLine(entry.key, 80);
     if (!unknown.empty() && warnings != nullptr)
-      warnings->push_back(fmt::format("{}: ignored keys: {}", file_.path(), unknown));
+      warnings->push_back(internal::WithoutControls(fmt::format("{}: ignored keys: {}", file_.path(), unknown)));
   }
 
  private:

@@ -149,13 +149,13 @@ class Builder final : public Handler {
   bool start_object(std::size_t) override {
     Put(Json::object());
     open_.push_back(last_);
-    last_->get_ref<Json::object_t&>().reserve(sizes_[n_opened_++]);
+    last_->get_ref<Json::object_t&>().reserve(NextSize());
     return true;
   }
   bool start_array(std::size_t) override {
     Put(Json::array());
     open_.push_back(last_);
-    last_->get_ref<Json::array_t&>().reserve(sizes_[n_opened_++]);
+    last_->get_ref<Json::array_t&>().reserve(NextSize());
     return true;
   }
   bool end_object() override {
@@ -178,11 +178,19 @@ class Builder final : public Handler {
       root = std::move(value);
       last_ = &root;
     } else if (open_.back()->is_array()) {
-      last_ = &open_.back()->get_ref<Json::array_t&>().emplace_back(std::move(value));
+      auto& array = open_.back()->get_ref<Json::array_t&>();
+      if (array.size() == array.capacity()) Bad(kChanged);
+      last_ = &array.emplace_back(std::move(value));
     } else {
-      last_ = &open_.back()->get_ref<Json::object_t&>().emplace_back(std::string(key_), std::move(value)).second;
+      auto& object = open_.back()->get_ref<Json::object_t&>();
+      if (object.size() == object.capacity()) Bad(kChanged);
+      last_ = &object.emplace_back(std::string(key_), std::move(value)).second;
     }
     return true;
+  }
+  uint32_t NextSize() {
+    if (n_opened_ == sizes_.size()) Bad(kChanged);
+    return sizes_[n_opened_++];
   }
   void CheckKeys(const Json::object_t& object) const {
     std::vector<std::string_view> keys;
@@ -192,6 +200,8 @@ class Builder final : public Handler {
     const auto twice = std::adjacent_find(keys.begin(), keys.end());
     if (twice != keys.end()) Bad(StrCat("key \"", twice->substr(0, 60), "\" is given twice"));
   }
+  // A mapped file may change between the two readings.
+  static constexpr const char* kChanged = "changed while it was read";
   const std::vector<uint32_t>& sizes_;
   size_t n_opened_ = 0;
   std::vector<Json*> open_;  // they do not move: nothing grows past its reserve

@@ -18,6 +18,7 @@ struct MambaChunk {
 };
 
 inline constexpr int64_t kMambaTaps = 4;  // most taps
+inline constexpr int64_t kMambaChunk = 1024;  // longest scan_chunk: a thread takes 3 numbers for each of its pairs
 
 struct MambaTrainArgs {
   int64_t H, P, G, N, K, Q, norm_groups;

@@ -209,7 +209,7 @@ bool OnCpuInF32(const SsmWeights& w, const Tensor& projected) {
 
 Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const Tensor& projected, const Layout& layout) {
   const SsmConfig& c = config.ssm;
-  if (!OnCpuInF32(w, projected) || c.d_conv > kernels::kMambaTaps)
+  if (!OnCpuInF32(w, projected) || c.d_conv > kernels::kMambaTaps || c.scan_chunk > kernels::kMambaChunk)
     return composite::Mamba2Core(config, w, projected, layout);
   HYDRA_CHECK(projected.dim() == 3 && projected.size(2) == c.in_proj_dim(), "projected ", projected.sizes());
   const auto given = [](bool there, const Tensor& x) { return there ? std::optional<Tensor>(x) : std::nullopt; };

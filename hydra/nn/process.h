@@ -5,8 +5,8 @@
 
 namespace hydra::nn {
 
-// Keeps freed memory instead of returning it to the system after each step, and lets MKL take AVX-512 on every
-// processor that has it. Call it before the first product.
+// Keeps freed memory instead of returning it to the system after each step. A program that links this unit also lets
+// MKL take AVX-512 on every processor that has it: process.cc answers MKL's question from the first product on.
 void SetUpProcess();
 
 }  // namespace hydra::nn

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Adafactor's update; temporaries are one tensor the size of a parameter at a time.
+// Adafactor's update; at most two temporaries of a parameter's size at a time.
 #include "hydra/train/adafactor.h"
 
 #include <cmath>
@@ -44,10 +44,12 @@ Adafactor::Adafactor(std::vector<OptimParam> params, const OptimizerOptions& opt
 
 Tensor Adafactor::Scale(size_t i, const Tensor& grad, double decay) {
   Moments& moments = moments_[i];
-  const Tensor squares = grad.square().add_(kEps);
-  if (moments.all.defined()) return moments.all.lerp_(squares, 1 - decay).rsqrt();
-  moments.row.lerp_(squares.mean(-1), 1 - decay);
-  moments.col.lerp_(squares.mean(-2), 1 - decay);
+  {
+    const Tensor squares = grad.square().add_(kEps);
+    if (moments.all.defined()) return moments.all.lerp_(squares, 1 - decay).rsqrt();
+    moments.row.lerp_(squares.mean(-1), 1 - decay);
+    moments.col.lerp_(squares.mean(-2), 1 - decay);
+  }
   // v = row col^T / mean(row)
   const Tensor row = (moments.row / moments.row.mean(-1, /*keepdim=*/true)).rsqrt_();
   return row.unsqueeze(-1) * moments.col.rsqrt().unsqueeze(-2);
