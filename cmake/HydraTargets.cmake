@@ -125,7 +125,6 @@ function(hydra_cli)
   set_source_files_properties(${CMAKE_SOURCE_DIR}/hydra/cli/main.cc ${CMAKE_SOURCE_DIR}/hydra/cli/train_main.cc
                               PROPERTIES COMPILE_DEFINITIONS "${verbs}")
 
-  set(light -O0)  # nothing here is hot, and CLI11 takes long to compile
   add_library(hydra_cli STATIC ${frame})
   target_link_libraries(hydra_cli PUBLIC hydra_core CLI11::CLI11)
   hydra_common(hydra_cli FALSE)
@@ -137,7 +136,7 @@ function(hydra_cli)
     endif()
   endforeach()
   hydra_common(hydralm FALSE)
-  target_compile_options(hydralm PRIVATE ${light})
+  target_compile_options(hydralm PRIVATE -O0)  # nothing here is hot, and CLI11 takes long to compile
 
   if(TARGET hydra_torch AND TARGET hydra_nn)
     add_executable(hydralm-train ${torch})
@@ -148,6 +147,6 @@ function(hydra_cli)
       endif()
     endforeach()
     hydra_common(hydralm-train TRUE)
-    target_compile_options(hydralm-train PRIVATE ${light})
+    target_compile_options(hydralm-train PRIVATE -O1)  # light too, but -O0 rules torch's precompiled header out
   endif()
 endfunction()
