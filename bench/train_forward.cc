@@ -59,7 +59,7 @@ int Run(int argc, char** argv) {
   const auto random_batch = [&](int64_t n_rows, int64_t length) {
     return nn::Batch::OneDocumentPerRow(torch::randint(0, config.vocab_size, {n_rows, length}, torch::kInt64), config.chunk_len);
   };
-  const nn::Batch batch = random_batch(rows, T), warm_up = random_batch(1, std::min<int64_t>(T, 2048));
+  const nn::Batch batch = random_batch(rows, T), warm_up = random_batch(rows, std::min<int64_t>(T, 8192));
   const double flops = MeanForwardFlops(config, T);  // a token
   double seconds = 0;
   if (mode == "train") {

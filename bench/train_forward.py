@@ -79,7 +79,7 @@ def markdown(rows, about):
     lines = ["# Training and forward of the 29M models", "",
              f"{about['machine']}; {about['threads']} threads, fp32, seed 1 (random ids); commit {about['commit']}; load average {about['load']:.1f} "
              f"at the end. {about['reps']} rounds over all cases in turn ({about['long_reps']} with T > 2048, {about['longest_reps']} with T > 32768), a process each. Made by `{about['command']}`.", "",
-             "Tokens/s are median (min .. max) of one step each, after a warm-up step of 2,048 tokens at most. Training is forward, backward, clipping and AdamW on one step of 2,048 tokens (8,192 at T = 8192); forward "
+             "Tokens/s are median (min .. max) of one step each, after a warm-up step of the same shape (8,192 tokens a row at most). Training is forward, backward, clipping and AdamW on one step of 2,048 tokens (8,192 at T = 8192); forward "
              "gives the logits of the last position. The share is counted FLOPs (docs/DESIGN.md, promise 3; backward = 2 forwards) per second over "
              "the fp32 GEMM speed measured in the same process. torch: a transformer of the same sizes in Python (bench/peers/torch_models.py); transformers: its Mamba2 of the same sizes. MKL, which both sides use, gives processors of other makers than Intel its AVX2 kernels; "
              "hydralm-train makes it take AVX-512 where there is. Python has that too in the rows \"MKL as ours\" (a preloaded library); the others are torch as pip installs it.", "",
