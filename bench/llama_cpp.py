@@ -3,7 +3,7 @@
 # This runtime against llama.cpp on the same GGUF files of SmolLM2-135M (Q4_1, Q4_0, Q8_0, F16), in turn, one repetition
 # each: prefill, decode at depths 0, 2048 and 8000 with f16 keys and values, and the time from the start of a process to its first
 # byte. Writes bench/results/llama_cpp.{md,json}. Needs nothing but the network once (peers/llama_cpp.sh fetches and builds llama.cpp).
-#   bench/llama_cpp.py [BUILD] [--reps 5] [--threads 2] [--only TEXT] [--out bench/results]
+#   bench/llama_cpp.py [BUILD] [--reps 5] [--long-reps 5] [--threads 2] [--only TEXT] [--out bench/results]
 import argparse
 import json
 import subprocess
@@ -62,7 +62,7 @@ def measure(hydralm, bin, files, args):
             continue
         path, mine, other = files[test[0]], [], []
         theirs(bin, path, test, args.threads) if test[1] <= 512 and test[3] == 0 else None  # a warm-up of the page cache too
-        for _ in range(args.reps):
+        for _ in range(args.long_reps if max(test[1], test[3]) > 4096 else args.reps):
             mine.append(ours(hydralm, path, test, args.threads))
             other.append(theirs(bin, path, test, args.threads))
         samples = [row["tok_per_s"]["median"] for row in mine]
@@ -95,7 +95,7 @@ def table(rows, starts, about):
     first = rows[0]["row"] if rows else {"target": "?"}
     out = ["# Against llama.cpp, on its own files", "",
            f"{about['machine']}; {about['threads']} threads; commit {about['commit']}; kernels {first['target']}. llama.cpp: the source that llama-cpp-python 0.3.36 vendors, "
-           f"built Release with GGML_NATIVE for this processor. Made by `{about['command']}`: {about['reps']} rounds a row, the two sides in turn, a process each; "
+           f"built Release with GGML_NATIVE for this processor. Made by `{about['command']}`: {about['reps']} rounds a row ({about['long_reps']} of those over 4096 tokens), the two sides in turn, a process each; "
            "f16 keys and values on both sides; median (min .. max).", "",
            "Read bandwidth and multiply-add peak are measured by `hydralm bench` beside each of its rows: GB/s counts the bytes of weights and cache that a token reads, "
            "GOP/s the multiplications and additions of the products. Q4_0, Q8_0 and F16 are made of the published Q4_1 file by `llama-quantize --allow-requantize --pure`.", "",
@@ -118,18 +118,20 @@ def main():
     parser = argparse.ArgumentParser(description="time this runtime against llama.cpp on the same files")
     parser.add_argument("build", nargs="?", default="build/release")
     parser.add_argument("--reps", type=int, default=5)
+    parser.add_argument("--long-reps", type=int, default=5, help="rounds of the tests of more than 4096 tokens")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="tests whose name holds this text")
     parser.add_argument("--out", default="bench/results")
     args = parser.parse_args()
     hydralm = Path(args.build) / "hydralm"
-    bin = Path(run("bench/peers/llama_cpp.sh", ).strip())
+    bin = Path(run("bench/peers/llama_cpp.sh").strip())
     published = Path(run("tools/smollm2.sh").strip())
     files = {kind: bin.parents[1] / f"SmolLM2-135M-Instruct.{kind}.gguf" for kind in ("Q4_0", "Q8_0", "F16")}
     files["Q4_1"] = published
     rows = measure(hydralm, bin, files, args)
     starts = measure_start(hydralm, bin, files, args)
-    about = {"machine": machine(), "commit": commit(), "threads": args.threads, "reps": args.reps, "command": f"bench/llama_cpp.py --reps {args.reps} --threads {args.threads}"}
+    about = {"machine": machine(), "commit": commit(), "threads": args.threads, "reps": args.reps, "long_reps": args.long_reps,
+             "command": f"bench/llama_cpp.py --reps {args.reps} --long-reps {args.long_reps} --threads {args.threads}"}
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "llama_cpp.json").write_text(json.dumps({**about, "rows": rows, "starts": starts}, indent=1) + "\n")

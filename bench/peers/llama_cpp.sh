@@ -28,7 +28,7 @@ if [ ! -x "$bin/llama-completion" ]; then
   echo "llama_cpp: building (about 8 minutes on 2 cores)" >&2
   cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_MTMD=OFF > "$peers/log" 2>&1 || refuse "cmake failed: $peers/log"
-  cmake --build "$build" --target llama-bench llama-quantize llama-completion llama-batched-bench > "$peers/log" 2>&1 ||
+  cmake --build "$build" --target llama-bench llama-quantize llama-completion > "$peers/log" 2>&1 ||
     refuse "the build failed: $peers/log"
 fi
 
