@@ -83,6 +83,7 @@ foreach(script IN LISTS scripts)
   endforeach()
   add_test(NAME python.${name} COMMAND ${HYDRALM_PYTHON} ${script} ${CMAKE_BINARY_DIR}/hydralm "${train_command}"
            WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(python.${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} RUN_SERIAL ${serial}
+  # The longest first, beside the many short ones.
+  set_tests_properties(python.${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} COST ${timeout} RUN_SERIAL ${serial}
                        SKIP_RETURN_CODE 77 ENVIRONMENT "${test_environment}")
 endforeach()
