@@ -70,7 +70,8 @@ void Encode(const float* x, BlockQ4_0& b) {
 }
 
 void Encode(const float* x, BlockQ4_1& b) {
-  const auto [min, max] = std::minmax_element(x, x + 32);
+  const auto bounds = std::minmax_element(x, x + 32);
+  const auto min = bounds.first, max = bounds.second;
   const float d = (*max - *min) / 15.0f;
   const float inverse = Inverse(d);
   b.d = Scale(d, "Q4_1");
