@@ -9,13 +9,12 @@
 #include <cstring>
 
 #include "hydra/kernels/ops.h"
+#include "hydra/kernels/scratch.h"
 
 namespace hydra::kernels {
 
-constexpr int64_t kAlign = 16;      // floats: a vector of the widest level
 constexpr int64_t kMostRows = 128;  // of a tile, so that all of it stays in the second-level cache
 constexpr int64_t kMostQueries = 64;
-inline int64_t RoundUp(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 // Queries of a tile.
 inline int64_t TileQueries(int64_t group) { return std::clamp<int64_t>(kMostRows / group, 1, kMostQueries); }
 
@@ -38,12 +37,7 @@ struct AttentionScratch {
 // Lays the parts out from `base`; returns the floats of all.
 inline int64_t LayOut(float* base, int64_t group, int64_t Dh, AttentionScratch* s) {
   const int64_t Rp = RoundUp(TileQueries(group) * group), Dp = RoundUp(Dh);
-  int64_t used = 0;
-  const auto take = [&](int64_t n) {
-    float* part = base != nullptr ? base + used : nullptr;
-    used += n;
-    return part;
-  };
+  ScratchParts take(base);
   const int64_t keys = kKeyBlock * Dp;  // also enough for rows of any dtype as they are
   *s = {.q = take(Dh * Rp),
         .s = take(kKeyBlock * Rp),
@@ -59,7 +53,7 @@ inline int64_t LayOut(float* base, int64_t group, int64_t Dh, AttentionScratch* 
         .lo = reinterpret_cast<int32_t*>(take(Rp)),
         .hi = reinterpret_cast<int32_t*>(take(Rp)),
         .far = reinterpret_cast<int32_t*>(take(Rp))};
-  return used;
+  return take.used();
 }
 
 // Rows of a cache that lie one after another.

@@ -11,6 +11,7 @@
 
 #include "hydra/core/error.h"
 #include "hydra/kernels/dispatch.h"
+#include "hydra/kernels/scratch.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/attention_train.cc"
@@ -23,10 +24,8 @@
 #define HYDRA_KERNELS_ATTENTION_TRAIN_ONCE
 namespace hydra::kernels {
 
-constexpr int64_t kVector = 16;  // floats: a vector of the widest level
 constexpr int64_t kPanel = 6;    // queries whose keys are cut alike
 constexpr float kAdd = 1;        // beta of products that add
-inline int64_t WholeVectors(int64_t n) { return (n + kVector - 1) / kVector * kVector; }
 
 // One call's own memory; what follows `out` is the backward's only.
 struct AttentionTrainScratch {
@@ -41,18 +40,13 @@ struct AttentionTrainScratch {
   float* dv;         // [gp, Dp]
   float* dsigma;     // [gp]
 };
-inline int64_t MostKeys(const AttentionTrainArgs& a) { return WholeVectors(a.G) + WholeVectors(a.W - 1 + a.C); }
+inline int64_t MostKeys(const AttentionTrainArgs& a) { return RoundUp(a.G) + RoundUp(a.W - 1 + a.C); }
 inline int64_t LayOut(float* base, const AttentionTrainArgs& a, AttentionTrainScratch* s) {
-  const int64_t n = MostKeys(a), pool = WholeVectors(a.G) * WholeVectors(a.Dh);
-  int64_t used = 0;
-  const auto take = [&](int64_t floats) {
-    float* part = base != nullptr ? base + used : nullptr;
-    used += floats;
-    return part;
-  };
-  *s = {take(a.Dh * n), take(pool), take(pool), take(WholeVectors(a.G)), take(a.C * n), take(a.Dh * n),
-        take(a.C * n),  take(pool), take(pool), take(WholeVectors(a.G))};
-  return used;
+  const int64_t n = MostKeys(a), pool = RoundUp(a.G) * RoundUp(a.Dh);
+  ScratchParts take(base);
+  *s = {take(a.Dh * n), take(pool), take(pool), take(RoundUp(a.G)), take(a.C * n), take(a.Dh * n),
+        take(a.C * n),  take(pool), take(pool), take(RoundUp(a.G))};
+  return take.used();
 }
 
 // Which keys a chunk sees.
@@ -67,8 +61,8 @@ struct AttentionChunk {
     width = first + a.C - lo;
     pool = a.G > 0 ? a.pools + c * a.G : nullptr;
     g = Seen(a, first + a.C - 1, a.G);
-    gp = WholeVectors(g);
-    n = gp + WholeVectors(width);
+    gp = RoundUp(g);
+    n = gp + RoundUp(width);
   }
   // Of the first `most` in the pool.
   [[nodiscard]] int64_t Seen(const AttentionTrainArgs& a, int64_t t, int64_t most) const {
@@ -85,9 +79,6 @@ HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
-HWY_INLINE const std::byte* Bytes(const float* p) { return reinterpret_cast<const std::byte*>(p); }
-
 struct AttentionHead {
   const AttentionTrainArgs& a;
   AttentionTrainScratch s;
@@ -95,7 +86,7 @@ struct AttentionHead {
 
   AttentionHead(const AttentionTrainArgs& args, int64_t head, float* scratch) : a(args), kv(head) {
     LayOut(scratch, a, &s);
-    Dp = WholeVectors(a.Dh);
+    Dp = RoundUp(a.Dh);
     lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
     q_row = a.A * a.Dh, kv_row = a.Akv * a.Dh;
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the forward and backward phases of mamba_train.cc share: a chunk's convolution, dt and decays, products of B and
 // C. Compiled once a SIMD level. Dims as in mamba_train.h, q tokens of the chunk; Np, Pp, Qp: rounded up to
-// kMambaAlign.
+// kAlign.
 #if defined(HYDRA_KERNELS_MAMBA_TRAIN_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYDRA_KERNELS_MAMBA_TRAIN_INL_H
 #undef HYDRA_KERNELS_MAMBA_TRAIN_INL_H
@@ -12,6 +12,7 @@
 #include <cmath>
 
 #include "hydra/kernels/mamba_train.h"
+#include "hydra/kernels/scratch.h"
 #include "hydra/kernels/simd.h"
 #include "hydra/kernels/simd_math-inl.h"
 #include "hydra/kernels/small_gemm-inl.h"
@@ -20,10 +21,8 @@
 #define HYDRA_KERNELS_MAMBA_TRAIN_INL_ONCE
 namespace hydra::kernels {
 
-constexpr int64_t kMambaAlign = 16;  // floats: a vector of the widest level
 constexpr int64_t kMambaPanel = 6;   // tokens whose pairs are made at a time
 constexpr float kOne = 1;            // beta of products that add
-inline int64_t MambaRoundUp(int64_t n) { return (n + kMambaAlign - 1) / kMambaAlign * kMambaAlign; }
 
 // One call's own memory. The parts behind `du` are the backward phases' only.
 struct MambaScratch {
@@ -52,19 +51,14 @@ struct MambaScratch {
 };
 // Lays the parts out from `base`; returns the floats of all.
 inline int64_t LayOut(float* base, const MambaTrainArgs& a, MambaScratch* s) {
-  const int64_t Q = a.Q, Qp = MambaRoundUp(a.Q), Pp = MambaRoundUp(a.P), Np = MambaRoundUp(a.N), di = a.H * a.P;
+  const int64_t Q = a.Q, Qp = RoundUp(a.Q), Pp = RoundUp(a.P), Np = RoundUp(a.N), di = a.H * a.P;
   const int64_t cd = di + 2 * a.G * a.N, by_head = a.H * Qp;
-  int64_t used = 0;
-  const auto take = [&](int64_t n) {
-    float* part = base != nullptr ? base + used : nullptr;
-    used += n;
-    return part;
-  };
+  ScratchParts take(base);
   *s = {take(by_head), take(by_head),  take(by_head),          take(by_head), take(by_head),          take(a.N * Qp),
-        take(Q * Qp),  take(Q * Pp),   take(kMambaPanel * Qp), take(Q * di),  take(MambaRoundUp(di)), take(by_head),
+        take(Q * Qp),  take(Q * Pp),   take(kMambaPanel * Qp), take(Q * di),  take(RoundUp(di)), take(by_head),
         take(Q * cd),  take(Q * cd),   take(a.P * Qp),         take(Q * Qp),  take(Q * Qp),           take(Q * Np),
         take(Q * Np),  take(a.P * Np), take(Q * Np),           take(3 * Qp)};
-  return used;
+  return take.used();
 }
 
 }  // namespace hydra::kernels
@@ -74,8 +68,6 @@ HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
-HWY_INLINE const std::byte* Bytes(const float* p) { return reinterpret_cast<const std::byte*>(p); }
 HWY_INLINE FloatVec Sigmoid(FloatVec v) {
   const auto one = hn::Set(FloatTag(), 1.0f);
   return hn::Div(one, hn::Add(one, Exp(hn::Neg(v))));
@@ -91,7 +83,7 @@ struct MambaView {
   MambaView(const MambaTrainArgs& args, int64_t c, float* scratch) : a(args), chunk(args.chunks[c]), number(c) {
     LayOut(scratch, a, &s);
     q = chunk.end - chunk.begin;
-    Qp = MambaRoundUp(a.Q), Pp = MambaRoundUp(a.P), Np = MambaRoundUp(a.N);
+    Qp = RoundUp(a.Q), Pp = RoundUp(a.P), Np = RoundUp(a.N);
     Hg = a.H / a.G, di = a.H * a.P, cd = di + 2 * a.G * a.N, W = di + cd + a.H;
     lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
     first = chunk.begin == chunk.document;

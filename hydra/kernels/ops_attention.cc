@@ -19,9 +19,6 @@ HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
-HWY_INLINE const std::byte* Bytes(const float* x) { return reinterpret_cast<const std::byte*>(x); }
-
 // ---- A tile of queries ----
 
 struct Tile {

@@ -16,8 +16,6 @@ HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
-
 void StoreF16(const float* x, int64_t n, uint16_t* row) {
   int64_t i = 0;
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2  // where the processor rounds

@@ -15,8 +15,6 @@ HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
-
 // ---- Norms ----
 
 // Sum of squares of n numbers in four partial sums; with z the numbers are x silu(z) and are put into y.

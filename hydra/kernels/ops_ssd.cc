@@ -7,6 +7,7 @@
 #include "hydra/core/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
+#include "hydra/kernels/scratch.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/ops_ssd.cc"
@@ -19,9 +20,7 @@
 #define HYDRA_KERNELS_OPS_SSD_ONCE
 namespace hydra::kernels {
 
-constexpr int64_t kAlign = 16;     // floats: a vector of the widest level
 constexpr int64_t kPanelRows = 6;  // tokens whose mixing rows are made at a time
-inline int64_t RoundUp(int64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 // What one call needs beside its arguments.
 struct SsdScratch {
@@ -42,12 +41,7 @@ struct SsdScratch {
 // Lays the parts out from `base`; returns the floats of all.
 inline int64_t LayOut(float* base, int64_t Q, int64_t P, int64_t N, SsdScratch* s) {
   const int64_t Qp = RoundUp(Q), Pp = RoundUp(P), Np = RoundUp(N);
-  int64_t used = 0;
-  const auto take = [&](int64_t n) {
-    float* part = base != nullptr ? base + used : nullptr;
-    used += n;
-    return part;
-  };
+  ScratchParts take(base);
   *s = {.BT = take(N * Qp),
         .B = take(Q * Np),
         .C = take(Q * Np),
@@ -61,7 +55,7 @@ inline int64_t LayOut(float* base, int64_t Q, int64_t P, int64_t N, SsdScratch* 
         .lo = take(Qp),
         .decay = take(Qp),
         .tail = take(Qp)};
-  return used;
+  return take.used();
 }
 
 }  // namespace hydra::kernels
@@ -70,8 +64,6 @@ inline int64_t LayOut(float* base, int64_t Q, int64_t P, int64_t N, SsdScratch* 
 HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
-
-HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
 
 // ---- One token ----
 

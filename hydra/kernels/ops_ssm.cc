@@ -22,8 +22,6 @@ HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
 
-HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
-
 // ---- Convolution ----
 
 // The taps of the channels c .. as K vectors.

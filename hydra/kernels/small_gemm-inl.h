@@ -39,6 +39,8 @@ HWY_INLINE void Repeat(F&& f) {
   RepeatSequence(std::make_integer_sequence<int, N>{}, f);
 }
 
+HWY_INLINE const std::byte* Bytes(const float* x) { return reinterpret_cast<const std::byte*>(x); }
+
 // c[m, n] = beta[m] from[m, n] + sum_k a[m, k] b[k, n]. Terms are added in the order of k, whatever the tile, so a
 // row's bits do not depend on the rows beside it.
 struct SmallGemmArgs {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/kernels/target.h"
+#include "hydra/kernels/testing.h"
 #include "hydra/nn/moe.h"
 #include "hydra/nn/testing.h"
 
@@ -49,15 +49,8 @@ Result Evaluate(const Case& c, torch::Dtype dtype, bool own) {
   return r;
 }
 
-class RoutedExpertsTest : public ::testing::Test {
- protected:
-  void TearDown() override { kernels::SetTarget(before_); }
-  std::string before_ = kernels::CurrentTarget();
-};
-
-TEST_F(RoutedExpertsTest, EqualsItsTwinOnEveryTarget) {
-  for (const std::string& target : kernels::Targets()) {
-    kernels::SetTarget(target);
+TEST(RoutedExpertsTest, EqualsItsTwinOnEveryTarget) {
+  kernels::ForEachTarget([&](const std::string& target) {
     uint64_t seed = 0;
     for (const auto& [N, D, F] : {std::array<int64_t, 3>{40, 24, 16}, {7, 5, 19}, {30, 9, 1}, {100, 16, 67}})
       for (const std::vector<int64_t>& counts : {std::vector<int64_t>{20, 0, 33, 1}, {17}}) {
@@ -70,10 +63,10 @@ TEST_F(RoutedExpertsTest, EqualsItsTwinOnEveryTarget) {
           EXPECT_GT(want.gradients[i].abs().max().item<double>(), 0) << target << ", F " << F << ", input " << i;
         }
       }
-  }
+  });
 }
 
-TEST_F(RoutedExpertsTest, WithoutRowsGivesZeros) {
+TEST(RoutedExpertsTest, WithoutRowsGivesZeros) {
   Case c(6, 4, 3, {0, 0}, 1);
   const Result got = Evaluate(c, torch::kFloat32, true);
   EXPECT_EQ(got.out.abs().max().item<float>(), 0);

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/kernels/target.h"
+#include "hydra/kernels/testing.h"
 #include "hydra/nn/attention.h"
 #include "hydra/nn/testing.h"
 
@@ -94,15 +94,8 @@ void ExpectTwins(const Case& c, const std::string& what) {
   }
 }
 
-class FusedAttention : public ::testing::Test {
- protected:
-  void TearDown() override { kernels::SetTarget(before_); }
-  std::string before_ = kernels::CurrentTarget();
-};
-
-TEST_F(FusedAttention, EqualsItsTwinOnEveryTarget) {
-  for (const std::string& target : kernels::Targets()) {
-    kernels::SetTarget(target);
+TEST(FusedAttention, EqualsItsTwinOnEveryTarget) {
+  kernels::ForEachTarget([&](const std::string& target) {
     uint64_t seed = 0;
     for (const Shape& s : Shapes()) {
       seed += 10;
@@ -111,18 +104,18 @@ TEST_F(FusedAttention, EqualsItsTwinOnEveryTarget) {
           Batch::Stack({Packed({40, 7, 100}, s.C, 176), Packed({176}, s.C, 176), Packed({3, 3, 8, 90}, s.C, 176)});
       ExpectTwins(Case(s, rows, seed), target + ", " + s.name + ", documents");
     }
-  }
+  });
 }
 
 // Large scores: exponents are differences from the largest before they are taken.
-TEST_F(FusedAttention, LargeScoresStayFinite) {
+TEST(FusedAttention, LargeScoresStayFinite) {
   Case c(Shapes()[0], OneDocument(1, 176, 16), 7);
   c.tensors[0] *= 64;
   ExpectTwins(c, "large scores");
 }
 
 // Not only close: each document's outputs and gradients have the bits that it has alone.
-TEST_F(FusedAttention, PackedDocumentsHaveTheBitsThatEachHasAlone) {
+TEST(FusedAttention, PackedDocumentsHaveTheBitsThatEachHasAlone) {
   const Shape shape = Shapes()[0];
   const std::vector<int64_t> lengths = {40, 100, 5, 150};
   const Case packed(shape, Packed(lengths, shape.C, 0), 3);
@@ -147,7 +140,7 @@ TEST_F(FusedAttention, PackedDocumentsHaveTheBitsThatEachHasAlone) {
   }
 }
 
-TEST_F(FusedAttention, SumsDoNotDependOnThreads) {
+TEST(FusedAttention, SumsDoNotDependOnThreads) {
   const Case c(Shapes()[0], Batch::Stack({Packed({100, 70}, 16, 192), Packed({176}, 16, 192)}), 5);
   const Tensor weight = Weight(c);
   const int before = at::get_num_threads();

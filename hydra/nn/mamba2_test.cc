@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/kernels/target.h"
+#include "hydra/kernels/testing.h"
 #include "hydra/nn/ssm.h"
 #include "hydra/nn/testing.h"
 
@@ -101,15 +101,8 @@ void ExpectTwins(const Case& c, const std::string& what) {
   }
 }
 
-class Mamba2 : public ::testing::Test {
- protected:
-  void TearDown() override { kernels::SetTarget(before_); }
-  std::string before_ = kernels::CurrentTarget();
-};
-
-TEST_F(Mamba2, EqualsItsTwinOnEveryTarget) {
-  for (const std::string& target : kernels::Targets()) {
-    kernels::SetTarget(target);
+TEST(Mamba2, EqualsItsTwinOnEveryTarget) {
+  kernels::ForEachTarget([&](const std::string& target) {
     uint64_t seed = 0;
     for (const Shape& s : Shapes()) {
       seed += 10;
@@ -119,12 +112,12 @@ TEST_F(Mamba2, EqualsItsTwinOnEveryTarget) {
           Batch::Stack({Packed({40, 7, 100}, 8, 176), Packed({176}, 8, 176), Packed({3, 3, 8, 30}, 8, 176)});
       ExpectTwins(Case(s, rows, 8, seed), target + ", " + s.name + ", documents");
     }
-  }
+  });
 }
 
 // Decays from none to all of the state between two tokens: exp of the sums must not meet inf, and gradients stay
 // finite.
-TEST_F(Mamba2, DecaysOfEverySizeEqualItsTwin) {
+TEST(Mamba2, DecaysOfEverySizeEqualItsTwin) {
   Case c({"", 4, 8, 1, 8, 4, 16, 1}, OneDocument(1, 80, 1), 1, 7);
   c.tensors[3] = torch::tensor({-12.0, 0.0, 3.0, 8.0}, torch::kFloat64);
   c.tensors[5] = torch::tensor({0.0, 5.0, 5.0, 25.0}, torch::kFloat64);
@@ -132,7 +125,7 @@ TEST_F(Mamba2, DecaysOfEverySizeEqualItsTwin) {
 }
 
 // Not only close: each document's outputs and gradients have the bits that it has alone.
-TEST_F(Mamba2, PackedDocumentsHaveTheBitsThatEachHasAlone) {
+TEST(Mamba2, PackedDocumentsHaveTheBitsThatEachHasAlone) {
   const std::vector<int64_t> lengths = {40, 5, 33, 16, 70};
   const Shape shape{"", 6, 8, 2, 8, 4, 16, 2};
   const Case packed(shape, Packed(lengths, 8, 200), 8, 3);
@@ -159,7 +152,7 @@ TEST_F(Mamba2, PackedDocumentsHaveTheBitsThatEachHasAlone) {
   }
 }
 
-TEST_F(Mamba2, SumsDoNotDependOnThreads) {
+TEST(Mamba2, SumsDoNotDependOnThreads) {
   const Case c(Shapes()[0], Batch::Stack({Packed({100, 70}, 8, 176), Packed({176}, 8, 176)}), 8, 5);
   const int before = at::get_num_threads();
   at::set_num_threads(1);
@@ -172,7 +165,7 @@ TEST_F(Mamba2, SumsDoNotDependOnThreads) {
     EXPECT_TRUE(torch::equal(one.gradients[i], two.gradients[i])) << kNames[i];
 }
 
-TEST_F(Mamba2, OtherTypesAndMoreTapsTakeTheTwin) {
+TEST(Mamba2, OtherTypesAndMoreTapsTakeTheTwin) {
   const Case c(Shapes()[1], OneDocument(1, 20, 1), 1, 6);
   EXPECT_TRUE(torch::equal(Evaluate(c, torch::kFloat64, true).out, Evaluate(c, torch::kFloat64, false).out));
   Shape five = Shapes()[1];
