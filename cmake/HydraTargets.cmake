@@ -10,7 +10,7 @@ function(hydra_sources out folder)
   set(${out} ${sources} PARENT_SCOPE)
 endfunction()
 
-# What every target gets. Torch-free ones use Debian's fmt header-only; torch bundles another fmt.
+# What every target gets. Torch bundles an fmt of its own, in another namespace than Debian's.
 function(hydra_common target torch)
   target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
   target_compile_options(${target} PRIVATE ${HYDRALM_WARNINGS})
@@ -19,7 +19,7 @@ function(hydra_common target torch)
     target_link_libraries(${target} PUBLIC hydra_torch)
     hydra_torch_pch(${target})
   else()
-    target_compile_definitions(${target} PRIVATE FMT_HEADER_ONLY=1)
+    target_link_libraries(${target} PRIVATE fmt::fmt)
   endif()
 endfunction()
 
@@ -45,9 +45,10 @@ function(hydra_torch_pch target)
   endforeach()
 endfunction()
 
-# Torch units take 10 s before their own first line: a few together cost little more than one. HYDRALM_UNITY=OFF compiles
-# each alone, for those who edit them.
-function(hydra_torch_unity target)
+# Parsing headers and instantiating their templates takes most of a compilation: a few sources together cost little more
+# than one. Names in the unnamed namespaces of neighbours must differ. HYDRALM_UNITY=OFF compiles each alone, for those who
+# edit.
+function(hydra_unity target)
   if(HYDRALM_UNITY)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
   endif()
@@ -94,8 +95,8 @@ function(hydra_layer name)
   endforeach()
   target_link_libraries(hydra_${name} PUBLIC ${arg_LINK})
   hydra_common(hydra_${name} "${arg_TORCH}")
-  if(arg_TORCH)
-    hydra_torch_unity(hydra_${name})
+  if(NOT name STREQUAL "kernels")  # foreach_target includes a source again and again
+    hydra_unity(hydra_${name})
   endif()
   set_property(GLOBAL APPEND PROPERTY HYDRALM_LAYERS ${name})
 endfunction()
@@ -128,6 +129,8 @@ function(hydra_cli)
   add_library(hydra_cli STATIC ${frame})
   target_link_libraries(hydra_cli PUBLIC hydra_core CLI11::CLI11)
   hydra_common(hydra_cli FALSE)
+  hydra_unity(hydra_cli)
+  target_compile_options(hydra_cli PRIVATE -O0)  # nothing of the commands is hot, and CLI11 takes long to compile
   add_executable(hydralm ${plain})
   target_link_libraries(hydralm PRIVATE hydra_cli)
   foreach(layer moa runtime serve)
@@ -136,7 +139,8 @@ function(hydra_cli)
     endif()
   endforeach()
   hydra_common(hydralm FALSE)
-  target_compile_options(hydralm PRIVATE -O0)  # nothing here is hot, and CLI11 takes long to compile
+  hydra_unity(hydralm)
+  target_compile_options(hydralm PRIVATE -O0)
 
   if(TARGET hydra_torch AND TARGET hydra_nn)
     add_executable(hydralm-train ${torch})

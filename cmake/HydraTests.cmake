@@ -22,8 +22,8 @@ function(hydra_test folder label)
   target_link_libraries(${folder}_test PRIVATE hydra_${folder} GTest::gtest_main)
   hydra_common(${folder}_test ${torch})
   target_compile_options(${folder}_test PRIVATE -O0)  # a third off the build; the code under test keeps its own level
+  hydra_unity(${folder}_test)
   if(torch)
-    hydra_torch_unity(${folder}_test)
     set_target_properties(${folder}_test PROPERTIES DISABLE_PRECOMPILE_HEADERS ON)  # made with optimisation: not for -O0
   endif()
   foreach(kind plain slow cuda)

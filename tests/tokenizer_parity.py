@@ -312,8 +312,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checker = Checker(folder)
-        # A sanitised build is several times slower and looks for something else: a fifth of the text there.
-        share = 5 if os.environ.get("HYDRALM_SANITIZE") else 1
+        # A sanitised build is several times slower and looks for something else: a tenth of the text there.
+        share = 10 if os.environ.get("HYDRALM_SANITIZE") else 1
         corpora = {"english": english(2_000_000 // share), "code": code(2_000_000 // share),
                    "unicode": mixed_unicode(700_000 // share, rng)}
         parts = {kind: [text[i:i + PART] for i in range(0, len(text), PART)] for kind, text in corpora.items()}

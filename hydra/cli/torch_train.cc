@@ -18,6 +18,7 @@
 #include "hydra/cli/verbs.h"
 #include "hydra/core/accounting.h"
 #include "hydra/core/error.h"
+#include "hydra/core/json.h"
 #include "hydra/core/tokenizer.h"
 #include "hydra/train/run_config.h"
 #include "hydra/train/trainer.h"
@@ -27,7 +28,6 @@ namespace hydra::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
 
 struct TrainFlags {
   std::string file, run, resume = "auto", init, device = "auto";

@@ -9,11 +9,10 @@
 #include <cstdlib>
 
 #include "hydra/core/error.h"
+#include "hydra/core/json.h"
 
 namespace hydra::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // "134.5 M"
 std::string Millions(int64_t n) {

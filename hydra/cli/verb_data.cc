@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -15,13 +14,12 @@
 #include "hydra/core/data_build.h"
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
+#include "hydra/core/json.h"
 #include "hydra/core/token_dataset.h"
 #include "hydra/core/tokenizer.h"
 
 namespace hydra::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Interrupted {};
 

@@ -11,7 +11,6 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,6 +25,7 @@
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
 #include "hydra/core/gguf_model.h"
+#include "hydra/core/json.h"
 #include "hydra/core/safetensors.h"
 #include "hydra/kernels/target.h"
 #include "hydra/runtime/weights.h"
@@ -34,8 +34,6 @@ namespace hydra::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
-
 constexpr double kMiB = 1024.0 * 1024.0;
 
 struct InspectOptions {
@@ -114,7 +112,8 @@ Subject LoadSubject(const InspectOptions& options) {
     subject.gguf = GgufFile::Open(options.model);
     const std::string_view family = subject.gguf->Text("general.architecture");
     if (!IsGgufFamily(family)) {
-      subject.notes.push_back(fmt::format("{}: general.architecture = {}: not a family that runs here", options.model, OneLine(family, 40)));
+      subject.notes.push_back(fmt::format("{}: general.architecture = {}: not a family that runs here", options.model,
+                                          OneLine(family, 40)));
       return subject;
     }
     subject.source = OpenWeights(options.model, &subject.notes);
@@ -208,8 +207,8 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
   fmt::print("bytes        weights {} ({})  state {}{}  KV {}\n", Commas(c.run.weights), DtypeText(config, subject),
              Commas(c.run.state), c.run.state > 0 ? " (constant)" : "", kv);
   if (c.packed > 0)
-    fmt::print("copies       {} of weights in panels for {}; the file's pages of them are given back\n", Commas(c.packed),
-               kernels::CurrentTarget());
+    fmt::print("copies       {} of weights in panels for {}; the file's pages of them are given back\n",
+               Commas(c.packed), kernels::CurrentTarget());
 
   std::string rate;
   if (c.bandwidth)
@@ -220,7 +219,8 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
 
   std::string verdict = " MiB";
   if (c.fit.have > 0) {
-    verdict = fmt::format(" of {} MiB{}: {}", MiB(c.fit.have), options.fit.empty() ? " free here" : "", c.fit.ok ? "fits" : "does not fit");
+    verdict = fmt::format(" of {} MiB{}: {}", MiB(c.fit.have), options.fit.empty() ? " free here" : "",
+                          c.fit.ok ? "fits" : "does not fit");
     if (!c.fit.ok)
       verdict += c.fit.advice.empty() ? ", and no single flag mends it" : fmt::format("; would with {}", c.fit.advice);
   }
@@ -314,8 +314,7 @@ void PrintTensors(const std::vector<TensorRow>& rows) {
   size_t width = 0;
   for (const TensorRow& row : rows) width = std::max(width, row.name.size());
   for (const TensorRow& row : rows)
-    fmt::print("{:<{}}  {:<4}  {:<20} {:>15}\n", row.name, width, row.type, ShapeText(row.shape),
-               Commas(row.bytes));
+    fmt::print("{:<{}}  {:<4}  {:<20} {:>15}\n", row.name, width, row.type, ShapeText(row.shape), Commas(row.bytes));
 }
 
 Json TensorsJson(const std::vector<TensorRow>& rows) {
@@ -344,16 +343,13 @@ int InspectFile(const Subject& subject, const InspectOptions& options, const Com
     for (const auto& [name, sums] : types) by_type[name] = {{"tensors", sums.first}, {"bytes", sums.second}};
     Json metadata;
     if (subject.gguf) {
-      for (const GgufEntry& entry : subject.gguf->entries()) metadata[std::string(entry.key)] = subject.gguf->Describe(entry);
+      for (const GgufEntry& entry : subject.gguf->entries())
+        metadata[std::string(entry.key)] = subject.gguf->Describe(entry);
     } else {
       metadata = subject.file->metadata();
     }
-    Json json = {{"file", options.model},
-                 {"n_tensors", rows.size()},
-                 {"numbers", numbers},
-                 {"bytes", bytes},
-                 {"types", by_type},
-                 {"metadata", metadata}};
+    Json json = {{"file", options.model}, {"n_tensors", rows.size()}, {"numbers", numbers},
+                 {"bytes", bytes},        {"types", by_type},         {"metadata", metadata}};
     if (options.tensors) json["tensors"] = TensorsJson(rows);
     fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
     return kDone;
@@ -392,7 +388,8 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   costs.bandwidth = bandwidth;
   costs.fit.need = costs.run.total(options.batch);
   // Without --fit the verdict is about this machine, and only told.
-  if (const int64_t memory = have > 0 ? have : AvailableMemory(); memory > 0) costs.fit = CheckFit(config, run, memory, bytes);
+  if (const int64_t memory = have > 0 ? have : AvailableMemory(); memory > 0)
+    costs.fit = CheckFit(config, run, memory, bytes);
   costs.packed = PackedCopies(subject);
 
   if (common.json) {
@@ -412,8 +409,9 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* verb =
       context.AddVerb(root, kInspectVerb, "hydralm inspect --preset hydra-nano --fit 2GB --bandwidth 25GB/s");
-  CLI::Option* model = verb->add_option("-m,--model", options->model, "model folder, .gguf, .safetensors or config.json")
-                           ->type_name("PATH");
+  CLI::Option* model =
+      verb->add_option("-m,--model", options->model, "model folder, .gguf, .safetensors or config.json")
+          ->type_name("PATH");
   verb->add_option("--preset", options->preset, "a model by name in place of -m, such as hydra-29m")
       ->type_name("NAME")
       ->excludes(model);

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,13 +16,13 @@
 #include "hydra/core/bpe_train.h"
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
+#include "hydra/core/json.h"
 #include "hydra/core/text_input.h"
 #include "hydra/core/tokenizer.h"
 
 namespace hydra::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kOutputBytes = 1 << 16;

@@ -11,7 +11,6 @@
 namespace hydra {
 namespace {
 
-constexpr int64_t kF32Bytes = 4;
 constexpr int64_t kPositionBytes = 8;
 constexpr int64_t kPrefillPiece = 512;  // tokens that a prefill works on at once
 

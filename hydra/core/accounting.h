@@ -15,6 +15,8 @@
 
 namespace hydra {
 
+inline constexpr int64_t kF32Bytes = 4;
+
 // Element type of cached keys and values; q8_0 is blocks of 32 int8 with one f16 scale.
 enum class KvDtype { kF32, kBF16, kF16, kQ8_0 };
 [[nodiscard]] const char* KvDtypeName(KvDtype dtype);  // "f32", "bf16", "f16", "q8_0"

@@ -8,8 +8,6 @@
 namespace hydra {
 namespace {
 
-constexpr int64_t kF32Bytes = 4;
-
 // Numbers that stay until the backward pass, for one token of one block: the inputs of each product, norm and
 // non-linearity. Counted per part of specs/hydra.md 1 to 6; small ones (rows of rstd, gates) are left out.
 int64_t SavedNumbers(const ModelConfig& c, const LayerConfig& l) {
@@ -26,7 +24,7 @@ int64_t SavedNumbers(const ModelConfig& c, const LayerConfig& l) {
     const int64_t q = a.n_heads * a.head_dim, kv = a.n_kv_heads * a.head_dim;
     n += (a.qk_norm ? 3 : 2) * (q + kv) + kv + q + D;  // before norm, normed, rotated; v; sums; output
   }
-  if (l.ffn == FfnKind::kDense) n += D + 4 * c.d_ff;  // own norm; gate, up, silu, product
+  if (l.ffn == FfnKind::kDense) n += D + 4 * c.d_ff;                           // own norm; gate, up, silu, product
   if (l.ffn == FfnKind::kChunkMoe) n += D + c.moe.top_k * 2 * c.moe.d_expert;  // output; gate and up of each row
   if (l.workspace) n += 2 * D + 4 * c.workspace.rank + 3 * c.workspace.n_slots + D;
   if (l.pkm) n += 2 * D + c.pkm.n_heads * (4 * c.pkm.d_key + 2 * c.pkm.n_keys) + 2 * c.pkm.d_value + D;

@@ -8,16 +8,14 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <random>
 
 #include "hydra/core/error.h"
+#include "hydra/core/json.h"
 #include "hydra/core/tokenizer.h"
 
 namespace hydra {
 namespace {
-
-using Json = nlohmann::json;
 
 std::vector<std::string> Merges(const std::string& json) {
   return Json::parse(json)["model"]["merges"].get<std::vector<std::string>>();

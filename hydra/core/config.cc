@@ -17,8 +17,6 @@
 namespace hydra {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr const char* kLayerTypes[] = {"ssm", "ssm_sga", "ssm_moe", "ssm_sga_moe"};
 
 std::string LayerType(const LayerConfig& layer) {
@@ -26,7 +24,7 @@ std::string LayerType(const LayerConfig& layer) {
   return kLayerTypes[index];
 }
 
-std::vector<int64_t> Sites(const ModelConfig& c, bool LayerConfig::* site) {
+std::vector<int64_t> Sites(const ModelConfig& c, bool LayerConfig::*site) {
   std::vector<int64_t> out;
   for (int64_t i = 0; i < c.n_layers(); ++i)
     if (c.layers[static_cast<size_t>(i)].*site) out.push_back(i);
@@ -58,7 +56,8 @@ class Loader {
   void Fixed(const char* key, const char* json_text) {
     const Json* value = Find(key);
     if (value != nullptr && *value != Json::parse(json_text))
-      throw Error(ErrorCode::kConfig, StrCat(Field(key), " = ", JsonExcerpt(*value), ": this version runs ", json_text, " only"));
+      throw Error(ErrorCode::kConfig,
+                  StrCat(Field(key), " = ", JsonExcerpt(*value), ": this version runs ", json_text, " only"));
   }
 
   [[nodiscard]] bool Has(const char* key) const { return json_.contains(key); }
@@ -87,7 +86,8 @@ class Loader {
       std::string name;
       ReadJson(value, field, &name);
       if (!ParseTorchDType(name, &out))
-        throw Error(ErrorCode::kConfig, StrCat(field, " = \"", name, "\": must be float32, bfloat16, float16 or float64"));
+        throw Error(ErrorCode::kConfig,
+                    StrCat(field, " = \"", name, "\": must be float32, bfloat16, float16 or float64"));
     } else if constexpr (std::is_enum_v<T>) {
       std::string name;
       ReadJson(value, field, &name);
@@ -115,14 +115,15 @@ class Loader {
     for (size_t i = 0; i < types.size(); ++i) {
       const auto it = std::find(std::begin(kLayerTypes), std::end(kLayerTypes), types[i]);
       if (it == std::end(kLayerTypes))
-        throw Error(ErrorCode::kConfig, StrCat(Field("layer_types"), "[", i, "] = \"", types[i], "\": must be ssm, ssm_sga, ssm_moe or ssm_sga_moe"));
+        throw Error(ErrorCode::kConfig, StrCat(Field("layer_types"), "[", i, "] = \"", types[i],
+                                               "\": must be ssm, ssm_sga, ssm_moe or ssm_sga_moe"));
       const auto index = it - std::begin(kLayerTypes);
       c.layers[i].attention = (index & 1) != 0 ? AttentionKind::kSparse : AttentionKind::kNone;
       c.layers[i].ffn = (index & 2) != 0 ? FfnKind::kChunkMoe : FfnKind::kNone;
     }
   }
 
-  void ReadSites(const char* key, ModelConfig& c, bool LayerConfig::* site) {
+  void ReadSites(const char* key, ModelConfig& c, bool LayerConfig::*site) {
     const Json* value = Find(key);
     if (value == nullptr) return;
     std::vector<int64_t> sites;
@@ -130,7 +131,8 @@ class Loader {
     for (LayerConfig& layer : c.layers) layer.*site = false;
     for (size_t i = 0; i < sites.size(); ++i) {
       if (sites[i] < 0 || sites[i] >= c.n_layers())
-        throw Error(ErrorCode::kConfig, StrCat(Field(key), "[", i, "] = ", sites[i], ": must be 0 to ", c.n_layers() - 1));
+        throw Error(ErrorCode::kConfig,
+                    StrCat(Field(key), "[", i, "] = ", sites[i], ": must be 0 to ", c.n_layers() - 1));
       c.layers[static_cast<size_t>(sites[i])].*site = true;
     }
   }
@@ -211,7 +213,8 @@ class Rules {
     if (c_.HasSsm() && c_.ssm.kind == SsmKind::kMamba2) CheckSsm();
     if (c_.HasAttention(AttentionKind::kFull) || c_.HasAttention(AttentionKind::kSparse)) CheckAttention();
     if (c_.HasFfn(FfnKind::kChunkMoe))
-      Require(c_.moe.top_k <= c_.moe.n_experts, "num_experts_per_tok", c_.moe.top_k, "must be 1 to num_experts = ", c_.moe.n_experts);
+      Require(c_.moe.top_k <= c_.moe.n_experts, "num_experts_per_tok", c_.moe.top_k,
+              "must be 1 to num_experts = ", c_.moe.n_experts);
     if (c_.HasFfn(FfnKind::kDense)) Require(c_.d_ff >= 1, "intermediate_size", c_.d_ff, "must be at least 1");
     if (c_.HasWorkspace())
       Require(c_.workspace.write_slots <= c_.workspace.n_slots, "workspace_write_slots", c_.workspace.write_slots,
@@ -273,15 +276,19 @@ class Rules {
     Require(s.d_inner() == want, "mamba_n_heads", s.n_heads, "n_heads * head_dim = ", s.d_inner(),
             ", must be expand * hidden_size = ", want);
     Require(s.n_heads % s.n_groups == 0, "mamba_n_groups", s.n_groups, "must divide mamba_n_heads = ", s.n_heads);
-    Require(s.d_inner() % s.norm_groups == 0, "mamba_norm_groups", s.norm_groups, "must divide d_inner = ", s.d_inner());
+    Require(s.d_inner() % s.norm_groups == 0, "mamba_norm_groups", s.norm_groups,
+            "must divide d_inner = ", s.d_inner());
     Require(s.dt_min <= s.dt_max, "time_step_min", s.dt_min, "must not exceed time_step_max = ", s.dt_max);
-    Require(s.dt_limit[0] <= s.dt_limit[1], "time_step_limit", s.dt_limit[0], "must not exceed its upper end ", s.dt_limit[1]);
-    Require(s.A_init[0] <= s.A_init[1], "mamba_A_init_range", s.A_init[0], "must not exceed its upper end ", s.A_init[1]);
+    Require(s.dt_limit[0] <= s.dt_limit[1], "time_step_limit", s.dt_limit[0], "must not exceed its upper end ",
+            s.dt_limit[1]);
+    Require(s.A_init[0] <= s.A_init[1], "mamba_A_init_range", s.A_init[0], "must not exceed its upper end ",
+            s.A_init[1]);
   }
 
   void CheckAttention() const {
     const AttentionConfig& a = c_.attention;
-    Require(a.n_heads % a.n_kv_heads == 0, "num_key_value_heads", a.n_kv_heads, "must divide num_attention_heads = ", a.n_heads);
+    Require(a.n_heads % a.n_kv_heads == 0, "num_key_value_heads", a.n_kv_heads,
+            "must divide num_attention_heads = ", a.n_heads);
     Require(a.head_dim % 2 == 0, "head_dim", a.head_dim, "must be even (RoPE turns pairs)");
     if (a.rope_scaling) CheckRopeScaling(*a.rope_scaling);
     if (!c_.HasAttention(AttentionKind::kSparse)) return;
@@ -301,8 +308,8 @@ class Rules {
     Require(r.original_max_position_embeddings >= 1, "rope_scaling.original_max_position_embeddings",
             r.original_max_position_embeddings, "must be at least 1");
     const auto n = static_cast<int64_t>(r.divisors.size());
-    Require(n == 0 || n == c_.attention.head_dim / 2, "rope_scaling.divisors: size", n, "must be half of head_dim = ",
-            c_.attention.head_dim);
+    Require(n == 0 || n == c_.attention.head_dim / 2, "rope_scaling.divisors: size", n,
+            "must be half of head_dim = ", c_.attention.head_dim);
     for (const double divisor : r.divisors)
       Require(positive(divisor), "rope_scaling.divisors: value", divisor, "must be positive");
   }
@@ -364,9 +371,7 @@ bool ModelConfig::HasWorkspace() const {
 bool ModelConfig::HasPkm() const {
   return std::any_of(layers.begin(), layers.end(), [](const LayerConfig& l) { return l.pkm; });
 }
-bool ModelConfig::HasLandmarks() const {
-  return HasAttention(AttentionKind::kSparse) && attention.landmark_budget > 0;
-}
+bool ModelConfig::HasLandmarks() const { return HasAttention(AttentionKind::kSparse) && attention.landmark_budget > 0; }
 
 std::vector<int64_t> ModelConfig::EosTokenIds() const {
   std::vector<int64_t> ids;
@@ -442,11 +447,16 @@ std::vector<std::string> CompareConfigs(const ModelConfig& a, const ModelConfig&
 
 const char* FamilyName(Family family) {
   switch (family) {
-    case Family::kHydra: return "hydra";
-    case Family::kLlama: return "llama";
-    case Family::kMamba2: return "mamba2";
-    case Family::kQwen2: return "qwen2";
-    case Family::kQwen3: return "qwen3";
+    case Family::kHydra:
+      return "hydra";
+    case Family::kLlama:
+      return "llama";
+    case Family::kMamba2:
+      return "mamba2";
+    case Family::kQwen2:
+      return "qwen2";
+    case Family::kQwen3:
+      return "qwen3";
   }
   return "?";
 }

@@ -12,8 +12,6 @@
 namespace hydra {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 // Reads keys and remembers which were asked for.
 class Keys {
  public:
@@ -38,7 +36,8 @@ class Keys {
   template <class T>
   void Only(const char* key, const T& allowed) {
     const Json* value = Find(key);
-    if (value != nullptr && *value != Json(allowed)) Refuse(key, *value, StrCat("only ", Json(allowed).dump(), " is supported"));
+    if (value != nullptr && *value != Json(allowed))
+      Refuse(key, *value, StrCat("only ", Json(allowed).dump(), " is supported"));
   }
   void Ignore(std::initializer_list<const char*> keys) { asked_.insert(keys.begin(), keys.end()); }
 
@@ -67,7 +66,8 @@ void ReadCommon(Keys& k, ModelConfig* c) {
   k.Get("initializer_range", &c->initializer_range);
   k.Get("bos_token_id", &c->bos_token_id);
   k.Get("pad_token_id", &c->pad_token_id);
-  if (const Json* eos = k.Find("eos_token_id")) {  // may be a list: generation stops at each, training appends the first
+  if (const Json* eos =
+          k.Find("eos_token_id")) {  // may be a list: generation stops at each, training appends the first
     std::vector<int64_t> ids;
     if (eos->is_array()) {
       ReadJson(*eos, k.Field("eos_token_id"), &ids);
@@ -81,8 +81,10 @@ void ReadCommon(Keys& k, ModelConfig* c) {
   }
   std::string dtype = "float32";
   if (!k.Get("dtype", &dtype)) k.Get("torch_dtype", &dtype);
-  if (!ParseTorchDType(dtype, &c->dtype)) k.Refuse("torch_dtype", dtype, "must be float32, bfloat16, float16 or float64");
-  if (const Json* q = k.Find("quantization_config")) k.Refuse("quantization_config", *q, "quantised Hugging Face models are not supported");
+  if (!ParseTorchDType(dtype, &c->dtype))
+    k.Refuse("torch_dtype", dtype, "must be float32, bfloat16, float16 or float64");
+  if (const Json* q = k.Find("quantization_config"))
+    k.Refuse("quantization_config", *q, "quantised Hugging Face models are not supported");
   k.Ignore({"model_type", "architectures", "transformers_version", "auto_map", "use_cache", "torch_dtype", "dtype"});
 }
 
@@ -217,7 +219,8 @@ ModelConfig ReadMamba2(Keys& k) {
   k.Only("hidden_act", "silu");
   k.Only("rms_norm", true);
   k.Only("norm_before_gate", false);
-  k.Ignore({"residual_in_fp32", "rescale_prenorm_residual", "time_step_rank", "time_step_init_scheme", "intermediate_size"});
+  k.Ignore(
+      {"residual_in_fp32", "rescale_prenorm_residual", "time_step_rank", "time_step_init_scheme", "intermediate_size"});
   return c;
 }
 
@@ -283,8 +286,8 @@ ModelConfig ReadHfConfig(const Json& json, const std::string& family, const std:
   else if (family == "mamba2")
     config = ReadMamba2(keys);
   else
-    throw Error(ErrorCode::kConfig,
-                StrCat(where, ": model_type = \"", OneLine(family, 60), "\": must be hydra, llama, mamba2, qwen2 or qwen3"));
+    throw Error(ErrorCode::kConfig, StrCat(where, ": model_type = \"", OneLine(family, 60),
+                                           "\": must be hydra, llama, mamba2, qwen2 or qwen3"));
   keys.WarnUnknown(warnings);
   return config;
 }

@@ -15,8 +15,6 @@
 namespace hydra {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 // The message of the Error that parsing throws; "" when it throws none.
 std::string Refusal(const std::string& text) {
   try {
@@ -163,7 +161,7 @@ TEST(Config, BadFilesAreRefusedByName) {
   expect("[]", "object");
   expect("{}", "model_type is missing");                                                     // key-missing
   expect(R"({"model_type": 5})", "must be a string");                                        // wrong-type
-  expect(R"({"model_type": "gpt9"})", "hydra, llama, mamba2, qwen2 or qwen3");                             // unknown-family
+  expect(R"({"model_type": "gpt9"})", "hydra, llama, mamba2, qwen2 or qwen3");               // unknown-family
   expect(R"({"model_type": "hydra", "hidden_size": -1})", "hidden_size");                    // negative
   expect(R"({"model_type": "hydra", "num_attention_heads": 0})", "num_attention_heads");     // zero-heads
   expect(R"({"model_type": "hydra", "num_hidden_layers": 99999999})", "num_hidden_layers");  // huge-layers
@@ -191,7 +189,8 @@ TEST(Config, BadFilesAreRefusedByName) {
   expect(R"({"model_type": "hydra", "vocab_size": 18446744073709551615})", "too large");
   expect(R"({"model_type": "llama", "vocab_size": 8})", "hidden_size is missing");
   expect(R"({"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8,
-             "num_attention_heads": 0})", "num_attention_heads");
+             "num_attention_heads": 0})",
+         "num_attention_heads");
 }
 
 TEST(Config, OverridesChangeOnlyTheirKeys) {
@@ -205,13 +204,18 @@ TEST(Config, OverridesChangeOnlyTheirKeys) {
 TEST(Config, HuggingFaceFormsOfBothGenerationsAreRead) {
   const std::string head = R"({"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
     "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": true, )";
-  EXPECT_EQ(ParseConfig(head + R"("rope_theta": 5000.0, "rope_scaling": null, "torch_dtype": "bfloat16"})", "c").attention.rope_theta, 5000);
-  const ModelConfig five = ParseConfig(head + R"("rope_parameters": {"rope_theta": 7000.0, "rope_type": "default"}, "dtype": "float16", "head_dim": 16})", "c");
+  EXPECT_EQ(ParseConfig(head + R"("rope_theta": 5000.0, "rope_scaling": null, "torch_dtype": "bfloat16"})", "c")
+                .attention.rope_theta,
+            5000);
+  const ModelConfig five = ParseConfig(
+      head +
+          R"("rope_parameters": {"rope_theta": 7000.0, "rope_type": "default"}, "dtype": "float16", "head_dim": 16})",
+      "c");
   EXPECT_EQ(five.attention.rope_theta, 7000);
   EXPECT_EQ(five.attention.head_dim, 16);
   EXPECT_EQ(five.dtype, DType::kF16);
-  for (const char* refused : {R"("hidden_act": "gelu"})", R"("attention_bias": true})", R"("rope_scaling": {"rope_type": "yarn"}})",
-                              R"("quantization_config": {"bits": 4}})"})
+  for (const char* refused : {R"("hidden_act": "gelu"})", R"("attention_bias": true})",
+                              R"("rope_scaling": {"rope_type": "yarn"}})", R"("quantization_config": {"bits": 4}})"})
     EXPECT_NE(Refusal(head + refused), "") << refused;
   std::vector<std::string> warnings;
   (void)ParseConfig(head + R"("some_new_key": 1})", "c", &warnings);
@@ -219,11 +223,15 @@ TEST(Config, HuggingFaceFormsOfBothGenerationsAreRead) {
   EXPECT_NE(warnings[0].find("some_new_key"), warnings[0].npos);
 
   // Llama 3.1's rotary scaling, in both forms and back.
-  const std::string llama3 = R"("factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 4096)";
+  const std::string llama3 =
+      R"("factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 4096)";
   const RopeScaling want{.factor = 32, .original_max_position_embeddings = 4096};
-  const ModelConfig old_form = ParseConfig(head + R"("rope_theta": 7.0, "rope_scaling": {"rope_type": "llama3", )" + llama3 + "}}", "c");
+  const ModelConfig old_form =
+      ParseConfig(head + R"("rope_theta": 7.0, "rope_scaling": {"rope_type": "llama3", )" + llama3 + "}}", "c");
   EXPECT_EQ(old_form.attention.rope_scaling, want);
-  EXPECT_EQ(ParseConfig(head + R"("rope_parameters": {"rope_theta": 7.0, "rope_type": "llama3", )" + llama3 + "}}", "c"), old_form);
+  EXPECT_EQ(
+      ParseConfig(head + R"("rope_parameters": {"rope_theta": 7.0, "rope_type": "llama3", )" + llama3 + "}}", "c"),
+      old_form);
   EXPECT_EQ(ParseConfig(ConfigJson(old_form), "c"), old_form);
   ModelConfig divided = old_form;
   divided.attention.rope_scaling->divisors = {1, 1.5, 2, 8};
@@ -233,10 +241,12 @@ TEST(Config, HuggingFaceFormsOfBothGenerationsAreRead) {
     EXPECT_NE(Refusal(head + rest).find(part), std::string::npos) << rest << ": " << Refusal(head + rest);
   };
   refused(R"("rope_scaling": {"rope_type": "llama3", "factor": 8}})", "low_freq_factor is missing");
-  refused(R"("rope_scaling": {"type": "llama3", "factor": -8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 1}})",
-          "rope_scaling.factor");
-  refused(R"("rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4, "original_max_position_embeddings": 1}})",
-          "must exceed low_freq_factor");
+  refused(
+      R"("rope_scaling": {"type": "llama3", "factor": -8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 1}})",
+      "rope_scaling.factor");
+  refused(
+      R"("rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4, "original_max_position_embeddings": 1}})",
+      "must exceed low_freq_factor");
   refused(R"("rope_scaling": 5})", "must be an object");
   refused(R"("rope_parameters": {"partial_rotary_factor": 0.5}})", "partial_rotary_factor");
   refused(R"("rope_scaling": {"rope_type": "divisors", "divisors": [1, 2]}})", "half of head_dim");
@@ -250,7 +260,8 @@ TEST(Config, HuggingFaceFormsOfBothGenerationsAreRead) {
   refused(R"("eos_token_id": [3, 64]})", "vocab_size = 64");
   refused(R"("eos_token_id": [3, -1]})", "negative");
 
-  const std::string mamba = R"({"model_type": "mamba2", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 8,
+  const std::string mamba =
+      R"({"model_type": "mamba2", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 8,
     "head_dim": 8, "state_size": 16, "n_groups": 2, "time_step_limit": [0.0, )";
   EXPECT_EQ(ParseConfig(mamba + "Infinity]}", "c").ssm.dt_limit[1], SsmConfig::kInfinity);
   EXPECT_EQ(ParseConfig(mamba + R"({"__float__": "Infinity"}]})", "c").ssm.dt_limit[1], SsmConfig::kInfinity);
@@ -276,7 +287,8 @@ TEST(Config, QwenIsReadAndWritten) {
   EXPECT_TRUE(three.attention.qk_norm);
   EXPECT_EQ(three.attention.head_dim, 128);  // the family's default, whatever hidden_size is
   EXPECT_EQ(ParseConfig(ConfigJson(three), "c"), three);
-  EXPECT_NE(Refusal(R"({"model_type": "qwen3", "attention_bias": true)" + tail + "}").find("attention_bias"), std::string::npos);
+  EXPECT_NE(Refusal(R"({"model_type": "qwen3", "attention_bias": true)" + tail + "}").find("attention_bias"),
+            std::string::npos);
   Json json = Json::parse(R"({"model_type": "qwen2")" + tail + "}");
   json["use_sliding_window"] = true;
   EXPECT_NE(Refusal(json.dump()).find("use_sliding_window"), std::string::npos);

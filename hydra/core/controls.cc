@@ -13,8 +13,6 @@
 namespace hydra {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 [[noreturn]] void Refuse(const char* control, const std::string& value, const std::string& rule) {
   throw Error(ErrorCode::kUsage, StrCat("--control ", control, "=", value, ": ", rule));
 }
@@ -37,17 +35,22 @@ void Controls::Validate(const ModelConfig& config) const {
   for (const double a : path_scale) CheckScale("path_scale", a);
   CheckScale("workspace_read", workspace_read);
   CheckScale("pkm_read", pkm_read);
-  const bool routed = router_temperature || moe_top_k || !force_experts.empty() || !ban_experts.empty() || !expert_bias.empty();
+  const bool routed =
+      router_temperature || moe_top_k || !force_experts.empty() || !ban_experts.empty() || !expert_bias.empty();
   if (routed && !config.HasFfn(FfnKind::kChunkMoe))
     throw Error(ErrorCode::kUsage, "--control: this model has no routed experts");
   const int64_t E = config.moe.n_experts;
-  if (router_temperature && !(*router_temperature > 0)) Refuse("router_temperature", StrCat(*router_temperature), "must be above 0");
-  if (moe_top_k && (*moe_top_k < 1 || *moe_top_k > E)) Refuse("moe_top_k", StrCat(*moe_top_k), StrCat("must be 1 to ", E));
+  if (router_temperature && !(*router_temperature > 0))
+    Refuse("router_temperature", StrCat(*router_temperature), "must be above 0");
+  if (moe_top_k && (*moe_top_k < 1 || *moe_top_k > E))
+    Refuse("moe_top_k", StrCat(*moe_top_k), StrCat("must be 1 to ", E));
   CheckExperts("force_experts", force_experts, E);
   CheckExperts("ban_experts", ban_experts, E);
-  if (static_cast<int64_t>(ban_experts.size()) >= E) Refuse("ban_experts", StrCat(ban_experts.size(), " experts"), "at least one must be left");
+  if (static_cast<int64_t>(ban_experts.size()) >= E)
+    Refuse("ban_experts", StrCat(ban_experts.size(), " experts"), "at least one must be left");
   for (const int64_t id : force_experts)
-    if (std::find(ban_experts.begin(), ban_experts.end(), id) != ban_experts.end()) Refuse("force_experts", StrCat(id), "is banned");
+    if (std::find(ban_experts.begin(), ban_experts.end(), id) != ban_experts.end())
+      Refuse("force_experts", StrCat(id), "is banned");
   if (!expert_bias.empty() && static_cast<int64_t>(expert_bias.size()) != E)
     Refuse("expert_bias", StrCat(expert_bias.size(), " numbers"), StrCat("must be ", E));
   for (const double b : expert_bias)

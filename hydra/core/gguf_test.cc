@@ -16,19 +16,16 @@
 namespace hydra {
 namespace {
 
-template <class T>
-std::string Le(T value) {
-  return {reinterpret_cast<const char*>(&value), sizeof(value)};
+std::string Key(std::string_view key, uint32_t type, const std::string& value) {
+  return GgufText(key) + Le(type) + value;
 }
-std::string Text(std::string_view text) { return Le(uint64_t{text.size()}) + std::string(text); }
-std::string Key(std::string_view key, uint32_t type, const std::string& value) { return Text(key) + Le(type) + value; }
 
 // A file put together from parts, each of which a test may replace.
 struct Parts {
   std::string magic = "GGUF";
   uint32_t version = 3;
   uint64_t n_tensors = 2, n_entries = 2;
-  std::string entries = Key("general.architecture", 8, Text("llama")) + Key("n", 4, Le(uint32_t{7}));
+  std::string entries = Key("general.architecture", 8, GgufText("llama")) + Key("n", 4, Le(uint32_t{7}));
   struct Tensor {
     std::string name;
     std::vector<uint64_t> dims;  // as in the file: columns first
@@ -42,7 +39,7 @@ struct Parts {
   [[nodiscard]] std::string Bytes() const {
     std::string out = magic + Le(version) + Le(n_tensors) + Le(n_entries) + entries;
     for (const Tensor& t : tensors) {
-      out += Text(t.name) + Le(static_cast<uint32_t>(t.dims.size()));
+      out += GgufText(t.name) + Le(static_cast<uint32_t>(t.dims.size()));
       for (const uint64_t d : t.dims) out += Le(d);
       out += Le(t.type) + Le(t.offset);
     }
@@ -194,9 +191,9 @@ TEST_F(GgufTest, SurvivesEveryByteChanged) {
 TEST_F(GgufTest, GettersCheckTypes) {
   Parts p;
   p.entries = Key("i", 5, Le(int32_t{-3})) + Key("big", 10, Le(UINT64_MAX)) + Key("f", 6, Le(0.5f)) +
-              Key("d", 12, Le(0.25)) + Key("b", 7, std::string(1, '\1')) + Key("t", 8, Text("\x01text")) +
+              Key("d", 12, Le(0.25)) + Key("b", 7, std::string(1, '\1')) + Key("t", 8, GgufText("\x01text")) +
               Key("ints", 9, Le(uint32_t{3}) + Le(uint64_t{2}) + Le(int16_t{-1}) + Le(int16_t{300})) +
-              Key("texts", 9, Le(uint32_t{8}) + Le(uint64_t{3}) + Text("x") + Text("") + Text("yz")) +
+              Key("texts", 9, Le(uint32_t{8}) + Le(uint64_t{3}) + GgufText("x") + GgufText("") + GgufText("yz")) +
               Key("big ints", 9, Le(uint32_t{10}) + Le(uint64_t{1}) + Le(UINT64_MAX));
   p.n_entries = 9;
   const GgufFile file = GgufFile::Open(Write(p.Bytes()));

@@ -111,11 +111,6 @@ void ExpectLoads(const char* name, const std::string& bytes, F&& load) {
   EXPECT_EQ(refusal, "");
 }
 
-template <class T>
-std::string Le(T value) {
-  return {reinterpret_cast<const char*>(&value), sizeof(T)};
-}
-std::string Text(const std::string& text) { return Le(uint64_t{text.size()}) + text; }
 std::string Repeat(const std::string& text, int n) {
   std::string out;
   for (int i = 0; i < n; ++i) out += text;
@@ -154,44 +149,47 @@ TEST(HostileMemory, Gguf) {
   ExpectLittle("tensor-count-over-file", head(uint64_t{1} << 60, 0), load);
   ExpectLittle("key-too-long", head(0, 1) + Le(UINT64_MAX) + std::string(64, 'k'), load);
   for (const uint32_t element : {0u, 8u, 10u})
-    ExpectLittle("array-count-wraps",
-                 head(0, 1) + Text("k") + Le(uint32_t{9}) + Le(element) + Le(uint64_t{1} << 61) + std::string(64, '\0'),
-                 load);
+    ExpectLittle(
+        "array-count-wraps",
+        head(0, 1) + GgufText("k") + Le(uint32_t{9}) + Le(element) + Le(uint64_t{1} << 61) + std::string(64, '\0'),
+        load);
   std::string tensors;
   for (int i = 0; i < 20000; ++i)
-    tensors += Text(StrCat(i)) + Le(uint32_t{1}) + Le(uint64_t{1}) + Le(uint32_t{0}) +
+    tensors += GgufText(StrCat(i)) + Le(uint32_t{1}) + Le(uint64_t{1}) + Le(uint32_t{0}) +
                Le(uint64_t{32} * static_cast<uint64_t>(i));
   ExpectLittle("many tensors", head(20000, 0) + tensors + std::string(20000 * 32, '\0'), load);
   // A byte of the file that would become a number of eight.
-  const std::string types = head(0, 4) + Text("tokenizer.ggml.model") + Le(uint32_t{8}) + Text("gpt2") +
-                            Text("tokenizer.ggml.pre") + Le(uint32_t{8}) + Text("gpt-2") +
-                            Text("tokenizer.ggml.tokens") + Le(uint32_t{9}) + Le(uint32_t{8}) + Le(uint64_t{1}) +
-                            Text("a") + Text("tokenizer.ggml.token_type") + Le(uint32_t{9}) + Le(uint32_t{0}) +
+  const std::string types = head(0, 4) + GgufText("tokenizer.ggml.model") + Le(uint32_t{8}) + GgufText("gpt2") +
+                            GgufText("tokenizer.ggml.pre") + Le(uint32_t{8}) + GgufText("gpt-2") +
+                            GgufText("tokenizer.ggml.tokens") + Le(uint32_t{9}) + Le(uint32_t{8}) + Le(uint64_t{1}) +
+                            GgufText("a") + GgufText("tokenizer.ggml.token_type") + Le(uint32_t{9}) + Le(uint32_t{0}) +
                             Le(uint64_t{4 << 20}) + std::string(4 << 20, '\1');
   ExpectLittle("many token types", types, [](const std::string& path) { (void)Tokenizer::Load(path); });
-  const std::string layers = head(0, 2) + Text("general.architecture") + Le(uint32_t{8}) + Text("llama") +
-                             Text("llama.block_count") + Le(uint32_t{4}) + Le(uint32_t{4096});
+  const std::string layers = head(0, 2) + GgufText("general.architecture") + Le(uint32_t{8}) + GgufText("llama") +
+                             GgufText("llama.block_count") + Le(uint32_t{4}) + Le(uint32_t{4096});
   ExpectLittle("huge-layers", layers, [](const std::string& path) { (void)GgufModel::Open(path); });
 }
 
 TEST(HostileMemory, GgufTokenizer) {
   const auto load = [](const std::string& path) { (void)Tokenizer::Load(path); };
-  const auto text = [](const char* key, const char* value) { return Text(key) + Le(uint32_t{8}) + Text(value); };
+  const auto text = [](const char* key, const char* value) {
+    return GgufText(key) + Le(uint32_t{8}) + GgufText(value);
+  };
   const auto array = [](const char* key, uint32_t type, int n) {
-    return Text(key) + Le(uint32_t{9}) + Le(type) + Le(uint64_t(n));
+    return GgufText(key) + Le(uint32_t{9}) + Le(type) + Le(uint64_t(n));
   };
   const auto file = [&](const std::string& tokens, const std::string& types, const std::string& merges) {
     return "GGUF" + Le(uint32_t{3}) + Le(uint64_t{0}) + Le(uint64_t{5}) + text("tokenizer.ggml.model", "gpt2") +
            text("tokenizer.ggml.pre", "gpt-2") + tokens + types + merges;
   };
   constexpr int kMany = 1 << 19;
-  const std::string three = array("tokenizer.ggml.tokens", 8, 3) + Text("a") + Text("b") + Text("ab");
+  const std::string three = array("tokenizer.ggml.tokens", 8, 3) + GgufText("a") + GgufText("b") + GgufText("ab");
   ExpectLittle("many merges",
                file(three, array("tokenizer.ggml.token_type", 5, 3) + Repeat(Le(int32_t{1}), 3),
-                    array("tokenizer.ggml.merges", 8, kMany) + Repeat(Text("a b"), kMany)),
+                    array("tokenizer.ggml.merges", 8, kMany) + Repeat(GgufText("a b"), kMany)),
                load);
   std::string tokens;
-  for (int i = 0; i < kMany; ++i) tokens += Text(std::to_string(i));
+  for (int i = 0; i < kMany; ++i) tokens += GgufText(std::to_string(i));
   for (const int32_t type : {1, 3})
     ExpectLittle("many tokens",
                  file(array("tokenizer.ggml.tokens", 8, kMany) + tokens,

@@ -9,8 +9,6 @@
 namespace hydra {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr size_t kMaxDepth = 64;
 
 // Quotes the three words that Python's json writes for non-finite numbers; strings are left alone.

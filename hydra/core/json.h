@@ -16,10 +16,12 @@
 
 namespace hydra {
 
+using Json = nlohmann::ordered_json;
+
 // Keys keep the order of the file. Throws kFormat naming `where` for bad syntax, nesting over 64, a key given twice, or
 // where the tree would take more than twice the text's size + 1 MiB of memory (about 60,000 values are always free).
 // Python's bare NaN, Infinity and -Infinity are read as the strings "NaN", "Infinity", "-Infinity".
-[[nodiscard]] nlohmann::ordered_json ParseJson(std::string_view text, const std::string& where);
+[[nodiscard]] Json ParseJson(std::string_view text, const std::string& where);
 
 // Bytes of the longest string, number or run of spaces. nlohmann's parser keeps what it reads in two buffers that
 // double as they grow, up to kJsonTokenCopies times that: a reader with a limit on memory counts it.
@@ -27,17 +29,17 @@ namespace hydra {
 inline constexpr uint64_t kJsonTokenCopies = 6;
 
 // At most 60 characters of a value, for messages.
-[[nodiscard]] std::string JsonExcerpt(const nlohmann::ordered_json& value);
+[[nodiscard]] std::string JsonExcerpt(const Json& value);
 
 // Readers of one value; `field` is "file: key" and begins the message of the Error(kConfig).
-void ReadJson(const nlohmann::ordered_json& value, const std::string& field, int64_t* out);
-void ReadJson(const nlohmann::ordered_json& value, const std::string& field, double* out);  // also "inf", "Infinity"
-void ReadJson(const nlohmann::ordered_json& value, const std::string& field, bool* out);
-void ReadJson(const nlohmann::ordered_json& value, const std::string& field, std::string* out);
+void ReadJson(const Json& value, const std::string& field, int64_t* out);
+void ReadJson(const Json& value, const std::string& field, double* out);  // also "inf", "Infinity"
+void ReadJson(const Json& value, const std::string& field, bool* out);
+void ReadJson(const Json& value, const std::string& field, std::string* out);
 
 // null is nullopt.
 template <class T>
-void ReadJson(const nlohmann::ordered_json& value, const std::string& field, std::optional<T>* out) {
+void ReadJson(const Json& value, const std::string& field, std::optional<T>* out) {
   if (value.is_null()) {
     out->reset();
     return;
@@ -48,7 +50,7 @@ void ReadJson(const nlohmann::ordered_json& value, const std::string& field, std
 }
 
 template <class T>
-void ReadJson(const nlohmann::ordered_json& value, const std::string& field, std::vector<T>* out) {
+void ReadJson(const Json& value, const std::string& field, std::vector<T>* out) {
   if (!value.is_array()) throw Error(ErrorCode::kConfig, StrCat(field, " = ", JsonExcerpt(value), ": must be a list"));
   out->clear();
   out->reserve(value.size());
@@ -56,7 +58,7 @@ void ReadJson(const nlohmann::ordered_json& value, const std::string& field, std
 }
 
 template <size_t n>
-void ReadJson(const nlohmann::ordered_json& value, const std::string& field, std::array<double, n>* out) {
+void ReadJson(const Json& value, const std::string& field, std::array<double, n>* out) {
   if (!value.is_array() || value.size() != n)
     throw Error(ErrorCode::kConfig, StrCat(field, " = ", JsonExcerpt(value), ": must be a list of ", n, " numbers"));
   for (size_t i = 0; i < n; ++i) ReadJson(value[i], StrCat(field, "[", i, "]"), &(*out)[i]);

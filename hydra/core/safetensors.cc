@@ -19,8 +19,6 @@ namespace hydra {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
-
 constexpr uint64_t kMaxHeader = uint64_t{100} << 20;
 constexpr uint64_t kMaxIndex = uint64_t{100} << 20;
 constexpr size_t kMaxDims = 8;
@@ -42,7 +40,7 @@ uint64_t MemoryFor(const std::string& file, const char* part, uint64_t file_byte
 }
 
 // A SAX handler in which every event is refused; the two readers below override what their schema allows.
-class StrictSax : public nlohmann::json_sax<Json> {
+class StrictSax : public nlohmann::json_sax<nlohmann::json> {
  public:
   StrictSax(std::string file, const char* part) : file_(std::move(file)), part_(part) {}
 
@@ -253,7 +251,7 @@ SafeTensorsMetadata ReadOne(const MappedFile& file, std::vector<TensorView>* ten
   uint64_t expected = 0;
   for (size_t at = 0; (at = header.find("\"data_offsets\"", at)) != std::string_view::npos; ++at) ++expected;
   HeaderSax sax(path, budget, std::min(expected, budget / (2 * kTensorBytes)));  // the words alone make no tensors
-  Json::sax_parse(header.begin(), header.end(), &sax);
+  nlohmann::json::sax_parse(header.begin(), header.end(), &sax);
 
   (void)SortByName(path, sax.tensors);  // names first: a tensor given twice is not an overlap
 
@@ -361,7 +359,7 @@ class IndexedShards {
     IndexSax sax(path,
                  [this](const std::string& tensor, const std::string& name) { List(tensor, Open(tensor, name)); });
     (void)MemoryFor(path, "index", index.size(), index.text());
-    Json::sax_parse(index.text().begin(), index.text().end(), &sax);
+    nlohmann::json::sax_parse(index.text().begin(), index.text().end(), &sax);
     if (!sax.has_weight_map) Bad(path, "weight_map", "is missing");
     CheckAllListed();
   }
@@ -510,11 +508,11 @@ WrittenFile WriteSafeTensors(const std::string& path, std::span<const TensorView
     at = extents[i].end;
   }
 
-  std::string header = "{\"__metadata__\":" + Json(metadata).dump();
+  std::string header = "{\"__metadata__\":" + nlohmann::json(metadata).dump();
   for (size_t i = 0; i < tensors.size(); ++i)
-    header +=
-        fmt::format(",{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}", Json(tensors[i].name).dump(),
-                    DTypeName(tensors[i].dtype), Json(tensors[i].shape).dump(), extents[i].begin, extents[i].end);
+    header += fmt::format(",{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}",
+                          nlohmann::json(tensors[i].name).dump(), DTypeName(tensors[i].dtype),
+                          nlohmann::json(tensors[i].shape).dump(), extents[i].begin, extents[i].end);
   header += '}';
   const uint64_t padded = *CheckedAlignUp(8 + header.size(), kDataAlignment);
   header.resize(padded - 8, ' ');

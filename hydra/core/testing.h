@@ -61,4 +61,11 @@ void ExpectError(F&& f, ErrorCode code, std::initializer_list<std::string_view> 
                 << (parts.size() > 0 ? *parts.begin() : "");
 }
 
+// Parts of binary files: a number in little endian; a text of GGUF, its length first.
+template <class T>
+std::string Le(T value) {
+  return {reinterpret_cast<const char*>(&value), sizeof(value)};
+}
+inline std::string GgufText(std::string_view text) { return Le(uint64_t{text.size()}) + std::string(text); }
+
 }  // namespace hydra

@@ -14,8 +14,6 @@
 namespace hydra {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr uint64_t kMaxManifest = uint64_t{64} << 20;
 
 std::string ManifestPath(const std::string& folder) { return (std::filesystem::path(folder) / "data.json").string(); }

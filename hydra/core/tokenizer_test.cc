@@ -12,7 +12,6 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <thread>
 
@@ -20,12 +19,11 @@
 #include "hydra/core/bpe_train.h"
 #include "hydra/core/error.h"
 #include "hydra/core/file.h"
+#include "hydra/core/json.h"
 #include "hydra/core/pretokenizer.h"
 
 namespace hydra {
 namespace {
-
-using Json = nlohmann::json;
 
 // The characters that PCRE2 knows; utf8proc may be a Unicode version ahead.
 const std::vector<char32_t>& Assigned() {

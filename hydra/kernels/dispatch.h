@@ -28,7 +28,7 @@
 
 // Levels of processors from before 2013: those take the baseline. Every level costs compile time and size.
 // Sanitised builds, where a level takes minutes, keep AVX2 and the baseline.
-#ifdef HYDRA_FEW_LEVELS
+#ifdef HYDRA_SANITIZED
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3)
 #else
 #define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)

@@ -14,15 +14,7 @@
 namespace hydra::kernels {
 namespace {
 
-constexpr float kUntouched = -12345.5f;
 constexpr KvDtype kDtypes[] = {KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16, KvDtype::kQ8_0};
-
-std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1) {
-  Rng rng(seed);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = static_cast<float>(deviation * rng.Normal());
-  return x;
-}
 
 // Rows of Dh numbers in a dtype.
 std::vector<std::byte> KvRows(KvDtype dtype, int64_t rows, int64_t Dh, uint64_t seed) {

@@ -13,14 +13,6 @@
 namespace hydra::kernels {
 namespace {
 
-constexpr float kUntouched = -12345.5f;  // between rows
-
-std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1) {
-  Rng rng(seed);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = static_cast<float>(deviation * rng.Normal());
-  return x;
-}
 double MaxAbs(const std::vector<float>& x) {
   double max = 0;
   for (const float v : x) max = std::max(max, std::abs(double{v}));

@@ -12,15 +12,6 @@
 namespace hydra::kernels {
 namespace {
 
-constexpr float kUntouched = -12345.5f;
-
-std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1) {
-  Rng rng(seed);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = static_cast<float>(deviation * rng.Normal());
-  return x;
-}
-
 // ---- Convolution ----
 
 struct ConvCase {

@@ -53,13 +53,27 @@ void ForEachSize(int64_t max, F&& f) {
   }
 }
 
+inline constexpr float kUntouched = -12345.5f;  // fills what a kernel must not write
+
+// `n` numbers of mean 0.
+inline std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1) {
+  Rng rng(seed);
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& v : x) v = static_cast<float>(deviation * rng.Normal());
+  return x;
+}
+
 // Half the distance of 1 to the next larger number.
 inline double UnitRoundoff(DType dtype) {
   switch (dtype) {
-    case DType::kF16: return std::ldexp(1.0, -11);
-    case DType::kBF16: return std::ldexp(1.0, -8);
-    case DType::kF64: return std::ldexp(1.0, -53);
-    default: return std::ldexp(1.0, -24);
+    case DType::kF16:
+      return std::ldexp(1.0, -11);
+    case DType::kBF16:
+      return std::ldexp(1.0, -8);
+    case DType::kF64:
+      return std::ldexp(1.0, -53);
+    default:
+      return std::ldexp(1.0, -24);
   }
 }
 
@@ -74,7 +88,8 @@ inline void ExpectClose(std::span<const float> want, std::span<const float> got,
   ASSERT_EQ(want.size(), got.size());
   for (size_t i = 0; i < want.size(); ++i)
     ASSERT_TRUE(std::abs(static_cast<double>(want[i]) - static_cast<double>(got[i])) <= tolerance)
-        << "at " << i << " of " << want.size() << ": want " << want[i] << ", got " << got[i] << ", tolerance " << tolerance;
+        << "at " << i << " of " << want.size() << ": want " << want[i] << ", got " << got[i] << ", tolerance "
+        << tolerance;
 }
 
 }  // namespace hydra::kernels

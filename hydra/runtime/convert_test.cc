@@ -117,9 +117,10 @@ TEST(Quantise, TypesFollowTheRules) {
   EXPECT_EQ(more, 4);  // of 8: the first, the last, and 3 and 6
   const ModelConfig hydra = HydraNano();
   const TensorTable hydra_table(hydra);
-  for (const TensorSpec& spec : hydra_table.specs())
+  for (const TensorSpec& spec : hydra_table.specs()) {
     if (spec.role == TensorRole::kPkmTable || spec.role == TensorRole::kPkmSubKeys)
       EXPECT_EQ(QuantisedType(hydra, spec, QuantRecipe::kQ4_0), WeightType::kQ8_0) << spec.name;
+  }
 }
 
 TEST(Quantise, ErrorsShrinkWithBits) {
