@@ -91,6 +91,18 @@ def measure_start(hydralm, bin, files, args):
     return rows
 
 
+def bounds(rows):
+    """A line for each decode row below its bar: what the memory would allow."""
+    out = []
+    for row in rows:
+        mine = row["row"]
+        if row["ratio"] < row["to_reach"] and mine["n"]:
+            limit = median(row["ours"]) * mine["read_gb_per_s"] / mine["gb_per_s"]
+            out += ["", f"{row['test']} is below its bar, bound by bytes: both sides read the same weights, and at the whole read rate measured beside it "
+                    f"ours would be {limit:.0f} tokens/s, {limit / median(row['llama_cpp']):.2f} of llama.cpp's."]
+    return out
+
+
 def table(rows, starts, about):
     first = rows[0]["row"] if rows else {"target": "?"}
     out = ["# Against llama.cpp, on its own files", "",
@@ -107,6 +119,7 @@ def table(rows, starts, about):
         else:
             work, share = f"{mine['gflop_per_s']:.0f} GOP/s", f"{mine['gflop_per_s'] / mine['peak_gflop_per_s']:.2f} of {mine['peak_gflop_per_s']:.0f} GOP/s"
         out.append(f"| {row['test']} | {spread(row['ours'])} | {spread(row['llama_cpp'])} | {row['ratio']:.2f} | >= {row['to_reach']} | {work} | {share} |")
+    out += bounds(rows)
     out += ["", f"Start of the process to the first byte of the answer, prompt of five tokens, warm page cache, in milliseconds (`hydralm generate` against `llama-completion --no-warmup`; "
             f"{2 * about['reps']} rounds):", "", "| file | hydralm ms | llama.cpp ms | ratio | to reach |", "|---|---|---|---|---|"]
     for row in starts:

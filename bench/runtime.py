@@ -86,12 +86,16 @@ def ratio_table(rows):
 
 
 def batch_table(rows):
-    out = ["| model | " + " | ".join(f"batch {b}" for b in BATCHES) + " | 8 / 1 |", "|---" * (len(BATCHES) + 2) + "|"]
+    out = ["| model | " + " | ".join(f"batch {b}" for b in BATCHES) + " | 8 / 1 | to reach | MB a token at 1; 8: weights + state | ratio of bytes |",
+           "|---" * (len(BATCHES) + 5) + "|"]
     for name in BATCHED:
         sides = [(name, 0, 64, 0, b) for b in BATCHES]
         if sides[0] in rows:
+            one, eight = (rows[side][0]["bytes_per_tok"] for side in (sides[0], sides[-1]))
+            megabytes = "; ".join(f"{b['weights'] / 1e6:.1f} + {b['state'] / 1e6:.1f}" for b in (one, eight))
             out.append(f"| {name} | " + " | ".join(spread(rates(rows[side])) for side in sides) +
-                       f" | {median(rates(rows[sides[-1]])) / median(rates(rows[sides[0]])):.2f} |")
+                       f" | {median(rates(rows[sides[-1]])) / median(rates(rows[sides[0]])):.2f} | {'>= 3' if 'Q8_0' in name or 'q8_0' in name else ''} | {megabytes} | "
+                       f"{sum(one.values()) / sum(eight.values()):.2f} |")
     return out
 
 
@@ -116,7 +120,8 @@ def main():
             "beside each row; GB/s counts the bytes of weights, state and cache that a token touches.", "",
             *ratio_table(rows), "",
             f"State of one sequence of hydra-29m: {state_bytes(hydralm, 16384):,} bytes at 16K tokens, {state_bytes(hydralm, 1 << 20):,} at 1M.", "",
-            "Decode of several sequences at once, tokens a second of all together:", "", *batch_table(rows), ""]
+            "Decode of several sequences at once, tokens a second of all together. A batch reads each weight once, but every sequence has a state of its own and experts of "
+            "its own: the last column is what 8 / 1 would be if bytes were all.", "", *batch_table(rows), ""]
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "runtime.json").write_text(json.dumps([{"side": side, "samples": made} for side, made in rows.items()], indent=1) + "\n")

@@ -51,6 +51,8 @@ endfunction()
 function(hydra_unity target)
   if(HYDRALM_UNITY)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
+    # Types of unnamed namespaces are in no header, as that warning has it, but in an included source.
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
   endif()
 endfunction()
 
@@ -142,6 +144,9 @@ function(hydra_cli)
   hydra_unity(hydralm)
   target_compile_options(hydralm PRIVATE -O0)
 
+  if(NOT TARGET hydra_nn)
+    file(REMOVE ${CMAKE_BINARY_DIR}/hydralm-train)  # of an earlier build with LibTorch: verbs would still be handed to it
+  endif()
   if(TARGET hydra_torch AND TARGET hydra_nn)
     add_executable(hydralm-train ${torch})
     target_link_libraries(hydralm-train PRIVATE hydra_cli)

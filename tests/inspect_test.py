@@ -34,7 +34,8 @@ class Inspect(unittest.TestCase):
             self.assertEqual((got["flops"]["total"], got["flops"]["step_total"]), (scan, step))
             self.assertEqual((got["bytes"]["state"], got["bytes"]["kv"], got["ctx"], got["batch"]), (state, 0, 8192, 1))
             self.assertLessEqual({"linear", "attention", "scan", "train"}, set(got["flops"]))
-            self.assertEqual({"weights", "state", "kv", "kv_per_token", "snapshot", "scratch", "read_per_token"}, set(got["bytes"]))
+            self.assertEqual({"weights", "state", "kv", "kv_per_token", "snapshot", "scratch", "program", "read_per_token"}, set(got["bytes"]))
+            self.assertGreater(got["bytes"]["program"], 1 << 20)
             self.assertEqual({"have", "need", "ok", "advice"}, set(got["fit"]))
 
     def test_text_shows_the_same(self):

@@ -275,6 +275,19 @@ class Logits(RuntimeTest):
                 self.assertLess(np.abs(got - whole).max(), 1e-4 * max(1, np.abs(whole).max()), (family, split))
             self.assertGreater(np.abs(whole).max(), 0.1)
 
+    def test_a_signal_leaves_no_unfinished_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "text").write_text(make_text(3, 300_000))
+            process = subprocess.Popen([HYDRALM, "logits", "-m", self.models["hydra"], "-f", f"{folder}/text", "-o", f"{folder}/out.npy"])
+            end = time.time() + 60
+            while not list(Path(folder).glob("out.npy.tmp-*")):
+                self.assertIsNone(process.poll())
+                self.assertLess(time.time(), end)
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(60), -signal.SIGTERM)
+            self.assertEqual(os.listdir(folder), ["text"])
+
     def test_text_and_json(self):
         ids = self.ids(PROMPT)
         text, _ = self.logits("llama", "-p", PROMPT)

@@ -45,6 +45,13 @@ class TrainTest(unittest.TestCase):
         self.assertIn("val loss", out)
         self.assertEqual(run(self.command + ["-q"])[1], "")
 
+    def test_a_finished_run_keeps_its_record(self):
+        before = Path(self.run_folder, "run.toml").read_text()
+        status, _, err = run([*self.command, "--lr", "0.5"])
+        self.assertEqual(status, 2)
+        self.assertRegex(err, r"^hydralm: .*: finished at step \d+, and optim\.lr.*: give another --run")
+        self.assertEqual(Path(self.run_folder, "run.toml").read_text(), before)
+
     def test_folder_is_as_documented(self):
         folder = Path(self.run_folder)
         for name in ("run.toml", "env.json", "log.txt", "train.jsonl", "train.csv", "val.jsonl", "val.csv", "ckpt/latest",

@@ -12,14 +12,30 @@ DATA=${DATA:-}
 say() { printf '\n== %s\n' "$*" >&2; }
 refuse() { echo "demo: $*" >&2; exit 2; }
 
+# DATA's text, whole or not at all.
+unpack() {
+  case $DATA in
+    *.gz) gzip -dc "$DATA" ;;
+    *.zst) zstd -dcq "$DATA" ;;
+    *) cat "$DATA" ;;
+  esac > "$1" || { rm -rf "$data"; refuse "$DATA: cannot be unpacked to its end"; }
+}
+
+enough() {
+  size=$(wc -c < "$1")
+  [ "$size" -ge 100000 ] || { rm -rf "$data"; refuse "${DATA:-the text} has $size bytes: 100,000 are needed to learn anything"; }
+}
+
 # A text as documents: a form feed at a blank line after 4 kB, at any line after 8 kB.
 cut_text() {
-  case $DATA in *.gz) zcat "$DATA" ;; *.zst) zstdcat "$DATA" ;; *) cat "$DATA" ;; esac |
-    awk '{ if (size > 8192 || (size > 4096 && $0 == "")) { printf "\f"; size = 0 } size += length($0) + 1; print }'
+  unpack "$data/whole.part"
+  awk '{ if (size > 8192 || (size > 4096 && $0 == "")) { printf "\f"; size = 0 } size += length($0) + 1; print }' "$data/whole.part"
+  rm "$data/whole.part"
 }
 
 if [ -n "$DATA" ]; then
-  [ -s "$DATA" ] || refuse "DATA=$DATA: no such file, or it is empty"
+  [ -f "$DATA" ] || refuse "DATA=$DATA: no such file"
+  [ -s "$DATA" ] || refuse "DATA=$DATA: the file is empty"
   name=demo-$(basename "$DATA" | cut -d. -f1)-$(cksum < "$DATA" | cut -d' ' -f1)
 else
   command -v bible > /dev/null || refuse "the program bible is missing: install bible-kjv, or give DATA=file"
@@ -30,12 +46,17 @@ mkdir -p "$data"
 
 # Each step leaves its result under its own name only when it is whole.
 case $DATA in
-  *.jsonl | *.jsonl.gz | *.jsonl.zst) text=$DATA ;;
+  *.jsonl | *.jsonl.gz | *.jsonl.zst)
+    text=$DATA
+    unpack "$data/whole.part"
+    enough "$data/whole.part"
+    rm "$data/whole.part"
+    ;;
   *)
     if [ ! -s "$text" ]; then
       say "text: ${DATA:-the King James Bible (Debian package bible-kjv-text)}"
       if [ -n "$DATA" ]; then cut_text; else tools/kjv.sh; fi > "$text.part"
-      [ "$(wc -c < "$text.part")" -ge 100000 ] || refuse "${DATA:-the text} has $(wc -c < "$text.part") bytes: 100,000 are needed to learn anything"
+      enough "$text.part"
       mv "$text.part" "$text"
       wc -c "$text" >&2
     fi
@@ -60,7 +81,7 @@ if [ ! -s "$run/model/config.json" ]; then
   trap - INT TERM
   case $status in
     0) ;;
-    130 | 143) echo "demo: stopped with a checkpoint in $run/ckpt; go on with: make demo${DATA:+ DATA=$DATA}" >&2; exit "$status" ;;
+    130 | 143) echo "demo: stopped with a checkpoint in $run/ckpt; go on with: make demo${DATA:+ DATA='$DATA'}" >&2; exit "$status" ;;
     *) exit "$status" ;;
   esac
 fi
@@ -77,7 +98,7 @@ fi
 
 say "samples"
 sample() {
-  "$hydralm" generate -m "$run/model" -p "$1" -n 100 --seed "$2" --temp 0.7
+  "$hydralm" generate -m "$run/model" -p "$1" -n 100 --seed "$2" --temp 0.7 -q
   echo
 }
 if [ -z "$DATA" ]; then

@@ -105,7 +105,8 @@ void BindEnvironment(CLI::App& root, int argc, char** argv) {
   CLI::App* app = &root;
   for (int i = 1; i < argc; ++i) {
     const std::vector<CLI::App*> verbs = AllVerbs(*app);
-    const auto next = std::find_if(verbs.begin(), verbs.end(), [&](CLI::App* verb) { return verb->check_name(argv[i]); });
+    const auto next =
+        std::find_if(verbs.begin(), verbs.end(), [&](CLI::App* verb) { return verb->check_name(argv[i]); });
     if (next == verbs.end()) {
       if (app == &root) return;
       continue;
@@ -164,7 +165,9 @@ std::string ParseErrorText(const CLI::ParseError& error, const CLI::App& root, c
     if (const size_t sign = text.find(" = "); sign != std::string::npos) text.replace(sign, 3, " ");
     text += ": not a number of the right kind";
   } else if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr && text.rfind("--", 0) == 0) {
-    text = text.substr(0, text.find(':')) + ": needs a value";
+    // "--flag: 1 required TYPE missing", "--flag: At most 1 required but received 2"
+    const bool twice = text.find("received ") != std::string::npos && text.find("received 0") == std::string::npos;
+    text = text.substr(0, text.find(':')) + (twice ? ": given more than once" : ": needs a value");
   } else if (dynamic_cast<const CLI::ValidationError*>(&error) != nullptr && text.rfind("--", 0) == 0) {
     if (const size_t colon = text.find(": "); colon != std::string::npos) text.erase(colon, 1);
   }
@@ -182,7 +185,8 @@ std::string ParseErrorText(const CLI::ParseError& error, const CLI::App& root, c
   const std::string path = (OwnFolder() / program.sibling).string();
   if (access(path.c_str(), F_OK) != 0)
     throw Error(ErrorCode::kNotBuilt, fmt::format("{0} needs {1}, which was not built (no LibTorch was found): "
-                                                  "make setup-torch && make", argv[1], program.sibling));
+                                                  "make setup-torch && make",
+                                                  argv[1], program.sibling));
   // libgomp's threads spin for milliseconds at each barrier; where another program has a core, the others wait for it
   // that long (measured: 20 times slower). It reads this when it is loaded, so it must be set before.
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) setenv("GOMP_SPINCOUNT", "1000", /*overwrite=*/0);
@@ -232,7 +236,8 @@ int Guarded(bool json, const std::function<int()>& body) {
 bool WantsJson(int argc, char** argv) {
   const char* value = std::getenv("HYDRALM_ARG_JSON");
   if (value != nullptr && (std::strcmp(value, "1") == 0 || std::strcmp(value, "true") == 0)) return true;
-  return std::any_of(argv + 1, argv + std::max(argc, 1), [](const char* arg) { return std::strcmp(arg, "--json") == 0; });
+  return std::any_of(argv + 1, argv + std::max(argc, 1),
+                     [](const char* arg) { return std::strcmp(arg, "--json") == 0; });
 }
 
 // Parses argv and runs the verb; throws Error.
@@ -282,7 +287,9 @@ void VerbContext::AddJsonFlag(CLI::App* verb) {
   verb->add_flag("--json", flags_.json, "the result as one JSON object");
 }
 
-void VerbContext::AddQuietFlag(CLI::App* verb) { verb->add_flag("-q,--quiet", flags_.quiet, "results and errors only"); }
+void VerbContext::AddQuietFlag(CLI::App* verb) {
+  verb->add_flag("-q,--quiet", flags_.quiet, "results and errors only");
+}
 
 void VerbContext::AddVerboseFlag(CLI::App* verb) { verb->add_flag("-v,--verbose", flags_.verbose, "say more"); }
 
@@ -317,6 +324,7 @@ CLI::Validator Range(long long low, long long high) {
 }
 
 int RunProgram(int argc, char** argv, const Program& program) {
+  InstallCleanUp();
   CLI::App root(StrCat("hydralm ", Version(), ": train and run sparse hybrid language models"), "hydralm");
   VerbContext context;
   root.set_help_flag("-h,--help", "this text");

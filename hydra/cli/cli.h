@@ -24,10 +24,10 @@ namespace hydra::cli {
 // What a command returns to the shell.
 enum ExitStatus : int {
   kDone = 0,
-  kCheckFailed = 1,   // a check that was asked for (--verify, --fit, --bar, data check) says no
-  kUserError = 2,     // bad flags or files: one line on stderr
-  kBug = 3,           // a broken invariant of ours
-  kGuardStopped = 4,  // training stopped by a guard
+  kCheckFailed = 1,    // a check that was asked for (--verify, --fit, --bar, data check) says no
+  kUserError = 2,      // bad flags or files: one line on stderr
+  kBug = 3,            // a broken invariant of ours
+  kGuardStopped = 4,   // training stopped by a guard
   kInterrupted = 130,  // SIGINT, cleanly
   kTerminated = 143,   // SIGTERM, cleanly
 };
@@ -95,9 +95,11 @@ int RunProgram(int argc, char** argv, const Program& program);
 CLI::Validator Range(long long low, long long high);
 
 struct StopSignalOptions {
-  bool second_ends = true;     // a second signal ends the process at once
-  bool restart_reads = true;   // false: a signal interrupts a read (EINTR)
+  bool second_ends = true;    // a second signal ends the process at once
+  bool restart_reads = true;  // false: a signal interrupts a read (EINTR)
 };
+// From here on SIGINT, SIGTERM and SIGHUP remove this process's unfinished files before they end it.
+void InstallCleanUp();
 // Takes SIGINT and SIGTERM: the first sets the flag and lets the verb end cleanly.
 void InstallStopSignals(const StopSignalOptions& options = {});
 [[nodiscard]] bool StopRequested();

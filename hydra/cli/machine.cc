@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <optional>
+#include <set>
 #include <sstream>
 
 namespace hydra::cli {
@@ -44,6 +46,25 @@ int64_t AvailableMemory() {
   if (!group) return system;
   const int64_t left = std::max<int64_t>(*group, 0);
   return system > 0 ? std::min(system, left) : left;
+}
+
+int64_t ProgramMemory() {
+  std::map<std::string, int64_t> files;  // bytes mapped of each
+  std::set<std::string> code;
+  std::ifstream in("/proc/self/maps");
+  for (std::string line; std::getline(in, line);) {  // begin-end rwxp offset device inode path
+    std::istringstream words(line);
+    std::string range, rights, skip, path;
+    words >> range >> rights >> skip >> skip >> skip >> path;
+    const size_t dash = range.find('-');
+    if (!path.starts_with('/') || dash == std::string::npos) continue;
+    files[path] +=
+        static_cast<int64_t>(std::stoull(range.substr(dash + 1), nullptr, 16) - std::stoull(range, nullptr, 16));
+    if (rights.find('x') != std::string::npos) code.insert(path);
+  }
+  int64_t bytes = NumberIn("/proc/self/status", "RssAnon:").value_or(0) * 1024;
+  for (const std::string& path : code) bytes += files[path];
+  return bytes;
 }
 
 std::string ProcessorName() {

@@ -11,6 +11,10 @@ namespace hydra::cli {
 // leaves where that is less (its page cache counts as free). 0 where neither can be read.
 [[nodiscard]] int64_t AvailableMemory();
 
+// Bytes that this process has now apart from mapped data files: what it allocated, and its code and libraries whole, as
+// they are once all of it has run. 0 where it cannot be read.
+[[nodiscard]] int64_t ProgramMemory();
+
 // "AMD EPYC 9B14"; "" where it is not known.
 [[nodiscard]] std::string ProcessorName();
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// SIGINT and SIGTERM as a flag that long work polls. Not here: what is done about it (torch_train.cc).
-#include <csignal>
+// SIGINT and SIGTERM as a flag that long work polls; where nothing polls, they remove unfinished files. Not here: what
+// is done about it (torch_train.cc).
 #include <unistd.h>
+#include <csignal>
 
 #include "hydra/cli/cli.h"
+#include "hydra/core/file.h"
 
 namespace hydra::cli {
 namespace {
@@ -13,10 +15,29 @@ std::atomic<int> g_second_ends{1};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 void Take(int signal) {
-  if (g_signal.exchange(signal) != 0 && g_second_ends.load() != 0) _exit(128 + signal);  // asked twice: at once
+  if (g_signal.exchange(signal) == 0 || g_second_ends.load() == 0) return;
+  UnlinkTemporaries();  // asked twice: at once
+  _exit(128 + signal);
+}
+
+void CleanUpAndDie(int signal) {
+  UnlinkTemporaries();
+  ::signal(signal, SIG_DFL);
+  ::raise(signal);
 }
 
 }  // namespace
+
+void InstallCleanUp() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action = {};
+    sigaction(signal, nullptr, &action);
+    if (action.sa_handler != SIG_DFL) continue;  // nohup has it ignored
+    action.sa_handler = CleanUpAndDie;
+    action.sa_flags = SA_NODEFER;
+    sigaction(signal, &action, nullptr);
+  }
+}
 
 void InstallStopSignals(const StopSignalOptions& options) {
   g_second_ends.store(options.second_ends ? 1 : 0);

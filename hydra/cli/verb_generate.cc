@@ -3,6 +3,7 @@
 // (runtime/generate.h).
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,6 +45,10 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const auto text = PromptText(verb, flags.text, flags.file);
   if (!text && flags.load.empty())
     throw Error(ErrorCode::kUsage, "generate: no prompt; give -p TEXT, -f FILE or --state-load FILE");
+  // Before a long answer, not after it.
+  if (const auto folder = std::filesystem::path(flags.save).parent_path();
+      !folder.empty() && !std::filesystem::is_directory(folder))
+    throw Error(ErrorCode::kIo, fmt::format("--state-save {}: no such folder: {}", flags.save, folder.string()));
   const GenerationConfig config = LoadGenerationConfig(flags.model.model);
   const SamplerOptions sampling = ResolveSampling(flags.sampling, verb, config);
   const double start = Seconds();

@@ -27,6 +27,7 @@
 #include "hydra/core/gguf_model.h"
 #include "hydra/core/json.h"
 #include "hydra/core/safetensors.h"
+#include "hydra/core/tokenizer.h"
 #include "hydra/kernels/target.h"
 #include "hydra/runtime/weights.h"
 
@@ -108,7 +109,7 @@ Subject LoadSubject(const InspectOptions& options) {
   const fs::path path(options.model);
   if (!fs::exists(path)) throw Error(ErrorCode::kIo, fmt::format("{}: no such file or folder", options.model));
   const bool folder = fs::is_directory(path);
-  if (!folder && GgufFile::IsGguf(options.model)) {
+  if (!folder && (path.extension() == ".gguf" || GgufFile::IsGguf(options.model))) {
     subject.gguf = GgufFile::Open(options.model);
     const std::string_view family = subject.gguf->Text("general.architecture");
     if (!IsGgufFamily(family)) {
@@ -150,13 +151,25 @@ int64_t PackedCopies(const Subject& subject) {
   return PackedCopyBytes(source);
 }
 
+// What this very process has after loading the model's tokenizer, where there is one.
+int64_t ProgramBytes(const std::string& model) {
+  std::optional<Tokenizer> tokenizer;
+  try {
+    if (!model.empty()) tokenizer = Tokenizer::Load(model);
+  } catch (const Error&) {
+    // A config alone, or a tokenizer that other verbs will refuse with its reason.
+  }
+  return ProgramMemory();
+}
+
 // All that is printed of a model.
 struct Costs {
   ParamCounts params;
   Flops scan, step;
   double mean = 0;  // forward FLOPs of a token, averaged over a document of ctx tokens
   RunBytes run;
-  int64_t packed = 0;  // copies of weights that the runtime makes for this machine
+  int64_t program = 0;  // what a process has before the model's part: code, libraries, the tokenizer; 0 = not known
+  int64_t packed = 0;   // copies of weights that the runtime makes for this machine
   TrainMemory train;
   Fit fit;
   std::optional<int64_t> bandwidth;
@@ -227,6 +240,7 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
   fmt::print("memory       weights {} + {}KV {} + scratch {} + snapshots {} = {}{}\n", MiB(c.run.weights),
              c.run.state > 0 ? fmt::format("state {} + ", MiB(c.run.state)) : "", MiB(c.run.kv), MiB(c.run.scratch),
              MiB(options.batch * c.run.snapshot), MiB(c.fit.need), verdict);
+  fmt::print("             and the program with its tokenizer: {} MiB\n", MiB(c.program));
   fmt::print(
       "training     weights {} + gradients {} + moments {} + activations about {} = {} MiB for {} tokens a step "
       "(f32)\n",
@@ -268,6 +282,7 @@ Json CostsJson(const ModelConfig& config, const InspectOptions& options, const C
         {"kv_per_token", c.run.kv_per_token},
         {"snapshot", c.run.snapshot},
         {"scratch", c.run.scratch},
+        {"program", c.program},
         {"read_per_token", c.run.read_per_token}}},
       {"packed", c.packed},
       {"training",
@@ -391,6 +406,7 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   if (const int64_t memory = have > 0 ? have : AvailableMemory(); memory > 0)
     costs.fit = CheckFit(config, run, memory, bytes);
   costs.packed = PackedCopies(subject);
+  costs.program = ProgramBytes(options.model);
 
   if (common.json) {
     Json json = CostsJson(config, options, costs);

@@ -2,6 +2,8 @@
 // `hydralm quantize`: a GGUF file with smaller weights.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -21,22 +23,38 @@ struct QuantizeFlags {
 
 int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
   CheckTarget(flags.source, flags.target);
-  if (!flags.target.ends_with(".gguf")) throw Error(ErrorCode::kUsage, StrCat("-o ", flags.target, ": quantised weights go into a .gguf file"));
+  if (!flags.target.ends_with(".gguf"))
+    throw Error(ErrorCode::kUsage, StrCat("-o ", flags.target, ": quantised weights go into a .gguf file"));
   const QuantRecipe recipe = *ParseQuantRecipe(flags.type);
   const WeightSource source = OpenWeights(flags.source);
-  const ConvertReport report = WriteModelGguf(source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); }, TokenizerKeys(source));
+  const ConvertReport report = WriteModelGguf(
+      source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); },
+      TokenizerKeys(source));
   constexpr size_t kShown = 5;
   const auto worst = WorstChanges(report, kShown);
-  const double share = static_cast<double>(report.bytes_after) / static_cast<double>(std::max<int64_t>(report.bytes_before, 1));
+  const double share =
+      static_cast<double>(report.bytes_after) / static_cast<double>(std::max<int64_t>(report.bytes_before, 1));
   if (common.json) {
-    nlohmann::ordered_json json = {{"file", flags.target}, {"type", flags.type}, {"tensors", report.written}, {"bytes_before", report.bytes_before}, {"bytes_after", report.bytes_after}};
-    for (const TensorChange& c : worst) json["worst"].push_back({{"name", c.name}, {"from", Info(c.from).name}, {"to", Info(c.to).name}, {"error", c.error}});
+    nlohmann::ordered_json json = {{"file", flags.target},
+                                   {"type", flags.type},
+                                   {"tensors", report.written},
+                                   {"bytes_before", report.bytes_before},
+                                   {"bytes_after", report.bytes_after}};
+    for (const TensorChange& c : worst)
+      json["worst"].push_back(
+          {{"name", c.name}, {"from", Info(c.from).name}, {"to", Info(c.to).name}, {"error", c.error}});
     fmt::print("{}\n", json.dump());
     return kDone;
   }
-  fmt::print("{}: {} tensors; {} -> {} bytes ({:.1f}%)\n", flags.target, report.written, WithCommas(static_cast<uint64_t>(report.bytes_before)),
+  fmt::print("{}: {} tensors; {} -> {} bytes ({:.1f}%)\n", flags.target, report.written,
+             WithCommas(static_cast<uint64_t>(report.bytes_before)),
              WithCommas(static_cast<uint64_t>(report.bytes_after)), 100 * share);
-  for (const TensorChange& c : worst) fmt::print("  {:<44} {} -> {}  relative error {:.4f}\n", c.name, Info(c.from).name, Info(c.to).name, c.error);
+  const auto is_k = [](const TensorChange& c) { return c.to == WeightType::kQ4_K; };
+  if (flags.type == "q4_k_m" && std::none_of(report.changes.begin(), report.changes.end(), is_k))
+    fmt::print("  no tensor is Q4_K: it takes rows of a multiple of 256, those of this model are in Q8_0\n");
+  if (share > 1) fmt::print("  larger than before: {} holds more bits than the file's types\n", flags.type);
+  for (const TensorChange& c : worst)
+    fmt::print("  {:<44} {} -> {}  relative error {:.4f}\n", c.name, Info(c.from).name, Info(c.to).name, c.error);
   return kDone;
 }
 
@@ -47,7 +65,8 @@ void AddQuantizeVerb(CLI::App& root, VerbContext& context) {
   CLI::App* verb = context.AddVerb(root, kQuantizeVerb, "hydralm quantize runs/demo/model -o nano-q8.gguf --type q8_0");
   verb->add_option("SOURCE", flags->source, "model folder, .gguf or .safetensors file")->required()->type_name("PATH");
   verb->add_option("-o,--output", flags->target, "the .gguf file to write")->required()->type_name("FILE.gguf");
-  verb->add_option("--type", flags->type, "q8_0, q4_0, q4_1 or q4_k_m (Q4_K, with Q6_K where it matters)")->check(CLI::IsMember({"q8_0", "q4_0", "q4_1", "q4_k_m"}));
+  verb->add_option("--type", flags->type, "q8_0, q4_0, q4_1 or q4_k_m (Q4_K, with Q6_K where it matters)")
+      ->check(CLI::IsMember({"q8_0", "q4_0", "q4_1", "q4_k_m"}));
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunQuantize(*flags, common); });
 }

@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <climits>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -115,14 +116,19 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
                       .min_count = flags.min_count,
                       .progress = [&](const BpeTrainProgress& p) { line(p); }});
   const auto start = Clock::now();
+  bool some = false;
   for (const auto& file : flags.files) {
     TextInput input(file, {.doc_sep = flags.doc_sep, .field = flags.field});
     for (TextDocument document; input.Next(&document);) {
       for (const TextSegment& segment : document.segments) {
-        if (!segment.special) trainer.Add(segment.text);  // markup is no text to learn words from
+        if (segment.special) continue;  // markup is no text to learn words from
+        trainer.Add(segment.text);
+        some = some || !segment.text.empty();
       }
     }
   }
+  if (!some)
+    throw Error(ErrorCode::kData, StrCat(flags.files.front(), ": the corpus is empty: a tokenizer needs text"));
   const double count_seconds = SecondsSince(start);
   const auto merge_start = Clock::now();
   const BpeTrainResult result = trainer.Train();
@@ -165,7 +171,7 @@ void AddTrain(CLI::App& parent, VerbContext& context) {
   verb->add_option("--pattern", flags->pattern, "how text is split: gpt2 or llama3")
       ->check(CLI::IsMember({"gpt2", "llama3"}));
   verb->add_option("--special", flags->special, "special tokens, ids 0, 1, ... (repeatable)")->allow_extra_args(false);
-  verb->add_option("--min-count", flags->min_count, "merge no pair that is rarer");
+  verb->add_option("--min-count", flags->min_count, "merge no pair that is rarer")->check(Range(0, LLONG_MAX));
   verb->add_option("--field", flags->field, "key of the text in a .jsonl line");
   verb->add_option("--doc-sep", flags->doc_sep, "text between the documents of a .txt (none: one document)");
   context.AddJsonFlag(verb);

@@ -10,6 +10,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -182,18 +184,45 @@ void ByteReader::Fail(std::string_view field, std::string_view rule) const {
   throw Error(ErrorCode::kFormat, fmt::format("{}: {} {}", file_, field, rule));
 }
 
+namespace {
+
+// Names of the unfinished files, which their AtomicFiles own; a signal handler may read them.
+std::array<std::atomic<const char*>, 32> g_temporaries;
+static_assert(std::atomic<const char*>::is_always_lock_free);
+
+void Remember(const char* name) {
+  for (auto& slot : g_temporaries)
+    if (const char* none = nullptr; slot.compare_exchange_strong(none, name)) return;
+}
+
+void Forget(const char* name) {
+  for (auto& slot : g_temporaries)
+    if (const char* same = name; slot.compare_exchange_strong(same, nullptr)) return;
+}
+
+}  // namespace
+
+void UnlinkTemporaries() noexcept {
+  for (auto& slot : g_temporaries)
+    if (const char* name = slot.load(); name != nullptr) ::unlink(name);
+}
+
 const FileOps& FileOps::Real() {
   static const FileOps ops{::write, ::pwrite, ::fsync, ::rename};
   return ops;
 }
 
 AtomicFile::AtomicFile(const std::string& path, const FileOps& ops) : path_(path), ops_(ops) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode))
+    ThrowIo(path, "cannot write", EISDIR);  // not at the end
   // O_EXCL with a number finds a free name without a race; mkstemp would force mode 0600 upon the result.
   for (int n = 0; fd_ < 0; ++n) {
     temporary_ = fmt::format("{}.tmp-{}-{}", path, ::getpid(), n);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ < 0 && errno != EEXIST && errno != EINTR) ThrowIo(path, "cannot create", errno);
   }
+  Remember(temporary_.c_str());
   buffer_.reserve(kWriteBuffer);
 }
 
@@ -202,7 +231,9 @@ AtomicFile::~AtomicFile() { Discard(); }
 void AtomicFile::Discard() noexcept {
   if (fd_ >= 0) ::close(fd_);
   fd_ = -1;
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (temporary_.empty()) return;
+  ::unlink(temporary_.c_str());
+  Forget(temporary_.c_str());
   temporary_.clear();
 }
 
@@ -258,6 +289,7 @@ void AtomicFile::Commit() {
   // close reports delayed write errors on network file systems.
   if (::close(std::exchange(fd_, -1)) != 0) Fail("cannot close", errno);
   if (ops_.rename(temporary_.c_str(), path_.c_str()) != 0) Fail("cannot rename its temporary file to it", errno);
+  Forget(temporary_.c_str());
   temporary_.clear();  // it is gone: nothing to remove if the next line fails
   FsyncDir(FolderOf(path_), ops_);
 }

@@ -186,6 +186,9 @@ void RenameDurably(const std::string& from, const std::string& to, const FileOps
 [[nodiscard]] bool IsPlainFileName(std::string_view name);
 // mkdir -p.
 void MakeDirs(const std::string& folder);
+// Removes the unfinished files of all AtomicFiles of this process (the first 32 at a time), for a signal handler that
+// ends it.
+void UnlinkTemporaries() noexcept;
 // Removes what killed processes left in a folder: files named *.tmp-PID-N whose process no longer runs. Returns how
 // many. To be called before this process itself writes there.
 int RemoveStaleTemporaries(const std::string& folder);

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <cstdlib>  // NOLINT(modernize-deprecated-headers): mkdtemp is POSIX's
 
+#include <cstdint>
+#include <ctime>
 #include <filesystem>
 #include <initializer_list>
 #include <string>
@@ -59,6 +61,20 @@ void ExpectError(F&& f, ErrorCode code, std::initializer_list<std::string_view> 
   }
   ADD_FAILURE() << "no Error was thrown" << (parts.size() > 0 ? "; wanted " : "")
                 << (parts.size() > 0 ? *parts.begin() : "");
+}
+
+// Four times the size takes less than ten times the processor's time; what is quadratic takes 16. prepare(size) returns
+// the work to time.
+template <class Prepare>
+void ExpectLessThanQuadraticTime(int64_t size, Prepare&& prepare) {
+  const auto time = [&](int64_t n) {
+    const auto work = prepare(n);
+    const std::clock_t begin = std::clock();
+    work();
+    return std::clock() - begin;
+  };
+  const std::clock_t once = time(size);
+  EXPECT_LT(time(4 * size), 10 * once) << "at " << size << ": " << once;
 }
 
 // Parts of binary files: a number in little endian; a text of GGUF, its length first.

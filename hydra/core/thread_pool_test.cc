@@ -146,7 +146,8 @@ TEST(ThreadPool, WorkersLeaveTheCallersCpu) {
   while (!left && std::chrono::steady_clock::now() < end)
     pool.For(20, [&](int64_t, int worker) {
       const auto task_end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
-      while (std::chrono::steady_clock::now() < task_end) {}
+      while (std::chrono::steady_clock::now() < task_end) {
+      }
       if (worker == 0) return;
       if (!pinned.exchange(true)) {
         ::sched_setaffinity(0, sizeof(one), &one);  // the worker itself: now both share a CPU
@@ -161,7 +162,9 @@ TEST(ThreadPool, WorkersLeaveTheCallersCpu) {
 double CpuSeconds() {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 

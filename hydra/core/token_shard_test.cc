@@ -111,7 +111,7 @@ TEST_F(BadShard, EachKindIsRefusedByField) {
   Refused({"version = 2"});
   Put<uint32_t>(12, 3), Seal();
   Refused({"token bytes = 3", "2 or 4"});  // token-bytes-3
-  Put<uint64_t>(16, 1 << 20), Seal();  // count-past-file: no longer where the layout says
+  Put<uint64_t>(16, 1 << 20), Seal();      // count-past-file: no longer where the layout says
   Refused({"document ends offset", "n_tokens = 1048576"});
   Put<uint64_t>(16, 1 << 20), Put<uint64_t>(80, 4096 + (2 << 20)), Put<uint64_t>(88, 4096 + (2 << 20) + 64), Seal();
   Refused({"tokens", "n_tokens = 1048576", "file ends at", "incomplete copy"});
@@ -147,7 +147,7 @@ TEST_F(BadShard, EachKindIsRefusedByField) {
   Refused({"mask", "past the last token"});
   bytes_[4096] ^= 1;
   Refused({"payload CRC"});  // crc-wrong
-  bytes_[3000] = 1;  // padding counts too
+  bytes_[3000] = 1;          // padding counts too
   Refused({"payload CRC"});
   bytes_[50] ^= 1;
   Refused({"header CRC"});

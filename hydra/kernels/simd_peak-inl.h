@@ -3,12 +3,18 @@
 // out. Included by peak.cc after that header, in the same namespaces. Not here: the products themselves. No include
 // guard: it is meant to be included more than once.
 
-// The compiler must take the vector for changed.
+// The compiler must take the vector for changed. A vector instruction's operand is a copy: clang takes no element of an
+// array.
 #undef HYDRA_HIDE
-#if HWY_TARGET == HWY_SCALAR
-#define HYDRA_HIDE(v) asm volatile("" : "+r"(v.raw))
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+#define HYDRA_HIDE(v) asm volatile("" : "+m"(v))
 #else
-#define HYDRA_HIDE(v) asm volatile("" : "+v"(v.raw))
+#define HYDRA_HIDE(v)             \
+  do {                            \
+    auto raw = (v).raw;           \
+    asm volatile("" : "+v"(raw)); \
+    (v).raw = raw;                \
+  } while (false)
 #endif
 
 template <int kBits>

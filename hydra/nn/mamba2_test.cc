@@ -96,8 +96,9 @@ void ExpectTwins(const Case& c, const std::string& what) {
   for (size_t i = 0; i < got.gradients.size(); ++i) {
     const size_t name = got.gradients.size() == 7 || i < 2 ? i : i + 1;
     EXPECT_LT(Difference(got.gradients[i], want.gradients[i]), 2e-5) << what << ": " << kNames[name];
-    if (c.layout.T > 1 || name != 3)  // one token has no state before it to decay
+    if (c.layout.T > 1 || name != 3) {  // one token has no state before it to decay
       EXPECT_GT(want.gradients[i].abs().max().item<double>(), 0) << what << ": " << kNames[name];
+    }
   }
 }
 

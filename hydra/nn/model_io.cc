@@ -19,11 +19,17 @@ namespace {
 
 torch::Dtype TorchType(DType dtype, const std::string& where) {
   switch (dtype) {
-    case DType::kF32: return torch::kFloat32;
-    case DType::kF16: return torch::kFloat16;
-    case DType::kBF16: return torch::kBFloat16;
-    case DType::kF64: return torch::kFloat64;
-    default: throw Error(ErrorCode::kTensor, StrCat(where, ": type ", DTypeName(dtype), ", weights must be F32, F16, BF16 or F64"));
+    case DType::kF32:
+      return torch::kFloat32;
+    case DType::kF16:
+      return torch::kFloat16;
+    case DType::kBF16:
+      return torch::kBFloat16;
+    case DType::kF64:
+      return torch::kFloat64;
+    default:
+      throw Error(ErrorCode::kTensor,
+                  StrCat(where, ": type ", DTypeName(dtype), ", weights must be F32, F16, BF16 or F64"));
   }
 }
 
@@ -34,7 +40,9 @@ void CheckTiedHead(const SafeTensors& file, const ModelImpl& model) {
   if (head == nullptr || embedding == nullptr) return;
   if (head->dtype != embedding->dtype || head->nbytes != embedding->nbytes ||
       std::memcmp(head->data, embedding->data, static_cast<size_t>(head->nbytes)) != 0)
-    throw Error(ErrorCode::kTensor, StrCat(file.path(), ": lm_head.weight differs from the embedding, but config.json says tie_word_embeddings"));
+    throw Error(
+        ErrorCode::kTensor,
+        StrCat(file.path(), ": lm_head.weight differs from the embedding, but config.json says tie_word_embeddings"));
 }
 
 }  // namespace
@@ -51,7 +59,8 @@ void LoadWeights(const std::string& path, Model& model) {
   for (auto& [spec, tensor] : model->Tensors()) {
     const TensorView& view = file.Get(spec->name);
     if (view.shape != spec->shape)
-      throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", spec->name, ": shape ", ShapeText(view.shape), ", config.json says ", ShapeText(spec->shape)));
+      throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", spec->name, ": shape ", ShapeText(view.shape),
+                                             ", config.json says ", ShapeText(spec->shape)));
     const auto type = TorchType(view.dtype, StrCat(file.path(), ": ", spec->name));
     Tensor host = torch::empty(spec->shape, torch::TensorOptions().dtype(type));
     std::memcpy(host.data_ptr(), view.data, static_cast<size_t>(view.nbytes));  // the file may be unaligned
@@ -60,7 +69,9 @@ void LoadWeights(const std::string& path, Model& model) {
 }
 
 Model LoadModel(const std::string& folder, const ModelOptions& options) {
-  if (!fs::is_directory(folder)) throw Error(ErrorCode::kIo, StrCat(folder, ": no such model folder"));
+  if (!fs::is_directory(folder))
+    throw Error(ErrorCode::kIo,
+                StrCat(folder, fs::exists(folder) ? ": must be a model folder" : ": no such model folder"));
   ModelOptions without_init = options;
   without_init.initialise = false;
   Model model(LoadConfig(folder), without_init);
@@ -85,9 +96,8 @@ void SaveWeights(const std::string& path, const Model& model, bool masters) {
     host = source.detach().to(torch::kCPU, TorchType(view.dtype, view.name)).contiguous();
     return std::span<const std::byte>(static_cast<const std::byte*>(host.data_ptr()), static_cast<size_t>(view.nbytes));
   };
-  const SafeTensorsMetadata metadata{{"format", "pt"},
-                                     {"hydralm", Version()},
-                                     {"config_sha256", Sha256Hex(ConfigJson(model->config()))}};
+  const SafeTensorsMetadata metadata{
+      {"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(ConfigJson(model->config()))}};
   WriteSafeTensors(path, views, metadata, bytes_of);
 }
 
@@ -97,8 +107,7 @@ void SaveModel(const std::string& folder, const Model& model, const std::string&
   if (failed) throw Error(ErrorCode::kIo, StrCat(folder, ": cannot be created: ", failed.message()));
   const fs::path root(folder);
   SaveWeights((root / "model.safetensors").string(), model);
-  if (!tokenizer_path.empty())
-    WriteFileAtomic((root / "tokenizer.json").string(), ReadFile(tokenizer_path));
+  if (!tokenizer_path.empty()) WriteFileAtomic((root / "tokenizer.json").string(), ReadFile(tokenizer_path));
   WriteFileAtomic((root / "config.json").string(), ConfigJson(model->config()));  // last: the folder is whole
 }
 

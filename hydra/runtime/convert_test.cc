@@ -76,7 +76,9 @@ TEST(Convert, VerifySeesAnotherModel) {
   WeightSource changed = source;
   const std::string victim = "model.layers.3.workspace.read_v.weight";
   const WeightSource other = testing::RandomSource(Hydra(), 4);
-  changed.tensor = [&](const TensorSpec& spec) { return spec.name == victim ? other.tensor(spec) : source.tensor(spec); };
+  changed.tensor = [&](const TensorSpec& spec) {
+    return spec.name == victim ? other.tensor(spec) : source.tensor(spec);
+  };
   const VerifyReport report = VerifyModel(source, changed, pool);
   EXPECT_EQ(report.worst_name, victim);
   EXPECT_GT(report.worst_tensor, 0.5);
@@ -118,8 +120,9 @@ TEST(Quantise, TypesFollowTheRules) {
   const ModelConfig hydra = HydraNano();
   const TensorTable hydra_table(hydra);
   for (const TensorSpec& spec : hydra_table.specs()) {
-    if (spec.role == TensorRole::kPkmTable || spec.role == TensorRole::kPkmSubKeys)
+    if (spec.role == TensorRole::kPkmTable || spec.role == TensorRole::kPkmSubKeys) {
       EXPECT_EQ(QuantisedType(hydra, spec, QuantRecipe::kQ4_0), WeightType::kQ8_0) << spec.name;
+    }
   }
 }
 
@@ -132,7 +135,8 @@ TEST(Quantise, ErrorsShrinkWithBits) {
   const WeightSource source = testing::RandomSource(config, 6);
   double before = 0;
   for (const QuantRecipe recipe : {QuantRecipe::kQ8_0, QuantRecipe::kQ4_K_M, QuantRecipe::kQ4_0}) {
-    const ConvertReport report = WriteModelGguf(source, folder / "q.gguf", [&](const TensorSpec& spec) { return QuantisedType(config, spec, recipe); }, {});
+    const ConvertReport report = WriteModelGguf(
+        source, folder / "q.gguf", [&](const TensorSpec& spec) { return QuantisedType(config, spec, recipe); }, {});
     double worst = 0;
     for (const TensorChange& change : report.changes) worst = std::max(worst, change.error);
     EXPECT_GT(worst, before) << QuantRecipeName(recipe);

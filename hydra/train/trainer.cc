@@ -197,8 +197,11 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
   for (const auto& [spec, tensor] : model_->Tensors()) weights.emplace_back(spec->name, tensor);
   LoadTensors(checkpoint.weights, weights);
   optim_->LoadState(checkpoint.optimiser);
-  for (const std::string& line : CompareRunConfigs(ParseRunConfig(now_.run, where + ": run"), options_.run))
-    Note("changed since the checkpoint: " + line);
+  const auto changes = CompareRunConfigs(ParseRunConfig(now_.run, where + ": run"), options_.run);
+  if (now_.step >= total_steps_ && !changes.empty())
+    throw Error(ErrorCode::kUsage, StrCat(folder_.path(), ": finished at step ", now_.step, ", and ", changes.front(),
+                                          ": give another --run to train anew, or more steps to go on"));
+  for (const std::string& line : changes) Note("changed since the checkpoint: " + line);
   saved_step_ = now_.step;
   newest_ = checkpoint.folder;
   Note(StrCat("resumed at step ", now_.step, " of ", total_steps_, " from ", checkpoint.folder));
