@@ -5,11 +5,13 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <sstream>
+#include <system_error>
 
 #include "hydra/cli/cli.h"
 #include "hydra/core/error.h"
@@ -94,10 +96,13 @@ void SetControl(const std::string& control, const std::string& key, const std::s
 
 // "ID=V"
 std::pair<int32_t, double> ParseBias(const std::string& text) {
-  int id = 0, length = 0;
+  int32_t id = -1;
   double value = 0;
-  if (std::sscanf(text.c_str(), "%d=%lf%n", &id, &value, &length) != 2 || static_cast<size_t>(length) != text.size() ||
-      id < 0)
+  const char* const end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, id);
+  const bool has_value = first.ec == std::errc() && first.ptr != end && *first.ptr == '=';
+  const auto second = has_value ? std::from_chars(first.ptr + 1, end, value) : first;
+  if (!has_value || second.ec != std::errc() || second.ptr != end || id < 0)
     throw Error(ErrorCode::kUsage, fmt::format("--logit-bias {}: must be ID=VALUE", text));
   return {id, value};
 }

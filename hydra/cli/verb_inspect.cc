@@ -189,7 +189,7 @@ std::vector<std::pair<std::string, int64_t>> Kinds(const ModelConfig& config, co
 std::string DtypeText(const ModelConfig& config, const Subject& subject) {
   const TensorTable table(config);
   const auto of = [&](const TensorSpec& spec) { return Lower(subject.Of(spec).type); };
-  const std::string main = subject.source ? Lower(TypesText(*subject.source)) : of(*table.Find(TensorRole::kEmbedding));
+  std::string main = subject.source ? Lower(TypesText(*subject.source)) : of(*table.Find(TensorRole::kEmbedding));
   for (const TensorSpec& spec : table.specs())
     if (of(spec) != main)
       return fmt::format("{}; {} {}", main, config.family == Family::kLlama ? "norms" : "small ones",

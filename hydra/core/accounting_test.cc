@@ -265,9 +265,7 @@ TEST(Accounting, TrainingMemoryCountsTheTableSparsely) {
   for (const TensorSpec& spec : tensors.specs()) {
     if (!spec.parameter) continue;
     const std::vector<int64_t>& shape = spec.shape;
-    if (spec.role == TensorRole::kPkmTable)
-      factored += shape[0];
-    else if (shape.size() == 1)
+    if (spec.role == TensorRole::kPkmTable || shape.size() == 1)
       factored += shape[0];
     else if (shape.size() == 2)
       factored += shape[0] + shape[1];

@@ -82,7 +82,7 @@ class GgufModelTest : public testing::Test {
     return draft;
   }
   std::string Write(const Draft& draft) const {
-    const std::string path = dir_ / "m.gguf";
+    std::string path = dir_ / "m.gguf";
     FileOps ops = FileOps::Real();
     ops.fsync = [](int) { return 0; };  // many small files
     WriteGguf(

@@ -51,7 +51,7 @@ struct Parts {
 class GgufTest : public testing::Test {
  protected:
   [[nodiscard]] std::string Write(const std::string& bytes) const {
-    const std::string path = dir_ / "x.gguf";
+    std::string path = dir_ / "x.gguf";
     std::ofstream(path, std::ios::binary) << bytes;  // no fsync: there are thousands
     return path;
   }

@@ -7,7 +7,7 @@
 namespace hydra {
 namespace {
 
-std::string Raw(std::string dict, const std::string& data, const char* version = "\x01") {
+std::string Raw(const std::string& dict, const std::string& data, const char* version = "\x01") {
   const size_t n = dict.size();
   return std::string("\x93NUMPY") + version[0] + '\0' + static_cast<char>(n & 255) + static_cast<char>(n >> 8) + dict +
          data;

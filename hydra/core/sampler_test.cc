@@ -76,7 +76,7 @@ TEST(Sampler, TheSameSeedGivesTheSameTokens) {
 }
 
 TEST(Sampler, RefusesBadOptionsAndLogits) {
-  const auto refuse = [](SamplerOptions o) { EXPECT_THROW(Sampler{o}, Error); };
+  const auto refuse = [](const SamplerOptions& o) { EXPECT_THROW(Sampler{o}, Error); };
   refuse({.temperature = -1});
   refuse({.top_p = 0});
   refuse({.min_p = 2});

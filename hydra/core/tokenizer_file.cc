@@ -320,7 +320,7 @@ class Builder {
     if (!reader_.has_merges) Fail("model.merges", "is missing: must be an array");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const json value = model.value(key, json(nullptr));
-      if (!value.is_null() && value != "")
+      if (!value.is_null() && value != json(""))
         Fail(fmt::format("model.{}", key), fmt::format("= {}: not supported", Excerpt(value)));
     }
     const json dropout = model.value("dropout", json(nullptr));

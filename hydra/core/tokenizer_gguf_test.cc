@@ -37,7 +37,7 @@ class TokenizerGguf : public testing::Test {
  protected:
   std::string Folder(const json& tokenizer,
                      const char* config = R"({"bos_token": "<|begin|>", "eos_token": "<|end|>"})") const {
-    const std::string folder = dir_ / "model";
+    std::string folder = dir_ / "model";
     std::filesystem::create_directories(folder);
     WriteFileAtomic(folder + "/tokenizer.json", tokenizer.dump());
     WriteFileAtomic(folder + "/tokenizer_config.json", config);
@@ -50,7 +50,7 @@ class TokenizerGguf : public testing::Test {
     return c;
   }
   std::string Write(const GgufMetadata& metadata) const {
-    const std::string path = dir_ / "t.gguf";
+    std::string path = dir_ / "t.gguf";
     FileOps ops = FileOps::Real();
     ops.fsync = [](int) { return 0; };
     WriteGguf(

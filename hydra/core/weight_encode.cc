@@ -76,7 +76,11 @@ void Encode(const float* x, BlockQ4_1& b) {
   const float inverse = Inverse(d);
   b.d = Scale(d, "Q4_1");
   b.m = Scale(*min, "Q4_1");
-  const auto q = [&](int i) { return std::min(15, static_cast<int>((x[i] - *min) * inverse + 0.5f)); };
+  // Half is added and the rest cut off, as in llama.cpp, whose bytes these are.
+  const auto q = [&](int i) {
+    const float shifted = (x[i] - *min) * inverse + 0.5f;
+    return std::min(15, static_cast<int>(shifted));
+  };
   for (int i = 0; i < 16; ++i) b.qs[i] = static_cast<uint8_t>(q(i) | q(i + 16) << 4);
 }
 

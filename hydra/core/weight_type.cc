@@ -106,7 +106,8 @@ void Decode(const BlockQ6_K& b, float* out) {
       for (int i = 0; i < 32; ++i) {
         const int low = b.ql[64 * half + 32 * (k % 2) + i] >> 4 * (k / 2) & 15;
         const int q = (low | (b.qh[32 * half + i] >> 2 * k & 3) << 4) - 32;
-        const float scale = d * static_cast<float>(b.scales[8 * half + 2 * k + i / 16]);
+        const int part = 8 * half + 2 * k + i / 16;
+        const float scale = d * static_cast<float>(b.scales[part]);
         out[128 * half + 32 * k + i] = scale * static_cast<float>(q);
       }
 }

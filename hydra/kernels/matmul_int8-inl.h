@@ -209,7 +209,7 @@ void Product(const Int8Call& c) {
   for (int64_t p = 0; p < c.panels; ++p, one.panel += c.layout.bytes, one.n0 += kLanes) Tiles<F, 1>(one);
 }
 
-void Int8(const Int8Call& c) {
+inline void Int8(const Int8Call& c) {
   switch (c.type) {
     case WeightType::kQ8_0:
       return Product<Q8Format>(c);
@@ -262,8 +262,8 @@ void DecodeFormat(const PanelLayout& l, const uint8_t* panel, int64_t b0, int64_
   }
 }
 
-void Decode(WeightType type, const PanelLayout& l, const uint8_t* panel, int64_t k0, int64_t k1, float* out,
-            int64_t stride) {
+inline void Decode(WeightType type, const PanelLayout& l, const uint8_t* panel, int64_t k0, int64_t k1, float* out,
+                   int64_t stride) {
   const int64_t b0 = k0 / kBlock, b1 = k1 / kBlock;
   switch (type) {
     case WeightType::kQ8_0:

@@ -39,10 +39,11 @@ double DotFlopsOf(int64_t rounds, float* sink) {
   auto total = hn::Zero(d);
   Unroll<kSums>([&](auto i) HYDRA_LAMBDA { total = hn::Add(total, dots[i].Sum()); });
   sink[0] += static_cast<float>(ReduceSum(d, total)) * 1e-30f;
-  return 8.0 * static_cast<double>(kSums * (rounds / 8 * 8)) * static_cast<double>(hn::Lanes(d));
+  const int64_t whole = rounds / 8 * 8;
+  return 8.0 * static_cast<double>(kSums * whole) * static_cast<double>(hn::Lanes(d));
 }
 
-double DotFlops(int64_t rounds, int bits, float* sink) {
+inline double DotFlops(int64_t rounds, int bits, float* sink) {
   switch (bits) {
     case 8:
       return DotFlopsOf<8>(rounds, sink);

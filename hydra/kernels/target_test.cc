@@ -91,7 +91,8 @@ TEST(Target, ImpossibleLevelsFail) {
 class GuardedPage {
  public:
   GuardedPage() : size_(static_cast<size_t>(::sysconf(_SC_PAGESIZE))) {
-    base_ = static_cast<std::byte*>(::mmap(nullptr, 2 * size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    base_ =
+        static_cast<std::byte*>(::mmap(nullptr, 2 * size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     HYDRA_CHECK(base_ != MAP_FAILED && ::mprotect(base_ + size_, size_, PROT_NONE) == 0);
   }
   ~GuardedPage() { ::munmap(base_, 2 * size_); }
@@ -117,7 +118,8 @@ TEST(Target, PartialVectorsStayInsideTheirArrays) {
       for (size_t i = 0; i < n; ++i) x[i] = static_cast<float>(i + 1), y[i] = -1;
       HYDRA_DISPATCH(CopyFloats)(x, y, n);
       EXPECT_TRUE(std::equal(x, x + n, y));
-      EXPECT_EQ(HYDRA_DISPATCH(SumFloats)(x, n), static_cast<float>(n * (n + 1) / 2));
+      const size_t sum = n * (n + 1) / 2;
+      EXPECT_EQ(HYDRA_DISPATCH(SumFloats)(x, n), static_cast<float>(sum));
       auto* bx = from.Last<uint8_t>(n);
       auto* by = to.Last<uint8_t>(n);
       for (size_t i = 0; i < n; ++i) bx[i] = static_cast<uint8_t>(i + 1), by[i] = 0;

@@ -20,8 +20,8 @@ namespace hydra {
 
 struct TensorChange {
   std::string name;  // of the table
-  WeightType from, to;
-  double error;      // RelativeError of the values
+  WeightType from = WeightType::kF32, to = WeightType::kF32;
+  double error = 0;  // RelativeError of the values
 };
 
 struct ConvertReport {
@@ -36,15 +36,17 @@ using TypeOfTensor = std::function<WeightType(const TensorSpec&)>;
 // missing. Types must be F32, F16 or BF16. Matrices in `dtype`, the rest F32.
 ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype, int64_t shard_bytes);
 
-// One GGUF file; `add_metadata` sets keys after the model's own (a tokenizer's). Throws kConfig for what GGUF cannot say.
+// One GGUF file; `add_metadata` sets keys after the model's own (a tokenizer's). Throws kConfig for what GGUF cannot
+// say.
 ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path, const TypeOfTensor& type_of,
                              const std::function<void(GgufMetadata&)>& add_metadata);
 
-// Compares a written model with its source: every tensor's values, and the logits of random tokens with f32 activations.
+// Compares a written model with its source: every tensor's values, and the logits of random tokens with f32
+// activations.
 struct VerifyReport {
   double worst_tensor = 0;  // largest RelativeError, and whose
   std::string worst_name;
-  double logits = 0;        // largest difference, relative to max(1, largest logit)
+  double logits = 0;  // largest difference, relative to max(1, largest logit)
   int64_t tokens = 0;
 };
 [[nodiscard]] VerifyReport VerifyModel(const WeightSource& source, const WeightSource& written, ThreadPool& pool);

@@ -19,24 +19,24 @@ namespace hydra {
 
 // Where each buffer of a block lies in the state's memory, in bytes; -1 = the block has none.
 struct BlockOffsets {
-  int64_t conv = -1;   // [K - 1, conv_dim] f32, oldest first
-  int64_t ssm = -1;    // [H, P, N] f32, or [D] when diagonal
-  int64_t k = -1;      // [Akv, rows, Dh] KV dtype; rows = window (position p in row p mod window) or ctx_size
+  int64_t conv = -1;  // [K - 1, conv_dim] f32, oldest first
+  int64_t ssm = -1;   // [H, P, N] f32, or [D] when diagonal
+  int64_t k = -1;     // [Akv, rows, Dh] KV dtype; rows = window (position p in row p mod window) or ctx_size
   int64_t v = -1;
-  int64_t ring_scores = -1;                       // [window] f32, beside the ring
-  int64_t pool_k = -1, pool_v = -1;               // [Akv, budget, Dh] KV dtype, in any order
-  int64_t pool_scores = -1, pool_pos = -1;        // [budget] f32, int32
-  int64_t moe_sum = -1, moe_mean = -1;            // [D] f32
-  int64_t moe_ids = -1, moe_weights = -1;         // [top_k] int32, f32
-  int64_t ws_M = -1, ws_acc = -1;                 // [S, r] f32
-  int64_t ws_sum = -1, ws_max = -1;               // [S] f32
+  int64_t ring_scores = -1;                 // [window] f32, beside the ring
+  int64_t pool_k = -1, pool_v = -1;         // [Akv, budget, Dh] KV dtype, in any order
+  int64_t pool_scores = -1, pool_pos = -1;  // [budget] f32, int32
+  int64_t moe_sum = -1, moe_mean = -1;      // [D] f32
+  int64_t moe_ids = -1, moe_weights = -1;   // [top_k] int32, f32
+  int64_t ws_M = -1, ws_acc = -1;           // [S, r] f32
+  int64_t ws_sum = -1, ws_max = -1;         // [S] f32
 };
 
 // One buffer of a block, for saving.
 struct StateBuffer {
-  const char* name;
-  int64_t offset, bytes;
-  DType dtype;
+  const char* name = nullptr;
+  int64_t offset = 0, bytes = 0;
+  DType dtype = DType::kF32;
   int64_t growing_heads = 0;  // > 0: full attention's cache, [heads][ctx_size] rows, of which the first pos() are used
 };
 
@@ -45,7 +45,7 @@ struct StateLayout {
   StateLayout(const ModelConfig& config, KvDtype kv, int64_t ctx_size, int64_t moe_k);
   std::vector<BlockOffsets> blocks;
   std::vector<std::vector<StateBuffer>> buffers;  // of each block
-  int64_t bytes = 0;           // of all buffers, each aligned to 64
+  int64_t bytes = 0;                              // of all buffers, each aligned to 64
   int64_t constant_bytes = 0;  // of the buffers that do not grow, without padding: what CountState() promises
   KvDtype kv;
   int64_t ctx_size, moe_k;
@@ -67,14 +67,16 @@ class SequenceState {
   // As new: position 0, initial values. Controls stay.
   void Reset();
 
-  // Exact to the bit. The file is safetensors: ids read and pending, controls, each buffer, a fingerprint of model and dtypes, a
-  // checksum. Load throws Error for a file that is cut, of another version, model or dtype, or whose checksum is wrong.
+  // Exact to the bit. The file is safetensors: ids read and pending, controls, each buffer, a fingerprint of model and
+  // dtypes, a checksum. Load throws Error for a file that is cut, of another version, model or dtype, or whose checksum
+  // is wrong.
   void Save(const std::string& path) const;
   [[nodiscard]] static SequenceState Load(const std::string& path, const Model& model);
 
   [[nodiscard]] int64_t pos() const { return static_cast<int64_t>(ids_.size()); }  // tokens read
   [[nodiscard]] std::span<const int32_t> ids() const { return ids_; }              // which ones
-  // Tokens of the text that are to be read next: the last one picked. Forked and saved with the rest; Forward ignores them.
+  // Tokens of the text that are to be read next: the last one picked. Forked and saved with the rest; Forward ignores
+  // them.
   [[nodiscard]] std::span<const int32_t> pending() const { return pending_; }
   void SetPending(std::vector<int32_t> ids) { pending_ = std::move(ids); }
   [[nodiscard]] const Controls& controls() const { return controls_; }
@@ -104,7 +106,7 @@ class SequenceState {
 
   std::shared_ptr<const ModelWeights> weights_;  // keeps them, and names the model
   std::shared_ptr<const StateLayout> layout_;
-  std::shared_ptr<std::byte> data_;  // mapped: pages of full attention's cache are taken when first written
+  std::shared_ptr<std::byte> data_;             // mapped: pages of full attention's cache are taken when first written
   std::vector<std::array<int32_t, 2>> counts_;  // of each block: pool_size, route_count
   std::vector<int32_t> ids_, pending_;
   Controls controls_;

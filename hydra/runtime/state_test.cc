@@ -87,7 +87,8 @@ TEST(SequenceState, ForkGoesItsOwnWay) {
     SequenceState child = forked.Fork();
     (void)LogitsInPieces(model, child, other, {1}, pool);  // must not be seen by its parent
     EXPECT_EQ(child.pos(), 90);
-    ExpectSameBits(LogitsInPieces(model, forked, all.subspan(50), {1}, pool), LogitsInPieces(model, plain, all.subspan(50), {1}, pool));
+    ExpectSameBits(LogitsInPieces(model, forked, all.subspan(50), {1}, pool),
+                   LogitsInPieces(model, plain, all.subspan(50), {1}, pool));
   }
 }
 
@@ -109,7 +110,8 @@ TEST(SequenceState, SavedAndLoadedIsTheSameToTheBit) {
       SequenceState loaded = SequenceState::Load(folder / "a.state", again);
       EXPECT_EQ(loaded.pos(), 57);
       EXPECT_EQ(loaded.controls(), state.controls());
-      ExpectSameBits(LogitsInPieces(again, loaded, all.subspan(57), {1, 9, 1}, pool), LogitsInPieces(model, state, all.subspan(57), {1, 9, 1}, pool));
+      ExpectSameBits(LogitsInPieces(again, loaded, all.subspan(57), {1, 9, 1}, pool),
+                     LogitsInPieces(model, state, all.subspan(57), {1, 9, 1}, pool));
     }
 }
 
@@ -123,8 +125,10 @@ TEST(SequenceState, FilesThatDoNotFitAreRefused) {
   const std::string path = folder / "a.state";
   state.Save(path);
   const auto load = [&](const Model& m) { return [&] { (void)SequenceState::Load(path, m); }; };
-  ExpectError(load(testing::BuildModel(testing::RandomSource(config, 10))), ErrorCode::kFormat, {"a.state", "model_sha256", "another model"});
-  ExpectError(load(testing::BuildModel(testing::RandomSource(config, 9), {.kv_dtype = KvDtype::kF16})), ErrorCode::kFormat, {"kv_dtype = f32", "f16"});
+  ExpectError(load(testing::BuildModel(testing::RandomSource(config, 10))), ErrorCode::kFormat,
+              {"a.state", "model_sha256", "another model"});
+  ExpectError(load(testing::BuildModel(testing::RandomSource(config, 9), {.kv_dtype = KvDtype::kF16})),
+              ErrorCode::kFormat, {"kv_dtype = f32", "f16"});
   const std::string bytes = ReadFile(path);
   WriteFileAtomic(path, std::string_view(bytes).substr(0, bytes.size() - 100));
   ExpectError(load(model), ErrorCode::kFormat, {"a.state"});
@@ -143,14 +147,14 @@ TEST(SequenceState, BatchesAndThreadsChangeNoBitOfADecodeStep) {
     for (int i = 0; i < kSequences; ++i) ids.push_back(RandomIds(60 + i, c.config.vocab_size, 20 + i));
     const auto prefilled = [&](int i, ThreadPool& pool) {
       SequenceState state(model);
-      (void)model.Prefill(state, std::span(ids[i]).first(static_cast<size_t>(20 + i)), pool);
+      (void)model.Prefill(state, std::span(ids[i]).first(20 + static_cast<size_t>(i)), pool);
       return state;
     };
     ThreadPool one(1), three(3);
     std::vector<std::vector<float>> alone;
     for (int i = 0; i < kSequences; ++i) {
       SequenceState state = prefilled(i, one);
-      alone.push_back(LogitsInPieces(model, state, std::span(ids[i]).subspan(static_cast<size_t>(20 + i)), {1}, one));
+      alone.push_back(LogitsInPieces(model, state, std::span(ids[i]).subspan(20 + static_cast<size_t>(i)), {1}, one));
     }
     std::vector<SequenceState> states;
     for (int i = 0; i < kSequences; ++i) states.push_back(prefilled(i, one));
@@ -159,17 +163,20 @@ TEST(SequenceState, BatchesAndThreadsChangeNoBitOfADecodeStep) {
     for (size_t step = 0; step < 40; ++step) {
       std::vector<Segment> segments;
       for (int i = kSequences - 1; i >= 0; --i)  // another order than they were made in
-        segments.push_back({&states[static_cast<size_t>(i)], std::span(ids[i]).subspan(static_cast<size_t>(20 + i) + step, 1)});
+        segments.push_back(
+            {&states[static_cast<size_t>(i)], std::span(ids[i]).subspan(static_cast<size_t>(20 + i) + step, 1)});
       const auto logits = model.Forward(segments, LogitsOf::kLast, three, scratch);
       for (int i = 0; i < kSequences; ++i)
-        ExpectSameBits(logits.subspan(static_cast<size_t>(kSequences - 1 - i) * V, V), std::span<const float>(alone[i]).subspan(step * V, V));
+        ExpectSameBits(logits.subspan(static_cast<size_t>(kSequences - 1 - i) * V, V),
+                       std::span<const float>(alone[i]).subspan(step * V, V));
     }
   }
 }
 
 TEST(SequenceState, ALongFullContextIsCutOverThreadsWithoutChangingABit) {
   ModelConfig config = Cases()[3].config;
-  const Model model = testing::BuildModel(testing::RandomSource(config, 12), {.ctx_size = 2600, .kv_dtype = KvDtype::kF16});
+  const Model model =
+      testing::BuildModel(testing::RandomSource(config, 12), {.ctx_size = 2600, .kv_dtype = KvDtype::kF16});
   const auto ids = RandomIds(2500, config.vocab_size, 13);
   std::vector<float> first;
   for (const int threads : {1, 2, 3}) {
@@ -200,7 +207,8 @@ TEST(SequenceState, ControlsAndTokensAreChecked) {
   (void)model.Prefill(state, RandomIds(40, 128, 15), pool);
   const Model full = testing::BuildModel(testing::RandomSource(Cases()[3].config, 16), {.ctx_size = 16});
   SequenceState cache(full);
-  ExpectError([&] { (void)full.Prefill(cache, RandomIds(17, 128, 1), pool); }, ErrorCode::kUsage, {"--ctx-size 16", "17"});
+  ExpectError([&] { (void)full.Prefill(cache, RandomIds(17, 128, 1), pool); }, ErrorCode::kUsage,
+              {"--ctx-size 16", "17"});
   EXPECT_EQ(cache.pos(), 0);
 }
 
