@@ -135,7 +135,7 @@ def table(bench, info):
     out = ["# Tokenizer: hydralm against Python's tokenizers", "",
            f"{info['cpu']}, {info['cpus']} CPUs, one thread each side; tokenizers {info['tokenizers']}, "
            f"Python {info['python']}; commit {info['commit']}. Alternating, {bench.reps} runs after a warm-up; "
-           f"load average {info['load_5_min']} after the run (above the number of CPUs, other work shared the machine "
+           f"load average {info['load_5_min']} after the run (where it is above the number of CPUs, other work shared the machine "
            "and both sides are slower than alone). "
            "Made by `bench/tokenizer.py`.", "",
            "Seconds are median (min .. max). Where our side is a whole command, its time holds the start of the "
