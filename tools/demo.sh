@@ -21,6 +21,7 @@ unpack() {
   esac > "$1" || { rm -rf "$data"; refuse "$DATA: cannot be unpacked to its end"; }
 }
 
+# Refuses a text that is too short to learn from.
 enough() {
   size=$(wc -c < "$1")
   [ "$size" -ge 100000 ] || { rm -rf "$data"; refuse "${DATA:-the text} has $size bytes: 100,000 are needed to learn anything"; }
@@ -48,9 +49,11 @@ mkdir -p "$data"
 case $DATA in
   *.jsonl | *.jsonl.gz | *.jsonl.zst)
     text=$DATA
-    unpack "$data/whole.part"
-    enough "$data/whole.part"
-    rm "$data/whole.part"
+    if [ ! -s "$data/tokenizer.json" ]; then
+      unpack "$data/whole.part"
+      enough "$data/whole.part"
+      rm "$data/whole.part"
+    fi
     ;;
   *)
     if [ ! -s "$text" ]; then

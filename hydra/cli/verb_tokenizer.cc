@@ -116,18 +116,15 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
                       .min_count = flags.min_count,
                       .progress = [&](const BpeTrainProgress& p) { line(p); }});
   const auto start = Clock::now();
-  bool some = false;
   for (const auto& file : flags.files) {
     TextInput input(file, {.doc_sep = flags.doc_sep, .field = flags.field});
     for (TextDocument document; input.Next(&document);) {
       for (const TextSegment& segment : document.segments) {
-        if (segment.special) continue;  // markup is no text to learn words from
-        trainer.Add(segment.text);
-        some = some || !segment.text.empty();
+        if (!segment.special) trainer.Add(segment.text);  // markup is no text to learn words from
       }
     }
   }
-  if (!some)
+  if (trainer.empty())
     throw Error(ErrorCode::kData, StrCat(flags.files.front(), ": the corpus is empty: a tokenizer needs text"));
   const double count_seconds = SecondsSince(start);
   const auto merge_start = Clock::now();

@@ -359,9 +359,11 @@ std::string BpeTrainer::Impl::Json() const {
   return out + "\n    ]\n  }\n}\n";
 }
 
+bool BpeTrainer::empty() const { return impl_->words == 0; }
+
 BpeTrainResult BpeTrainer::Train() {
   Impl& impl = *impl_;
-  if (impl.words == 0) throw Error(ErrorCode::kData, "the corpus is empty: a tokenizer needs text to be trained on");
+  if (empty()) throw Error(ErrorCode::kData, "the corpus is empty: a tokenizer needs text to be trained on");
   impl.Report(BpeTrainProgress::Phase::kCount, impl.bytes, 0);
   MergeFinder finder(impl.counts, impl.StartVocabulary());
   impl.FindMerges(finder);

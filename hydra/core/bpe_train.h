@@ -49,7 +49,8 @@ class BpeTrainer {
 
   // Counts the words of one document; pieces never reach over its ends. Invalid UTF-8 counts as U+FFFD.
   void Add(std::string_view document);
-  // Throws kData where no text was added. Call once.
+  [[nodiscard]] bool empty() const;  // no text was added
+  // Throws kData where empty(). Call once.
   [[nodiscard]] BpeTrainResult Train();
 
  private:
