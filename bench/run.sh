@@ -12,3 +12,4 @@ python=.venv/bin/python
 "$python" bench/llama_cpp.py "$build"
 "$python" bench/memory.py "$build"
 "$python" bench/train_forward.py "$build"
+"$python" bench/trainer.py "$build"

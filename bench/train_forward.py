@@ -6,6 +6,7 @@
 #   bench/train_forward.py BUILD [--reps 5] [--long-reps 3] [--longest-reps 2] [--threads 2] [--only TEXT] [--no-peers] [-o bench/results]
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -17,7 +18,7 @@ STEP_TOKENS = 2048  # tokens of a training step where T is not longer
 PEERS = {"torch": ["eager"], "torch compiled": ["compiled"], "transformers": ["eager"], "torch, MKL as ours": ["eager"]}
 PRELOAD = "torch, MKL as ours"  # MKL asks for the processor's maker; there it gets the answer that ours gives (nn/process.cc)
 # (mode, lengths, preset, engine)
-GROUPS = [("train", (512, 2048, 8192), "hydra-29m", "hydralm"), ("train", (512, 2048, 8192), "transformer-29m", "hydralm"),
+GROUPS = [("train", (512, 2048, 8192, 16384, 32768), "hydra-29m", "hydralm"), ("train", (512, 2048, 8192), "transformer-29m", "hydralm"),
           ("train", (512, 2048, 8192), "transformer-29m", "torch"), ("train", (512, 2048), "transformer-29m", "torch compiled"),
           ("train", (512, 2048, 8192), "transformer-29m", PRELOAD), ("forward", (1024, 8192), "transformer-29m", PRELOAD),
           ("train", (512, 2048), "mamba2-29m", "hydralm"), ("train", (2048,), "mamba2-29m", "transformers"),
@@ -75,11 +76,17 @@ def ratios(rows):
     return out
 
 
+def memory_slope(rows, preset):
+    """Log-log slope of peak memory over the length, least squares; training at batch 1."""
+    points = [(math.log(r["T"]), math.log(r["peak_bytes"])) for r in rows if (r["mode"], r["preset"], r["engine"], r["rows"]) == ("train", preset, "hydralm", 1)]
+    return statistics.linear_regression(*zip(*points)).slope if len(points) > 1 else None
+
+
 def markdown(rows, about):
     lines = ["# Training and forward of the 29M models", "",
              f"{about['machine']}; {about['threads']} threads, fp32, seed 1 (random ids); commit {about['commit']}; load average {about['load']:.1f} "
              f"at the end. {about['reps']} rounds over all cases in turn ({about['long_reps']} with T > 2048, {about['longest_reps']} with T > 32768), a process each. Made by `{about['command']}`.", "",
-             "Tokens/s are median (min .. max) of one step each, after a warm-up step of the same shape (8,192 tokens a row at most). Training is forward, backward, clipping and AdamW on one step of 2,048 tokens (8,192 at T = 8192); forward "
+             "Tokens/s are median (min .. max) of one step each, after a warm-up step of the same shape (8,192 tokens a row at most). Training is forward, backward, clipping and AdamW on one step of 2,048 tokens (T tokens where T is longer); forward "
              "gives the logits of the last position. The share is counted FLOPs (docs/DESIGN.md, promise 3; backward = 2 forwards) per second over "
              "the fp32 GEMM speed measured in the same process. torch: a transformer of the same sizes in Python (bench/peers/torch_models.py); transformers: its Mamba2 of the same sizes. MKL, which both sides use, gives processors of other makers than Intel its AVX2 kernels; "
              "hydralm-train makes it take AVX-512 where there is. Python has that too in the rows \"MKL as ours\" (a preloaded library); the others are torch as pip installs it.", "",
@@ -93,7 +100,9 @@ def markdown(rows, about):
         counted = f"{r['flops_per_token'] / 1e6:.1f} M | {r['peak_share']:.2f}" if "flops_per_token" in r else " | "
         lines.append(f"| {r['mode']} | {r['T']} | {r['preset']} | {r['engine']} | {t['median']:.0f} ({t['min']:.0f} .. {t['max']:.0f}) | {counted} | {r['peak_bytes'] / 2**20:.0f} |")
     gemm = statistics.median(r["gemm_flops_per_s"] for r in rows)
-    return "\n".join(lines + ["", f"Measured GEMM limit: {gemm / 1e9:.0f} GFLOP/s (median over cases).", ""])
+    slope = memory_slope(rows, "hydra-29m")
+    lines += ["", f"Peak memory of training hydra-29m grows as T to the power of {slope:.2f} from 2K on at batch 1 (least squares of the logarithms; to reach: <= 1.05)."] if slope else []
+    return "\n".join(lines + ["", f"Measured GEMM limit: {gemm / 1e9:.0f} GFLOP/s (median over cases).", "", "CUDA: `hydralm train --device cuda` compiles; it has not run, no GPU was at hand.", ""])
 
 
 def main():
