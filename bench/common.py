@@ -25,7 +25,9 @@ def machine():
 
 
 def commit():
-    return run("git", "rev-parse", "--short", "HEAD").strip() + ("+" if run("git", "status", "--porcelain", "--untracked-files=no").strip() else "")
+    """The short hash; + where sources differ from it. Results of another benchmark are no sources."""
+    changed = run("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results").strip()
+    return run("git", "rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
 
 
 def spread(values, digits=1):
