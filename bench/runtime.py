@@ -95,7 +95,7 @@ def batch_table(rows):
             one, eight = (rows[side][0]["bytes_per_tok"] for side in (sides[0], sides[-1]))
             megabytes = "; ".join(f"{b['weights'] / 1e6:.1f} + {b['state'] / 1e6:.1f}" for b in (one, eight))
             bandwidth = median([row["read_gb_per_s"] for row in rows[sides[-1]]])
-            bound = bandwidth * 1e9 / sum(eight.values()) / median(rates(rows[sides[0]]))
+            bound = bandwidth * 1e9 / (eight["weights"] + 2 * eight["state"] + eight["kv"]) / median(rates(rows[sides[0]]))
             out.append(f"| {name} | " + " | ".join(spread(rates(rows[side])) for side in sides) +
                        f" | {median(rates(rows[sides[-1]])) / median(rates(rows[sides[0]])):.2f} | {'>= 3' if 'Q8_0' in name or 'q8_0' in name else ''} | {megabytes} | "
                        f"{bound:.2f} |")
@@ -124,7 +124,7 @@ def main():
             *ratio_table(rows), "",
             f"State of one sequence of hydra-29m: {state_bytes(hydralm, 16384):,} bytes at 16K tokens, {state_bytes(hydralm, 1 << 20):,} at 1M.", "",
             "Decode of several sequences at once, tokens a second of all together. A batch reads each weight once, but every sequence has a state of its own and experts of "
-            "its own. The last column is what 8 / 1 would be if the batch of 8 moved its bytes at the measured read bandwidth: the weights that one sequence of a 29M model reads fit the "
+            "its own. The last column is what 8 / 1 would be if the batch of 8 moved its bytes (weights and state read, state written) at the measured read bandwidth: the weights that one sequence of a 29M model reads fit the "
             "processor's last cache or nearly, the states and weights of eight do not.", "", *batch_table(rows), ""]
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
