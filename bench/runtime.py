@@ -14,16 +14,16 @@ from common import commit, machine, median, run, spread
 DEMO = Path("runs/demo/model")
 # (what, numerator, denominator, ratio to reach); a side is (model, prompt, generated, depth, batch)
 RATIOS = [
-    ("hydra-29m f32: decode at 64K / at 1K", ("hydra-29m f32", 0, 128, 65536, 1), ("hydra-29m f32", 0, 128, 1024, 1), 0.95),
-    ("hydra-29m Q8_0: decode at 64K / at 1K", ("hydra-29m q8_0", 0, 128, 65536, 1), ("hydra-29m q8_0", 0, 128, 1024, 1), 0.9),
+    ("hydra-29m f32: decode at 64K / at 1K", ("hydra-29m f32", 0, 512, 65536, 1), ("hydra-29m f32", 0, 512, 1024, 1), 0.95),
+    ("hydra-29m Q8_0: decode at 64K / at 1K", ("hydra-29m q8_0", 0, 512, 65536, 1), ("hydra-29m q8_0", 0, 512, 1024, 1), 0.9),
     ("hydra-29m f32: prefill of 64K / of 1K", ("hydra-29m f32", 65536, 0, 0, 1), ("hydra-29m f32", 1024, 0, 0, 1), 0.9),
-    ("nano (demo): decode at 64K / at 1K", ("nano", 0, 128, 65536, 1), ("nano", 0, 128, 1024, 1), 0.95),
+    ("nano (demo): decode at 64K / at 1K", ("nano", 0, 512, 65536, 1), ("nano", 0, 512, 1024, 1), 0.95),
     ("nano (demo): prefill of 64K / of 1K", ("nano", 65536, 0, 0, 1), ("nano", 1024, 0, 0, 1), 0.9),
     ("hydra-29m / transformer-29m, bf16: prefill of 8K", ("hydra-29m bf16", 8192, 0, 0, 1), ("transformer-29m bf16", 8192, 0, 0, 1), 2),
     ("hydra-29m / transformer-29m, bf16: decode at 8K", ("hydra-29m bf16", 0, 64, 8192, 1), ("transformer-29m bf16", 0, 64, 8192, 1), 2),
     ("hydra-29m / transformer-29m, bf16: decode at 32K", ("hydra-29m bf16", 0, 64, 32768, 1), ("transformer-29m bf16", 0, 64, 32768, 1), 6),
 ]
-BATCHED = ["SmolLM2 Q8_0", "SmolLM2 Q4_1", "hydra-29m q8_0", "transformer-29m q8_0", "mamba2-29m q8_0"]
+BATCHED = ["SmolLM2 Q8_0", "SmolLM2 Q4_1", "transformer-29m q8_0", "hydra-29m q8_0", "hydra-29m q8_0, state bf16", "mamba2-29m q8_0", "mamba2-29m q8_0, state bf16"]
 BATCHES = [1, 2, 4, 8]
 
 
@@ -33,6 +33,7 @@ def models(hydralm):
     if not q8.exists():
         run(hydralm, "quantize", smollm2, "-o", q8, "--type", "q8_0")
     named = {f"{preset} {kind}": ["--preset", preset, "--type", kind] for preset in ("hydra-29m", "transformer-29m", "mamba2-29m") for kind in ("f32", "bf16", "q8_0")}
+    named |= {f"{name}, state bf16": [*named[name], "--state-dtype", "bf16"] for name in ("hydra-29m q8_0", "mamba2-29m q8_0")}
     named |= {"SmolLM2 Q4_1": ["-m", smollm2], "SmolLM2 Q8_0": ["-m", q8]}
     if DEMO.exists():
         named["nano"] = ["-m", DEMO]
@@ -81,8 +82,8 @@ def ratio_table(rows):
     out = ["| what | ratio | to reach | numerator tok/s | moved or computed | denominator tok/s | moved or computed |", "|---|---|---|---|---|---|---|"]
     for what, upper, lower, bar in RATIOS:
         if upper in rows and lower in rows:
-            ratio = median(rates(rows[upper])) / median(rates(rows[lower]))
-            out.append(f"| {what} | {ratio:.2f} | >= {bar} | {side_cells(rows[upper])} | {side_cells(rows[lower])} |")
+            ratios = [a / b for a, b in zip(rates(rows[upper]), rates(rows[lower]))]  # of a round, whose two sides follow each other
+            out.append(f"| {what} | {spread(ratios, 2)} | >= {bar} | {side_cells(rows[upper])} | {side_cells(rows[lower])} |")
     return out
 
 
@@ -90,7 +91,7 @@ def batch_table(rows):
     out = ["| model | " + " | ".join(f"batch {b}" for b in BATCHES) + " | 8 / 1 | to reach | MB a token at 1; 8: weights + state | 8 at the read bandwidth / 1 |",
            "|---" * (len(BATCHES) + 5) + "|"]
     for name in BATCHED:
-        sides = [(name, 0, 64, 0, b) for b in BATCHES]
+        sides = [(name, 0, 256, 0, b) for b in BATCHES]
         if sides[0] in rows:
             one, eight = (rows[side][0]["bytes_per_tok"] for side in (sides[0], sides[-1]))
             megabytes = "; ".join(f"{b['weights'] / 1e6:.1f} + {b['state'] / 1e6:.1f}" for b in (one, eight))
@@ -115,11 +116,11 @@ def main():
     pairs = [(upper, lower) for _, upper, lower, _ in RATIOS if upper[0] in named and args.only in upper[0]]
     sides = list(dict.fromkeys(side for pair in pairs for side in pair))
     rows = measure(hydralm, named, sides, args.reps, args.threads)
-    rows |= measure(hydralm, named, [(name, 0, 64, 0, b) for name in BATCHED if args.only in name for b in BATCHES], args.reps, args.threads)
+    rows |= measure(hydralm, named, [(name, 0, 256, 0, b) for name in BATCHED if args.only in name for b in BATCHES], args.reps, args.threads)
     command = f"bench/runtime.py --reps {args.reps} --threads {args.threads}"
     text = ["# The runtime: context and batch", "",
             f"{machine()}; {args.threads} threads; commit {commit()}; kernels {next(iter(rows.values()))[0]['target']}. Made by `{command}`: {args.reps} rounds over all sides in turn, "
-            "a process each; median (min .. max). The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, multiply-adds) are measured by `hydralm bench` "
+            "a process each; median (min .. max); a ratio is the median of the rounds' ratios. The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, multiply-adds) are measured by `hydralm bench` "
             "beside each row; GB/s counts the bytes of weights, state and cache that a token touches.", "",
             *ratio_table(rows), "",
             f"State of one sequence of hydra-29m: {state_bytes(hydralm, 16384):,} bytes at 16K tokens, {state_bytes(hydralm, 1 << 20):,} at 1M.", "",

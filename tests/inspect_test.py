@@ -79,7 +79,7 @@ class Inspect(unittest.TestCase):
     def test_bad_input_is_one_line_and_status_2(self):
         for args, word in ((("-m", "/nothing/here"), "/nothing/here"), (("--preset", "hydra-28m"), "hydra-29m"),
                            (("--preset", "hydra-nano", "--fit", "2XB"), "2XB"), (("--preset", "hydra-nano", "--ctx", "0"), "--ctx"),
-                           (("--preset", "hydra-nano", "--kv-dtype", "q4"), "q4"),
+                           (("--preset", "hydra-nano", "--kv-dtype", "q4"), "q4"), (("--preset", "hydra-nano", "--state-dtype", "f16"), "f16"),
                            (("-m", os.path.join(GOLDEN, "parts.safetensors"), "--fit", "1GB"), "config.json"),
                            (("-m", os.path.abspath(__file__)), "inspect_test.py")):
             code, out, err = inspect(*args)

@@ -201,6 +201,11 @@ class Generate(RuntimeTest):
         for word in ("SIMD level", "activations f32: the weights are not quantised", "ssm in", "expert gate+up", "head"):
             self.assertIn(word, got.stderr)
 
+    def test_rounded_state(self):
+        got = self.verb("generate", "hydra", "-p", PROMPT, "-n", "4", "--state-dtype", "bf16", "--explain", "-q")
+        self.assertEqual(got.returncode, 0, got.stderr)
+        self.assertIn("recurrent state bf16", got.stderr)
+
 
 class Mistakes(RuntimeTest):
     def test_bad_values_are_one_line_and_status_2(self):
@@ -208,7 +213,7 @@ class Mistakes(RuntimeTest):
                 ((), "no prompt"), (("-p", ""), "no tokens"), (("-p", "a", "-f", "b"), "one of -p and -f"), (("-f", "/nothing"), "/nothing"),
                 (("-p", "a", "-n", "-2"), "--n-predict -2"), (("-p", "a", "-n", "0.5"), "--n-predict 0.5"), (("-p", "a", "-t", "-1"), "--threads -1"),
                 (("-p", "a", "-t", "1e9"), "--threads"), (("-p", "a", "-c", "-1"), "--ctx-size -1"), (("-p", "a", "--kv-dtype", "q4"), "q4"),
-                (("-p", "a", "--state-dtype", "bf16"), "state in f32 only"), (("-p", "a", "--state-dtype", "x"), "--state-dtype x"),
+                (("-p", "a", "--state-dtype", "f16"), "--state-dtype f16: must be f32 or bf16"),
                 (("-p", "a", "--act", "q9"), "--act q9"), (("-p", "a", "--target", "avx99"), "avx99"), (("-p", "a", "--device", "cuda"), "CPU only"),
                 (("-p", "a", "--device", "tpu"), "--device tpu"), (("-p", "a", "--temp", "-1"), "--temp"), (("-p", "a", "--top-p", "0"), "--top-p"),
                 (("-p", "a", "--top-k", "-1"), "--top-k"), (("-p", "a", "--min-p", "2"), "--min-p"), (("-p", "a", "--repeat-penalty", "0"), "--repeat-penalty"),

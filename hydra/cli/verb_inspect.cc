@@ -42,7 +42,7 @@ struct InspectOptions {
   std::string preset;
   int64_t ctx = 8192;
   int64_t batch = 1;
-  std::string kv_dtype = "f16";
+  std::string kv_dtype = "f16", state_dtype = "f32";
   std::string fit;        // bytes, with a unit
   std::string bandwidth;  // bytes a second, with a unit
   bool tensors = false;
@@ -383,8 +383,10 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   const int64_t have = options.fit.empty() ? 0 : ParseBytes("inspect: --fit", options.fit);
   std::optional<int64_t> bandwidth;
   if (!options.bandwidth.empty()) bandwidth = ParseBytes("inspect: --bandwidth", options.bandwidth);
-  const RunOptions run{
-      .ctx = options.ctx, .batch = options.batch, .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype")};
+  const RunOptions run{.ctx = options.ctx,
+                       .batch = options.batch,
+                       .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype"),
+                       .state = ParseStateDtype(options.state_dtype, "inspect: --state-dtype")};
 
   const Subject subject = LoadSubject(options);
   if (!common.quiet)
@@ -434,6 +436,7 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-c,--ctx,--ctx-size", options->ctx, "tokens a sequence")->check(Range(1, 1 << 27));
   verb->add_option("--batch", options->batch, "sequences at once")->check(Range(1, 4096));
   verb->add_option("--kv-dtype", options->kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
+  verb->add_option("--state-dtype", options->state_dtype, "Mamba-2's recurrent state as f32 or bf16")->type_name("TYPE");
   verb->add_option("--fit", options->fit, "exit with 1 if running it needs more memory, such as 2GB or 1.5GiB")
       ->type_name("BYTES");
   verb->add_option("--bandwidth", options->bandwidth,

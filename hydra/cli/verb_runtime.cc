@@ -38,13 +38,6 @@ Activations ParseActivations(const std::string& name) {
   throw Error(ErrorCode::kUsage, fmt::format("--act {}: must be auto, f32 or q8", name));
 }
 
-void CheckStateDtype(const std::string& name) {
-  if (name == "f32") return;
-  if (name == "bf16")
-    throw Error(ErrorCode::kNotBuilt, "--state-dtype bf16: this build keeps recurrent state in f32 only");
-  throw Error(ErrorCode::kUsage, fmt::format("--state-dtype {}: must be f32", name));
-}
-
 // Tokens a sequence, with a warning where the model was trained for fewer.
 int64_t ContextSize(const ModelFlags& flags, const OpenOptions& options, int64_t trained) {
   if (!flags.ctx_given) return options.ctx > 0 ? options.ctx : std::min(flags.ctx, trained);
@@ -141,7 +134,8 @@ void PrintExplain(const Model& model, const ModelFlags& flags) {
              flags.act != "auto" ? "asked for"
              : w.quantised       ? "the weights are quantised"
                                  : "the weights are not quantised");
-  fmt::print(stderr, "explain      keys and values {}, recurrent state f32\n", KvDtypeName(model.options().kv_dtype));
+  fmt::print(stderr, "explain      keys and values {}, recurrent state {}\n", KvDtypeName(model.options().kv_dtype),
+             StateDtypeName(model.options().state_dtype));
   for (const KernelRow& row : KernelRows(w))
     fmt::print(stderr, "explain      {:<18} {:<5} [{}, {}]: {}\n", row.part, Info(row.w->type).name, row.w->rows,
                row.w->cols, KernelText(*row.w, q8));
@@ -160,13 +154,13 @@ Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options) {
 
 Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options) {
   CheckDevice(flags.device);
-  CheckStateDtype(flags.state_dtype);
   kernels::SetTarget(flags.target);
   LoadOptions load;
   load.kv_dtype = ParseKvDtype(flags.kv_dtype, "--kv-dtype");
+  load.state_dtype = ParseStateDtype(flags.state_dtype, "--state-dtype");
   load.act = options.f32_only ? Activations::kF32 : ParseActivations(flags.act);
   load.ctx_size = ContextSize(flags, options, source.config.max_position_embeddings);
-  const RunOptions run{.ctx = load.ctx_size, .batch = 1, .kv = load.kv_dtype};
+  const RunOptions run{.ctx = load.ctx_size, .batch = 1, .kv = load.kv_dtype, .state = load.state_dtype};
   const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
   CheckMemory(source, run, bytes);
   auto pool = std::make_unique<ThreadPool>(flags.threads);

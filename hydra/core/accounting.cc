@@ -140,6 +140,14 @@ KvDtype ParseKvDtype(std::string_view name, const std::string& where) {
   throw Error(ErrorCode::kUsage, StrCat(where, " ", name, ": must be f32, bf16, f16 or q8_0"));
 }
 
+const char* StateDtypeName(StateDtype dtype) { return dtype == StateDtype::kBF16 ? "bf16" : "f32"; }
+
+StateDtype ParseStateDtype(std::string_view name, const std::string& where) {
+  for (const StateDtype dtype : {StateDtype::kF32, StateDtype::kBF16})
+    if (name == StateDtypeName(dtype)) return dtype;
+  throw Error(ErrorCode::kUsage, StrCat(where, " ", name, ": must be f32 or bf16"));
+}
+
 int64_t KvRowBytes(KvDtype dtype, int64_t n) {
   switch (dtype) {
     case KvDtype::kF32:
@@ -203,13 +211,14 @@ double MeanForwardFlops(const ModelConfig& config, int64_t tokens) {
          keys * static_cast<double>(FlopsPerKey(config));
 }
 
-StateBytes CountState(const ModelConfig& config, KvDtype kv) {
+StateBytes CountState(const ModelConfig& config, KvDtype kv, StateDtype state) {
   const SsmConfig& s = config.ssm;
   const AttentionConfig& a = config.attention;
   const WorkspaceConfig& w = config.workspace;
   StateBytes bytes;
   if (s.kind == SsmKind::kMamba2) {
-    bytes.ssm = SsmLayers(config) * s.d_inner() * s.d_state * kF32Bytes;         // h [H, P, N]
+    const int64_t number = state == StateDtype::kBF16 ? 2 : kF32Bytes;
+    bytes.ssm = SsmLayers(config) * s.d_inner() * s.d_state * number;            // h [H, P, N]
     bytes.conv = SsmLayers(config) * s.conv_dim() * (s.d_conv - 1) * kF32Bytes;  // [K - 1, cd]
   } else {
     bytes.ssm = SsmLayers(config) * config.d_model * kF32Bytes;  // s [D]
@@ -261,7 +270,7 @@ int64_t StepWeightBytes(const ModelConfig& config, const TensorTable& table, int
 
 RunBytes CountRun(const ModelConfig& config, const RunOptions& options, const TensorBytes& bytes) {
   const TensorTable table(config);
-  const int64_t state = CountState(config, options.kv).total();
+  const int64_t state = CountState(config, options.kv, options.state).total();
   RunBytes run;
   run.weights = WeightBytes(table, bytes);
   run.state = options.batch * state;

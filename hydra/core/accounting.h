@@ -24,6 +24,11 @@ enum class KvDtype { kF32, kBF16, kF16, kQ8_0 };
 // Bytes of one cached row of `n` numbers (a head's key or value).
 [[nodiscard]] int64_t KvRowBytes(KvDtype dtype, int64_t n);
 
+// Element type of Mamba-2's recurrent state; the diagonal recurrence, a row of numbers, is f32 always.
+enum class StateDtype { kF32, kBF16 };
+[[nodiscard]] const char* StateDtypeName(StateDtype dtype);  // "f32", "bf16"
+[[nodiscard]] StateDtype ParseStateDtype(std::string_view name, const std::string& where);
+
 struct ComponentParams {
   Component component;
   int64_t total;   // parameters, buffers not counted
@@ -57,7 +62,7 @@ struct Flops {
 
 // The decode state of a sequence that does not grow (specs/hydra.md 10), without position and control values.
 struct StateBytes {
-  int64_t ssm = 0;        // recurrence, f32
+  int64_t ssm = 0;        // recurrence, state dtype
   int64_t conv = 0;       // last K-1 raw rows, f32
   int64_t kv = 0;         // window and landmark keys and values, KV dtype
   int64_t landmarks = 0;  // scores f32 and positions i32
@@ -65,7 +70,7 @@ struct StateBytes {
   int64_t workspace = 0;  // slots and the open chunk's online softmax
   [[nodiscard]] int64_t total() const { return ssm + conv + kv + landmarks + moe + workspace; }
 };
-[[nodiscard]] StateBytes CountState(const ModelConfig& config, KvDtype kv);
+[[nodiscard]] StateBytes CountState(const ModelConfig& config, KvDtype kv, StateDtype state = StateDtype::kF32);
 // KV of full attention: what one more token adds. 0 for models without it.
 [[nodiscard]] int64_t KvBytesPerToken(const ModelConfig& config, KvDtype kv);
 
@@ -84,6 +89,7 @@ struct RunOptions {
   int64_t ctx = 8192;
   int64_t batch = 1;
   KvDtype kv = KvDtype::kF16;
+  StateDtype state = StateDtype::kF32;
 };
 struct RunBytes {
   int64_t weights = 0;

@@ -86,9 +86,14 @@ TEST(Accounting, HydraPresetsHaveTheGoldenNumbers) {
     EXPECT_EQ(FlopsPerToken(config, kLongContext, FlopForm::kScan).linear, 2 * g.active);
     EXPECT_EQ(CountState(config, KvDtype::kF16).total(), g.state);
     EXPECT_EQ(KvBytesPerToken(config, KvDtype::kF16), 0);
+    const StateBytes f32 = CountState(config, KvDtype::kF16),
+                     bf16 = CountState(config, KvDtype::kF16, StateDtype::kBF16);
+    EXPECT_EQ(2 * bf16.ssm, f32.ssm);
+    EXPECT_EQ(f32.total() - bf16.total(), bf16.ssm);  // nothing else has that type
     config.ssm.kind = SsmKind::kDiagonal;
     EXPECT_EQ(CountParams(config).total, g.diagonal);
     EXPECT_EQ(CountState(config, KvDtype::kF16).ssm, config.n_layers() * config.d_model * 4);
+    EXPECT_EQ(CountState(config, KvDtype::kF16, StateDtype::kBF16).ssm, config.n_layers() * config.d_model * 4);
     EXPECT_EQ(CountState(config, KvDtype::kF16).conv, 0);
   }
 }
@@ -219,6 +224,8 @@ TEST(Accounting, KvRowsOfEveryType) {
   EXPECT_EQ(KvRowBytes(KvDtype::kQ8_0, 33), 68);
   EXPECT_EQ(ParseKvDtype("q8_0", "--kv-dtype"), KvDtype::kQ8_0);
   EXPECT_THROW((void)ParseKvDtype("q4_0", "--kv-dtype"), Error);
+  EXPECT_EQ(ParseStateDtype("bf16", "--state-dtype"), StateDtype::kBF16);
+  EXPECT_THROW((void)ParseStateDtype("f16", "--state-dtype"), Error);
 }
 
 TEST(Accounting, FitAdvisesOneFlagThatHelps) {

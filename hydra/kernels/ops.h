@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "hydra/core/accounting.h"  // KvDtype
+#include "hydra/core/accounting.h"  // KvDtype, StateDtype
 
 namespace hydra::kernels {
 
@@ -96,12 +96,13 @@ struct SsdArgs {
   const float* dt;     // [T, H], after softplus and clamp
   const float* A;      // [H], negative
   const float* D;      // [H]
-  float* state;        // [H, P, N], in place
+  void* state;         // [H, P, N] of state_dtype, in place
   float* y;            // [T, H, P], rows y_stride apart
   float* scratch;      // SsdScratchFloats(Q, P, N) for each concurrent call
   int64_t T, H, P, G, N, Q;
   int64_t h0 = 0, h1 = 0;  // heads of this call
   int64_t x_stride = 0, bc_stride = 0, y_stride = 0;  // 0 = H P, G N, H P
+  StateDtype state_dtype = StateDtype::kF32;  // sums are f32; bf16 is rounded when a step or a chunk is done
 };
 void Ssd(const SsdArgs& a);
 [[nodiscard]] int64_t SsdScratchFloats(int64_t Q, int64_t P, int64_t N);

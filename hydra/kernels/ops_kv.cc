@@ -28,13 +28,10 @@ void StoreF16(const float* x, int64_t n, uint16_t* row) {
   for (; i < n; ++i) row[i] = FloatToF16(x[i]);
 }
 
-void StoreBF16(const float* x, int64_t n, uint16_t* row) {
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, sizeof(bits));
-    const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;  // to nearest even; NaN stays one
-    row[i] = static_cast<uint16_t>(nan ? bits >> 16 | 64 : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-  }
+void StoreBF16(const float* x, int64_t n, std::byte* row) {
+  const FloatTag d;
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d)))
+    BF16Row::Store(LoadPart(d, x + i, Left(n, i)), row, i, Left(n, i));
 }
 
 // Blocks of 32: d = amax / 127 as f16, q = x / d of the unrounded d to nearest; the last block ends in zeros.
@@ -68,7 +65,7 @@ void StoreKvRow(KvDtype dtype, const float* x, int64_t n, void* row) {
       std::memcpy(row, x, static_cast<size_t>(n) * sizeof(float));
       return;
     case KvDtype::kBF16:
-      return StoreBF16(x, n, static_cast<uint16_t*>(row));
+      return StoreBF16(x, n, static_cast<std::byte*>(row));
     case KvDtype::kF16:
       return StoreF16(x, n, static_cast<uint16_t*>(row));
     case KvDtype::kQ8_0:

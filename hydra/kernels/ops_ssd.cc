@@ -13,6 +13,7 @@
 #define HWY_TARGET_INCLUDE "hydra/kernels/ops_ssd.cc"
 #include <hwy/foreach_target.h>
 #include "hydra/kernels/simd.h"
+#include "hydra/kernels/simd_kv-inl.h"
 #include "hydra/kernels/simd_math-inl.h"
 #include "hydra/kernels/small_gemm-inl.h"
 
@@ -31,6 +32,7 @@ struct SsdScratch {
   float* x;      // [Q, Pp]   x_j of a head, later exp(a_last - a_j) dt_j x_j
   float* y;      // [Q, Pp]   H C_i
   float* HT;     // [N, Pp]   the state of a head, transposed
+  float* H;      // [P, N]    the state of a head where that is not stored as f32
   float* panel;  // [kPanelRows, Qp] exp(a_i - a_j) (C_i B_j) dt_j, and D on the diagonal
   float* dt;     // [Qp]
   float* hi;  // [Qp] a_j = hi + lo: the sums of dA are kept to more than f32, for differences of large ones are small
@@ -49,6 +51,7 @@ inline int64_t LayOut(float* base, int64_t Q, int64_t P, int64_t N, SsdScratch* 
         .x = take(Q * Pp),
         .y = take(Q * Pp),
         .HT = take(N * Pp),
+        .H = take(P * N),
         .panel = take(kPanelRows * Qp),
         .dt = take(Qp),
         .hi = take(Qp),
@@ -67,12 +70,12 @@ namespace HWY_NAMESPACE {
 
 // ---- One token ----
 
-// Numbers ahead of those in work that StepRows asks for: the processor's own prefetching ends with each page.
-constexpr int64_t kStateAhead = 1024;
+// Bytes ahead of those in work that StepRows asks for: the processor's own prefetching ends with each page.
+constexpr int64_t kStateAhead = 4096;
 
 // R rows of a head's state: h = decay h + dx B, y = h C + Dx, each number read and written once.
-template <int R>
-HWY_INLINE void StepRows(float* h, const float* x, const float* B, const float* C, float decay, float dt, float D,
+template <class Row, int R>
+HWY_INLINE void StepRows(std::byte* h, const float* x, const float* B, const float* C, float decay, float dt, float D,
                          int64_t N, float* y) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -83,9 +86,10 @@ HWY_INLINE void StepRows(float* h, const float* x, const float* B, const float* 
   for (int64_t n = 0; n < N; n += lanes) {
     const auto b = LoadPart(d, B + n, Left(N, n)), c = LoadPart(d, C + n, Left(N, n));
     Repeat<R>([&](auto r) HYDRA_TILE_LAMBDA {
-      __builtin_prefetch(h + r * N + n + kStateAhead, 1, 3);
-      const auto next = hn::MulAdd(dx[r], b, hn::Mul(decays, LoadPart(d, h + r * N + n, Left(N, n))));
-      StorePart(next, d, h + r * N + n, Left(N, n));
+      std::byte* row = h + r * N * Row::kBytes;
+      __builtin_prefetch(row + n * Row::kBytes + kStateAhead, 1, 3);
+      const auto next = hn::MulAdd(dx[r], b, hn::Mul(decays, Row::Load(row, n, Left(N, n))));
+      Row::Store(next, row, n, Left(N, n));
       sums[r] = hn::MulAdd(next, c, sums[r]);
     });
   }
@@ -94,17 +98,19 @@ HWY_INLINE void StepRows(float* h, const float* x, const float* B, const float* 
   for (int r = 0; r < R; ++r) y[r] = out[r] + D * x[r];
 }
 
+template <class Row>
 void Step(const SsdArgs& a) {
+  const int64_t row = a.N * Row::kBytes;
   for (int64_t head = a.h0; head < a.h1; ++head) {
     const float* B = a.B + head * a.G / a.H * a.N;
     const float* C = a.C + head * a.G / a.H * a.N;
     const float* x = a.x + head * a.P;
-    float* h = a.state + head * a.P * a.N;
+    std::byte* h = static_cast<std::byte*>(a.state) + head * a.P * row;
     float* y = a.y + head * a.P;
     const float dt = a.dt[head], decay = std::exp(dt * a.A[head]), D = a.D[head];
     int64_t p = 0;
-    for (; p + 4 <= a.P; p += 4) StepRows<4>(h + p * a.N, x + p, B, C, decay, dt, D, a.N, y + p);
-    for (; p < a.P; ++p) StepRows<1>(h + p * a.N, x + p, B, C, decay, dt, D, a.N, y + p);
+    for (; p + 4 <= a.P; p += 4) StepRows<Row, 4>(h + p * row, x + p, B, C, decay, dt, D, a.N, y + p);
+    for (; p < a.P; ++p) StepRows<Row, 1>(h + p * row, x + p, B, C, decay, dt, D, a.N, y + p);
   }
 }
 
@@ -210,10 +216,10 @@ HWY_INLINE void FetchNextHead(const Chunk& k, int64_t head, int64_t i, int64_t r
 }
 
 // y_i = exp(a_i) H C_i + sum_{j <= i} exp(a_i - a_j) (C_i B_j) dt_j x_j + D x_i.
-void ChunkOutputs(const Chunk& k, int64_t head) {
+void ChunkOutputs(const Chunk& k, int64_t head, const float* state) {
   const SsdArgs& a = k.a;
   const SsdScratch& s = k.s;
-  TransposeScaled(a.state + head * a.P * a.N, a.N, a.P, a.N, 1.0f, s.HT, k.Pp);
+  TransposeScaled(state, a.N, a.P, a.N, 1.0f, s.HT, k.Pp);
   SmallGemm({.a = s.C,
              .a_row = k.Np,
              .a_k = 1,
@@ -246,7 +252,7 @@ void ChunkOutputs(const Chunk& k, int64_t head) {
 }
 
 // H = exp(a_last) H + sum_j exp(a_last - a_j) dt_j x_j (x) B_j.
-void ChunkState(const Chunk& k, int64_t head) {
+void ChunkState(const Chunk& k, float* state) {
   const SsdArgs& a = k.a;
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -260,12 +266,28 @@ void ChunkState(const Chunk& k, int64_t head) {
              .a_k = k.Pp,
              .b = reinterpret_cast<const std::byte*>(k.s.B),
              .b_row = k.Np * 4,
-             .c = a.state + head * a.P * a.N,
+             .c = state,
              .c_row = a.N,
              .M = a.P,
              .N = a.N,
              .K = k.q,
              .beta = k.s.decay + k.q - 1});
+}
+
+// One head of a chunk, with its state [P, N].
+void RunHead(const Chunk& k, int64_t head, float* state) {
+  ChunkOutputs(k, head, state);
+  ChunkState(k, state);
+}
+// The same with a state in bf16.
+void RunRoundedHead(const Chunk& k, int64_t head) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t n = k.a.P * k.a.N;
+  std::byte* stored = static_cast<std::byte*>(k.a.state) + head * n * BF16Row::kBytes;
+  for (int64_t i = 0; i < n; i += lanes) StorePart(BF16Row::Load(stored, i, Left(n, i)), d, k.s.H + i, Left(n, i));
+  RunHead(k, head, k.s.H);
+  for (int64_t i = 0; i < n; i += lanes) BF16Row::Store(LoadPart(d, k.s.H + i, Left(n, i)), stored, i, Left(n, i));
 }
 
 void Chunks(const SsdArgs& a) {
@@ -288,13 +310,19 @@ void Chunks(const SsdArgs& a) {
       if (group != prepared) PrepareGroup(chunk, group);
       prepared = group;
       PrepareHead(chunk, head);
-      ChunkOutputs(chunk, head);
-      ChunkState(chunk, head);
+      if (a.state_dtype == StateDtype::kF32) {
+        RunHead(chunk, head, static_cast<float*>(a.state) + head * a.P * a.N);
+      } else {
+        RunRoundedHead(chunk, head);
+      }
     }
   }
 }
 
-void Ssd(const SsdArgs& a) { a.T == 1 ? Step(a) : Chunks(a); }
+void Ssd(const SsdArgs& a) {
+  if (a.T > 1) return Chunks(a);
+  a.state_dtype == StateDtype::kF32 ? Step<F32Row>(a) : Step<BF16Row>(a);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace hydra::kernels

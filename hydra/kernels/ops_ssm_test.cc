@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "hydra/core/dtype.h"
 #include "hydra/kernels/ops.h"
 #include "hydra/kernels/testing.h"
 
@@ -212,6 +213,55 @@ TEST(Ssd, AnySplitMatchesRef) {
     SsdCase steps = fresh;
     for (int64_t t = 0; t < T; ++t) Ssd(steps.Args(t, t + 1, 0, 4));
     ExpectSameRun(want, steps);
+  });
+}
+
+// A state in bf16: read, summed in f32, rounded behind each step or chunk. The twin rounds behind each call.
+TEST(Ssd, RoundedStateMatchesRef) {
+  ForEachTarget([](const std::string&) {
+    const int64_t T = 19, H = 4, P = 21, N = 27, Q = 8;
+    for (const int64_t piece : {int64_t{1}, Q}) {
+      SsdCase want(T, H, P, 2, N, Q, 43), got = want;
+      std::vector<uint16_t> want_state, got_state;
+      for (const float v : want.state) want_state.push_back(FloatToBF16(v));
+      got_state = want_state;
+      for (int64_t t = 0; t < T; t += piece) {
+        SsdArgs a = want.Args(t, std::min(t + piece, T), 0, H), b = got.Args(t, std::min(t + piece, T), 0, H);
+        a.state_dtype = b.state_dtype = StateDtype::kBF16;
+        a.state = want_state.data();
+        b.state = got_state.data();
+        ref::Ssd(a);
+        Ssd(b);
+      }
+      for (size_t i = 0; i < want_state.size(); ++i) {
+        want.state[i] = BF16ToFloat(want_state[i]);
+        got.state[i] = BF16ToFloat(got_state[i]);
+      }
+      // Sums that fall on different sides of a tie differ by 2^-8 of the number, in a few places.
+      const double most = *std::max_element(want.state.begin(), want.state.end());
+      ExpectClose(want.state, got.state, most / 256);
+      ExpectClose(want.y, got.y, want.Error() + 4 * most / 256);
+      int64_t differ = 0;
+      for (size_t i = 0; i < want_state.size(); ++i) differ += want_state[i] != got_state[i];
+      EXPECT_LE(differ, static_cast<int64_t>(want_state.size()) / 100);
+    }
+  });
+}
+
+// A token of no duration leaves a state in bf16 as it is, to the bit, whatever it holds.
+TEST(Ssd, RoundedStateIsKeptByAStepOfNoTime) {
+  ForEachTarget([](const std::string&) {
+    SsdCase c(1, 2, 3, 1, 17, 4, 44);
+    std::fill(c.dt.begin(), c.dt.end(), 0.0f);
+    std::vector<uint16_t> state(c.state.size());
+    for (size_t i = 0; i < state.size(); ++i) state[i] = static_cast<uint16_t>(0x0080 + 311 * i);
+    state[5] = 0x7F80, state[6] = 0xFFC1;  // infinity, NaN
+    const std::vector<uint16_t> before = state;
+    SsdArgs a = c.Args(0, 1, 0, 2);
+    a.state = state.data();
+    a.state_dtype = StateDtype::kBF16;
+    Ssd(a);
+    EXPECT_EQ(state, before);
   });
 }
 

@@ -158,8 +158,10 @@ void Ssd(const SsdArgs& a) {
   const int64_t ys = StrideOr(a.y_stride, a.H * a.P);
   std::vector<double> state(static_cast<size_t>(a.P * a.N));
   for (int64_t h = a.h0; h < a.h1; ++h) {
-    float* stored = a.state + h * a.P * a.N;
-    std::copy_n(stored, a.P * a.N, state.begin());
+    const bool rounded = a.state_dtype == StateDtype::kBF16;
+    float* floats = static_cast<float*>(a.state) + h * a.P * a.N;
+    uint16_t* halves = static_cast<uint16_t*>(a.state) + h * a.P * a.N;
+    for (size_t i = 0; i < state.size(); ++i) state[i] = rounded ? BF16ToFloat(halves[i]) : floats[i];
     for (int64_t t = 0; t < a.T; ++t) {
       const float* B = a.B + t * bcs + h * a.G / a.H * a.N;
       const float* C = a.C + t * bcs + h * a.G / a.H * a.N;
@@ -175,7 +177,13 @@ void Ssd(const SsdArgs& a) {
         a.y[t * ys + h * a.P + p] = static_cast<float>(sum);
       }
     }
-    std::transform(state.begin(), state.end(), stored, [](double s) { return static_cast<float>(s); });
+    for (size_t i = 0; i < state.size(); ++i) {
+      const auto value = static_cast<float>(state[i]);
+      if (rounded)
+        halves[i] = FloatToBF16(value);
+      else
+        floats[i] = value;
+    }
   }
 }
 

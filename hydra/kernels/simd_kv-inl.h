@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of keys and values in each KV dtype, widened to vectors of f32. Compiled once a SIMD level, after simd.h.
-// Not here: f32 to rows (ops_kv.cc), GGUF's weights (weight_type.h).
+// Rows of keys, values and recurrent state in each dtype, widened to vectors of f32; vectors to f32 and bf16 rows.
+// Compiled once a SIMD level, after simd.h. Not here: f32 to other rows (ops_kv.cc), GGUF's weights (weight_type.h).
 #if defined(HYDRA_KERNELS_SIMD_KV_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYDRA_KERNELS_SIMD_KV_INL_H
 #undef HYDRA_KERNELS_SIMD_KV_INL_H
@@ -16,18 +16,33 @@ namespace hydra::kernels {
 namespace HWY_NAMESPACE {
 
 // Load(row, i, left): the numbers i .. of a row as a vector, i a multiple of the lanes; those behind `left` are zeros
-// and are not touched in memory.
+// and are not touched in memory. Store: the first `left` of a vector, to nearest even.
 struct F32Row {
+  static constexpr int64_t kBytes = 4;  // of a number
   static HWY_INLINE FloatVec Load(const std::byte* row, int64_t i, size_t left) {
     return LoadPart(FloatTag(), reinterpret_cast<const float*>(row) + i, left);
   }
+  static HWY_INLINE void Store(FloatVec v, std::byte* row, int64_t i, size_t left) {
+    StorePart(v, FloatTag(), reinterpret_cast<float*>(row) + i, left);
+  }
 };
 struct BF16Row {
+  static constexpr int64_t kBytes = 2;
   static HWY_INLINE FloatVec Load(const std::byte* row, int64_t i, size_t left) {
     const hn::RebindToUnsigned<FloatTag> d32;
     const hn::Rebind<uint16_t, FloatTag> d16;
     const auto bits = hn::PromoteTo(d32, LoadPart(d16, reinterpret_cast<const uint16_t*>(row) + i, left));
     return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(bits));
+  }
+  static HWY_INLINE void Store(FloatVec v, std::byte* row, int64_t i, size_t left) {
+    const hn::RebindToUnsigned<FloatTag> d32;
+    const hn::Rebind<uint16_t, FloatTag> d16;
+    const auto bits = hn::BitCast(d32, v);
+    const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(d32, 0x7FFF)), odd));
+    const auto nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d32, 64));  // it stays one
+    const auto kept = hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), nan, rounded);
+    StorePart(hn::TruncateTo(d16, kept), d16, reinterpret_cast<uint16_t*>(row) + i, left);
   }
 };
 struct F16Row {

@@ -26,8 +26,9 @@ enum class Activations { kAuto, kF32, kQ8 };  // --act; auto: q8 with quantised 
 struct LoadOptions {
   int64_t ctx_size = 8192;  // tokens that full attention's cache holds; 0 = the model's own length
   KvDtype kv_dtype = KvDtype::kF16;
+  StateDtype state_dtype = StateDtype::kF32;
   Activations act = Activations::kAuto;
-  bool pack = true;         // repack weights for the current SIMD level where that pays
+  bool pack = true;  // repack weights for the current SIMD level where that pays
 };
 
 // One sequence's new tokens in a forward pass.

@@ -71,9 +71,10 @@ void Pass::RunTask(int layer, const Task& task, float* scratch) {
     case Task::kSsd: {
       const float* xBC = s_.conv.data() + p.row * c.conv_dim();
       kernels::Ssd({.x = xBC, .B = xBC + c.d_inner(), .C = xBC + c.d_inner() + c.n_groups * c.d_state, .dt = s_.dt.data() + p.row * c.n_heads,
-                    .A = Block(layer).ssm.A.data(), .D = Block(layer).ssm.D.data(), .state = p.state->At(at.ssm),
+                    .A = Block(layer).ssm.A.data(), .D = Block(layer).ssm.D.data(), .state = p.state->At<std::byte>(at.ssm),
                     .y = s_.ssm_y.data() + p.row * c.d_inner(), .scratch = scratch, .T = p.T, .H = c.n_heads, .P = c.head_dim, .G = c.n_groups,
-                    .N = c.d_state, .Q = c.scan_chunk, .h0 = task.begin, .h1 = task.end, .x_stride = c.conv_dim(), .bc_stride = c.conv_dim()});
+                    .N = c.d_state, .Q = c.scan_chunk, .h0 = task.begin, .h1 = task.end, .x_stride = c.conv_dim(), .bc_stride = c.conv_dim(),
+                    .state_dtype = p.state->layout().state});
       return;
     }
     case Task::kDiagonal:

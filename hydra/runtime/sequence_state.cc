@@ -32,8 +32,8 @@ int64_t StateLayout::Add(int block, const char* name, int64_t n, DType dtype, in
   return offset;
 }
 
-StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, int64_t ctx, int64_t experts)
-    : blocks(config.layers.size()), buffers(config.layers.size()), kv(kv_dtype), ctx_size(ctx), moe_k(experts) {
+StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, StateDtype state_dtype, int64_t ctx, int64_t experts)
+    : blocks(config.layers.size()), buffers(config.layers.size()), kv(kv_dtype), state(state_dtype), ctx_size(ctx), moe_k(experts) {
   const SsmConfig& s = config.ssm;
   const AttentionConfig& a = config.attention;
   const WorkspaceConfig& w = config.workspace;
@@ -45,7 +45,8 @@ StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, int64_t ct
     BlockOffsets& b = blocks[static_cast<size_t>(n)];
     if (layer.ssm && s.kind == SsmKind::kMamba2) {
       b.conv = Add(n, "conv_state", (s.d_conv - 1) * s.conv_dim() * kF32, f);
-      b.ssm = Add(n, "ssm_state", s.d_inner() * s.d_state * kF32, f);
+      const DType number = state == StateDtype::kBF16 ? DType::kBF16 : f;
+      b.ssm = Add(n, "ssm_state", s.d_inner() * s.d_state * DTypeSize(number), number);
     } else if (layer.ssm) {
       b.ssm = Add(n, "ssm_state", config.d_model * kF32, f);
     }
@@ -82,7 +83,7 @@ SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, const 
     : weights_(std::move(weights)), controls_(controls) {
   controls_.Validate(weights_->config);
   const LoadOptions& o = weights_->options;
-  layout_ = std::make_shared<const StateLayout>(weights_->config, o.kv_dtype, o.ctx_size, RoomForExperts(weights_->config, controls_));
+  layout_ = std::make_shared<const StateLayout>(weights_->config, o.kv_dtype, o.state_dtype, o.ctx_size, RoomForExperts(weights_->config, controls_));
   Allocate();
   Reset();
 }
@@ -158,7 +159,7 @@ void SequenceState::SetControls(const Controls& controls) {
   const auto from = std::move(data_);
   const auto old = layout_;
   const auto counts = counts_;
-  layout_ = std::make_shared<const StateLayout>(weights_->config, old->kv, old->ctx_size, room);
+  layout_ = std::make_shared<const StateLayout>(weights_->config, old->kv, old->state, old->ctx_size, room);
   Allocate();
   counts_ = counts;
   for (size_t i = 0; i < old->buffers.size(); ++i)

@@ -20,7 +20,7 @@ namespace hydra {
 // Where each buffer of a block lies in the state's memory, in bytes; -1 = the block has none.
 struct BlockOffsets {
   int64_t conv = -1;  // [K - 1, conv_dim] f32, oldest first
-  int64_t ssm = -1;   // [H, P, N] f32, or [D] when diagonal
+  int64_t ssm = -1;   // [H, P, N] state dtype, or [D] f32 when diagonal
   int64_t k = -1;     // [Akv, rows, Dh] KV dtype; rows = window (position p in row p mod window) or ctx_size
   int64_t v = -1;
   int64_t ring_scores = -1;                 // [window] f32, beside the ring
@@ -42,12 +42,13 @@ struct StateBuffer {
 
 struct StateLayout {
   // moe_k: experts of a chunk that there is room for; what the model says, or more where controls ask for it.
-  StateLayout(const ModelConfig& config, KvDtype kv, int64_t ctx_size, int64_t moe_k);
+  StateLayout(const ModelConfig& config, KvDtype kv, StateDtype state, int64_t ctx_size, int64_t moe_k);
   std::vector<BlockOffsets> blocks;
   std::vector<std::vector<StateBuffer>> buffers;  // of each block
   int64_t bytes = 0;                              // of all buffers, each aligned to 64
   int64_t constant_bytes = 0;  // of the buffers that do not grow, without padding: what CountState() promises
   KvDtype kv;
+  StateDtype state;
   int64_t ctx_size, moe_k;
 
  private:

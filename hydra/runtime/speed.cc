@@ -70,7 +70,7 @@ TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test) {
   const TensorTable table(config);
   const WeightSource& source = model.weights().source;
   const TensorBytes bytes = [&source](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
-  const StateBytes state = CountState(config, kv);
+  const StateBytes state = CountState(config, kv, model.options().state_dtype);
   const bool attends = config.HasAttention(AttentionKind::kFull) || config.HasAttention(AttentionKind::kSparse);
   // 4 A Dh FLOPs for each key of each layer, which is 2 Akv rows.
   const double flops_per_key = static_cast<double>(4 * a.n_heads * a.head_dim);

@@ -47,14 +47,46 @@ void ExpectSameBits(std::span<const float> a, std::span<const float> b) {
   EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size_bytes()), 0);
 }
 
+// Types of keys and values, each with one of the two of recurrent state.
+struct Dtypes {
+  KvDtype kv;
+  StateDtype state;
+};
+constexpr Dtypes kDtypes[] = {
+    {KvDtype::kF32, StateDtype::kF32}, {KvDtype::kF16, StateDtype::kBF16}, {KvDtype::kQ8_0, StateDtype::kF32}};
+
 TEST(SequenceState, BytesAreWhatTheAccountingPromises) {
-  for (const KvDtype kv : {KvDtype::kF32, KvDtype::kF16, KvDtype::kQ8_0})
+  for (const auto& [kv, state_dtype] : kDtypes)
     for (const Case& c : Cases()) {
       SCOPED_TRACE(c.name);
-      const Model model = testing::BuildModel(testing::RandomSource(c.config, 1), {.ctx_size = 100, .kv_dtype = kv});
+      const Model model = testing::BuildModel(testing::RandomSource(c.config, 1),
+                                              {.ctx_size = 100, .kv_dtype = kv, .state_dtype = state_dtype});
       const SequenceState state(model);
-      EXPECT_EQ(state.bytes(), CountState(c.config, kv).total() + 100 * KvBytesPerToken(c.config, kv));
+      EXPECT_EQ(state.bytes(), CountState(c.config, kv, state_dtype).total() + 100 * KvBytesPerToken(c.config, kv));
     }
+}
+
+// A number of the state is rounded to 8 bits once a token, or once a chunk of the scan: logits move by as much, not
+// more, and by nothing where there is no Mamba-2.
+TEST(SequenceState, RoundedStateMovesLogitsLittle) {
+  ThreadPool pool(2);
+  for (const Case& c : Cases()) {
+    const WeightSource source = testing::RandomSource(c.config, 3);
+    LoadOptions options{.ctx_size = 512, .kv_dtype = KvDtype::kF32, .act = Activations::kF32};
+    const Model exact = testing::BuildModel(source, options);
+    options.state_dtype = StateDtype::kBF16;
+    const Model rounded = testing::BuildModel(source, options);
+    const auto ids = RandomIds(150, c.config.vocab_size, 3);
+    const bool mamba2 = c.config.HasSsm() && c.config.ssm.kind == SsmKind::kMamba2;
+    for (const int64_t n : {1, 150}) {
+      SCOPED_TRACE(StrCat(c.name, ", pieces of ", n));
+      SequenceState one(exact), two(rounded);
+      const double difference =
+          Difference(LogitsInPieces(exact, one, ids, {n}, pool), LogitsInPieces(rounded, two, ids, {n}, pool));
+      EXPECT_LT(difference, 0.05);
+      EXPECT_EQ(difference > 0, mamba2);
+    }
+  }
 }
 
 TEST(SequenceState, AnySplitGivesTheSameLogits) {
@@ -95,11 +127,11 @@ TEST(SequenceState, ForkGoesItsOwnWay) {
 TEST(SequenceState, SavedAndLoadedIsTheSameToTheBit) {
   ThreadPool pool(1);
   const TempDir folder;
-  for (const KvDtype kv : {KvDtype::kF32, KvDtype::kF16, KvDtype::kQ8_0})
+  for (const auto& [kv, state_dtype] : kDtypes)
     for (const Case& c : Cases()) {
       SCOPED_TRACE(c.name);
       const WeightSource source = testing::RandomSource(c.config, 7);
-      const LoadOptions options{.ctx_size = 128, .kv_dtype = kv};
+      const LoadOptions options{.ctx_size = 128, .kv_dtype = kv, .state_dtype = state_dtype};
       const Model model = testing::BuildModel(source, options);
       const auto ids = RandomIds(90, c.config.vocab_size, 8);
       const std::span<const int32_t> all(ids);
@@ -129,6 +161,9 @@ TEST(SequenceState, FilesThatDoNotFitAreRefused) {
               {"a.state", "model_sha256", "another model"});
   ExpectError(load(testing::BuildModel(testing::RandomSource(config, 9), {.kv_dtype = KvDtype::kF16})),
               ErrorCode::kFormat, {"kv_dtype = f32", "f16"});
+  ExpectError(load(testing::BuildModel(testing::RandomSource(config, 9),
+                                       {.kv_dtype = KvDtype::kF32, .state_dtype = StateDtype::kBF16})),
+              ErrorCode::kFormat, {"ssm_state", "F32", "must be BF16"});
   const std::string bytes = ReadFile(path);
   WriteFileAtomic(path, std::string_view(bytes).substr(0, bytes.size() - 100));
   ExpectError(load(model), ErrorCode::kFormat, {"a.state"});
