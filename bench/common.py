@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the benchmark scripts share: running commands, the machine in words, medians, cells. Not here: any measurement.
+# What the benchmark scripts share: running commands, their peak memory, the machine in words, medians, cells. Not here: timing.
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import time
 
 median = statistics.median
 
@@ -15,6 +16,20 @@ def run(*args, **options):
     if made.returncode != 0:
         sys.exit(f"{' '.join(map(str, args))[:300]}: {made.stderr.strip()}")
     return made.stdout
+
+
+def peak(*args):
+    """Bytes that a command had resident at most. wait4's maximum would begin at this interpreter's own size."""
+    process = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    most, looks = 0, 0
+    while process.poll() is None:
+        with open(f"/proc/{process.pid}/status") as status:
+            most = max([most, *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))])
+        looks += 1
+        time.sleep(0 if looks < 1000 else 0.002)
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(map(str, args))}: {process.stderr.read().decode().strip()}")
+    return most
 
 
 def machine():

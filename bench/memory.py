@@ -4,30 +4,15 @@
 # Usage: bench/memory.py [BUILD] [--ctx 8192] [--out bench/results]
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from common import commit, machine, run
+from common import commit, machine, peak, run
 
 DEMO = Path("runs/demo/model")
 KEEP = 64  # tokens of the context left for writing
-
-
-def peak(*args):
-    """Bytes that a command had resident at most. wait4's maximum would begin at this interpreter's own size."""
-    process = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    most, looks = 0, 0
-    while process.poll() is None:
-        with open(f"/proc/{process.pid}/status") as status:
-            most = max([most, *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))])
-        looks += 1
-        time.sleep(0 if looks < 1000 else 0.002)
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(map(str, args))}: {process.stderr.read().decode().strip()}")
-    return most
 
 
 def prompt(hydralm, model, tokens, folder):

@@ -27,6 +27,10 @@ BATCHED = ["SmolLM2 Q8_0", "SmolLM2 Q4_1", "transformer-29m q8_0", "hydra-29m q8
 BATCHES = [1, 2, 4, 8]
 
 
+def batch_sides(name):
+    return [(name, 0, 256, 0, b) for b in BATCHES]
+
+
 def models(hydralm):
     smollm2 = run("tools/smollm2.sh").strip()
     q8 = Path(smollm2).with_name("SmolLM2-135M-Instruct.Q8_0.gguf")
@@ -91,7 +95,7 @@ def batch_table(rows):
     out = ["| model | " + " | ".join(f"batch {b}" for b in BATCHES) + " | 8 / 1 | to reach | MB a token at 1; 8: weights + state | 8 at the read bandwidth / 1 |",
            "|---" * (len(BATCHES) + 5) + "|"]
     for name in BATCHED:
-        sides = [(name, 0, 256, 0, b) for b in BATCHES]
+        sides = batch_sides(name)
         if sides[0] in rows:
             one, eight = (rows[side][0]["bytes_per_tok"] for side in (sides[0], sides[-1]))
             megabytes = "; ".join(f"{b['weights'] / 1e6:.1f} + {b['state'] / 1e6:.1f}" for b in (one, eight))
@@ -116,7 +120,7 @@ def main():
     pairs = [(upper, lower) for _, upper, lower, _ in RATIOS if upper[0] in named and args.only in upper[0]]
     sides = list(dict.fromkeys(side for pair in pairs for side in pair))
     rows = measure(hydralm, named, sides, args.reps, args.threads)
-    rows |= measure(hydralm, named, [(name, 0, 256, 0, b) for name in BATCHED if args.only in name for b in BATCHES], args.reps, args.threads)
+    rows |= measure(hydralm, named, [side for name in BATCHED if args.only in name for side in batch_sides(name)], args.reps, args.threads)
     command = f"bench/runtime.py --reps {args.reps} --threads {args.threads}"
     text = ["# The runtime: context and batch", "",
             f"{machine()}; {args.threads} threads; commit {commit()}; kernels {next(iter(rows.values()))[0]['target']}. Made by `{command}`: {args.reps} rounds over all sides in turn, "

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import commit, machine, median, run, spread
+from common import commit, machine, median, peak, run, spread
 
 VOCABULARY = 2048
 # (preset, T, rows, steps of a logged mean, logged means, settings); the first logged mean is warm-up
@@ -28,19 +28,12 @@ def prepare(hydralm, folder):
     return data
 
 
-def peak(command):
-    """Runs it; the bytes that it had resident at most. A process of its own waits for it: wait4's maximum is of all children."""
-    script = ("import resource, subprocess, sys; code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL);"
-              "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024); sys.exit(code)")
-    return int(run(sys.executable, "-c", script, *command))
-
-
 def measure(hydralm, data, folder, case, threads):
     preset, length, rows, every, means, settings = case
     name = folder / preset
     words = [word for setting in settings for word in ("--set", setting)]
-    had = peak([hydralm, "train", "--preset", preset, "--data", data, "--run", name, "--seq-len", length, "--batch", rows, "--steps", every * means,
-                "-t", threads, "-q", "--set", f"log.every={every}", "--set", "eval.every=0", "--set", "checkpoint.every=0", *words])
+    had = peak(hydralm, "train", "--preset", preset, "--data", data, "--run", name, "--seq-len", length, "--batch", rows, "--steps", every * means,
+               "-t", threads, "-q", "--set", f"log.every={every}", "--set", "eval.every=0", "--set", "checkpoint.every=0", *words)
     logged = [json.loads(line) for line in (name / "train.jsonl").read_text().splitlines()][1:]
     shutil.rmtree(name)
     row = {"preset": preset, "T": length, "rows": rows, "steps": every * (means - 1), "settings": settings, "peak_bytes": had,

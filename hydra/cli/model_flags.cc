@@ -117,13 +117,17 @@ void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
       ->type_name("KEY=VALUE");
 }
 
+void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype) {
+  verb->add_option("--kv-dtype", *kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
+  verb->add_option("--state-dtype", *state_dtype, "Mamba-2's recurrent state as f32 or bf16")->type_name("TYPE");
+}
+
 void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
   CLI::Option* ctx = verb->add_option("-c,--ctx-size", flags->ctx,
                                       "tokens a sequence, at most the model's unless given; 0 = the model's")
                          ->check(Range(0, 1 << 27));
   verb->parse_complete_callback([flags, ctx] { flags->ctx_given = ctx->count() > 0; });
-  verb->add_option("--kv-dtype", flags->kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
-  verb->add_option("--state-dtype", flags->state_dtype, "Mamba-2's recurrent state as f32 or bf16")->type_name("TYPE");
+  AddStateFlags(verb, &flags->kv_dtype, &flags->state_dtype);
   verb->add_option("--target", flags->target, "SIMD level, such as avx2 or scalar")->type_name("NAME");
   verb->add_flag("--explain", flags->explain, "print SIMD level and kernels, and why");
 }

@@ -29,6 +29,8 @@ struct ModelFlags {
 
 // -m -t --device --control: both engines.
 void AddModelFlags(CLI::App* verb, ModelFlags* flags);
+// --kv-dtype --state-dtype: what a sequence's memory is made of.
+void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype);
 // -c --kv-dtype --state-dtype --target --explain: the runtime's.
 void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags);
 // --act, where the verb leaves the choice.

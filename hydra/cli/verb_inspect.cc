@@ -18,6 +18,7 @@
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/machine.h"
+#include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/core/accounting.h"
@@ -435,8 +436,7 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
       ->excludes(model);
   verb->add_option("-c,--ctx,--ctx-size", options->ctx, "tokens a sequence")->check(Range(1, 1 << 27));
   verb->add_option("--batch", options->batch, "sequences at once")->check(Range(1, 4096));
-  verb->add_option("--kv-dtype", options->kv_dtype, "keys and values as f32, bf16, f16 or q8_0")->type_name("TYPE");
-  verb->add_option("--state-dtype", options->state_dtype, "Mamba-2's recurrent state as f32 or bf16")->type_name("TYPE");
+  AddStateFlags(verb, &options->kv_dtype, &options->state_dtype);
   verb->add_option("--fit", options->fit, "exit with 1 if running it needs more memory, such as 2GB or 1.5GiB")
       ->type_name("BYTES");
   verb->add_option("--bandwidth", options->bandwidth,

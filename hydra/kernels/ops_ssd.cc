@@ -281,13 +281,11 @@ void RunHead(const Chunk& k, int64_t head, float* state) {
 }
 // The same with a state in bf16.
 void RunRoundedHead(const Chunk& k, int64_t head) {
-  const FloatTag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t n = k.a.P * k.a.N;
   std::byte* stored = static_cast<std::byte*>(k.a.state) + head * n * BF16Row::kBytes;
-  for (int64_t i = 0; i < n; i += lanes) StorePart(BF16Row::Load(stored, i, Left(n, i)), d, k.s.H + i, Left(n, i));
+  kernels::LoadKvRow(KvDtype::kBF16, stored, n, k.s.H);
   RunHead(k, head, k.s.H);
-  for (int64_t i = 0; i < n; i += lanes) BF16Row::Store(LoadPart(d, k.s.H + i, Left(n, i)), stored, i, Left(n, i));
+  kernels::StoreKvRow(KvDtype::kBF16, k.s.H, n, stored);
 }
 
 void Chunks(const SsdArgs& a) {
