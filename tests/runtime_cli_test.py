@@ -217,7 +217,9 @@ class Mistakes(RuntimeTest):
                 (("-p", "a", "--act", "q9"), "--act q9"), (("-p", "a", "--target", "avx99"), "avx99"), (("-p", "a", "--device", "cuda"), "CPU only"),
                 (("-p", "a", "--device", "tpu"), "--device tpu"), (("-p", "a", "--temp", "-1"), "--temp"), (("-p", "a", "--top-p", "0"), "--top-p"),
                 (("-p", "a", "--top-k", "-1"), "--top-k"), (("-p", "a", "--min-p", "2"), "--min-p"), (("-p", "a", "--repeat-penalty", "0"), "--repeat-penalty"),
-                (("-p", "a", "--seed", "-2"), "--seed -2"), (("-p", "a", "--logit-bias", "x"), "ID=VALUE"), (("-p", "a", "--stop", ""), "--stop"),
+                (("-p", "a", "--seed", "-2"), "--seed -2"), (("-p", "a", "--logit-bias", "x"), "ID=VALUE"),
+                (("-p", "a", "--logit-bias", "99999=1"), "--logit-bias 99999=1: the id must be 0 to"), (("-f", "/dev/null"), "-f /dev/null: the prompt has no tokens"),
+                (("-p", "a", "--stop", ""), "--stop"),
                 (("-p", "a", "--temp", "warm"), "--temp warm")):
             with self.subTest(flags=flags):
                 self.refuse(self.verb("generate", "llama", *flags, "-q"), pattern)
@@ -328,11 +330,12 @@ class Bench(RuntimeTest):
                          [(p, n, d, b) for b in (1, 2) for d in (0, 8) for p, n in ((16, 0), (32, 0), (0, 4))])
         for r in rows:
             flops = {"gflop_per_s", "peak_gflop_per_s"} if r["p"] else set()
-            self.assertEqual(set(r), {"model", "params", "file_bytes", "threads", "target", "kernels", "p", "n", "d", "b", "tok_per_s",
+            self.assertEqual(set(r), {"model", "params", "file_bytes", "threads", "target", "kernels", "p", "n", "d", "b", "tok_per_s", "samples",
                                       "bytes_per_tok", "gb_per_s", "read_gb_per_s"} | flops)
             self.assertEqual(set(r["bytes_per_tok"]), {"weights", "state", "kv"})
             rate = r["tok_per_s"]
             self.assertTrue(0 < rate["min"] <= rate["median"] <= rate["max"] and rate["min"] <= rate["mean"] <= rate["max"], rate)
+            self.assertEqual((len(r["samples"]), min(r["samples"]), max(r["samples"])), (2, rate["min"], rate["max"]))
             self.assertAlmostEqual(r["gb_per_s"], rate["mean"] * sum(r["bytes_per_tok"].values()) / 1e9, delta=1e-6 * r["gb_per_s"])
             self.assertGreater(r["read_gb_per_s"], 0.1)
             self.assertEqual(r["model"], "hydra")
@@ -403,6 +406,9 @@ class Bench(RuntimeTest):
             self.assertEqual(r["compare"]["tok_per_s"], {"mean": 250.5, "median": 250.5, "min": 250.5, "max": 250.5})
             self.assertAlmostEqual(r["compare"]["ratio"], r["tok_per_s"]["median"] / 250.5)
         self.assertEqual(Path(log).read_text().split(), ["4-0-1"] * 4 + ["0-2-1"] * 4)  # a warm-up, then one each time
+        Path(log).unlink()
+        self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "-o", "json", "-q", "--interleave", "--compare-cmd", command)
+        self.assertEqual(Path(log).read_text().split(), ["4-0-1", "0-2-1"] * 4)
         bench = self.done("bench", "llama", "-p", "4", "-n", "0", "-r", "1", "-o", "json", "-q", "--compare-cmd", "echo '[{\"avg_ts\": 77.5, \"stddev_ts\": 1}]'")
         self.assertEqual(json.loads(bench)[0]["compare"]["tok_per_s"]["mean"], 77.5)
         self.refuse(self.verb("bench", "llama", "-p", "4", "-n", "0", "-q", "--compare-cmd", "echo none"), "no tokens a second")
@@ -422,7 +428,7 @@ class Bench(RuntimeTest):
         self.refuse(run(HYDRALM, "bench", "--preset", "hydra-nano", "--type", "q3"), "--type q3")
         short = Path(self.path("short"))
         short.write_text("a b c")
-        self.refuse(self.verb("bench", "llama", "--ppl", str(short), "-q"), "a chunk needs 512")
+        self.refuse(self.verb("bench", "llama", "--ppl", str(short), "-q"), f"--ppl {short}: the text has \\d+ tokens: a chunk needs 512")
 
 
 class Chat(RuntimeTest):

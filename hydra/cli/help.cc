@@ -73,7 +73,7 @@ Row OptionRow(const CLI::Option& option) {
   if (option.get_required()) {
     right += " (needed)";
   } else if (!value.empty() && value != "[]" && value != "\"\"" && option.get_items_expected_max() > 0) {
-    right += fmt::format(" [{}]", value);
+    right += value.starts_with('[') ? " " + value : fmt::format(" [{}]", value);  // a list has its own brackets
   }
   return {FlagText(option), right};
 }

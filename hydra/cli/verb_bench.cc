@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,7 @@ struct BenchFlags {
   std::string preset, type = "bf16", format = "md", ppl, compare;
   std::vector<int64_t> prompts{512}, generates{128}, depths{0}, batches{1};
   int64_t repeats = 5;
-  bool stream = false;
+  bool stream = false, interleave = false;
 };
 
 std::vector<SpeedTest> Tests(const BenchFlags& flags) {
@@ -91,39 +92,63 @@ kernels::ActType ActOf(const Model& model) {
   return model.options().act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32;
 }
 
-// Measures one test, the other engine after each repetition.
-void Measure(const BenchFlags& flags, const Runner& runner, const SpeedTest& test, ReadMeter& meter, BenchRow* row) {
-  const double before = meter.Measure();
-  SpeedRunner speed(runner.model, test, *runner.pool);
-  std::vector<double> rates, compared;
-  if (!flags.compare.empty()) (void)RunCompared(flags, test, runner.pool->threads());  // its warm-up
-  for (int64_t i = 0; i < flags.repeats && !StopRequested(); ++i) {
-    rates.push_back(static_cast<double>(test.tokens()) / speed.Run());
-    if (!flags.compare.empty()) compared.push_back(RunCompared(flags, test, runner.pool->threads()));
-  }
-  const double after = meter.Measure();
-  row->test = test;
-  row->rate = Summarise(rates);
-  row->bytes = CountTokenBytes(runner.model, test);
-  row->read_bytes_per_s = (before + after) / 2;
-  row->token_flops = CountTokenFlops(runner.model.config(), test);
-  if (row->token_flops > 0)
-    row->peak_flops =
+// A test under way.
+struct Running {
+  SpeedTest test;
+  SpeedRunner speed;
+  std::vector<double> rates{}, compared{};
+};
+
+// `row` holds what all rows of this call share; what was measured of a test is filled in.
+BenchRow MakeRow(const Runner& runner, const Running& running, double read_bytes_per_s, BenchRow row) {
+  row.test = running.test;
+  row.samples = running.rates;
+  row.rate = Summarise(running.rates);
+  row.bytes = CountTokenBytes(runner.model, running.test);
+  row.read_bytes_per_s = read_bytes_per_s;
+  row.token_flops = CountTokenFlops(runner.model.config(), running.test);
+  if (row.token_flops > 0)
+    row.peak_flops =
         kernels::MeasurePeak(MatrixTypes(runner.model.weights().source).front(), ActOf(runner.model), *runner.pool);
-  if (!compared.empty()) row->compared = Summarise(compared);
+  if (!running.compared.empty()) row.compared = Summarise(running.compared);
+  return row;
+}
+
+// Measures tests in turn, again and again, the other engine after each of ours. A row for each.
+std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std::span<const SpeedTest> tests,
+                              ReadMeter& meter, const BenchRow& common) {
+  const int threads = runner.pool->threads();
+  const double before = meter.Measure();
+  std::vector<Running> all;
+  for (const SpeedTest& test : tests) {
+    if (StopRequested()) return {};
+    all.push_back({test, SpeedRunner(runner.model, test, *runner.pool)});
+    if (!flags.compare.empty()) (void)RunCompared(flags, test, threads);  // its warm-up
+  }
+  for (int64_t i = 0; i < flags.repeats; ++i)
+    for (Running& one : all) {
+      if (StopRequested()) break;
+      one.rates.push_back(static_cast<double>(one.test.tokens()) / one.speed.Run());
+      if (!flags.compare.empty()) one.compared.push_back(RunCompared(flags, one.test, threads));
+    }
+  const double after = meter.Measure();
   constexpr double kVoid = 0.05;
   if (std::abs(after - before) > kVoid * std::max(before, after))
     fmt::print(stderr,
                "hydralm: warning: {}: the memory's read rate moved from {:.1f} to {:.1f} GB/s: measure again on a "
                "quiet machine\n",
-               TestName(test), before / 1e9, after / 1e9);
+               TestName(tests.front()), before / 1e9, after / 1e9);
+  std::vector<BenchRow> rows;
+  for (const Running& one : all)
+    if (!one.rates.empty()) rows.push_back(MakeRow(runner, one, (before + after) / 2, common));
+  return rows;
 }
 
 TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t chunk, bool quiet) {
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
   const std::string text = ReadFile(flags.ppl == "-" ? "/dev/stdin" : flags.ppl);
   const std::vector<int32_t> ids = tokenizer.Encode(text, {.parse_special = false, .add_special = true});
-  PerplexityOptions options{.chunk = chunk};
+  PerplexityOptions options{.name = "--ppl " + flags.ppl, .chunk = chunk};
   // Where the tokenizer puts a first token before texts, each chunk has it too.
   const std::vector<int32_t> empty = tokenizer.Encode("", {.add_special = true});
   if (tokenizer.bos_id() && !empty.empty() && empty.front() == *tokenizer.bos_id()) options.bos = *tokenizer.bos_id();
@@ -207,11 +232,10 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   }
   std::optional<ReadMeter> meter;
   if (!tests.empty()) meter.emplace(*runner.pool);
-  for (const SpeedTest& test : tests) {
-    if (StopRequested()) break;
-    Measure(flags, runner, test, *meter, &row);
-    if (row.rate.mean > 0) writer.Write(row);
-  }
+  const size_t together = flags.interleave ? tests.size() : 1;
+  for (size_t i = 0; i < tests.size() && !StopRequested(); i += together)
+    for (const BenchRow& made : Measure(flags, runner, std::span(tests).subspan(i, together), *meter, row))
+      writer.Write(made);
   writer.Finish();
   return StopStatus();
 }
@@ -246,6 +270,8 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
       ->check(Range(1, 512))
       ->type_name("N,..");
   verb->add_option("-r,--repeats", flags->repeats, "repetitions of each test, after a warm-up")->check(Range(1, 10000));
+  verb->add_flag("--interleave", flags->interleave,
+                 "repeat all tests in turn, so that a slow moment of the machine meets each; holds all their states");
   verb->add_option("-o,--format", flags->format, "md, csv, json or jsonl")->type_name("FORMAT");
   verb->add_option("--ppl", flags->ppl, "perplexity on a text, in chunks of 512 or -c; - = stdin")->type_name("FILE");
   verb->add_flag("--stream", flags->stream, "print the memory's read rate; alone: nothing else");

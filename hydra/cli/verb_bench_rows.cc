@@ -35,6 +35,7 @@ Json RowJson(const BenchRow& row) {
     json["d"] = row.test.depth;
     json["b"] = row.test.batch;
     json["tok_per_s"] = RateJson(row.rate);
+    json["samples"] = row.samples;
     json["bytes_per_tok"] = {{"weights", row.bytes.weights}, {"state", row.bytes.state}, {"kv", row.bytes.kv}};
     json["gb_per_s"] = GbPerSecond(row);
     json["read_gb_per_s"] = row.read_bytes_per_s / 1e9;

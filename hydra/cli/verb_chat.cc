@@ -87,6 +87,7 @@ class Chat {
         state_(runner_.model, ParseControls(flags.model.controls)),
         sampler_(sampling_),
         terminal_(::isatty(STDIN_FILENO) == 1) {
+    sampling_.CheckIds(tokenizer_.vocab_size());
     end_ids_ = EndIds(runner_.model, config_, tokenizer_);
     for (const int32_t id : template_.EndIds(tokenizer_)) end_ids_.push_back(id);
     if (!common_.quiet)

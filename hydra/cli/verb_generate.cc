@@ -54,6 +54,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const double start = Seconds();
   const Runner runner = OpenRunner(flags.model, {.quiet = common.quiet});
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
+  sampling.CheckIds(tokenizer.vocab_size());
   SequenceState state = FirstState(flags, runner.model);
   const double loaded = Seconds();
 
@@ -61,7 +62,8 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   if (text) prompt = tokenizer.Encode(*text, {.add_special = state.pos() == 0 && state.pending().empty()});
   if (prompt.empty() && state.pending().empty())
     throw Error(ErrorCode::kUsage, flags.load.empty()
-                                       ? "generate: the prompt has no tokens"
+                                       ? fmt::format("generate: {}the prompt has no tokens",
+                                                     flags.file.empty() ? "" : "-f " + flags.file + ": ")
                                        : fmt::format("generate: {} ends with its prompt: give -p TEXT", flags.load));
   Sampler sampler(sampling);
   for (const int32_t id : state.ids()) sampler.Accept(id);

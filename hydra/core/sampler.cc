@@ -24,6 +24,12 @@ void SamplerOptions::Validate() const {
   require(temperature >= 0 && std::isfinite(temperature), "--temp", temperature, "must be 0 (greedy) or more");
 }
 
+void SamplerOptions::CheckIds(int64_t vocab) const {
+  for (const auto& [id, bias] : logit_bias)
+    if (id < 0 || id >= vocab)
+      throw Error(ErrorCode::kUsage, StrCat("--logit-bias ", id, "=", bias, ": the id must be 0 to ", vocab - 1));
+}
+
 Sampler::Sampler(const SamplerOptions& options) : options_(options), rng_(options.seed) { options_.Validate(); }
 
 void Sampler::Accept(int32_t id) {

@@ -28,6 +28,8 @@ struct SamplerOptions {
 
   // Throws Error(kUsage) naming the flag, its value and the rule.
   void Validate() const;
+  // The same for the ids of logit_bias: each must be one of the vocabulary's.
+  void CheckIds(int64_t vocab) const;
 };
 
 // One stream's sampler. Not thread-safe. The same seed and logits give the same tokens everywhere.

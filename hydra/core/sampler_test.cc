@@ -82,6 +82,9 @@ TEST(Sampler, RefusesBadOptionsAndLogits) {
   refuse({.min_p = 2});
   refuse({.repeat_penalty = 0});
   refuse({.top_k = -1});
+  const SamplerOptions bias{.logit_bias = {{3, 1.0}}};
+  bias.CheckIds(4);
+  EXPECT_THROW(bias.CheckIds(3), Error);
   Sampler sampler(kPlain);
   EXPECT_THROW(sampler.Pick(std::vector<float>{NAN, 1}), Error);
   EXPECT_THROW(sampler.Pick(std::vector<float>{-INFINITY, -INFINITY}), Error);

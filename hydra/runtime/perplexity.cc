@@ -30,7 +30,7 @@ void Check(const Model& model, std::span<const int32_t> ids, const PerplexityOpt
                 StrCat("perplexity: chunks of ", options.chunk, " tokens: --ctx-size is ", model.options().ctx_size));
   if (static_cast<int64_t>(ids.size()) < options.chunk)
     throw Error(ErrorCode::kData,
-                StrCat("perplexity: the text has ", ids.size(), " tokens: a chunk needs ", options.chunk));
+                StrCat(options.name, ": the text has ", ids.size(), " tokens: a chunk needs ", options.chunk));
 }
 
 }  // namespace

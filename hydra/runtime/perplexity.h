@@ -14,8 +14,9 @@
 namespace hydra {
 
 struct PerplexityOptions {
-  int64_t chunk = 512;           // tokens of a chunk, at least 4; at most the model's ctx_size
-  std::optional<int32_t> bos{};  // takes the place of each chunk's first token
+  std::string name = "perplexity";  // of the text, in errors
+  int64_t chunk = 512;              // tokens of a chunk, at least 4; at most the model's ctx_size
+  std::optional<int32_t> bos{};     // takes the place of each chunk's first token
   std::function<bool(int64_t done, int64_t chunks)> progress{};  // after each chunk; false ends the measurement
 };
 
