@@ -16,13 +16,13 @@ SHORT, LONG = 1024, 65536
 SHORT_PROMPTS = 8  # beside a long one, so that both are looked at for more than a moment
 DECODE = ["-p", 0, "-n", 512, "-d", f"{LONG},{SHORT}"]
 PREFILL = ["-n", 0, "-p", ",".join(map(str, [LONG] + [SHORT] * SHORT_PROMPTS))]
-# One model, a process: what, model, tests (the long one first), ratio to reach, most repetitions
+# One model, a process: what, model, tests (the long one first), repetitions for each of --reps, ratio to reach
 CONTEXT = [
-    ("hydra-29m f32: decode at 64K / at 1K", "hydra-29m f32", DECODE, 0.95, 100),
-    ("hydra-29m Q8_0: decode at 64K / at 1K", "hydra-29m q8_0", DECODE, 0.9, 100),
-    ("hydra-29m f32: prefill of 64K / of 1K", "hydra-29m f32", PREFILL, 0.9, 7),
-    ("nano (demo): decode at 64K / at 1K", "nano", DECODE, 0.95, 100),
-    ("nano (demo): prefill of 64K / of 1K", "nano", PREFILL, 0.9, 100),
+    ("hydra-29m f32: decode at 64K / at 1K", "hydra-29m f32", DECODE, 4, 0.95),
+    ("hydra-29m Q8_0: decode at 64K / at 1K", "hydra-29m q8_0", DECODE, 8, 0.9),
+    ("hydra-29m f32: prefill of 64K / of 1K", "hydra-29m f32", PREFILL, 0.5, 0.9),
+    ("nano (demo): decode at 64K / at 1K", "nano", DECODE, 8, 0.95),
+    ("nano (demo): prefill of 64K / of 1K", "nano", PREFILL, 1, 0.9),
 ]
 # Two models, a process each, in turn: tests, and of each what it is and the ratio to reach
 PEERS = ("hydra-29m bf16", "transformer-29m bf16")
@@ -63,9 +63,9 @@ def row(what, bar, upper, lower):
 def ratios(bench, reps, rounds, named, only):
     """Rows of both tables of ratios."""
     rows = []
-    for what, name, tests, bar, most in CONTEXT:
+    for what, name, tests, share, bar in CONTEXT:
         if name in named and only in name:
-            long, *short = bench(name, *tests, "-r", min(reps, most), "--interleave")
+            long, *short = bench(name, *tests, "-r", max(2, round(share * reps)), "--interleave")
             rows.append(row(what, bar, long, together(short) if len(short) > 1 else short[0]))
     if only not in PEERS[0]:
         return rows
@@ -91,11 +91,11 @@ def token_work(side):
 
 
 def ratio_table(rows):
-    out = ["| what | ratio | to reach | numerator tok/s | moved or computed | denominator tok/s | moved or computed | of a token | by that alone |", "|---|---|---|---|---|---|---|---|---|"]
+    out = ["| what | turns | ratio | to reach | numerator tok/s | moved or computed | denominator tok/s | moved or computed | of a token | by that alone |", "|---" * 10 + "|"]
     for made in rows:
         (above, unit), (below, _) = token_work(made["upper"]), token_work(made["lower"])
         cells = " | ".join(f"{spread(side['samples'])} | {work(side)}" for side in (made["upper"], made["lower"]))
-        out.append(f"| {made['what']} | {spread(made['ratios'], 2)} | >= {made['bar']} | {cells} | {above:.2f}, {below:.2f} {unit} | {below / above:.2f} |")
+        out.append(f"| {made['what']} | {len(made['ratios'])} | {spread(made['ratios'], 2)} | >= {made['bar']} | {cells} | {above:.2f}, {below:.2f} {unit} | {below / above:.2f} |")
     return out
 
 
@@ -116,7 +116,7 @@ def state_bytes(hydralm, context):
 def main():
     parser = argparse.ArgumentParser(description="time the runtime against context and batch")
     parser.add_argument("build", nargs="?", default="build/release")
-    parser.add_argument("--reps", type=int, default=15, help="repetitions of a process's tests, all in turn")
+    parser.add_argument("--reps", type=int, default=15, help="turns of batches; other turns follow")
     parser.add_argument("--rounds", type=int, default=5, help="rounds over two models")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="models whose name holds this text")
@@ -134,8 +134,7 @@ def main():
     target = next(test["target"] for test in [*(made["upper"] for made in rows), *(tests[0] for tests in batched.values())])
     text = ["# The runtime: context and batch", "",
             f"{machine()}; {args.threads} threads; commit {commit()}; kernels {target}. Made by `bench/runtime.py --reps {args.reps} --rounds {args.rounds} --threads {args.threads}`. "
-            f"Tests of one model are repeated in turn in one process (`hydralm bench --interleave`): {args.reps} times, of the 64K prompt of hydra-29m 7 times, beside {SHORT_PROMPTS} prompts of 1K; two models take turns as "
-            f"processes, {args.rounds} times. Rates are median (min .. max); a ratio is the median (min .. max) of the turns' ratios. The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, "
+            f"Tests of one model take turns in one process (`hydralm bench --interleave`), {args.reps} turns for batches; a prompt of 64K has {SHORT_PROMPTS} prompts of 1K beside it. Two models take turns as processes. Rates are median (min .. max); a ratio is the median (min .. max) of the turns' ratios. The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, "
             "multiply-adds) are measured by `hydralm bench` beside each row; GB/s counts the bytes of weights, state and cache that a token touches. The last two columns are what a token of each side counts for, and the ratio "
             "that would follow from those counts alone.", "", *ratio_table(rows), "",
             f"State of one sequence of hydra-29m: {state_bytes(hydralm, 16384):,} bytes at 16K tokens, {state_bytes(hydralm, 1 << 20):,} at 1M.", "",
