@@ -95,7 +95,7 @@ def ratio_table(rows):
     for made in rows:
         (above, unit), (below, _) = token_work(made["upper"]), token_work(made["lower"])
         cells = " | ".join(f"{spread(side['samples'])} | {work(side)}" for side in (made["upper"], made["lower"]))
-        out.append(f"| {made['what']} | {len(made['ratios'])} | {spread(made['ratios'], 2)} | >= {made['bar']} | {cells} | {above:.2f}, {below:.2f} {unit} | {below / above:.2f} |")
+        out.append(f"| {made['what']} | {len(made['ratios'])} | {spread(made['ratios'], 3)} | >= {made['bar']} | {cells} | {above:.2f}, {below:.2f} {unit} | {below / above:.2f} |")
     return out
 
 

@@ -145,29 +145,36 @@ HWY_INLINE void AddBlock(const BlockAt (&at)[P], const XBlock* x, FloatVec (&sum
   }
 }
 
-// Asks for the lines of a block that P panels have 4 KB later, behind their end those of the next P: the processor's
-// own prefetching ends with each page, and a panel is about as long.
+// Asks for the lines of a block of P panels, behind their end of the next P: the processor's own prefetching ends with
+// each page, and a panel is about as long.
 template <class F, int P>
 HWY_INLINE void PrefetchBlock(const Int8Call& c, int64_t b) {
   constexpr int kBytes = F::kBits * kVectorBytes;  // quants; scales are less than a line
-  constexpr int64_t kAhead = 4096 / (P * kBytes);
   const uint8_t* panel = c.panel;
-  int64_t at = b + kAhead;
-  if (at >= c.blocks) at -= c.blocks, panel += P * c.layout.bytes;
+  if (b >= c.blocks) b -= c.blocks, panel += P * c.layout.bytes;
   Unroll<P>([&](auto p) HYDRA_LAMBDA {
-    const BlockAt block = At(c.layout, panel + p * c.layout.bytes, at);
+    const BlockAt block = At(c.layout, panel + p * c.layout.bytes, b);
     Unroll<(kBytes + 63) / 64>([&](auto i) HYDRA_LAMBDA { hwy::Prefetch(block.quants + 64 * i); });
     hwy::Prefetch(block.scales);
   });
 }
 
+// Which tile over the same panels this is. Of two equal ones each asks for a half, so that the memory does not rest in
+// the second: the first for the panels' second half, the second for the first half of the next ones. Else the first
+// asks.
+enum class Turn { kLong, kFirst, kSecond, kLater };
+
 template <class F, int P, int TN>
-HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0) {
+HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0, Turn turn) {
+  constexpr int64_t kAhead = 4096 / (P * F::kBits * kVectorBytes);  // blocks
+  const bool prefetch = c.prefetch && turn != Turn::kLater;
+  const int64_t half = turn == Turn::kLong ? 0 : 1;  // of the blocks
+  int64_t ask = kAhead + half * (turn == Turn::kFirst ? c.blocks / 2 : c.blocks);
   FloatVec sums[P][TN];
   Unroll<P>([&](auto p) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[p][t] = hn::Zero(FloatTag()); }); });
   const XBlock* x = c.x + t0 / c.stride * c.stride * c.blocks + t0 % c.stride;
   for (int64_t b = 0; b < c.blocks; ++b, x += c.stride) {
-    if (c.prefetch && t0 == c.t0) PrefetchBlock<F, P>(c, b);
+    if (prefetch && (b & half) == 0) PrefetchBlock<F, P>(c, ask++);
     BlockAt at[P];
     Unroll<P>([&](auto p) HYDRA_LAMBDA { at[p] = At(c.layout, c.panel + p * c.layout.bytes, b); });
     AddBlock<F, P, TN>(at, x, sums);
@@ -183,19 +190,21 @@ constexpr int kTileTokens = HWY_MAX_BYTES >= 64 ? 6 : 4;
 
 template <class F, int P>
 HWY_INLINE void Tiles(const Int8Call& c) {
-  for (int64_t t = c.t0; t < c.t1;) {
+  Turn turn = c.t1 - c.t0 == 8 ? Turn::kFirst : Turn::kLong;
+  const auto next = [&] { turn = turn == Turn::kFirst ? Turn::kSecond : Turn::kLater; };
+  for (int64_t t = c.t0; t < c.t1; next()) {
     const int64_t left = std::min(c.t1, (t / c.stride + 1) * c.stride) - t;
     if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // of 8 tokens twice 4: each pass reads the panels again
-      Tile<F, P, kTileTokens>(c, t);
+      Tile<F, P, kTileTokens>(c, t, turn);
       t += kTileTokens;
     } else if (left >= 4) {
-      Tile<F, P, 4>(c, t);
+      Tile<F, P, 4>(c, t, turn);
       t += 4;
     } else if (left >= 2) {
-      Tile<F, P, 2>(c, t);
+      Tile<F, P, 2>(c, t, turn);
       t += 2;
     } else {
-      Tile<F, P, 1>(c, t);
+      Tile<F, P, 1>(c, t, turn);
       t += 1;
     }
   }
