@@ -91,11 +91,15 @@ def token_work(side):
 
 
 def ratio_table(rows):
-    out = ["| what | turns | ratio | to reach | numerator tok/s | moved or computed | denominator tok/s | moved or computed | of a token | by that alone |", "|---" * 10 + "|"]
+    out = ["| what | turns | ratio | to reach | numerator tok/s | moved or computed | denominator tok/s | moved or computed | of a token | by that alone | with the further bytes at the read bandwidth |",
+           "|---" * 11 + "|"]
     for made in rows:
         (above, unit), (below, _) = token_work(made["upper"]), token_work(made["lower"])
+        further = ""
+        if unit == "MB" and above > below:
+            further = f"{1 / (1 + (above - below) / 1e3 / made['upper']['read_gb_per_s'] * median(made['lower']['samples'])):.2f}"
         cells = " | ".join(f"{spread(side['samples'])} | {work(side)}" for side in (made["upper"], made["lower"]))
-        out.append(f"| {made['what']} | {len(made['ratios'])} | {spread(made['ratios'], 3)} | >= {made['bar']} | {cells} | {above:.2f}, {below:.2f} {unit} | {below / above:.2f} |")
+        out.append(f"| {made['what']} | {len(made['ratios'])} | {spread(made['ratios'], 3)} | >= {made['bar']} | {cells} | {above:.2f}, {below:.2f} {unit} | {below / above:.2f} | {further} |")
     return out
 
 
@@ -135,8 +139,8 @@ def main():
     text = ["# The runtime: context and batch", "",
             f"{machine()}; {args.threads} threads; commit {commit()}; kernels {target}. Made by `bench/runtime.py --reps {args.reps} --rounds {args.rounds} --threads {args.threads}`. "
             f"Tests of one model take turns in one process (`hydralm bench --interleave`), {args.reps} turns for batches; a prompt of 64K has {SHORT_PROMPTS} prompts of 1K beside it. Two models take turns as processes. Rates are median (min .. max); a ratio is the median (min .. max) of the turns' ratios. The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, "
-            "multiply-adds) are measured by `hydralm bench` beside each row; GB/s counts the bytes of weights, state and cache that a token touches. The last two columns are what a token of each side counts for, and the ratio "
-            "that would follow from those counts alone.", "", *ratio_table(rows), "",
+            "multiply-adds) are measured by `hydralm bench` beside each row; GB/s counts the bytes of weights, state and cache that a token touches. The last columns are what a token of each side counts for, the ratio that would "
+            "follow from those counts alone, and the one if what the numerator moves more comes from memory: the weights of the 29M models in Q8_0 fill the last cache, which then has no room for it.", "", *ratio_table(rows), "",
             f"State of one sequence of hydra-29m: {state_bytes(hydralm, 16384):,} bytes at 16K tokens, {state_bytes(hydralm, 1 << 20):,} at 1M.", "",
             "Decode of several sequences at once, tokens a second of all together. A batch reads each weight once, but every sequence has a state of its own and experts of "
             "its own. The last column is what 8 / 1 would be if the batch of 8 moved its bytes (weights and state read, state written) at the measured read bandwidth: the weights that one sequence of a 29M model reads fit the "

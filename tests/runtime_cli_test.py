@@ -382,21 +382,28 @@ class Bench(RuntimeTest):
     def test_perplexity_is_that_of_the_logits(self):
         text = Path(self.path("text"))
         text.write_text(make_text(9, 300))
+        for family, flags in (("llama", ()), ("hydra", ("--control", "workspace_read=0", "--control", "ban_experts=0"))):
+            with self.subTest(family=family):
+                ppl = self.check_perplexity(family, flags, text)
+        both = json.loads(self.done("bench", "hydra", "--ppl", str(text), "-c", "64", "-p", "8", "-n", "0", "-r", "1", "-o", "json", "-q"))
+        self.assertEqual(both[0]["p"], 8)
+        self.assertNotEqual(both[0]["perplexity"]["loss"], ppl["loss"])  # without controls
+
+    def check_perplexity(self, family, flags, text):
         ids, chunk = np.array(self.ids(text.read_text())), 64
         losses = []
         for i in range(len(ids) // chunk):
             part = ids[i * chunk:(i + 1) * chunk]
-            self.done("logits", "llama", "--ids", ",".join(map(str, part)), "-o", self.path("l.npy"))
+            self.done("logits", family, *flags, "--ids", ",".join(map(str, part)), "-o", self.path("l.npy"))
             rows = np.load(self.path("l.npy")).astype(np.float64)
             log_sum = np.log(np.exp(rows - rows.max(1, keepdims=True)).sum(1)) + rows.max(1)
             losses += [log_sum[t] - rows[t, part[t + 1]] for t in range(chunk // 2, chunk - 1)]
-        row, = json.loads(self.done("bench", "llama", "--ppl", str(text), "-c", str(chunk), "-o", "json", "-q"))
+        row, = json.loads(self.done("bench", family, *flags, "--ppl", str(text), "-c", str(chunk), "-o", "json", "-q"))
         ppl = row["perplexity"]
         self.assertEqual((ppl["chunks"], ppl["chunk"], ppl["tokens"]), (len(ids) // chunk, chunk, len(losses)))
         self.assertAlmostEqual(ppl["loss"], np.mean(losses), delta=2e-4)
         self.assertAlmostEqual(ppl["value"], np.exp(ppl["loss"]), delta=1e-6 * ppl["value"])
-        both = json.loads(self.done("bench", "llama", "--ppl", str(text), "-c", str(chunk), "-p", "8", "-n", "0", "-r", "1", "-o", "json", "-q"))
-        self.assertEqual((both[0]["p"], both[0]["perplexity"]), (8, ppl))
+        return ppl
 
     def test_another_engine_beside(self):
         log = self.path("log")
@@ -421,7 +428,7 @@ class Bench(RuntimeTest):
     def test_mistakes(self):
         for flags, pattern in ((("-o", "xml"), "--format xml"), (("-p", "0", "-n", "0"), "nothing to do"), (("-p", "x"), "--n-prompt"), (("-r", "0"), "--repeats 0"),
                                (("-b", "0"), "--batch 0"), (("-n", "64", "-c", "16"), "the longest test needs"), (("--ppl", "/nothing"), "/nothing"),
-                               (("--type", "q8_0"), "--preset")):
+                               (("--type", "q8_0"), "--preset"), (("--control", "moe_top_k=1"), "--control moe_top_k=1: for --ppl alone")):
             with self.subTest(flags=flags):
                 self.refuse(self.verb("bench", "llama", *flags, "-q"), pattern)
         self.refuse(run(HYDRALM, "bench", "--preset", "hydra-30m"), "hydra-29m")

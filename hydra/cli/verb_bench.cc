@@ -148,7 +148,8 @@ TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
   const std::string text = ReadFile(flags.ppl == "-" ? "/dev/stdin" : flags.ppl);
   const std::vector<int32_t> ids = tokenizer.Encode(text, {.parse_special = false, .add_special = true});
-  PerplexityOptions options{.name = "--ppl " + flags.ppl, .chunk = chunk};
+  PerplexityOptions options{
+      .name = "--ppl " + flags.ppl, .chunk = chunk, .controls = ParseControls(flags.model.controls)};
   // Where the tokenizer puts a first token before texts, each chunk has it too.
   const std::vector<int32_t> empty = tokenizer.Encode("", {.add_special = true});
   if (tokenizer.bos_id() && !empty.empty() && empty.front() == *tokenizer.bos_id()) options.bos = *tokenizer.bos_id();
@@ -202,6 +203,10 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   }
   const std::vector<SpeedTest> tests = speed ? Tests(flags) : std::vector<SpeedTest>{};
   if (speed && tests.empty()) throw Error(ErrorCode::kUsage, "bench: nothing to do: -p and -n are 0");
+  if (speed && !flags.model.controls.empty())
+    throw Error(ErrorCode::kUsage,
+                fmt::format("bench: --control {}: for --ppl alone; speed tests count the bytes of the whole model",
+                            flags.model.controls.front()));
   constexpr int64_t kChunk = 512;
   const int64_t chunk = verb->count("-c") > 0 && flags.model.ctx > 0 ? flags.model.ctx : kChunk;
   OpenOptions open{.quiet = common.quiet, .ctx = flags.ppl.empty() ? 1 : chunk};

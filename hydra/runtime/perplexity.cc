@@ -49,7 +49,7 @@ TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> id
   constexpr int64_t kRows = 256;  // logits held at once
   const int64_t C = options.chunk, first = C / 2, V = model.config().vocab_size;
   const int64_t chunks = static_cast<int64_t>(ids.size()) / C;
-  SequenceState state(model);
+  SequenceState state(model, options.controls);
   std::vector<int32_t> chunk;
   std::vector<double> losses;
   TextPerplexity result;

@@ -7,7 +7,9 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <string>
 
+#include "hydra/core/controls.h"
 #include "hydra/core/thread_pool.h"
 #include "hydra/runtime/model.h"
 
@@ -17,6 +19,7 @@ struct PerplexityOptions {
   std::string name = "perplexity";  // of the text, in errors
   int64_t chunk = 512;              // tokens of a chunk, at least 4; at most the model's ctx_size
   std::optional<int32_t> bos{};     // takes the place of each chunk's first token
+  Controls controls{};
   std::function<bool(int64_t done, int64_t chunks)> progress{};  // after each chunk; false ends the measurement
 };
 
