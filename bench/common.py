@@ -5,6 +5,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 median = statistics.median
@@ -18,17 +19,19 @@ def run(*args, **options):
     return made.stdout
 
 
-def peak(*args):
-    """Bytes that a command had resident at most. wait4's maximum would begin at this interpreter's own size."""
-    process = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    most, looks = 0, 0
-    while process.poll() is None:
-        with open(f"/proc/{process.pid}/status") as status:
-            most = max([most, *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))])
-        looks += 1
-        time.sleep(0 if looks < 1000 else 0.002)
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(map(str, args))}: {process.stderr.read().decode().strip()}")
+def peak(*args, pause=0.002):
+    """Bytes that a command had resident at most, looked at every `pause` seconds. wait4's maximum would begin at this interpreter's own size."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=errors)
+        most, looks = 0, 0
+        while process.poll() is None:
+            with open(f"/proc/{process.pid}/status") as status:
+                most = max([most, *(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))])
+            looks += 1
+            time.sleep(0 if looks < 1000 and pause < 0.01 else pause)
+        if process.returncode != 0:
+            errors.seek(0)
+            sys.exit(f"{' '.join(map(str, args))}: {errors.read().decode().strip()}")
     return most
 
 

@@ -47,11 +47,19 @@ def models(hydralm):
     return named
 
 
+def middle(tests):
+    """The one whose rate lies in the middle."""
+    return sorted(tests, key=lambda t: t["tok_per_s"]["mean"])[len(tests) // 2]
+
+
 def together(tests):
     """Tests of one kind as one: their mean rate in each repetition."""
-    samples = [len(rates) / sum(1 / r for r in rates) for rates in zip(*(t["samples"] for t in tests))]
-    middle = sorted(tests, key=lambda t: t["tok_per_s"]["mean"])[len(tests) // 2]
-    return middle | {"samples": samples}
+    return middle(tests) | {"samples": [len(rates) / sum(1 / r for r in rates) for rates in zip(*(t["samples"] for t in tests))]}
+
+
+def over_rounds(tests):
+    """A test's rows of several processes as one."""
+    return middle(tests) | {"samples": [rate for t in tests for rate in t["samples"]]}
 
 
 def row(what, bar, upper, lower):
@@ -72,9 +80,17 @@ def ratios(bench, reps, rounds, named, only):
     for tests, cases in AGAINST:
         made = [[bench(name, *tests, "-r", 1) for name in PEERS] for _ in range(rounds)]
         for i, (what, bar) in enumerate(cases):
-            ours, theirs = (made[rounds // 2][side][i] | {"samples": [one[side][i]["tok_per_s"]["median"] for one in made]} for side in (0, 1))
+            ours, theirs = (over_rounds([one[side][i] for one in made]) for side in (0, 1))
             rows.append(row(f"hydra-29m / transformer-29m, bf16: {what}", bar, ours, theirs))
     return rows
+
+
+def batches(bench, reps, rounds, only):
+    """model -> tests, one for each of BATCHES. All models take turns, so that those that differ in their state's type may be compared."""
+    names = [name for name in BATCHED if only in name]
+    flags = ["-p", 0, "-n", 256, "-b", ",".join(map(str, BATCHES)), "-r", max(1, round(reps / rounds)), "--interleave"]
+    made = [{name: bench(name, *flags) for name in names} for _ in range(rounds)]
+    return {name: [over_rounds([one[name][i] for one in made]) for i in range(len(BATCHES))] for name in names}
 
 
 def work(side):
@@ -133,12 +149,14 @@ def main():
         return json.loads(run(hydralm, "bench", *named[name], "-t", args.threads, *flags, "-o", "json", "-q"))
 
     rows = ratios(bench, args.reps, args.rounds, named, args.only)
-    batched = {name: bench(name, "-p", 0, "-n", 256, "-b", ",".join(map(str, BATCHES)), "-r", args.reps, "--interleave") for name in BATCHED if args.only in name}
+    batched = batches(bench, args.reps, args.rounds, args.only)
+    if not rows and not batched:
+        sys.exit(f"--only {args.only}: no model that is there has this in its name")
     lines = [batch_row(name, tests) for name, tests in batched.items()]
     target = next(test["target"] for test in [*(made["upper"] for made in rows), *(tests[0] for tests in batched.values())])
     text = ["# The runtime: context and batch", "",
             f"{machine()}; {args.threads} threads; commit {commit()}; kernels {target}. Made by `bench/runtime.py --reps {args.reps} --rounds {args.rounds} --threads {args.threads}`. "
-            f"Tests of one model take turns in one process (`hydralm bench --interleave`), {args.reps} turns for batches; a prompt of 64K has {SHORT_PROMPTS} prompts of 1K beside it. Two models take turns as processes. Rates are median (min .. max); a ratio is the median (min .. max) of the turns' ratios. The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, "
+            f"Tests of one model take turns in one process (`hydralm bench --interleave`), {args.reps} turns for batches; a prompt of 64K has {SHORT_PROMPTS} prompts of 1K beside it. Models that are compared, and those of the second table, take turns as processes, {args.rounds} rounds. Rates are median (min .. max); a ratio is the median (min .. max) of the turns' ratios. The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, "
             "multiply-adds) are measured by `hydralm bench` beside each row; GB/s counts the bytes of weights, state and cache that a token touches. The last columns are what a token of each side counts for, the ratio that would "
             "follow from those counts alone, and the one if what the numerator moves more comes from memory: the weights of the 29M models in Q8_0 fill the last cache, which then has no room for it.", "", *ratio_table(rows), "",
             f"State of one sequence of hydra-29m: {state_bytes(hydralm, 16384):,} bytes at 16K tokens, {state_bytes(hydralm, 1 << 20):,} at 1M.", "",

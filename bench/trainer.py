@@ -33,7 +33,7 @@ def measure(hydralm, data, folder, case, threads):
     name = folder / preset
     words = [word for setting in settings for word in ("--set", setting)]
     had = peak(hydralm, "train", "--preset", preset, "--data", data, "--run", name, "--seq-len", length, "--batch", rows, "--steps", every * means,
-               "-t", threads, "-q", "--set", f"log.every={every}", "--set", "eval.every=0", "--set", "checkpoint.every=0", *words)
+               "-t", threads, "-q", "--set", f"log.every={every}", "--set", "eval.every=0", "--set", "checkpoint.every=0", *words, pause=0.05)
     logged = [json.loads(line) for line in (name / "train.jsonl").read_text().splitlines()][1:]
     shutil.rmtree(name)
     row = {"preset": preset, "T": length, "rows": rows, "steps": every * (means - 1), "settings": settings, "peak_bytes": had,

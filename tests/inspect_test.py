@@ -76,6 +76,14 @@ class Inspect(unittest.TestCase):
         self.assertEqual(got["bytes"], sum(t["bytes"] for t in got["tensors"]))
         self.assertEqual(set(got["types"]), {"F64", "I64"})
 
+    def test_state_in_bf16_is_half_of_mamba2s(self):
+        def state(*args):
+            return json.loads(inspect(*args, "--json")[1])["bytes"]["state"]
+
+        for preset, heads in (("hydra-29m", 12 * 64 * 64 * 8), ("transformer-29m", 0)):
+            saved = state("--preset", preset) - state("--preset", preset, "--state-dtype", "bf16")
+            self.assertEqual(saved, 2 * heads)
+
     def test_bad_input_is_one_line_and_status_2(self):
         for args, word in ((("-m", "/nothing/here"), "/nothing/here"), (("--preset", "hydra-28m"), "hydra-29m"),
                            (("--preset", "hydra-nano", "--fit", "2XB"), "2XB"), (("--preset", "hydra-nano", "--ctx", "0"), "--ctx"),

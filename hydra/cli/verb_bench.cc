@@ -50,7 +50,7 @@ std::vector<SpeedTest> Tests(const BenchFlags& flags) {
 // What was asked for: --ppl or --stream alone leave the speed tests out.
 bool WantsSpeed(const BenchFlags& flags, const CLI::App* verb) {
   if (flags.ppl.empty() && !flags.stream) return true;
-  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--compare-cmd"})
+  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--interleave", "--compare-cmd"})
     if (verb->count(flag) > 0) return true;
   return false;
 }
@@ -137,7 +137,8 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
     fmt::print(stderr,
                "hydralm: warning: {}: the memory's read rate moved from {:.1f} to {:.1f} GB/s: measure again on a "
                "quiet machine\n",
-               TestName(tests.front()), before / 1e9, after / 1e9);
+               TestName(tests.front()) + (tests.size() > 1 ? fmt::format(" and {} more", tests.size() - 1) : ""),
+               before / 1e9, after / 1e9);
   std::vector<BenchRow> rows;
   for (const Running& one : all)
     if (!one.rates.empty()) rows.push_back(MakeRow(runner, one, (before + after) / 2, common));
@@ -195,6 +196,10 @@ Runner Open(const BenchFlags& flags, const OpenOptions& options) {
 int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& common) {
   InstallStopSignals();
   const bool speed = WantsSpeed(flags, verb);
+  if ((speed || flags.ppl.empty()) && !flags.model.controls.empty())
+    throw Error(ErrorCode::kUsage,
+                fmt::format("bench: --control {}: for --ppl alone; speed tests count the bytes of the whole model",
+                            flags.model.controls.front()));
   RowWriter writer(ParseRowFormat(flags.format));
   if (flags.stream) writer.WriteStream(Stream(flags.model.threads > 0 ? flags.model.threads : PhysicalCores()));
   if (!speed && flags.ppl.empty()) {
@@ -203,14 +208,19 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   }
   const std::vector<SpeedTest> tests = speed ? Tests(flags) : std::vector<SpeedTest>{};
   if (speed && tests.empty()) throw Error(ErrorCode::kUsage, "bench: nothing to do: -p and -n are 0");
-  if (speed && !flags.model.controls.empty())
-    throw Error(ErrorCode::kUsage,
-                fmt::format("bench: --control {}: for --ppl alone; speed tests count the bytes of the whole model",
-                            flags.model.controls.front()));
   constexpr int64_t kChunk = 512;
   const int64_t chunk = verb->count("-c") > 0 && flags.model.ctx > 0 ? flags.model.ctx : kChunk;
   OpenOptions open{.quiet = common.quiet, .ctx = flags.ppl.empty() ? 1 : chunk};
-  for (const SpeedTest& test : tests) open.ctx = std::max(open.ctx, test.length());
+  const size_t together = flags.interleave ? tests.size() : 1;  // tests whose states are held at once
+  for (size_t i = 0; i < tests.size(); i += together) {
+    int64_t held = 0, most = 0;
+    for (const SpeedTest& test : std::span(tests).subspan(i, together)) {
+      open.ctx = std::max(open.ctx, test.length());
+      held += test.batch;
+      most = std::max(most, test.batch);
+    }
+    open.batch = std::max(open.batch, held + most);  // one test's are forked while it runs
+  }
   if (!flags.preset.empty() && !flags.ppl.empty())
     throw Error(ErrorCode::kUsage, "bench: --ppl needs a trained model: give -m");
   ModelFlags model_flags = flags.model;
@@ -237,7 +247,6 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   }
   std::optional<ReadMeter> meter;
   if (!tests.empty()) meter.emplace(*runner.pool);
-  const size_t together = flags.interleave ? tests.size() : 1;
   for (size_t i = 0; i < tests.size() && !StopRequested(); i += together)
     for (const BenchRow& made : Measure(flags, runner, std::span(tests).subspan(i, together), *meter, row))
       writer.Write(made);

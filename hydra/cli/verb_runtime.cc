@@ -134,8 +134,10 @@ void PrintExplain(const Model& model, const ModelFlags& flags) {
              flags.act != "auto" ? "asked for"
              : w.quantised       ? "the weights are quantised"
                                  : "the weights are not quantised");
-  fmt::print(stderr, "explain      keys and values {}, recurrent state {}\n", KvDtypeName(model.options().kv_dtype),
-             StateDtypeName(model.options().state_dtype));
+  const ModelConfig& c = model.config();
+  const bool mamba2 = CountState(c, KvDtype::kF16).ssm > 0 && c.ssm.kind == SsmKind::kMamba2;
+  fmt::print(stderr, "explain      keys and values {}{}\n", KvDtypeName(model.options().kv_dtype),
+             mamba2 ? fmt::format(", recurrent state {}", StateDtypeName(model.options().state_dtype)) : "");
   for (const KernelRow& row : KernelRows(w))
     fmt::print(stderr, "explain      {:<18} {:<5} [{}, {}]: {}\n", row.part, Info(row.w->type).name, row.w->rows,
                row.w->cols, KernelText(*row.w, q8));
@@ -160,7 +162,7 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   load.state_dtype = ParseStateDtype(flags.state_dtype, "--state-dtype");
   load.act = options.f32_only ? Activations::kF32 : ParseActivations(flags.act);
   load.ctx_size = ContextSize(flags, options, source.config.max_position_embeddings);
-  const RunOptions run{.ctx = load.ctx_size, .batch = 1, .kv = load.kv_dtype, .state = load.state_dtype};
+  const RunOptions run{.ctx = load.ctx_size, .batch = options.batch, .kv = load.kv_dtype, .state = load.state_dtype};
   const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
   CheckMemory(source, run, bytes);
   auto pool = std::make_unique<ThreadPool>(flags.threads);

@@ -26,6 +26,7 @@ namespace hydra::cli {
 struct OpenOptions {
   bool quiet = false;     // no lines about the model; warnings still come
   int64_t ctx = 0;        // > 0: what the verb needs where -c was not given
+  int64_t batch = 1;      // sequences held at once
   bool f32_only = false;  // activations in f32 whatever --act says
 };
 

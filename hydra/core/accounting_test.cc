@@ -90,6 +90,8 @@ TEST(Accounting, HydraPresetsHaveTheGoldenNumbers) {
                      bf16 = CountState(config, KvDtype::kF16, StateDtype::kBF16);
     EXPECT_EQ(2 * bf16.ssm, f32.ssm);
     EXPECT_EQ(f32.total() - bf16.total(), bf16.ssm);  // nothing else has that type
+    const RunOptions three{.ctx = 64, .batch = 3}, rounded{.ctx = 64, .batch = 3, .state = StateDtype::kBF16};
+    EXPECT_EQ(CountRun(config, three).state - CountRun(config, rounded).state, 3 * bf16.ssm);
     config.ssm.kind = SsmKind::kDiagonal;
     EXPECT_EQ(CountParams(config).total, g.diagonal);
     EXPECT_EQ(CountState(config, KvDtype::kF16).ssm, config.n_layers() * config.d_model * 4);

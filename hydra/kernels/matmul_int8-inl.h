@@ -151,7 +151,7 @@ template <class F, int P>
 HWY_INLINE void PrefetchBlock(const Int8Call& c, int64_t b) {
   constexpr int kBytes = F::kBits * kVectorBytes;  // quants; scales are less than a line
   const uint8_t* panel = c.panel;
-  if (b >= c.blocks) b -= c.blocks, panel += P * c.layout.bytes;
+  while (b >= c.blocks) b -= c.blocks, panel += P * c.layout.bytes;
   Unroll<P>([&](auto p) HYDRA_LAMBDA {
     const BlockAt block = At(c.layout, panel + p * c.layout.bytes, b);
     Unroll<(kBytes + 63) / 64>([&](auto i) HYDRA_LAMBDA { hwy::Prefetch(block.quants + 64 * i); });

@@ -318,7 +318,7 @@ void Chunks(const SsdArgs& a) {
 }
 
 void Ssd(const SsdArgs& a) {
-  if (a.T > 1) return Chunks(a);
+  if (a.T != 1) return Chunks(a);
   a.state_dtype == StateDtype::kF32 ? Step<F32Row>(a) : Step<BF16Row>(a);
 }
 

@@ -18,8 +18,8 @@ extern "C" __attribute__((visibility("default"), used)) int mkl_serv_intel_cpu_t
 namespace hydra::nn {
 
 void SetUpProcess() {
-  // Large tensors come and go each step, and the system clears each page that it gives out: none is mapped alone, and what
-  // was had once is kept.
+  // Large tensors come and go each step, and the system clears each page that it gives out: none is mapped alone, and
+  // what was had once is kept.
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
 }

@@ -98,7 +98,8 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model) {
   size_t used = 0;
   const auto take = [&](const std::string& name, DType dtype) -> const TensorView& {
     const TensorView& view = file.Get(name);
-    if (view.dtype != dtype) throw Error(ErrorCode::kFormat, StrCat(path, ": ", name, ": type ", DTypeName(view.dtype), ": must be ", DTypeName(dtype)));
+    if (view.dtype != dtype) throw Error(ErrorCode::kFormat, StrCat(path, ": ", name, ": type ", DTypeName(view.dtype), ": must be ", DTypeName(dtype),
+                                              std::string_view(name).ends_with(".ssm_state") ? ": see --state-dtype" : ""));
     crc = Crc32({view.data, static_cast<size_t>(view.nbytes)}, crc);
     ++used;
     return view;
