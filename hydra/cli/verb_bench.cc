@@ -193,13 +193,34 @@ Runner Open(const BenchFlags& flags, const OpenOptions& options) {
   return OpenRunner(source, flags.model, options);
 }
 
-int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& common) {
-  InstallStopSignals();
-  const bool speed = WantsSpeed(flags, verb);
+// Flags that do not go together.
+void CheckFlags(const BenchFlags& flags, bool speed) {
   if ((speed || flags.ppl.empty()) && !flags.model.controls.empty())
     throw Error(ErrorCode::kUsage,
                 fmt::format("bench: --control {}: for --ppl alone; speed tests count the bytes of the whole model",
                             flags.model.controls.front()));
+  if (!flags.preset.empty() && !flags.ppl.empty())
+    throw Error(ErrorCode::kUsage, "bench: --ppl needs a trained model: give -m");
+  if (speed && Tests(flags).empty()) throw Error(ErrorCode::kUsage, "bench: nothing to do: -p and -n are 0");
+}
+
+// Makes room for the longest test and for the sequences of `together` tests, one of which has forks of its own.
+void MakeRoom(std::span<const SpeedTest> tests, size_t together, OpenOptions* open) {
+  for (size_t i = 0; i < tests.size(); i += together) {
+    int64_t held = 0, most = 0;
+    for (const SpeedTest& test : tests.subspan(i, together)) {
+      open->ctx = std::max(open->ctx, test.length());
+      held += test.batch;
+      most = std::max(most, test.batch);
+    }
+    open->batch = std::max(open->batch, held + most);
+  }
+}
+
+int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& common) {
+  InstallStopSignals();
+  const bool speed = WantsSpeed(flags, verb);
+  CheckFlags(flags, speed);
   RowWriter writer(ParseRowFormat(flags.format));
   if (flags.stream) writer.WriteStream(Stream(flags.model.threads > 0 ? flags.model.threads : PhysicalCores()));
   if (!speed && flags.ppl.empty()) {
@@ -207,22 +228,11 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
     return StopStatus();
   }
   const std::vector<SpeedTest> tests = speed ? Tests(flags) : std::vector<SpeedTest>{};
-  if (speed && tests.empty()) throw Error(ErrorCode::kUsage, "bench: nothing to do: -p and -n are 0");
   constexpr int64_t kChunk = 512;
   const int64_t chunk = verb->count("-c") > 0 && flags.model.ctx > 0 ? flags.model.ctx : kChunk;
   OpenOptions open{.quiet = common.quiet, .ctx = flags.ppl.empty() ? 1 : chunk};
   const size_t together = flags.interleave ? tests.size() : 1;  // tests whose states are held at once
-  for (size_t i = 0; i < tests.size(); i += together) {
-    int64_t held = 0, most = 0;
-    for (const SpeedTest& test : std::span(tests).subspan(i, together)) {
-      open.ctx = std::max(open.ctx, test.length());
-      held += test.batch;
-      most = std::max(most, test.batch);
-    }
-    open.batch = std::max(open.batch, held + most);  // one test's are forked while it runs
-  }
-  if (!flags.preset.empty() && !flags.ppl.empty())
-    throw Error(ErrorCode::kUsage, "bench: --ppl needs a trained model: give -m");
+  MakeRoom(tests, together, &open);
   ModelFlags model_flags = flags.model;
   if (model_flags.ctx_given && model_flags.ctx < open.ctx) {
     if (speed && flags.ppl.empty())
