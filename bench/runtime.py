@@ -69,12 +69,12 @@ def row(what, bar, upper, lower):
 
 
 def ratios(bench, reps, rounds, named, only):
-    """Rows of both tables of ratios."""
+    """Rows of the table of ratios."""
     rows = []
     for what, name, tests, share, bar in CONTEXT:
         if name in named and only in name:
             long, *short = bench(name, *tests, "-r", max(2, round(share * reps)), "--interleave")
-            rows.append(row(what, bar, long, together(short) if len(short) > 1 else short[0]))
+            rows.append(row(what, bar, long, together(short)))
     if only not in PEERS[0]:
         return rows
     for tests, cases in AGAINST:

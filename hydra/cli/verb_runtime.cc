@@ -135,7 +135,7 @@ void PrintExplain(const Model& model, const ModelFlags& flags) {
              : w.quantised       ? "the weights are quantised"
                                  : "the weights are not quantised");
   const ModelConfig& c = model.config();
-  const bool mamba2 = CountState(c, KvDtype::kF16).ssm > 0 && c.ssm.kind == SsmKind::kMamba2;
+  const bool mamba2 = c.HasSsm() && c.ssm.kind == SsmKind::kMamba2;
   fmt::print(stderr, "explain      keys and values {}{}\n", KvDtypeName(model.options().kv_dtype),
              mamba2 ? fmt::format(", recurrent state {}", StateDtypeName(model.options().state_dtype)) : "");
   for (const KernelRow& row : KernelRows(w))
