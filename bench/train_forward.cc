@@ -13,11 +13,11 @@
 #include <cstdlib>
 #include <string>
 
+#include "hydra/cli/process.h"
 #include "hydra/core/accounting.h"
 #include "hydra/core/config.h"
 #include "hydra/core/error.h"
 #include "hydra/nn/model.h"
-#include "hydra/nn/process.h"
 #include "hydra/train/optim.h"
 
 namespace {
@@ -51,7 +51,7 @@ int Run(int argc, char** argv) {
   const std::string preset = argv[1], mode = argv[4];
   const int64_t T = std::atoll(argv[2]), rows = std::atoll(argv[3]);
   const int steps = std::atoi(argv[5]), threads = std::atoi(argv[6]);
-  nn::SetUpProcess();
+  cli::SetUpProcess();
   at::set_num_threads(threads);
   torch::manual_seed(1);
   const ModelConfig config = Preset(preset);

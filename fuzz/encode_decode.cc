@@ -4,7 +4,7 @@
 #include "fuzz/input.h"
 #include "fuzz/model.h"
 #include "hydra/core/tokenizer.h"
-#include "hydra/core/tokenizer_text.h"
+#include "hydra/core/utf8.h"
 
 using namespace hydra;
 

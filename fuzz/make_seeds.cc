@@ -45,7 +45,7 @@ void WriteSafeTensorsFiles(Seeds& seeds) {
 // A model of one layer whose weights are all small and negative (ssm_a must be), with a tokenizer.
 void WriteGgufModel(Seeds& seeds, const std::string& name, const ModelConfig& config, const std::string& tokenizer) {
   GgufMetadata metadata = GgufModelMetadata(config);
-  if (!tokenizer.empty()) SetGgufTokenizer(tokenizer, config, &metadata);
+  if (!tokenizer.empty()) SetGgufTokenizer(tokenizer, {.vocab_size = config.vocab_size}, &metadata);
   const TensorTable table(config);
   std::vector<GgufTensorInfo> infos;
   for (const GgufTensorSlot& slot : GgufTensorSlots(config, table))

@@ -3,7 +3,7 @@
 // hold for byte-level tokenizers only (encode_decode.cc).
 #include "fuzz/input.h"
 #include "hydra/core/tokenizer.h"
-#include "hydra/core/tokenizer_text.h"
+#include "hydra/core/utf8.h"
 
 using namespace hydra;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Flags of models, controls, sampling and input tokens, and what their values mean.
+// Flags of models, controls and input tokens, and what their values mean.
 #include "hydra/cli/model_flags.h"
 
 #include <fmt/format.h>
@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <sstream>
 #include <system_error>
 
@@ -94,19 +93,6 @@ void SetControl(const std::string& control, const std::string& key, const std::s
   }
 }
 
-// "ID=V"
-std::pair<int32_t, double> ParseBias(const std::string& text) {
-  int32_t id = -1;
-  double value = 0;
-  const char* const end = text.data() + text.size();
-  const auto first = std::from_chars(text.data(), end, id);
-  const bool has_value = first.ec == std::errc() && first.ptr != end && *first.ptr == '=';
-  const auto second = has_value ? std::from_chars(first.ptr + 1, end, value) : first;
-  if (!has_value || second.ec != std::errc() || second.ptr != end || id < 0)
-    throw Error(ErrorCode::kUsage, fmt::format("--logit-bias {}: must be ID=VALUE", text));
-  return {id, value};
-}
-
 }  // namespace
 
 void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
@@ -144,38 +130,6 @@ Controls ParseControls(const std::vector<std::string>& controls) {
     SetControl(control, control.substr(0, equals), control.substr(equals + 1), &out);
   }
   return out;
-}
-
-void AddSamplingFlags(CLI::App* verb, SamplingFlags* flags) {
-  SamplerOptions& s = flags->sampler;
-  verb->add_option("--repeat-penalty", s.repeat_penalty, "divides logits of recent tokens; 1 = off");
-  verb->add_option("--repeat-last-n", s.repeat_last_n, "recent tokens that penalties look at");
-  verb->add_option("--presence-penalty", s.presence_penalty, "off the logit of each recent token");
-  verb->add_option("--frequency-penalty", s.frequency_penalty, "the same for each time it occurs");
-  verb->add_option("--top-k", s.top_k, "the k best tokens; 0 = off");
-  verb->add_option("--top-p", s.top_p, "the best tokens of this mass; 1 = off");
-  verb->add_option("--min-p", s.min_p, "least share of the best one's probability; 0 = off");
-  verb->add_option("--temp", s.temperature, "temperature; 0 = greedy");
-  verb->add_option("--logit-bias", flags->logit_bias, "ID=VALUE added to a logit; repeatable")->type_name("ID=VALUE");
-  verb->add_option("--seed", flags->seed, "random numbers; -1 = a new seed each time, printed")
-      ->check(Range(-1, INT64_MAX));
-}
-
-SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb, const GenerationConfig& config) {
-  SamplerOptions s = flags.sampler;
-  const auto from_model = [verb](const char* flag, const auto& value, auto* out) {
-    if (value && verb->count(flag) == 0) *out = *value;
-  };
-  from_model("--repeat-penalty", config.repetition_penalty, &s.repeat_penalty);
-  from_model("--top-k", config.top_k, &s.top_k);
-  from_model("--top-p", config.top_p, &s.top_p);
-  from_model("--min-p", config.min_p, &s.min_p);
-  from_model("--temp", config.temperature, &s.temperature);
-  if (config.do_sample && !*config.do_sample && verb->count("--temp") == 0) s.temperature = 0;
-  s.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : std::random_device{}();
-  for (const std::string& bias : flags.logit_bias) s.logit_bias.push_back(ParseBias(bias));
-  s.Validate();
-  return s;
 }
 
 std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text, const std::string& file) {

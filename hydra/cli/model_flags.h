@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Flags of the verbs that run a model, shared by both commands: which model, how it runs, routing controls, sampling,
-// the tokens that go in. Not here: opening a model (verb_runtime.h, torch_model_flags.h).
+// Flags of the verbs that run a model, shared by both commands: which model, how it runs, routing controls, the
+// tokens that go in. Not here: opening a model (verb_runtime.h, torch_model_flags.h), sampling (verb_sampling.h).
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -9,8 +9,6 @@
 #include <vector>
 
 #include "hydra/core/controls.h"
-#include "hydra/core/generation_config.h"
-#include "hydra/core/sampler.h"
 #include "hydra/core/tokenizer.h"
 
 namespace hydra::cli {
@@ -38,17 +36,6 @@ void AddActivationFlag(CLI::App* verb, ModelFlags* flags);
 
 // KEY=VALUE of specs/hydra.md 4, such as ban_experts=0,3 or path_scale=1,0,1. Throws kUsage naming the control.
 [[nodiscard]] Controls ParseControls(const std::vector<std::string>& controls);
-
-struct SamplingFlags {
-  SamplerOptions sampler;
-  int64_t seed = -1;
-  std::vector<std::string> logit_bias;  // ID=VALUE
-};
-void AddSamplingFlags(CLI::App* verb, SamplingFlags* flags);
-// A flag or its variable wins over the model's generation_config.json, which wins over the default. A seed of -1
-// becomes a random one.
-[[nodiscard]] SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb,
-                                             const GenerationConfig& config);
 
 // The text of -p or of the file of -f ("-" = stdin); nothing when neither is given. Both are an error.
 [[nodiscard]] std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // hydralm-train: the verbs that need LibTorch. hydralm hands them over, so nobody types its name.
 #include "hydra/cli/cli.h"
-#include "hydra/nn/process.h"
+#include "hydra/cli/process.h"
 
 namespace hydra::cli {
 #ifdef HYDRALM_HAS_TRAIN
@@ -17,7 +17,7 @@ void AddLogitsVerb(CLI::App& root, VerbContext& context);
 
 int main(int argc, char** argv) {
   using namespace hydra::cli;
-  hydra::nn::SetUpProcess();
+  hydra::cli::SetUpProcess();
   return RunProgram(argc, argv,
                     {.verbs =
                          {

@@ -16,6 +16,7 @@
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
+#include "hydra/cli/verb_sampling.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/core/chat_template.h"
 #include "hydra/core/error.h"

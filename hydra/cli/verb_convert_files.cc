@@ -38,7 +38,13 @@ std::function<void(GgufMetadata&)> TokenizerKeys(const WeightSource& source) {
   }
   const std::string home = HomeOf(source.path);
   if (!fs::exists(fs::path(home) / "tokenizer.json")) return {};
-  return [home, config = source.config](GgufMetadata& metadata) { SetGgufTokenizer(home, config, &metadata); };
+  const ModelConfig& config = source.config;
+  return [home, model = ModelTokens{.vocab_size = config.vocab_size,
+                                    .bos = config.bos_token_id,
+                                    .pad = config.pad_token_id,
+                                    .eos = config.EosTokenIds()}](GgufMetadata& metadata) {
+    SetGgufTokenizer(home, model, &metadata);
+  };
 }
 
 void WriteTokenizerFiles(const WeightSource& source, const std::string& folder) {

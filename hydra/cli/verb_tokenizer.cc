@@ -20,6 +20,7 @@
 #include "hydra/core/json.h"
 #include "hydra/core/text_input.h"
 #include "hydra/core/tokenizer.h"
+#include "hydra/core/utf8.h"
 
 namespace hydra::cli {
 namespace {

@@ -13,6 +13,7 @@
 #include "hydra/core/error.h"
 #include "hydra/core/json.h"
 #include "hydra/core/tokenizer.h"
+#include "hydra/core/tokenizer_text.h"
 
 namespace hydra {
 namespace {

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "hydra/core/testing.h"
+#include "hydra/core/tokenizer_text.h"
 
 namespace hydra {
 namespace {

@@ -10,8 +10,6 @@
 #include <limits>
 #include <numeric>
 
-#include "hydra/core/tokenizer_text.h"
-
 namespace hydra {
 namespace {
 

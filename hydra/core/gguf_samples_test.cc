@@ -57,7 +57,7 @@ void WriteModel(const std::string& base) {
   c.d_ff = 64;
   c.eos_token_id = 0;
   GgufMetadata metadata = GgufModelMetadata(c);
-  SetGgufTokenizer(base + "tokenizer.json", c, &metadata);
+  SetGgufTokenizer(base + "tokenizer.json", {.vocab_size = 320, .eos = {0}}, &metadata);
   const TensorTable table(c);
   const auto slots = GgufTensorSlots(c, table);
   std::vector<GgufTensorInfo> infos;

@@ -288,10 +288,8 @@ TEST(HostileMemory, GoodTokenizers) {
 
   const TempDir dir;
   WriteFileAtomic(dir / "tokenizer.json", trained.json);
-  ModelConfig config = TransformerNano();
-  config.vocab_size = trained.vocab_size;
   GgufMetadata metadata;
-  SetGgufTokenizer(dir / "tokenizer.json", config, &metadata);
+  SetGgufTokenizer(dir / "tokenizer.json", {.vocab_size = trained.vocab_size}, &metadata);
   metadata.SetText("general.architecture", "llama");
   WriteGguf(dir / "x.gguf", metadata, {}, nullptr);
   ExpectLoads("GGUF", ReadFile(dir / "x.gguf"), load);

@@ -16,7 +16,7 @@
 
 #include "hydra/core/file.h"
 #include "hydra/core/json.h"
-#include "hydra/core/tokenizer_text.h"
+#include "hydra/core/utf8.h"
 
 namespace hydra {
 namespace {

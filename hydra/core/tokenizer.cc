@@ -19,6 +19,7 @@
 #include "hydra/core/tokenizer_decoder.h"
 #include "hydra/core/tokenizer_file.h"
 #include "hydra/core/tokenizer_gguf.h"
+#include "hydra/core/utf8.h"
 
 namespace hydra {
 

@@ -6,6 +6,7 @@
 
 #include "hydra/core/error.h"
 #include "hydra/core/tokenizer_text.h"
+#include "hydra/core/utf8.h"
 
 namespace hydra {
 namespace {

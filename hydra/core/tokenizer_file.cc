@@ -12,7 +12,7 @@
 
 #include "hydra/core/error.h"
 #include "hydra/core/json.h"
-#include "hydra/core/tokenizer_text.h"
+#include "hydra/core/utf8.h"
 
 namespace hydra {
 namespace {

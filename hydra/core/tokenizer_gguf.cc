@@ -14,7 +14,7 @@
 #include "hydra/core/json.h"
 #include "hydra/core/pretokenizer_scan.h"
 #include "hydra/core/tokenizer.h"
-#include "hydra/core/tokenizer_text.h"
+#include "hydra/core/utf8.h"
 
 namespace hydra {
 namespace {
@@ -255,8 +255,8 @@ const PreSteps* KnownStepsOf(const TokenizerFile& file, const Tokenizer& tokeniz
   return nullptr;
 }
 
-void SetTokens(const TokenizerFile& file, const ModelConfig& config, const std::string& path, GgufMetadata* metadata) {
-  const size_t n = static_cast<size_t>(file.tokens.size()), padded = static_cast<size_t>(config.vocab_size);
+void SetTokens(const TokenizerFile& file, int64_t vocab_size, const std::string& path, GgufMetadata* metadata) {
+  const size_t n = static_cast<size_t>(file.tokens.size()), padded = static_cast<size_t>(vocab_size);
   if (n > padded)
     throw Error(ErrorCode::kFormat, fmt::format("{}: has {} tokens: vocab_size = {} in config.json", path, n, padded));
   std::vector<std::string> fill;
@@ -313,7 +313,7 @@ GgufTokenizer ReadGgufTokenizer(const GgufFile& file) {
   return out;
 }
 
-void SetGgufTokenizer(const std::string& path, const ModelConfig& config, GgufMetadata* metadata) {
+void SetGgufTokenizer(const std::string& path, const ModelTokens& model, GgufMetadata* metadata) {
   const bool folder = fs::is_directory(path);
   const std::string name = folder ? (fs::path(path) / "tokenizer.json").string() : path;
   const std::string text = ReadFile(name, kMaxJsonBytes);
@@ -325,16 +325,15 @@ void SetGgufTokenizer(const std::string& path, const ModelConfig& config, GgufMe
   const PreSteps* pre = KnownStepsOf(file, tokenizer);
   metadata->SetText(kModel, "gpt2");
   metadata->SetText(kPre, pre != nullptr ? pre->name : kHydraPre);
-  SetTokens(file, config, name, metadata);
+  SetTokens(file, model.vocab_size, name, metadata);
   const auto set_id = [&](const char* key, std::optional<int64_t> id) {
     if (id) metadata->SetU32(fmt::format("tokenizer.ggml.{}_token_id", key), *id);
   };
-  set_id("bos", tokenizer.bos_id() ? std::optional<int64_t>(tokenizer.bos_id()) : config.bos_token_id);
-  const auto ends = config.EosTokenIds();
-  set_id("eos", !ends.empty() ? std::optional<int64_t>(ends[0]) : std::optional<int64_t>(tokenizer.eos_id()));
-  if (ends.size() > 1) set_id("eot", ends[1]);
-  if (ends.size() > 2) set_id("eom", ends[2]);
-  set_id("padding", config.pad_token_id);
+  set_id("bos", tokenizer.bos_id() ? std::optional<int64_t>(tokenizer.bos_id()) : model.bos);
+  set_id("eos", !model.eos.empty() ? std::optional<int64_t>(model.eos[0]) : std::optional<int64_t>(tokenizer.eos_id()));
+  if (model.eos.size() > 1) set_id("eot", model.eos[1]);
+  if (model.eos.size() > 2) set_id("eom", model.eos[2]);
+  set_id("padding", model.pad);
   const auto around = tokenizer.Encode("", {.parse_special = true, .add_special = true});
   metadata->SetBool(kAddBos, !around.empty() && around.front() == tokenizer.bos_id());
   if (pre == nullptr) metadata->SetText(kWhole, text);

@@ -5,8 +5,8 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
-#include "hydra/core/config.h"
 #include "hydra/core/gguf.h"
 #include "hydra/core/tokenizer_file.h"
 
@@ -22,11 +22,18 @@ struct GgufTokenizer {
 // not UTF-8, types or merges that do not fit them, ids outside the vocabulary.
 [[nodiscard]] GgufTokenizer ReadGgufTokenizer(const GgufFile& file);
 
+// What a model's config says of tokens.
+struct ModelTokens {
+  int64_t vocab_size = 0;
+  std::optional<int64_t> bos{}, pad{};
+  std::vector<int64_t> eos{};  // all that end a text; empty: the tokenizer's
+};
+
 // Sets the keys from a model folder (tokenizer.json; tokenizer_config.json and chat_template.jinja where they are) or
-// a tokenizer.json. The vocabulary is filled up to config.vocab_size with unused tokens; ends of text come from the
-// config where it has them. What the keys cannot say goes in as the whole tokenizer.json, pre = hydra. Throws kFormat
-// for a tokenizer that is not byte-level or has more tokens than the config.
-void SetGgufTokenizer(const std::string& path, const ModelConfig& config, GgufMetadata* metadata);
+// a tokenizer.json. The vocabulary is filled up to the model's with unused tokens; ends of text come from the model
+// where it has them. What the keys cannot say goes in as the whole tokenizer.json, pre = hydra. Throws kFormat for a
+// tokenizer that is not byte-level or has more tokens than the model.
+void SetGgufTokenizer(const std::string& path, const ModelTokens& model, GgufMetadata* metadata);
 
 // Texts of tokenizer.json and tokenizer_config.json that say what a GGUF file says.
 [[nodiscard]] std::string TokenizerJson(const GgufTokenizer& tokenizer);

@@ -43,12 +43,7 @@ class TokenizerGguf : public testing::Test {
     WriteFileAtomic(folder + "/tokenizer_config.json", config);
     return folder;
   }
-  static ModelConfig Config(int64_t vocab_size) {
-    ModelConfig c = TransformerNano();
-    c.vocab_size = vocab_size;
-    c.eos_token_id = 1;
-    return c;
-  }
+  static ModelTokens Tokens(int64_t vocab_size) { return {.vocab_size = vocab_size, .eos = {1}}; }
   std::string Write(const GgufMetadata& metadata) const {
     std::string path = dir_ / "t.gguf";
     FileOps ops = FileOps::Real();
@@ -63,7 +58,7 @@ class TokenizerGguf : public testing::Test {
     const std::string folder = Folder(tokenizer);
     const Tokenizer before = Tokenizer::Load(folder);
     GgufMetadata metadata;
-    SetGgufTokenizer(folder, Config(vocab_size), &metadata);
+    SetGgufTokenizer(folder, Tokens(vocab_size), &metadata);
     const std::string path = Write(metadata);
     const GgufFile file = GgufFile::Open(path);
     EXPECT_EQ(file.Text("tokenizer.ggml.pre"), want_pre);
@@ -158,12 +153,9 @@ TEST_F(TokenizerGguf, UserDefinedTokensAreNotSpecial) {
 
 TEST_F(TokenizerGguf, EndsAndTemplateAreWritten) {
   const std::string folder = Folder(Trained(), R"({"eos_token": "<|end|>", "chat_template": "{{ x }}"})");
-  ModelConfig config = Config(330);
-  config.eos_token_id = 1;
-  config.more_eos_token_ids = {7, 9};
-  config.pad_token_id = 3;
+  const ModelTokens model{.vocab_size = 330, .pad = 3, .eos = {1, 7, 9}};
   GgufMetadata metadata;
-  SetGgufTokenizer(folder, config, &metadata);
+  SetGgufTokenizer(folder, model, &metadata);
   const GgufFile file = GgufFile::Open(Write(metadata));
   EXPECT_EQ(file.Int("tokenizer.ggml.eos_token_id"), 1);
   EXPECT_EQ(file.Int("tokenizer.ggml.eot_token_id"), 7);
@@ -172,17 +164,17 @@ TEST_F(TokenizerGguf, EndsAndTemplateAreWritten) {
   EXPECT_EQ(file.Text("tokenizer.chat_template"), "{{ x }}");
   EXPECT_FALSE(file.Bool("tokenizer.ggml.add_bos_token"));
   EXPECT_EQ(Tokenizer::FromGguf(file).eot_id(), 7);
-  ExpectError([&] { SetGgufTokenizer(folder, Config(329), &metadata); }, ErrorCode::kFormat,
+  ExpectError([&] { SetGgufTokenizer(folder, Tokens(329), &metadata); }, ErrorCode::kFormat,
               {"330 tokens", "vocab_size = 329"});
   json spm = Trained();
   spm["pre_tokenizer"] = nullptr;
-  ExpectError([&] { SetGgufTokenizer(Folder(spm), config, &metadata); }, ErrorCode::kFormat, {"byte-level"});
+  ExpectError([&] { SetGgufTokenizer(Folder(spm), model, &metadata); }, ErrorCode::kFormat, {"byte-level"});
 }
 
 TEST_F(TokenizerGguf, RefusesBadMetadata) {
   const std::string folder = Folder(Trained());
   GgufMetadata good;
-  SetGgufTokenizer(folder, Config(330), &good);
+  SetGgufTokenizer(folder, Tokens(330), &good);
   const GgufFile source = GgufFile::Open(Write(good));
   const auto bad = [&](const std::function<void(GgufMetadata&)>& change,
                        std::initializer_list<std::string_view> parts) {

@@ -21,6 +21,8 @@
 #include "hydra/core/json.h"
 #include "hydra/core/pretokenizer.h"
 #include "hydra/core/testing.h"
+#include "hydra/core/tokenizer_text.h"
+#include "hydra/core/utf8.h"
 
 namespace hydra {
 namespace {
@@ -100,46 +102,6 @@ std::string ErrorOf(const std::function<void()>& run) {
 }
 
 // ---- Text ----
-
-TEST(TokenizerText, MendReplacesMaximalInvalidParts) {
-  std::string buffer;
-  const std::string r(kReplacementChar);
-  const std::vector<std::pair<std::string, std::string>> cases = {
-      {"plain", "plain"},
-      {"\xC3\xA9", "\xC3\xA9"},
-      {"a\xFF"
-       "b",
-       "a" + r + "b"},
-      {"\xE2\x82", r},  // cut: one part
-      {"\xE2\x82"
-       "x",
-       r + "x"},
-      {"\xF0\x9F\x98\xE2\x82\xAC", r + "\xE2\x82\xAC"},
-      {"\xC0\x80", r + r},                  // overlong: each byte by itself
-      {"\xED\xA0\x80", r + r + r},          // a surrogate
-      {"\xF4\x90\x80\x80", r + r + r + r},  // above U+10FFFF
-  };
-  for (const auto& [in, want] : cases) EXPECT_EQ(MendUtf8(in, buffer), want) << Json(want).dump();
-}
-
-TEST(TokenizerText, StreamEqualsMendingAtEverySplit) {
-  std::mt19937_64 rng(7);
-  std::string buffer;
-  for (int round = 0; round < 300; ++round) {
-    const std::string bytes = round % 2 ? RandomBytes(rng, 24) : RandomText(rng, 8);
-    Utf8Stream stream;
-    std::string text;
-    for (size_t at = 0; at < bytes.size();) {
-      const size_t n = 1 + rng() % 3;
-      const std::string piece = stream.Push(std::string_view(bytes).substr(at, n));
-      EXPECT_EQ(ValidUtf8Prefix(piece), piece.size());
-      text += piece;
-      at += n;
-    }
-    text += stream.Finish();
-    EXPECT_EQ(text, MendUtf8(bytes, buffer)) << "round " << round;
-  }
-}
 
 TEST(TokenizerText, ByteAlphabetIsABijection) {
   std::map<char32_t, int> seen;

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "hydra/core/accounting.h"  // KvDtype, StateDtype
+#include "hydra/core/cache_dtype.h"
 
 namespace hydra::kernels {
 
@@ -122,7 +122,7 @@ void Diagonal(const DiagonalArgs& a);
 
 // ---- Attention ----
 
-// Bytes of one row of n numbers in a KV dtype: KvRowBytes of accounting.h. f32 to a row, and back.
+// Bytes of one row of n numbers in a KV dtype: KvRowBytes of cache_dtype.h. f32 to a row, and back.
 void StoreKvRow(KvDtype dtype, const float* x, int64_t n, void* row);
 void LoadKvRow(KvDtype dtype, const void* row, int64_t n, float* x);
 

@@ -8,7 +8,7 @@
 #define HYDRA_KERNELS_SIMD_KV_INL_H
 #endif
 
-#include "hydra/core/accounting.h"
+#include "hydra/core/cache_dtype.h"
 #include "hydra/kernels/simd.h"
 
 HWY_BEFORE_NAMESPACE();

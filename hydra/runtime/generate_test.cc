@@ -9,8 +9,8 @@
 
 #include "hydra/core/error.h"
 #include "hydra/core/testing.h"
+#include "hydra/core/tokenizer_text.h"
 #include "hydra/runtime/perplexity.h"
-#include "hydra/runtime/random_model.h"
 #include "hydra/runtime/speed.h"
 #include "hydra/runtime/testing.h"
 
@@ -205,32 +205,6 @@ TEST(Perplexity, IsThatOfTheLogits) {
   ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 3}, pool); }, ErrorCode::kUsage,
               {"must be 4 or more"});
   ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 513}, pool); }, ErrorCode::kUsage, {"--ctx-size"});
-}
-
-TEST(RandomWeights, RunAndHaveTheWantedTypes) {
-  for (const WeightType type : {WeightType::kF32, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_K}) {
-    const WeightSource source = RandomWeights(HydraNano(), {.type = type, .seed = 3});
-    const TensorTable table(source.config);
-    const StoredTensor embedding = source.tensor(*table.Find(TensorRole::kEmbedding));
-    const bool whole = HydraNano().d_model % Info(type).block == 0;
-    EXPECT_EQ(embedding.type, whole ? type : WeightType::kQ8_0);
-    EXPECT_EQ(source.tensor(*table.Find(TensorRole::kFinalNorm)).type, WeightType::kF32);
-    const Model model = BuildModel(source);
-    SequenceState state(model);
-    ThreadPool pool(1);
-    const auto logits = model.Prefill(state, RandomIds(40, HydraNano().vocab_size, 1), pool);
-    EXPECT_TRUE(std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); }));
-    EXPECT_NE(*std::max_element(logits.begin(), logits.end()), *std::min_element(logits.begin(), logits.end()));
-  }
-}
-
-TEST(PackedCopyBytes, AreWhatLoadingMakes) {
-  for (const ModelConfig& config : {HydraNano(), TransformerNano(), MambaNano()})
-    for (const WeightType type : {WeightType::kF32, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_1}) {
-      const WeightSource source = RandomWeights(config, {.type = type});
-      EXPECT_EQ(PackedCopyBytes(source), BuildModel(source).weights().packed_bytes)
-          << FamilyName(config.family) << Info(type).name;
-    }
 }
 
 TEST(Speed, CountsBytes) {

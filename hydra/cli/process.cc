@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // malloc's thresholds, and MKL's question for the maker of the processor.
-#include "hydra/nn/process.h"
+#include "hydra/cli/process.h"
 
 #include <malloc.h>
 
@@ -15,7 +15,7 @@ extern "C" __attribute__((visibility("default"), used)) int mkl_serv_intel_cpu_t
 #endif
 }
 
-namespace hydra::nn {
+namespace hydra::cli {
 
 void SetUpProcess() {
   // Large tensors come and go each step, and the system clears each page that it gives out: none is mapped alone, and
@@ -24,4 +24,4 @@ void SetUpProcess() {
   mallopt(M_TRIM_THRESHOLD, -1);
 }
 
-}  // namespace hydra::nn
+}  // namespace hydra::cli

@@ -3,10 +3,10 @@
 // Not here: threads (at::set_num_threads is the caller's).
 #pragma once
 
-namespace hydra::nn {
+namespace hydra::cli {
 
 // Keeps freed memory instead of returning it to the system after each step. A program that links this unit also lets
 // MKL take AVX-512 on every processor that has it: process.cc answers MKL's question from the first product on.
 void SetUpProcess();
 
-}  // namespace hydra::nn
+}  // namespace hydra::cli
