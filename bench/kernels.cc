@@ -17,9 +17,9 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/error.h"
-#include "hydra/core/rng.h"
-#include "hydra/core/thread_pool.h"
+#include "hydra/base/error.h"
+#include "hydra/base/rng.h"
+#include "hydra/base/thread_pool.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul.h"
 #include "hydra/kernels/peak.h"

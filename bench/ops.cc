@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "hydra/core/error.h"
-#include "hydra/core/rng.h"
+#include "hydra/base/error.h"
+#include "hydra/base/rng.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
 #include "hydra/kernels/target.h"

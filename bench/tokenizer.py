@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Times `hydralm tokenizer` against Python's `tokenizers`, both on one thread, alternating, in one run; writes
-# bench/results/tokenizer.md and .json. Not here: whether the ids agree (tests/tokenizer_parity.py).
+# bench/results/tokenizer.md and .json. Not here: whether the ids agree (tests/parity/tokenizer_parity.py).
 # Usage: bench/tokenizer.py [--hydralm build/release/hydralm] [--reps 7] [--out bench/results]
 import os
 

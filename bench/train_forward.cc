@@ -13,10 +13,10 @@
 #include <cstdlib>
 #include <string>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/process.h"
-#include "hydra/core/accounting.h"
-#include "hydra/core/config.h"
-#include "hydra/core/error.h"
+#include "hydra/model/accounting.h"
+#include "hydra/model/config.h"
 #include "hydra/nn/model.h"
 #include "hydra/train/optim.h"
 

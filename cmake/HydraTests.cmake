@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Tests: one GoogleTest binary a folder (hydra/FOLDER/*_test.cc -> FOLDER_test), and tests/*.py, run by HYDRALM_PYTHON.
+# Tests: one GoogleTest binary a folder (hydra/FOLDER/*_test.cc -> FOLDER_test), and tests/FOLDER/*.py, run by HYDRALM_PYTHON.
 # All run in the root of the sources. Labels: unit or torch by folder; a case whose name ends in Slow is slow, in Cuda
 # is cuda. A Python test may say "# ctest: torch slow serial timeout=300" in its first lines: torch leaves it
 # out of builds without hydralm-train.
@@ -46,19 +46,20 @@ function(hydra_test folder label)
   endforeach()
 endfunction()
 
-foreach(folder core moa kernels runtime serve cli)
+foreach(folder base tensor io model text data moa kernels runtime convert serve cli)
   hydra_test(${folder} unit)
 endforeach()
 foreach(folder nn train eval)
   hydra_test(${folder} torch)
 endforeach()
 
-# tests/*.py get the two commands as arguments; the second is empty in a build without LibTorch.
+# tests/{commands,parity,rules}/*.py get the two commands as arguments; the second is empty in a build without LibTorch.
 set(train_command "")
 if(TARGET hydralm-train)
   set(train_command ${CMAKE_BINARY_DIR}/hydralm-train)
 endif()
-file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/*.py)
+file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/commands/*.py
+     ${CMAKE_SOURCE_DIR}/tests/parity/*.py ${CMAKE_SOURCE_DIR}/tests/rules/*.py)
 foreach(script IN LISTS scripts)
   get_filename_component(name ${script} NAME_WE)
   file(STRINGS ${script} header LIMIT_COUNT 8 REGEX "^# ctest:")

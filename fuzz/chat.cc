@@ -2,7 +2,7 @@
 // Conversations: lines of the input are messages ("u...", "a...", "s...", else an unknown role). In every form,
 // contents never become special tokens: each special id of the result is one of the form's own. Not here: generating
 // answers.
-#include "hydra/core/chat_template.h"
+#include "hydra/text/chat_template.h"
 
 #include <algorithm>
 

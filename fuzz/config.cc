@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // config.json: a config that is accepted can be counted (tensors, parameters, state, operations) and written, and what
 // is written reads back equal. Not here: configs in GGUF files (gguf.cc).
-#include "hydra/core/config.h"
+#include "hydra/model/config.h"
 
 #include "fuzz/input.h"
-#include "hydra/core/accounting.h"
-#include "hydra/core/tensor_table.h"
+#include "hydra/model/accounting.h"
+#include "hydra/model/tensor_table.h"
 
 using namespace hydra;
 

@@ -3,8 +3,8 @@
 // tokens one by one stream to the same text. Not here: files of tokenizers (tokenizer_file.cc).
 #include "fuzz/input.h"
 #include "fuzz/model.h"
-#include "hydra/core/tokenizer.h"
-#include "hydra/core/utf8.h"
+#include "hydra/base/utf8.h"
+#include "hydra/text/tokenizer.h"
 
 using namespace hydra;
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // GGUF: the container, then the model it describes, then its tokenizer; each may refuse, none may crash. Not here:
 // tokenizer.json as such (tokenizer_file.cc).
-#include "hydra/core/gguf.h"
+#include "hydra/io/gguf.h"
 
 #include "fuzz/input.h"
-#include "hydra/core/chat_template.h"
-#include "hydra/core/gguf_model.h"
-#include "hydra/core/tokenizer.h"
+#include "hydra/model/gguf_model.h"
+#include "hydra/text/chat_template.h"
+#include "hydra/text/tokenizer.h"
 
 using namespace hydra;
 

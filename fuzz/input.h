@@ -12,7 +12,7 @@
 #include <string>
 #include <string_view>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::fuzz {
 

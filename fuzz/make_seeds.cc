@@ -8,12 +8,12 @@
 
 #include "fuzz/model.h"
 #include "fuzz/seeds.h"
-#include "hydra/core/file.h"
-#include "hydra/core/gguf.h"
-#include "hydra/core/gguf_model.h"
-#include "hydra/core/safetensors.h"
-#include "hydra/core/token_shard.h"
-#include "hydra/core/tokenizer_gguf.h"
+#include "hydra/data/token_shard.h"
+#include "hydra/io/file.h"
+#include "hydra/io/gguf.h"
+#include "hydra/io/safetensors.h"
+#include "hydra/model/gguf_model.h"
+#include "hydra/text/tokenizer_gguf.h"
 
 using namespace hydra;
 namespace fs = std::filesystem;

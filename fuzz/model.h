@@ -5,9 +5,9 @@
 
 #include <string>
 
-#include "hydra/core/bpe_train.h"
-#include "hydra/core/config.h"
-#include "hydra/core/tokenizer.h"
+#include "hydra/model/config.h"
+#include "hydra/text/bpe_train.h"
+#include "hydra/text/tokenizer.h"
 
 namespace hydra::fuzz {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // safetensors: whatever the bytes are, the file opens with every tensor inside it, or Error says why not. Not here:
 // indexes of several files, which need a folder.
-#include "hydra/core/safetensors.h"
+#include "hydra/io/safetensors.h"
 
 #include "fuzz/input.h"
 

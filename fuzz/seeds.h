@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 
 namespace hydra::fuzz {
 

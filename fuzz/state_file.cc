@@ -3,7 +3,7 @@
 // PRODUCTION), so that the other checks are reached; a state that loads is stepped twice. Not here: other families.
 #include "fuzz/input.h"
 #include "fuzz/state_model.h"
-#include "hydra/core/thread_pool.h"
+#include "hydra/base/thread_pool.h"
 #include "hydra/runtime/sequence_state.h"
 
 using namespace hydra;

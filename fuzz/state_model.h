@@ -4,8 +4,8 @@
 #pragma once
 
 #include "fuzz/model.h"
+#include "hydra/convert/random_model.h"
 #include "hydra/runtime/model.h"
-#include "hydra/runtime/random_model.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra::fuzz {

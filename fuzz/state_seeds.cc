@@ -3,7 +3,7 @@
 // formats are make_seeds.cc's.
 #include "fuzz/seeds.h"
 #include "fuzz/state_model.h"
-#include "hydra/core/thread_pool.h"
+#include "hydra/base/thread_pool.h"
 #include "hydra/runtime/sequence_state.h"
 
 using namespace hydra;

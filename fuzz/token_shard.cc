@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Token shards: the two checksums are made right, so that the other checks are reached; a shard that opens and verifies
 // holds documents that cover its tokens, ids below vocab_size. Not here: folders of shards (data.json).
-#include "hydra/core/token_shard.h"
+#include "hydra/data/token_shard.h"
 
 #include <cstring>
 
 #include "fuzz/input.h"
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 
 using namespace hydra;
 

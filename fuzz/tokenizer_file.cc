@@ -2,8 +2,8 @@
 // tokenizer.json: what is accepted encodes any text, and its ids decode to valid UTF-8. Not here: round trips, which
 // hold for byte-level tokenizers only (encode_decode.cc).
 #include "fuzz/input.h"
-#include "hydra/core/tokenizer.h"
-#include "hydra/core/utf8.h"
+#include "hydra/base/utf8.h"
+#include "hydra/text/tokenizer.h"
 
 using namespace hydra;
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # The annotated tree of README.md, made from the first comment of each file. Not here: the test that the README is
-# up to date (tests/tree_test.py).
+# up to date (tests/rules/tree_test.py).
 #   tools/tree.py           prints it
 #   tools/tree.py --write   puts it into README.md, between the two tree markers
 import os
@@ -23,7 +23,13 @@ FOLDERS = {
     "fuzz": "fuzz targets, one a format",
     "hydra": "the sources, one folder a layer; tests stand beside the code (x_test.cc)",
     "hydra/cli": "the commands: hydralm (torch-free) and hydralm-train (LibTorch)",
-    "hydra/core": "what everything stands on: config, tensor table, files, tokenizer; torch-free",
+    "hydra/base": "errors, random numbers, threads, UTF-8: what has nothing to do with models",
+    "hydra/convert": "models from one format to another, quantised or random; torch-free",
+    "hydra/data": "texts and token shards: what a model is trained on",
+    "hydra/io": "file formats: safetensors, GGUF, JSON, .npy",
+    "hydra/model": "what a model is: config, presets, tensor table, accounting",
+    "hydra/tensor": "element and block types of tensors",
+    "hydra/text": "tokenizers and chat templates",
     "hydra/eval": "tasks and their scoring",
     "hydra/kernels": "CPU kernels, each with a scalar twin; torch-free",
     "hydra/moa": "influence profile in, plan out; torch-free",
@@ -33,7 +39,11 @@ FOLDERS = {
     "hydra/train": "batches, optimiser, checkpoint, trainer",
     "specs": "what is built: the model, its interfaces, the product",
     "tests": "tests that run the commands or read the sources, in Python",
+    "tests/commands": "the commands from outside",
     "tests/golden": "numbers that other programs made, for comparison",
+    "tests/parity": "the same numbers and files as other programs",
+    "tests/rules": "the sources against the house rules",
+    "tests/support": "what the tests share",
     "tools": "what make calls",
 }
 

@@ -5,7 +5,7 @@
 #include <map>
 #include <stdexcept>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::cli {
 

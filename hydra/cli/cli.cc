@@ -24,9 +24,9 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "hydra/base/error.h"
+#include "hydra/base/version.h"
 #include "hydra/cli/help.h"
-#include "hydra/core/error.h"
-#include "hydra/core/version.h"
 
 namespace hydra::cli {
 namespace {

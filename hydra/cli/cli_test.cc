@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The frame of the commands, with verbs that are made up here. Not here: the real verbs (tests/cli_test.py).
+// The frame of the commands, with verbs that are made up here. Not here: the real verbs (tests/commands/cli_test.py).
 #include "hydra/cli/cli.h"
 
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::cli {
 namespace {

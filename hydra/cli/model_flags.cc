@@ -12,9 +12,9 @@
 #include <sstream>
 #include <system_error>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 
 namespace hydra::cli {
 namespace {

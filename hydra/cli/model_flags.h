@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/controls.h"
-#include "hydra/core/tokenizer.h"
+#include "hydra/model/controls.h"
+#include "hydra/text/tokenizer.h"
 
 namespace hydra::cli {
 

@@ -5,7 +5,7 @@
 #include <csignal>
 
 #include "hydra/cli/cli.h"
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 
 namespace hydra::cli {
 namespace {

@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/torch_model_flags.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
 #include "hydra/eval/perplexity.h"
+#include "hydra/io/file.h"
 
 namespace hydra::cli {
 namespace {

@@ -3,11 +3,11 @@
 // (verb_logits.cc).
 #include <memory>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/torch_model_flags.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/error.h"
-#include "hydra/core/npy.h"
+#include "hydra/io/npy.h"
 
 namespace hydra::cli {
 namespace {

@@ -14,12 +14,12 @@
 #include <utility>
 #include <vector>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/accounting.h"
-#include "hydra/core/error.h"
-#include "hydra/core/json.h"
-#include "hydra/core/tokenizer.h"
+#include "hydra/io/json.h"
+#include "hydra/model/accounting.h"
+#include "hydra/text/tokenizer.h"
 #include "hydra/train/run_config.h"
 #include "hydra/train/trainer.h"
 #include "hydra/train/validation.h"

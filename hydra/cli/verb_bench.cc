@@ -12,16 +12,16 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_bench_rows.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
+#include "hydra/convert/random_model.h"
+#include "hydra/io/file.h"
 #include "hydra/kernels/peak.h"
 #include "hydra/runtime/perplexity.h"
-#include "hydra/runtime/random_model.h"
 #include "hydra/runtime/speed.h"
 
 namespace hydra::cli {

@@ -8,8 +8,8 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "hydra/core/error.h"
-#include "hydra/core/json.h"
+#include "hydra/base/error.h"
+#include "hydra/io/json.h"
 
 namespace hydra::cli {
 namespace {

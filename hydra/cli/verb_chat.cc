@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm chat`: a conversation with a model. Answers on stdout as they come, all else on stderr. What was said stays
-// in the sequence's state: a turn reads its own tokens only. Not here: templates (core/chat_template.h), the loop of an
+// in the sequence's state: a turn reads its own tokens only. Not here: templates (text/chat_template.h), the loop of an
 // answer (runtime/generate.h).
 #include <fmt/format.h>
 #include <poll.h>
@@ -13,14 +13,14 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verb_sampling.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/chat_template.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
+#include "hydra/text/chat_template.h"
 
 namespace hydra::cli {
 namespace {

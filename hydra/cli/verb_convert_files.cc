@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/gguf_model.h"
-#include "hydra/core/tokenizer_gguf.h"
+#include "hydra/base/error.h"
+#include "hydra/io/file.h"
+#include "hydra/model/gguf_model.h"
+#include "hydra/text/tokenizer_gguf.h"
 
 namespace hydra::cli {
 namespace {

@@ -5,8 +5,8 @@
 #include <functional>
 #include <string>
 
-#include "hydra/core/gguf.h"
-#include "hydra/runtime/convert.h"
+#include "hydra/convert/convert.h"
+#include "hydra/io/gguf.h"
 
 namespace hydra::cli {
 

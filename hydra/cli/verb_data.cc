@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm data build|info|check`: flags, the progress line, and the results as text or JSON.
-// Not here: what is done (core/data_build.h).
+// Not here: what is done (data/data_build.h).
 #include <fmt/format.h>
 
 #include <cstdint>
@@ -9,14 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/data_build.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/json.h"
-#include "hydra/core/token_dataset.h"
-#include "hydra/core/tokenizer.h"
+#include "hydra/data/data_build.h"
+#include "hydra/data/token_dataset.h"
+#include "hydra/io/file.h"
+#include "hydra/io/json.h"
+#include "hydra/text/tokenizer.h"
 
 namespace hydra::cli {
 namespace {

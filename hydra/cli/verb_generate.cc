@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verb_sampling.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/error.h"
 
 namespace hydra::cli {
 namespace {

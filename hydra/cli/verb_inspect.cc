@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm inspect`: what a model is made of and what it costs, as text or JSON. Every number comes from
-// core/accounting.h or from the file; nothing is computed here but units.
+// model/accounting.h or from the file; nothing is computed here but units.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,22 +15,22 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/machine.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/accounting.h"
-#include "hydra/core/config.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/gguf_model.h"
-#include "hydra/core/json.h"
-#include "hydra/core/safetensors.h"
-#include "hydra/core/tokenizer.h"
+#include "hydra/io/file.h"
+#include "hydra/io/json.h"
+#include "hydra/io/safetensors.h"
 #include "hydra/kernels/target.h"
+#include "hydra/model/accounting.h"
+#include "hydra/model/config.h"
+#include "hydra/model/gguf_model.h"
 #include "hydra/runtime/weights.h"
+#include "hydra/text/tokenizer.h"
 
 namespace hydra::cli {
 namespace {

@@ -7,12 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/error.h"
-#include "hydra/core/npy.h"
+#include "hydra/io/npy.h"
 
 namespace hydra::cli {
 namespace {

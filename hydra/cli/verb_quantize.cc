@@ -7,12 +7,12 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/runtime/quantize.h"
+#include "hydra/convert/quantize.h"
+#include "hydra/io/file.h"
 
 namespace hydra::cli {
 namespace {

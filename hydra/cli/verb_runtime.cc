@@ -11,11 +11,11 @@
 #include <filesystem>
 #include <map>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/machine.h"
-#include "hydra/core/accounting.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 #include "hydra/kernels/target.h"
+#include "hydra/model/accounting.h"
 
 namespace hydra::cli {
 namespace {

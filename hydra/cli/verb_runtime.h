@@ -10,14 +10,14 @@
 #include <string_view>
 #include <vector>
 
+#include "hydra/base/thread_pool.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
-#include "hydra/core/generation_config.h"
-#include "hydra/core/thread_pool.h"
-#include "hydra/core/tokenizer.h"
 #include "hydra/runtime/generate.h"
+#include "hydra/runtime/generation_config.h"
 #include "hydra/runtime/model.h"
 #include "hydra/runtime/weights.h"
+#include "hydra/text/tokenizer.h"
 
 namespace hydra::cli {
 

@@ -9,8 +9,8 @@
 #include <random>
 #include <utility>
 
+#include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
-#include "hydra/core/error.h"
 
 namespace hydra::cli {
 namespace {

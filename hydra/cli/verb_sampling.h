@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/generation_config.h"
-#include "hydra/core/sampler.h"
+#include "hydra/runtime/generation_config.h"
+#include "hydra/runtime/sampler.h"
 
 namespace hydra::cli {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `hydralm tokenizer train|encode|decode|info`. Not here: the tokenizer itself (core/tokenizer.h, core/bpe_train.h).
+// `hydralm tokenizer train|encode|decode|info`. Not here: the tokenizer itself (text/tokenizer.h, text/bpe_train.h).
 #include <fmt/format.h>
 
 #include <charconv>
@@ -12,15 +12,15 @@
 #include <string_view>
 #include <vector>
 
+#include "hydra/base/error.h"
+#include "hydra/base/utf8.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/core/bpe_train.h"
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/json.h"
-#include "hydra/core/text_input.h"
-#include "hydra/core/tokenizer.h"
-#include "hydra/core/utf8.h"
+#include "hydra/data/text_input.h"
+#include "hydra/io/file.h"
+#include "hydra/io/json.h"
+#include "hydra/text/bpe_train.h"
+#include "hydra/text/tokenizer.h"
 
 namespace hydra::cli {
 namespace {

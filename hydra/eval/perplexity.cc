@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
+#include "hydra/base/error.h"
+#include "hydra/io/file.h"
 #include "hydra/train/corpus.h"
 
 namespace hydra::eval {

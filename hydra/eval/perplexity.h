@@ -8,7 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "hydra/core/tokenizer.h"
+#include "hydra/text/tokenizer.h"
 #include "hydra/train/validation.h"
 
 namespace hydra::eval {

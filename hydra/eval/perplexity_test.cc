@@ -6,8 +6,8 @@
 
 #include <cmath>
 
-#include "hydra/core/bpe_train.h"
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
+#include "hydra/text/bpe_train.h"
 #include "hydra/train/testing.h"
 
 namespace hydra::eval {

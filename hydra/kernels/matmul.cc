@@ -13,7 +13,7 @@
 #include <memory>
 #include <vector>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/matmul_kernels.h"
 
 namespace hydra::kernels {

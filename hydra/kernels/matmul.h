@@ -9,8 +9,8 @@
 #include <memory>
 #include <span>
 
-#include "hydra/core/thread_pool.h"
-#include "hydra/core/weight_type.h"
+#include "hydra/base/thread_pool.h"
+#include "hydra/tensor/weight_type.h"
 
 namespace hydra::kernels {
 

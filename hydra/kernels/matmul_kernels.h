@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "hydra/core/weight_type.h"
+#include "hydra/tensor/weight_type.h"
 
 namespace hydra::kernels {
 

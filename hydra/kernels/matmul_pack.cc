@@ -5,11 +5,11 @@
 #include <array>
 #include <cstring>
 
-#include "hydra/core/dtype.h"
-#include "hydra/core/error.h"
-#include "hydra/core/weight_block.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/matmul.h"
 #include "hydra/kernels/matmul_kernels.h"
+#include "hydra/tensor/dtype.h"
+#include "hydra/tensor/weight_block.h"
 
 namespace hydra::kernels {
 namespace {

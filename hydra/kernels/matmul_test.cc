@@ -14,11 +14,11 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/rng.h"
-#include "hydra/core/testing.h"
-#include "hydra/core/weight_block.h"
+#include "hydra/base/rng.h"
+#include "hydra/base/testing.h"
 #include "hydra/kernels/matmul_kernels.h"
 #include "hydra/kernels/testing.h"
+#include "hydra/tensor/weight_block.h"
 
 namespace {
 std::atomic<int64_t> g_allocations{0};

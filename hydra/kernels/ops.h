@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "hydra/core/cache_dtype.h"
+#include "hydra/tensor/cache_dtype.h"
 
 namespace hydra::kernels {
 

@@ -2,18 +2,18 @@
 // Attention of many queries: tiles of them times blocks of cached keys. Formulas: specs/hydra.md 3. Not here: one query
 // alone (ops_attention_query.cc), rows of the cache (ops_kv.cc), which landmarks there are (hydra/runtime).
 // Dims: R rows of a tile = queries x heads of the KV group, Rp and Dp rounded up to kAlign, n keys of a block.
-#include "hydra/core/error.h"
-#include "hydra/kernels/attention_blocks.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
+#include "hydra/kernels/ops_attention_blocks.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/ops_attention.cc"
 #include <hwy/foreach_target.h>
 #include "hydra/kernels/simd.h"
+#include "hydra/kernels/simd_gemm-inl.h"
 #include "hydra/kernels/simd_kv-inl.h"
 #include "hydra/kernels/simd_math-inl.h"
-#include "hydra/kernels/small_gemm-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/dtype.h"
 #include "hydra/kernels/ops.h"
 #include "hydra/kernels/testing.h"
+#include "hydra/tensor/dtype.h"
 
 namespace hydra::kernels {
 namespace {

@@ -2,9 +2,9 @@
 // Rows of keys and values: f32 to a KV dtype and back. Not here: what reads them (ops_attention.cc).
 #include <cstring>
 
-#include "hydra/core/dtype.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
+#include "hydra/tensor/dtype.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/ops_kv.cc"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels that go row by row: norms, rotary positions, SwiGLU, softmax, dot products and sums of rows.
 // Not here: along time (ops_ssm.cc), selection (ops_select.cc).
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
 

@@ -4,7 +4,7 @@
 // Dims: q tokens of a chunk, H heads, P head_dim, N d_state, G groups. Np, Pp, Qp: rounded up to kAlign.
 #include <cmath>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
 #include "hydra/kernels/scratch.h"
@@ -13,9 +13,9 @@
 #define HWY_TARGET_INCLUDE "hydra/kernels/ops_ssd.cc"
 #include <hwy/foreach_target.h>
 #include "hydra/kernels/simd.h"
+#include "hydra/kernels/simd_gemm-inl.h"
 #include "hydra/kernels/simd_kv-inl.h"
 #include "hydra/kernels/simd_math-inl.h"
-#include "hydra/kernels/small_gemm-inl.h"
 
 #ifndef HYDRA_KERNELS_OPS_SSD_ONCE  // what does not depend on the level
 #define HYDRA_KERNELS_OPS_SSD_ONCE

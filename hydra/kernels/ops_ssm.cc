@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels along time, channel by channel: causal convolution, dt, the diagonal recurrence. Formulas: specs/hydra.md 2.
 // Not here: SSD (ops_ssd.cc).
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
 

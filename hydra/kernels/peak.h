@@ -3,9 +3,9 @@
 // against. Not here: the memory's read rate (runtime/speed.h).
 #pragma once
 
-#include "hydra/core/thread_pool.h"
-#include "hydra/core/weight_type.h"
+#include "hydra/base/thread_pool.h"
 #include "hydra/kernels/matmul.h"
+#include "hydra/tensor/weight_type.h"
 
 namespace hydra::kernels {
 

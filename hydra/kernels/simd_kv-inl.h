@@ -8,8 +8,8 @@
 #define HYDRA_KERNELS_SIMD_KV_INL_H
 #endif
 
-#include "hydra/core/cache_dtype.h"
 #include "hydra/kernels/simd.h"
+#include "hydra/tensor/cache_dtype.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {

@@ -13,7 +13,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 
 namespace hydra::kernels {

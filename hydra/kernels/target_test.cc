@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <string>
 
-#include "hydra/core/testing.h"
+#include "hydra/base/testing.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/testing.h"
 

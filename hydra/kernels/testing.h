@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/dtype.h"
-#include "hydra/core/rng.h"
+#include "hydra/base/rng.h"
 #include "hydra/kernels/target.h"
+#include "hydra/tensor/dtype.h"
 
 namespace hydra::kernels {
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/layout.h"
 
 namespace hydra::nn {

@@ -11,7 +11,7 @@
 #include <optional>
 #include <vector>
 
-#include "hydra/core/config.h"
+#include "hydra/model/config.h"
 
 namespace hydra::nn {
 

@@ -4,7 +4,7 @@
 // Dims: M rows, D columns, V vocabulary.
 #include <algorithm>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/functions.h"
 
 namespace hydra::nn {

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
-#include "hydra/core/error.h"
-#include "hydra/kernels/swiglu_train.h"
+#include "hydra/base/error.h"
+#include "hydra/kernels/train_swiglu.h"
 #include "hydra/nn/functions.h"
 #include "hydra/nn/moe.h"
 

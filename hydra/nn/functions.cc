@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::nn {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Window + landmark attention as one autograd function on the CPU in fp32: kernels/attention_train.h cut over threads.
+// Window + landmark attention as one autograd function on the CPU in fp32: kernels/train_attention.h cut over threads.
 // Its slow twin, which also serves other devices and types, is in sparse_attention.cc. Dims as in attention.h.
 #include <ATen/Parallel.h>
 
@@ -7,8 +7,8 @@
 #include <memory>
 #include <optional>
 
-#include "hydra/core/error.h"
-#include "hydra/kernels/attention_train.h"
+#include "hydra/base/error.h"
+#include "hydra/kernels/train_attention.h"
 #include "hydra/nn/attention.h"
 
 namespace hydra::nn {

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <map>
 
-#include "hydra/core/safetensors.h"
+#include "hydra/io/safetensors.h"
 #include "hydra/nn/attention.h"
 #include "hydra/nn/block.h"
 #include "hydra/nn/model_io.h"

@@ -3,7 +3,7 @@
 // that the specification does not except. And test 14: what is allocated is what the accounting says.
 #include <gtest/gtest.h>
 
-#include "hydra/core/accounting.h"
+#include "hydra/model/accounting.h"
 #include "hydra/nn/model.h"
 #include "hydra/nn/step.h"
 #include "hydra/nn/testing.h"

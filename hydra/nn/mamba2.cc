@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mamba-2 between its projections as one autograd function on the CPU in fp32: the order of the phases of
-// kernels/mamba_train.h, cut over threads. Its slow twin, which also serves other devices and types, is in ssm.cc.
-// Dims as in kernels/mamba_train.h.
+// kernels/train_mamba.h, cut over threads. Its slow twin, which also serves other devices and types, is in ssm.cc.
+// Dims as in kernels/train_mamba.h.
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <memory>
 #include <vector>
 
-#include "hydra/core/error.h"
-#include "hydra/kernels/mamba_train.h"
+#include "hydra/base/error.h"
+#include "hydra/kernels/train_mamba.h"
 #include "hydra/nn/functions.h"
 #include "hydra/nn/ssm.h"
 

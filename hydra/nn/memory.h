@@ -5,7 +5,7 @@
 
 #include <torch/torch.h>
 
-#include "hydra/core/config.h"
+#include "hydra/model/config.h"
 #include "hydra/nn/layout.h"
 
 namespace hydra::nn {

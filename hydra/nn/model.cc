@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/block.h"
 #include "hydra/nn/functions.h"
 #include "hydra/nn/layout.h"

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "hydra/core/config.h"
-#include "hydra/core/tensor_table.h"
+#include "hydra/model/config.h"
+#include "hydra/model/tensor_table.h"
 #include "hydra/nn/batch.h"
 
 namespace hydra::nn {

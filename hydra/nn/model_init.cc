@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "hydra/core/error.h"
-#include "hydra/core/rng.h"
+#include "hydra/base/error.h"
+#include "hydra/base/rng.h"
 #include "hydra/nn/model.h"
 
 namespace hydra::nn {

@@ -5,10 +5,10 @@
 #include <filesystem>
 #include <vector>
 
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/safetensors.h"
-#include "hydra/core/version.h"
+#include "hydra/base/error.h"
+#include "hydra/base/version.h"
+#include "hydra/io/file.h"
+#include "hydra/io/safetensors.h"
 
 namespace hydra::nn {
 

@@ -9,8 +9,8 @@
 #include <fstream>
 #include <functional>
 
-#include "hydra/core/error.h"
-#include "hydra/core/safetensors.h"
+#include "hydra/base/error.h"
+#include "hydra/io/safetensors.h"
 #include "hydra/nn/testing.h"
 
 namespace hydra::nn {

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/step.h"
 #include "hydra/nn/testing.h"
 

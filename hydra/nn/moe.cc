@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/functions.h"
 
 namespace hydra::nn {

@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "hydra/core/config.h"
+#include "hydra/model/config.h"
 #include "hydra/nn/batch.h"
 #include "hydra/nn/layout.h"
 

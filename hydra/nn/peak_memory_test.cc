@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/accounting.h"
+#include "hydra/model/accounting.h"
 #include "hydra/nn/model.h"
 #include "hydra/nn/testing.h"
 

@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/attention.h"
 #include "hydra/nn/functions.h"
 

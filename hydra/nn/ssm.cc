@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/functions.h"
 
 namespace hydra::nn {

@@ -3,7 +3,7 @@
 // Not here: losses, and counts that the training step has anyway (RouterOut).
 #include <cmath>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/block.h"
 #include "hydra/nn/functions.h"
 #include "hydra/nn/model.h"

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "hydra/core/config.h"
+#include "hydra/model/config.h"
 #include "hydra/nn/batch.h"
 #include "hydra/nn/layout.h"
 #include "hydra/nn/model.h"

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/kernels/ops.h"
 #include "hydra/runtime/pass.h"
 

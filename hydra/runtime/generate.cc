@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <chrono>
 
-#include "hydra/core/error.h"
-#include "hydra/core/stop_strings.h"
+#include "hydra/base/error.h"
+#include "hydra/runtime/stop_strings.h"
 
 namespace hydra {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Text from a model, token by token: reads a prompt, picks, decodes, stops. Silent: text leaves through a callback.
-// Not here: picking (core/sampler.h), templates of chats (core/chat_template.h), printing (hydra/cli).
+// Not here: picking (runtime/sampler.h), templates of chats (text/chat_template.h), printing (hydra/cli).
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,11 @@
 #include <string_view>
 #include <vector>
 
-#include "hydra/core/sampler.h"
-#include "hydra/core/thread_pool.h"
-#include "hydra/core/tokenizer.h"
+#include "hydra/base/thread_pool.h"
 #include "hydra/runtime/model.h"
+#include "hydra/runtime/sampler.h"
 #include "hydra/runtime/sequence_state.h"
+#include "hydra/text/tokenizer.h"
 
 namespace hydra {
 

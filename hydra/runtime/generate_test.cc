@@ -7,12 +7,12 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "hydra/core/error.h"
-#include "hydra/core/testing.h"
-#include "hydra/core/tokenizer_text.h"
+#include "hydra/base/error.h"
+#include "hydra/base/testing.h"
 #include "hydra/runtime/perplexity.h"
 #include "hydra/runtime/speed.h"
 #include "hydra/runtime/testing.h"
+#include "hydra/text/tokenizer_text.h"
 
 namespace hydra {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model ready to run: config and weights mapped from disk, immutable, shared by threads; and its forward pass.
-// Not here: what a sequence carries (sequence_state.h), sampling (core/sampler.h), text (core/tokenizer.h).
+// Not here: what a sequence carries (sequence_state.h), sampling (runtime/sampler.h), text (text/tokenizer.h).
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/accounting.h"
-#include "hydra/core/config.h"
-#include "hydra/core/thread_pool.h"
-#include "hydra/core/weight_type.h"
+#include "hydra/base/thread_pool.h"
 #include "hydra/kernels/matmul.h"
+#include "hydra/model/accounting.h"
+#include "hydra/model/config.h"
+#include "hydra/tensor/weight_type.h"
 
 namespace hydra {
 

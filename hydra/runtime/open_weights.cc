@@ -4,9 +4,9 @@
 #include <filesystem>
 #include <unordered_map>
 
-#include "hydra/core/error.h"
-#include "hydra/core/gguf_model.h"
-#include "hydra/core/safetensors.h"
+#include "hydra/base/error.h"
+#include "hydra/io/safetensors.h"
+#include "hydra/model/gguf_model.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {

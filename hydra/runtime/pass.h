@@ -17,7 +17,7 @@
 
 namespace hydra {
 
-// Tokens that one pass reads; longer prompts are cut (core/accounting.cc counts scratch for it).
+// Tokens that one pass reads; longer prompts are cut (model/accounting.cc counts scratch for it).
 inline constexpr int64_t kPassRows = 512;
 
 struct Piece {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/runtime/pass.h"
 
 namespace hydra {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/runtime/sequence_state.h"
 
 namespace hydra {

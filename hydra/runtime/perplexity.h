@@ -9,8 +9,8 @@
 #include <span>
 #include <string>
 
-#include "hydra/core/controls.h"
-#include "hydra/core/thread_pool.h"
+#include "hydra/base/thread_pool.h"
+#include "hydra/model/controls.h"
 #include "hydra/runtime/model.h"
 
 namespace hydra {

@@ -7,9 +7,9 @@
 #include <limits>
 #include <new>
 
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/pages.h"
+#include "hydra/base/error.h"
+#include "hydra/base/pages.h"
+#include "hydra/io/file.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {

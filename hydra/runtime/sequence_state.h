@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everything that one sequence carries from token to token: recurrent and convolution states, key-value rings and
-// landmarks, routing sums, workspace, position, controls. Sizes are those of core/accounting.h.
+// landmarks, routing sums, workspace, position, controls. Sizes are those of model/accounting.h.
 // Not here: what changes it (forward.cc).
 #pragma once
 
@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/controls.h"
+#include "hydra/model/controls.h"
 #include "hydra/runtime/model.h"
 
 namespace hydra {

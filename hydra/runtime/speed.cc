@@ -10,10 +10,10 @@
 #include <numeric>
 #include <span>
 
-#include "hydra/core/accounting.h"
-#include "hydra/core/error.h"
-#include "hydra/core/pages.h"
-#include "hydra/core/rng.h"
+#include "hydra/base/error.h"
+#include "hydra/base/pages.h"
+#include "hydra/base/rng.h"
+#include "hydra/model/accounting.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {

@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "hydra/core/thread_pool.h"
+#include "hydra/base/thread_pool.h"
 #include "hydra/runtime/model.h"
 #include "hydra/runtime/sequence_state.h"
 

@@ -3,11 +3,11 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/json.h"
-#include "hydra/core/safetensors.h"
-#include "hydra/core/version.h"
+#include "hydra/base/error.h"
+#include "hydra/base/version.h"
+#include "hydra/io/file.h"
+#include "hydra/io/json.h"
+#include "hydra/io/safetensors.h"
 #include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/weights.h"
 

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <functional>
 
-#include "hydra/core/file.h"
-#include "hydra/core/testing.h"
+#include "hydra/base/testing.h"
+#include "hydra/io/file.h"
 #include "hydra/runtime/testing.h"
 
 namespace hydra {

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "hydra/core/testing.h"
+#include "hydra/base/testing.h"
 #include "hydra/runtime/testing.h"
 
 namespace hydra {

@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/rng.h"
-#include "hydra/core/safetensors.h"
+#include "hydra/base/rng.h"
+#include "hydra/io/safetensors.h"
 #include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/weights.h"
 

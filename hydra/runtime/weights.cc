@@ -9,11 +9,11 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/pages.h"
-#include "hydra/core/rope.h"
+#include "hydra/base/error.h"
+#include "hydra/base/pages.h"
+#include "hydra/io/file.h"
 #include "hydra/kernels/target.h"
+#include "hydra/model/rope.h"
 
 namespace hydra {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights of a model as the forward pass reads them: matrices mapped from the file or packed for the SIMD level,
-// small tensors as f32. Immutable once built. Not here: file formats (core/safetensors.h, core/gguf.h).
+// small tensors as f32. Immutable once built. Not here: file formats (io/safetensors.h, io/gguf.h).
 // Dims: D d_model, V vocab, H SSM heads, A attention heads, Dh head_dim, E experts, F d_expert, S slots, r rank, C chunk_len.
 #pragma once
 
@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/config.h"
-#include "hydra/core/tensor_table.h"
-#include "hydra/core/weight_type.h"
 #include "hydra/kernels/matmul.h"
+#include "hydra/model/config.h"
+#include "hydra/model/tensor_table.h"
 #include "hydra/runtime/model.h"
+#include "hydra/tensor/weight_type.h"
 
 namespace hydra {
 

@@ -8,7 +8,7 @@
 #include <filesystem>
 #include <unordered_map>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::train {
 namespace {

@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/file.h"
-#include "hydra/core/json.h"
-#include "hydra/core/safetensors.h"
+#include "hydra/io/file.h"
+#include "hydra/io/json.h"
+#include "hydra/io/safetensors.h"
 #include "hydra/train/optim.h"
 
 namespace hydra::train {

@@ -9,7 +9,7 @@
 #include <fstream>
 #include <functional>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/train/testing.h"
 
 namespace hydra::train {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The documents that training and evaluation read, by number: token shards on disk, or a list in memory.
-// Not here: order, rows (packing.h), making shards (core/data_build.h).
+// Not here: order, rows (packing.h), making shards (data/data_build.h).
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/token_dataset.h"
+#include "hydra/data/token_dataset.h"
 
 namespace hydra::train {
 

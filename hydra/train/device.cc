@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::train {
 

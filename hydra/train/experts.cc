@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::train {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/json.h"
+#include "hydra/io/json.h"
 #include "hydra/nn/model.h"
 
 namespace hydra::train {

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::train {
 

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <limits>
 
-#include "hydra/core/error.h"
-#include "hydra/core/rng.h"
+#include "hydra/base/error.h"
+#include "hydra/base/rng.h"
 
 namespace hydra::train {
 namespace {

@@ -16,7 +16,7 @@
 #include <string_view>
 #include <utility>
 
-#include "hydra/core/json.h"
+#include "hydra/io/json.h"
 #include "hydra/train/event_file.h"
 
 namespace hydra::train {

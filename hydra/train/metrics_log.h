@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 
 namespace hydra::train {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A run's numbers: columns, cuts, torn files, and the frames of event files. That TensorBoard agrees is tested by
-// tests/data_formats.py.
+// tests/parity/data_formats.py.
 #include "hydra/train/metrics_log.h"
 
 #include <cstdlib>
@@ -9,7 +9,7 @@
 #include <cmath>
 #include <limits>
 
-#include "hydra/core/testing.h"
+#include "hydra/base/testing.h"
 #include "hydra/train/event_file.h"
 
 namespace hydra::train {
@@ -166,7 +166,7 @@ TEST(MetricsLog, ErrorsNameFileAndLine) {
   EXPECT_THROW(log.Row(kTrain, At(1, {{"a,b", 1}})), std::logic_error);  // our bug: names are ours
 }
 
-// For tests/data_formats.py, which has TensorBoard read the result.
+// For tests/parity/data_formats.py, which has TensorBoard read the result.
 TEST(MetricsLog, WritesSampleFiles) {
   const char* const folder = ::getenv("HYDRALM_SAMPLES");
   if (folder == nullptr) GTEST_SKIP() << "HYDRALM_SAMPLES names no folder";

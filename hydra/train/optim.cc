@@ -8,7 +8,7 @@
 #include <map>
 #include <unordered_set>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/train/adafactor.h"
 
 namespace hydra::train {

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "hydra/core/safetensors.h"
+#include "hydra/io/safetensors.h"
 #include "hydra/nn/model.h"
 #include "hydra/train/optimizer_options.h"
 

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/train/adafactor.h"
 #include "hydra/train/testing.h"
 

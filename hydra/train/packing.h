@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/json.h"
-#include "hydra/core/rng.h"
+#include "hydra/base/rng.h"
+#include "hydra/io/json.h"
 #include "hydra/train/corpus.h"
 
 namespace hydra::train {

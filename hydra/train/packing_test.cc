@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/train/batches.h"
 #include "hydra/train/testing.h"
 

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <string>
 
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 #include "hydra/train/trainer.h"
 
 namespace hydra::train {

@@ -7,9 +7,9 @@
 #include <sstream>
 #include <type_traits>
 
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
-#include "hydra/core/json.h"
+#include "hydra/base/error.h"
+#include "hydra/io/file.h"
+#include "hydra/io/json.h"
 
 namespace hydra::train {
 

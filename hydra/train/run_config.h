@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a training run is: the fields of run.toml, read from a file and from KEY=VALUE settings, written back whole.
-// Not here: the model's fields (core/config.h), where the run is kept and on which device it runs (trainer.h).
+// Not here: the model's fields (model/config.h), where the run is kept and on which device it runs (trainer.h).
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "hydra/core/config.h"
+#include "hydra/model/config.h"
 #include "hydra/train/guard.h"
 #include "hydra/train/optimizer_options.h"
 #include "hydra/train/schedule.h"

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/train/testing.h"
 
 namespace hydra::train {

@@ -10,7 +10,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 
 namespace hydra::train {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/json.h"
+#include "hydra/io/json.h"
 
 namespace hydra::train {
 

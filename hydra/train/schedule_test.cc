@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 
 namespace hydra::train {
 namespace {

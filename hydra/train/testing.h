@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/config.h"
-#include "hydra/core/rng.h"
-#include "hydra/core/testing.h"
+#include "hydra/base/rng.h"
+#include "hydra/base/testing.h"
+#include "hydra/model/config.h"
 #include "hydra/train/corpus.h"
 
 namespace hydra::train::testing {

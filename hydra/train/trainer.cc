@@ -11,9 +11,9 @@
 #include <numbers>
 #include <utility>
 
-#include "hydra/core/accounting.h"
-#include "hydra/core/error.h"
-#include "hydra/core/version.h"
+#include "hydra/base/error.h"
+#include "hydra/base/version.h"
+#include "hydra/model/accounting.h"
 #include "hydra/nn/model_io.h"
 #include "hydra/train/batches.h"
 #include "hydra/train/checkpoint.h"

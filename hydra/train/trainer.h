@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/core/file.h"
+#include "hydra/io/file.h"
 #include "hydra/nn/model.h"
 #include "hydra/train/corpus.h"
 #include "hydra/train/device.h"

@@ -6,8 +6,8 @@
 
 #include <cmath>
 
-#include "hydra/core/error.h"
-#include "hydra/core/file.h"
+#include "hydra/base/error.h"
+#include "hydra/io/file.h"
 
 namespace hydra::train {
 namespace {

@@ -7,7 +7,7 @@
 #include <limits>
 #include <string>
 
-#include "hydra/core/json.h"
+#include "hydra/io/json.h"
 #include "hydra/train/batches.h"
 
 namespace hydra::train {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole runs of tiny models: k + k steps equal 2k bitwise, guards, failed saves, refused checkpoints. Killing
-// real processes: tests/kill_resume.py.
+// real processes: tests/commands/kill_resume.py.
 #include "hydra/train/trainer.h"
 
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 #include <filesystem>
 #include <limits>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/nn/model_io.h"
 #include "hydra/train/checkpoint.h"
 #include "hydra/train/metrics_log.h"

@@ -8,7 +8,7 @@
 #include <limits>
 #include <numbers>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/train/batches.h"
 
 namespace hydra::train {

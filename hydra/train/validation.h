@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "hydra/core/tokenizer.h"
 #include "hydra/nn/model.h"
+#include "hydra/text/tokenizer.h"
 #include "hydra/train/corpus.h"
 #include "hydra/train/device.h"
 

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "hydra/core/error.h"
+#include "hydra/base/error.h"
 #include "hydra/train/experts.h"
 #include "hydra/train/testing.h"
 

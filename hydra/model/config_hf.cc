@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys of llama, qwen2, qwen3 and mamba2 configs, both generations of Hugging Face files, and what of them is refused.
+#include "hydra/model/config_hf.h"
+
+#include <cmath>
+#include <set>
+
+#include "hydra/base/error.h"
+#include "hydra/io/file.h"
+#include "hydra/io/json.h"
+
+namespace hydra {
+namespace {
+
+// Reads keys and remembers which were asked for.
+class Keys {
+ public:
+  Keys(const Json& json, std::string where) : json_(json), where_(std::move(where)) {}
+
+  const Json* Find(const char* key) {
+    asked_.insert(key);
+    const auto it = json_.find(key);
+    return it == json_.end() || it->is_null() ? nullptr : &*it;
+  }
+  template <class T>
+  bool Get(const char* key, T* out) {
+    const Json* value = Find(key);
+    if (value != nullptr) ReadJson(*value, Field(key), out);
+    return value != nullptr;
+  }
+  template <class T>
+  void Need(const char* key, T* out) {
+    if (!Get(key, out)) throw Error(ErrorCode::kConfig, StrCat(Field(key), " is missing"));
+  }
+  // The key may be absent or have this value.
+  template <class T>
+  void Only(const char* key, const T& allowed) {
+    const Json* value = Find(key);
+    if (value != nullptr && *value != Json(allowed))
+      Refuse(key, *value, StrCat("only ", Json(allowed).dump(), " is supported"));
+  }
+  void Ignore(std::initializer_list<const char*> keys) { asked_.insert(keys.begin(), keys.end()); }
+
+  [[noreturn]] void Refuse(const char* key, const Json& value, const std::string& rule) const {
+    throw Error(ErrorCode::kConfig, StrCat(Field(key), " = ", JsonExcerpt(value), ": ", rule));
+  }
+  [[nodiscard]] std::string Field(const char* key) const { return StrCat(where_, ": ", key); }
+
+  void WarnUnknown(std::vector<std::string>* warnings) const {
+    std::string unknown;
+    for (const auto& [key, value] : json_.items())
+      if (asked_.count(key) == 0) unknown += (unknown.empty() ? "" : ", ") + key;
+    if (!unknown.empty() && warnings != nullptr)
+      warnings->push_back(internal::WithoutControls(StrCat(where_, ": ignored keys: ", unknown)));
+  }
+
+ private:
+  const Json& json_;
+  std::string where_;
+  std::set<std::string> asked_;
+};
+
+void ReadCommon(Keys& k, ModelConfig* c) {
+  k.Need("vocab_size", &c->vocab_size);
+  k.Need("hidden_size", &c->d_model);
+  k.Get("initializer_range", &c->initializer_range);
+  k.Get("bos_token_id", &c->bos_token_id);
+  k.Get("pad_token_id", &c->pad_token_id);
+  if (const Json* eos =
+          k.Find("eos_token_id")) {  // may be a list: generation stops at each, training appends the first
+    std::vector<int64_t> ids;
+    if (eos->is_array()) {
+      ReadJson(*eos, k.Field("eos_token_id"), &ids);
+    } else {
+      ReadJson(*eos, k.Field("eos_token_id"), &ids.emplace_back());
+    }
+    if (!ids.empty()) {
+      c->eos_token_id = ids[0];
+      c->more_eos_token_ids.assign(ids.begin() + 1, ids.end());
+    }
+  }
+  std::string dtype = "float32";
+  if (!k.Get("dtype", &dtype)) k.Get("torch_dtype", &dtype);
+  if (!ParseTorchDType(dtype, &c->dtype))
+    k.Refuse("torch_dtype", dtype, "must be float32, bfloat16, float16 or float64");
+  if (const Json* q = k.Find("quantization_config"))
+    k.Refuse("quantization_config", *q, "quantised Hugging Face models are not supported");
+  k.Ignore({"model_type", "architectures", "transformers_version", "auto_map", "use_cache", "torch_dtype", "dtype"});
+}
+
+int64_t ReadLayerCount(Keys& k) {
+  int64_t n = 0;
+  k.Need("num_hidden_layers", &n);
+  if (n < 1 || n > 4096) k.Refuse("num_hidden_layers", n, "must be 1 to 4096");
+  return n;
+}
+
+// rope_scaling (an object beside rope_theta) or rope_parameters (one that holds rope_theta).
+void ReadRopeObject(Keys& k, const char* key, AttentionConfig* a) {
+  const Json* rope = k.Find(key);
+  if (rope == nullptr) return;
+  if (!rope->is_object()) k.Refuse(key, *rope, "must be an object");
+  const auto read = [&](const char* name, auto* out) {
+    const auto it = rope->find(name);
+    const bool found = it != rope->end() && !it->is_null();
+    if (found) ReadJson(*it, StrCat(k.Field(key), ".", name), out);
+    return found;
+  };
+  const auto need = [&](const char* name, auto* out) {
+    if (!read(name, out)) throw Error(ErrorCode::kConfig, StrCat(k.Field(key), ".", name, " is missing"));
+  };
+  read("rope_theta", &a->rope_theta);
+  double partial = 1;
+  if (read("partial_rotary_factor", &partial) && partial != 1)
+    k.Refuse("partial_rotary_factor", partial, "only 1 is supported");
+  std::string type = "default";
+  if (!read("rope_type", &type)) read("type", &type);
+  if (type == "default") return;
+  RopeScaling& scaling = a->rope_scaling.emplace();
+  if (type == "llama3") {
+    need("factor", &scaling.factor);
+    need("low_freq_factor", &scaling.low_freq_factor);
+    need("high_freq_factor", &scaling.high_freq_factor);
+    need("original_max_position_embeddings", &scaling.original_max_position_embeddings);
+  } else if (type == "divisors") {  // ours: what a GGUF file said
+    need("divisors", &scaling.divisors);
+  } else {
+    k.Refuse(key, type, "only the rope types default and llama3 are supported");
+  }
+}
+
+void ReadLayerTypes(Keys& k, int64_t n_layers) {
+  const Json* value = k.Find("layer_types");
+  if (value == nullptr) return;
+  if (value->is_array() && static_cast<int64_t>(value->size()) != n_layers)
+    k.Refuse("layer_types", value->size(), StrCat("must have num_hidden_layers = ", n_layers, " entries"));
+  std::vector<std::string> types;
+  ReadJson(*value, k.Field("layer_types"), &types);
+  for (const std::string& type : types)
+    if (type != "full_attention") k.Refuse("layer_types", type, "only full_attention is supported");
+}
+
+// Llama, Qwen 2 (with biases of q, k, v) and Qwen 3 (with norms of q and k per head).
+ModelConfig ReadDecoder(Keys& k, Family family) {
+  const bool qwen = family != Family::kLlama;
+  ModelConfig c;
+  c.family = family;
+  c.wiring = Wiring::kSequential;
+  c.chunk_len = 1;
+  ReadCommon(k, &c);
+  c.layers.assign(static_cast<size_t>(ReadLayerCount(k)),
+                  {.ssm = false, .attention = AttentionKind::kFull, .ffn = FfnKind::kDense});
+  ReadLayerTypes(k, c.n_layers());
+  c.tie_embeddings = false;
+  k.Get("tie_word_embeddings", &c.tie_embeddings);
+  k.Need("intermediate_size", &c.d_ff);
+  c.norm_eps = 1e-6;
+  k.Get("rms_norm_eps", &c.norm_eps);
+  c.max_position_embeddings = qwen ? 32768 : 2048;
+  k.Get("max_position_embeddings", &c.max_position_embeddings);
+  AttentionConfig& a = c.attention;
+  a.qk_norm = family == Family::kQwen3;
+  a.qkv_bias = family == Family::kQwen2;
+  a.landmark_budget = 0;
+  k.Need("num_attention_heads", &a.n_heads);
+  if (a.n_heads < 1) k.Refuse("num_attention_heads", a.n_heads, "must be at least 1");
+  a.n_kv_heads = a.n_heads;
+  if (!k.Get("num_key_value_heads", &a.n_kv_heads) && qwen)  // its default, 32, fits few models
+    throw Error(ErrorCode::kConfig, StrCat(k.Field("num_key_value_heads"), " is missing"));
+  if (a.n_kv_heads < 1) k.Refuse("num_key_value_heads", a.n_kv_heads, "must be at least 1");
+  a.head_dim = family == Family::kQwen3 ? 128 : c.d_model / a.n_heads;
+  if (!k.Get("head_dim", &a.head_dim) && family != Family::kQwen3 && c.d_model % a.n_heads != 0)
+    k.Refuse("num_attention_heads", a.n_heads,
+             StrCat("must divide hidden_size = ", c.d_model, " where head_dim is absent"));
+  k.Get("rope_theta", &a.rope_theta);
+  ReadRopeObject(k, "rope_scaling", &a);
+  ReadRopeObject(k, "rope_parameters", &a);
+  k.Only("hidden_act", "silu");
+  k.Only("partial_rotary_factor", 1);
+  if (family != Family::kQwen2) k.Only("attention_bias", false);
+  k.Only("mlp_bias", false);
+  k.Only("pretraining_tp", 1);
+  k.Only("use_sliding_window", false);
+  k.Ignore({"attention_dropout", "rope_interleaved", "is_llama_config"});
+  if (qwen) k.Ignore({"sliding_window", "max_window_layers"});  // of no effect with use_sliding_window false
+  return c;
+}
+
+ModelConfig ReadMamba2(Keys& k) {
+  ModelConfig c;
+  c.family = Family::kMamba2;
+  c.wiring = Wiring::kSequential;
+  c.chunk_len = 1;
+  ReadCommon(k, &c);
+  c.layers.assign(static_cast<size_t>(ReadLayerCount(k)), LayerConfig{});
+  c.tie_embeddings = false;
+  k.Get("tie_word_embeddings", &c.tie_embeddings);
+  k.Get("layer_norm_epsilon", &c.norm_eps);
+  SsmConfig& s = c.ssm;
+  s.d_state = 128;
+  s.n_groups = 8;
+  s.scan_chunk = 256;
+  k.Need("num_heads", &s.n_heads);
+  k.Need("head_dim", &s.head_dim);
+  k.Get("expand", &s.expand);
+  k.Get("state_size", &s.d_state);
+  k.Get("n_groups", &s.n_groups);
+  s.norm_groups = s.n_groups;
+  k.Get("mamba_norm_groups", &s.norm_groups);
+  k.Get("conv_kernel", &s.d_conv);
+  k.Get("chunk_size", &s.scan_chunk);
+  k.Get("use_conv_bias", &s.conv_bias);
+  k.Get("time_step_limit", &s.dt_limit);
+  k.Get("time_step_min", &s.dt_min);
+  k.Get("time_step_max", &s.dt_max);
+  k.Get("time_step_floor", &s.dt_floor);
+  k.Get("A_initializer_range", &s.A_init);
+  k.Only("use_bias", false);
+  k.Only("hidden_act", "silu");
+  k.Only("rms_norm", true);
+  k.Only("norm_before_gate", false);
+  k.Ignore(
+      {"residual_in_fp32", "rescale_prenorm_residual", "time_step_rank", "time_step_init_scheme", "intermediate_size"});
+  return c;
+}
+
+Json WriteCommon(const ModelConfig& c, const char* architecture) {
+  Json j;
+  j["architectures"] = {architecture};
+  j["model_type"] = FamilyName(c.family);
+  j["vocab_size"] = c.vocab_size;
+  j["hidden_size"] = c.d_model;
+  j["num_hidden_layers"] = c.n_layers();
+  j["tie_word_embeddings"] = c.tie_embeddings;
+  j["torch_dtype"] = TorchDTypeName(c.dtype);
+  j["initializer_range"] = c.initializer_range;
+  const auto id = [](const std::optional<int64_t>& v) { return v ? Json(*v) : Json(nullptr); };
+  j["bos_token_id"] = id(c.bos_token_id);
+  j["eos_token_id"] = c.more_eos_token_ids.empty() ? id(c.eos_token_id) : Json(c.EosTokenIds());
+  j["pad_token_id"] = id(c.pad_token_id);
+  j["hidden_act"] = "silu";
+  return j;
+}
+
+Json WriteRopeScaling(const RopeScaling& r) {
+  if (!r.divisors.empty()) return {{"rope_type", "divisors"}, {"divisors", r.divisors}};
+  return {{"rope_type", "llama3"},
+          {"factor", r.factor},
+          {"low_freq_factor", r.low_freq_factor},
+          {"high_freq_factor", r.high_freq_factor},
+          {"original_max_position_embeddings", r.original_max_position_embeddings}};
+}
+
+Json WriteDecoder(const ModelConfig& c) {
+  const bool llama = c.family == Family::kLlama;
+  HYDRA_CHECK(llama || c.family == Family::kQwen2 || c.family == Family::kQwen3, FamilyName(c.family));
+  const char* qwen = c.family == Family::kQwen2 ? "Qwen2ForCausalLM" : "Qwen3ForCausalLM";
+  const char* architecture = llama ? "LlamaForCausalLM" : qwen;
+  Json j = WriteCommon(c, architecture);
+  j["intermediate_size"] = c.d_ff;
+  j["num_attention_heads"] = c.attention.n_heads;
+  j["num_key_value_heads"] = c.attention.n_kv_heads;
+  j["head_dim"] = c.attention.head_dim;
+  j["rope_theta"] = c.attention.rope_theta;
+  if (c.attention.rope_scaling) j["rope_scaling"] = WriteRopeScaling(*c.attention.rope_scaling);
+  j["rms_norm_eps"] = c.norm_eps;
+  j["max_position_embeddings"] = c.max_position_embeddings;
+  if (c.family != Family::kQwen2) j["attention_bias"] = false;
+  if (llama) j["mlp_bias"] = false;
+  if (!llama) j["use_sliding_window"] = false;
+  return j;
+}
+
+}  // namespace
+
+ModelConfig ReadHfConfig(const Json& json, const std::string& family, const std::string& where,
+                         std::vector<std::string>* warnings) {
+  Keys keys(json, where);
+  ModelConfig config;
+  if (family == "llama")
+    config = ReadDecoder(keys, Family::kLlama);
+  else if (family == "qwen2")
+    config = ReadDecoder(keys, Family::kQwen2);
+  else if (family == "qwen3")
+    config = ReadDecoder(keys, Family::kQwen3);
+  else if (family == "mamba2")
+    config = ReadMamba2(keys);
+  else
+    throw Error(ErrorCode::kConfig, StrCat(where, ": model_type = \"", OneLine(family, 60),
+                                           "\": must be hydra, llama, mamba2, qwen2 or qwen3"));
+  keys.WarnUnknown(warnings);
+  return config;
+}
+
+Json WriteHfConfig(const ModelConfig& c) {
+  if (c.family != Family::kMamba2) return WriteDecoder(c);
+  Json j = WriteCommon(c, "Mamba2ForCausalLM");
+  const SsmConfig& s = c.ssm;
+  j["num_heads"] = s.n_heads;
+  j["head_dim"] = s.head_dim;
+  j["expand"] = s.expand;
+  j["state_size"] = s.d_state;
+  j["n_groups"] = s.n_groups;
+  j["mamba_norm_groups"] = s.norm_groups;
+  j["conv_kernel"] = s.d_conv;
+  j["chunk_size"] = s.scan_chunk;
+  j["use_conv_bias"] = s.conv_bias;
+  j["use_bias"] = false;
+  j["rms_norm"] = true;
+  j["layer_norm_epsilon"] = c.norm_eps;
+  j["time_step_min"] = s.dt_min;
+  j["time_step_max"] = s.dt_max;
+  j["time_step_floor"] = s.dt_floor;
+  j["time_step_limit"] = {s.dt_limit[0], std::isinf(s.dt_limit[1]) ? Json("Infinity") : Json(s.dt_limit[1])};
+  j["A_initializer_range"] = {s.A_init[0], s.A_init[1]};
+  return j;
+}
+
+std::string DumpHfJson(const Json& json) {
+  std::string text = json.dump(2);
+  const std::string quoted = "\"Infinity\"";
+  for (size_t at = text.find(quoted); at != text.npos; at = text.find(quoted, at))
+    text.replace(at, quoted.size(), "Infinity");
+  return text + "\n";
+}
+
+}  // namespace hydra

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a request may change about a model's routing and memories (specs/hydra.md 4): part of a sequence's state.
+// Not here: their text form (hydra/cli/model_flags.cc), what they do (hydra/runtime).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hydra/model/config.h"
+
+namespace hydra {
+
+struct Controls {
+  std::array<double, 3> path_scale{1, 1, 1};  // ssm, sga, moe; 0 = neither computed nor kept
+  double workspace_read = 1, pkm_read = 1;    // 0 skips the read; the workspace write goes on
+  bool landmarks = true;                      // false: window only, no pool
+  std::optional<double> router_temperature{};
+  std::optional<int64_t> moe_top_k{};
+  std::vector<int64_t> force_experts{}, ban_experts{};
+  std::vector<double> expert_bias{};  // [E] or empty
+
+  // Throws Error(kUsage) naming the control, its value and the rule.
+  void Validate(const ModelConfig& config) const;
+  bool operator==(const Controls&) const = default;
+};
+
+// A JSON object and back: what Save writes.
+[[nodiscard]] std::string ControlsJson(const Controls& controls);
+[[nodiscard]] Controls ParseControlsJson(const std::string& json, const std::string& where);
+
+}  // namespace hydra
