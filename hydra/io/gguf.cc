@@ -13,14 +13,13 @@
 namespace hydra {
 namespace {
 
-constexpr uint32_t kMagic = 0x46554747;  // "GGUF"
+constexpr uint32_t kGgufMagic = 0x46554747;  // "GGUF"
 constexpr uint32_t kVersion = 3;
 constexpr uint64_t kMaxKey = 65535;    // bytes, the format's own limit
 constexpr uint64_t kMaxName = 256;     // bytes of a tensor's name
 constexpr uint64_t kMaxKeys = 10'000;  // far over any model's
 constexpr uint64_t kMaxTensors = 65'536;
 constexpr uint32_t kMaxDims = 4;
-constexpr std::string_view kAlignmentKey = "general.alignment";
 
 // Bytes of one value; 0 for texts and arrays.
 uint64_t SizeOf(GgufType type) {
@@ -157,7 +156,7 @@ const char* GgufTypeName(GgufType type) {
 bool GgufFile::IsGguf(const std::string& path) {
   try {
     const MappedFile file(path);
-    return file.size() >= sizeof(kMagic) && At<uint32_t>(file.bytes(), 0) == kMagic;
+    return file.size() >= sizeof(kGgufMagic) && At<uint32_t>(file.bytes(), 0) == kGgufMagic;
   } catch (const Error&) {
     return false;
   }
@@ -206,12 +205,12 @@ void GgufFile::ReadEntries(ByteReader& reader, uint64_t count) {
 }
 
 void GgufFile::ReadAlignment() {
-  const GgufEntry* entry = Find(kAlignmentKey);
+  const GgufEntry* entry = Find(kGgufAlignment);
   if (entry == nullptr) return;
   if (entry->type != GgufType::kU32) WrongType(*entry, "u32");
   alignment_ = At<uint32_t>(entry->data, 0);
   if (!std::has_single_bit(alignment_) || alignment_ < 8 || alignment_ > 65536)
-    Fail(kAlignmentKey, fmt::format("= {}: must be a power of two from 8 to 65536", alignment_));
+    Fail(kGgufAlignment, fmt::format("= {}: must be a power of two from 8 to 65536", alignment_));
 }
 
 void GgufFile::ReadTensors(ByteReader& reader, uint64_t count) {

@@ -18,6 +18,8 @@
 
 namespace hydra {
 
+inline constexpr std::string_view kGgufAlignment = "general.alignment";  // key of the padding between tensors
+
 // Types of metadata values, with GGUF's numbers.
 enum class GgufType : uint32_t {
   kU8 = 0,

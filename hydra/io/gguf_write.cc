@@ -10,7 +10,6 @@ namespace hydra {
 namespace {
 
 constexpr uint64_t kAlignment = 32;  // the default, so no key says it
-constexpr std::string_view kAlignmentKey = "general.alignment";
 
 template <class T>
 void Append(std::string& out, T value) {
@@ -89,7 +88,7 @@ void GgufMetadata::SetTexts(std::string_view key, std::span<const std::string_vi
 }
 
 void GgufMetadata::Set(const GgufEntry& entry) {
-  if (entry.key == kAlignmentKey) return;  // of the other file's layout
+  if (entry.key == kGgufAlignment) return;  // of the other file's layout
   std::string& out = Slot(entry.key);
   if (entry.type == GgufType::kArray)
     AppendArray(out, entry.element, entry.count);
@@ -105,7 +104,7 @@ WrittenFile WriteGguf(const std::string& path, const GgufMetadata& metadata, std
   Append(header, static_cast<uint64_t>(tensors.size()));
   Append(header, static_cast<uint64_t>(metadata.entries().size()));
   for (const auto& [key, value] : metadata.entries()) {
-    HYDRA_CHECK(key != kAlignmentKey, "the alignment is ours");
+    HYDRA_CHECK(key != kGgufAlignment, "the alignment is ours");
     AppendText(header, key);
     header += value;
   }

@@ -11,7 +11,7 @@
 namespace hydra {
 namespace {
 
-constexpr std::string_view kMagic("\x93NUMPY\x01\x00", 8);
+constexpr std::string_view kNpyMagic("\x93NUMPY\x01\x00", 8);
 // Room for any two dimensions, so that the header can be written last; NumPy wants a multiple of 64.
 constexpr size_t kRowHeader = 128;
 
@@ -20,11 +20,11 @@ std::string Header(const std::vector<int64_t>& shape, size_t at_least) {
   for (size_t i = 0; i < shape.size(); ++i) dims += fmt::format("{}{}", i == 0 ? "" : ", ", shape[i]);
   if (shape.size() == 1) dims += ',';  // a Python tuple of one
   std::string text = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", dims);
-  const size_t total = std::max<size_t>(at_least, *CheckedAlignUp(kMagic.size() + 2 + text.size() + 1, 64));
-  text.resize(total - kMagic.size() - 2 - 1, ' ');
+  const size_t total = std::max<size_t>(at_least, *CheckedAlignUp(kNpyMagic.size() + 2 + text.size() + 1, 64));
+  text.resize(total - kNpyMagic.size() - 2 - 1, ' ');
   text += '\n';
   const auto length = static_cast<uint16_t>(text.size());
-  std::string header(kMagic);
+  std::string header(kNpyMagic);
   header += static_cast<char>(length & 255);
   header += static_cast<char>(length >> 8);
   return header + text;
@@ -127,7 +127,7 @@ void NpyRowWriter::Finish() {
 NpyArray NpyArray::Open(const std::string& path) {
   NpyArray array{MappedFile(path)};
   ByteReader reader(array.file_.bytes(), path);
-  if (reader.Text(6, "magic") != kMagic.substr(0, 6)) reader.Fail("magic", "must be \\x93NUMPY");
+  if (reader.Text(6, "magic") != kNpyMagic.substr(0, 6)) reader.Fail("magic", "must be \\x93NUMPY");
   const int major = reader.U8("version"), minor = reader.U8("version");
   if (major < 1 || major > 3 || minor != 0)
     reader.Fail("version", fmt::format("= {}.{}: must be 1.0, 2.0 or 3.0", major, minor));

@@ -25,8 +25,9 @@ namespace HWY_NAMESPACE {
 namespace plain {
 #define HYDRA_VNNI 0
 #define HYDRA_ATTR HWY_ATTR
-#include "hydra/kernels/matmul_int8-inl.h"
 #include "hydra/kernels/simd_int8-inl.h"
+
+#include "hydra/kernels/matmul_int8-inl.h"
 #undef HYDRA_VNNI
 #undef HYDRA_ATTR
 }  // namespace plain
@@ -36,8 +37,9 @@ HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
 namespace vnni {
 #define HYDRA_VNNI 1
 #define HYDRA_ATTR __attribute__((target(HWY_TARGET_STR ",avx512vnni")))
-#include "hydra/kernels/matmul_int8-inl.h"
 #include "hydra/kernels/simd_int8-inl.h"
+
+#include "hydra/kernels/matmul_int8-inl.h"
 #undef HYDRA_VNNI
 #undef HYDRA_ATTR
 }  // namespace vnni

@@ -22,11 +22,11 @@ constexpr const char* kArchitecture = "general.architecture";
 constexpr const char* kTokens = "tokenizer.ggml.tokens";
 
 // Names in llama.cpp's files; those of a block follow "blk.N.".
-struct RoleName {
+struct GgufRoleName {
   TensorRole role;
   const char* name;
 };
-constexpr RoleName kNames[] = {
+constexpr GgufRoleName kGgufNames[] = {
     {R::kEmbedding, "token_embd.weight"},
     {R::kHead, "output.weight"},
     {R::kFinalNorm, "output_norm.weight"},
@@ -264,7 +264,7 @@ bool IsGgufFamily(std::string_view architecture) {
 
 std::string GgufName(const ModelConfig& config, const TensorSpec& spec) {
   if (config.family == Family::kHydra) return spec.name;
-  for (const RoleName& row : kNames)
+  for (const GgufRoleName& row : kGgufNames)
     if (row.role == spec.role) return spec.layer < 0 ? row.name : fmt::format("blk.{}.{}", spec.layer, row.name);
   HYDRA_CHECK(false, spec.name, " has no name in GGUF files");
   return {};
