@@ -52,9 +52,7 @@ namespace hydra::kernels {
 HWY_EXPORT(SumBytes);
 namespace {
 
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 struct FreeDeleter {
   void operator()(void* p) const { std::free(p); }
@@ -94,7 +92,8 @@ double Bandwidth(ThreadPool& pool) {
   const auto* floats = reinterpret_cast<const float*>(data.get());
   constexpr int64_t kPart = 1 << 16;
   const Times t = Measure([&] {
-    pool.For(kBytes / 4 / kPart, [&](int64_t task, int) { sink = HYDRA_DISPATCH(SumBytes)(floats + task * kPart, kPart); });
+    pool.For(kBytes / 4 / kPart,
+             [&](int64_t task, int) { sink = HYDRA_DISPATCH(SumBytes)(floats + task * kPart, kPart); });
   });
   return kBytes / t.min;
 }
@@ -147,15 +146,17 @@ void Case(const char* mode, WeightType type, int64_t N, int64_t K, int64_t T, in
   });
   const auto calls = static_cast<double>(copies);
   const double bytes = static_cast<double>(packed_bytes > 0 ? packed_bytes : N * RowBytes(type, K));
-  const double gbs = calls * bytes / t.median / 1e9, gflops = calls * 2.0 * static_cast<double>(N * K * T) / t.median / 1e9;
+  const double gbs = calls * bytes / t.median / 1e9,
+               gflops = calls * 2.0 * static_cast<double>(N * K * T) / t.median / 1e9;
   const bool int8 = IsQuantised(type) && act == ActType::kQ8;
   const double peak = int8 ? (type == WeightType::kQ8_0 ? machine.int8 : machine.int4) : machine.fma;
-  std::printf("{\"bench\":\"%s\",\"case\":\"%s N%lld K%lld T%lld\",\"act\":\"%s\",\"target\":\"%s\",\"threads\":%d,\"reps\":%d,"
-              "\"median_us\":%.2f,\"min_us\":%.2f,\"max_us\":%.2f,\"gb_s\":%.2f,\"bandwidth_share\":%.3f,\"gflop_s\":%.1f,"
-              "\"peak_share\":%.3f}\n",
-              mode, Info(type).name, static_cast<long long>(N), static_cast<long long>(K), static_cast<long long>(T),
-              int8 ? "q8" : "f32", CurrentTarget().c_str(), pool.threads(), t.reps, t.median / calls * 1e6,
-              t.min / calls * 1e6, t.max / calls * 1e6, gbs, gbs * 1e9 / machine.bandwidth, gflops, gflops * 1e9 / peak);
+  std::printf(
+      "{\"bench\":\"%s\",\"case\":\"%s N%lld K%lld T%lld\",\"act\":\"%s\",\"target\":\"%s\",\"threads\":%d,\"reps\":%d,"
+      "\"median_us\":%.2f,\"min_us\":%.2f,\"max_us\":%.2f,\"gb_s\":%.2f,\"bandwidth_share\":%.3f,\"gflop_s\":%.1f,"
+      "\"peak_share\":%.3f}\n",
+      mode, Info(type).name, static_cast<long long>(N), static_cast<long long>(K), static_cast<long long>(T),
+      int8 ? "q8" : "f32", CurrentTarget().c_str(), pool.threads(), t.reps, t.median / calls * 1e6, t.min / calls * 1e6,
+      t.max / calls * 1e6, gbs, gbs * 1e9 / machine.bandwidth, gflops, gflops * 1e9 / peak);
   std::fflush(stdout);
 }
 
@@ -163,9 +164,11 @@ void RunTarget(const Options& options, ThreadPool& pool) {
   const Machine machine{Bandwidth(pool), MeasurePeak(WeightType::kF32, ActType::kF32, pool),
                         MeasurePeak(WeightType::kQ4_0, ActType::kQ8, pool),
                         MeasurePeak(WeightType::kQ8_0, ActType::kQ8, pool)};
-  std::printf("# target %s: read %.1f GB/s, f32 FMA peak %.0f GFLOP/s, int8 dot peak %.0f (4 bits) and %.0f (8 bits) GOP/s, %d threads\n",
-              CurrentTarget().c_str(), machine.bandwidth / 1e9, machine.fma / 1e9, machine.int4 / 1e9, machine.int8 / 1e9,
-              pool.threads());
+  std::printf(
+      "# target %s: read %.1f GB/s, f32 FMA peak %.0f GFLOP/s, int8 dot peak %.0f (4 bits) and %.0f (8 bits) GOP/s, %d "
+      "threads\n",
+      CurrentTarget().c_str(), machine.bandwidth / 1e9, machine.fma / 1e9, machine.int4 / 1e9, machine.int8 / 1e9,
+      pool.threads());
   const auto wants = [&](const char* mode) { return options.mode == "all" || options.mode == mode; };
   for (const WeightTypeInfo& info : AllWeightTypes()) {
     if (!options.type.empty() && ParseWeightType(options.type) != info.type) continue;
@@ -173,7 +176,9 @@ void RunTarget(const Options& options, ThreadPool& pool) {
     const int64_t narrow = super ? 512 : 576, wide = 1536;
     if (wants("decode")) {
       constexpr int64_t kBytes = int64_t{160} << 20;  // leaves any cache
-      const auto copies = [&](int64_t N, int64_t K) { return std::max<int64_t>(1, kBytes / (N * RowBytes(info.type, K))); };
+      const auto copies = [&](int64_t N, int64_t K) {
+        return std::max<int64_t>(1, kBytes / (N * RowBytes(info.type, K)));
+      };
       Case("decode", info.type, 4096, 4096, 1, copies(4096, 4096), ActType::kQ8, machine, pool);
       Case("decode", info.type, 576, narrow, 1, copies(576, narrow), ActType::kQ8, machine, pool);
       Case("decode", info.type, wide, narrow, 1, copies(wide, narrow), ActType::kQ8, machine, pool);
@@ -197,13 +202,19 @@ Options Parse(int argc, char** argv) {
     const std::string flag = argv[i];
     if (i + 1 == argc) throw Error(ErrorCode::kUsage, flag + ": needs a value");
     const std::string value = argv[++i];
-    if (flag == "--target") options.target = value;
-    else if (flag == "--type") options.type = value;
-    else if (flag == "--mode") options.mode = value;
-    else if (flag == "--threads") options.threads = std::atoi(value.c_str());
-    else throw Error(ErrorCode::kUsage, flag + ": must be --target, --threads, --type or --mode");
+    if (flag == "--target")
+      options.target = value;
+    else if (flag == "--type")
+      options.type = value;
+    else if (flag == "--mode")
+      options.mode = value;
+    else if (flag == "--threads")
+      options.threads = std::atoi(value.c_str());
+    else
+      throw Error(ErrorCode::kUsage, flag + ": must be --target, --threads, --type or --mode");
   }
-  if (!options.type.empty() && !ParseWeightType(options.type)) throw Error(ErrorCode::kUsage, "--type " + options.type + ": is no weight type");
+  if (!options.type.empty() && !ParseWeightType(options.type))
+    throw Error(ErrorCode::kUsage, "--type " + options.type + ": is no weight type");
   if (options.mode != "all" && options.mode != "decode" && options.mode != "batch" && options.mode != "prefill")
     throw Error(ErrorCode::kUsage, "--mode " + options.mode + ": must be decode, batch, prefill or all");
   if (options.threads < 0) throw Error(ErrorCode::kUsage, "--threads: must be 0 (all cores) or more");
@@ -228,7 +239,8 @@ int main(int argc, char** argv) {
     ThreadPool pool(options.threads);
     utsname system{};
     ::uname(&system);
-    std::printf("# %s, %d cores, %s %s, compiler %s\n", CpuName().c_str(), PhysicalCores(), system.sysname, system.release, __VERSION__);
+    std::printf("# %s, %d cores, %s %s, compiler %s\n", CpuName().c_str(), PhysicalCores(), system.sysname,
+                system.release, __VERSION__);
     for (const std::string& target : options.target == "all" ? Targets() : std::vector<std::string>{options.target}) {
       SetTarget(target);
       RunTarget(options, pool);

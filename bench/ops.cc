@@ -113,34 +113,56 @@ struct Bench {
   void Case(const std::string& bench, const std::string& text, double flop, double bytes, F&& f) const {
     if ((bench + " " + text).find(match) == std::string::npos) return;
     const Times t = Measure(f);
-    std::printf("{\"bench\":\"%s\",\"case\":\"%s\",\"target\":\"%s\",\"threads\":1,\"reps\":%d,\"median_us\":%.2f,\"min_us\":%.2f,"
-                "\"max_us\":%.2f",
-                bench.c_str(), text.c_str(), CurrentTarget().c_str(), t.reps, t.median * 1e6, t.min * 1e6, t.max * 1e6);
+    std::printf(
+        "{\"bench\":\"%s\",\"case\":\"%s\",\"target\":\"%s\",\"threads\":1,\"reps\":%d,\"median_us\":%.2f,\"min_us\":%."
+        "2f,"
+        "\"max_us\":%.2f",
+        bench.c_str(), text.c_str(), CurrentTarget().c_str(), t.reps, t.median * 1e6, t.min * 1e6, t.max * 1e6);
     if (flop > 0) std::printf(",\"gflop_s\":%.1f,\"peak_share\":%.3f", flop / t.median / 1e9, flop / t.median / peak);
-    if (bytes > 0) std::printf(",\"gb_s\":%.2f,\"bandwidth_share\":%.3f", bytes / t.median / 1e9, bytes / t.median / bandwidth);
+    if (bytes > 0)
+      std::printf(",\"gb_s\":%.2f,\"bandwidth_share\":%.3f", bytes / t.median / 1e9, bytes / t.median / bandwidth);
     std::printf("}\n");
     std::fflush(stdout);
   }
 
   // FLOP as the chunked form does them, the upper half of a chunk's pairs left out.
   void Ssd(int64_t T, int64_t H, int64_t P, int64_t N, int64_t Q) const {
-    const int64_t copies = T == 1 ? std::max<int64_t>(1, (int64_t{64} << 20) / (H * P * N * 4)) : 1;  // states of all layers leave the cache
+    const int64_t copies = T == 1 ? std::max<int64_t>(1, (int64_t{64} << 20) / (H * P * N * 4))
+                                  : 1;     // states of all layers leave the cache
     const int64_t stride = H * P + 2 * N;  // x, B and C as the convolution leaves them
     const auto xbc = Normals(T * stride), D = Normals(H);
     auto dt = Normals(T * H, 0.1), A = Normals(H), state = Normals(copies * H * P * N);
     for (float& v : dt) v = std::abs(v);
     for (float& v : A) v = -std::abs(v);
     std::vector<float> y(static_cast<size_t>(T * H * P)), scratch(static_cast<size_t>(SsdScratchFloats(Q, P, N)));
-    SsdArgs a{.x = xbc.data(), .B = xbc.data() + H * P, .C = xbc.data() + H * P + N, .dt = dt.data(), .A = A.data(), .D = D.data(), .state = state.data(), .y = y.data(),
-              .scratch = scratch.data(), .T = T, .H = H, .P = P, .G = 1, .N = N, .Q = Q, .h0 = 0, .h1 = H, .x_stride = stride,
+    SsdArgs a{.x = xbc.data(),
+              .B = xbc.data() + H * P,
+              .C = xbc.data() + H * P + N,
+              .dt = dt.data(),
+              .A = A.data(),
+              .D = D.data(),
+              .state = state.data(),
+              .y = y.data(),
+              .scratch = scratch.data(),
+              .T = T,
+              .H = H,
+              .P = P,
+              .G = 1,
+              .N = N,
+              .Q = Q,
+              .h0 = 0,
+              .h1 = H,
+              .x_stride = stride,
               .bc_stride = stride};
     const auto run = [&](int64_t i) {
       a.state = state.data() + i % copies * H * P * N;
       kernels::Ssd(a);
     };
     std::string text = "T" + std::to_string(T);
-    for (const auto& [name, n] : {std::pair{" H", H}, {" P", P}, {" N", N}}) text.append(name).append(std::to_string(n));
-    const auto h = static_cast<double>(H), p = static_cast<double>(P), n = static_cast<double>(N), t = static_cast<double>(T);
+    for (const auto& [name, n] : {std::pair{" H", H}, {" P", P}, {" N", N}})
+      text.append(name).append(std::to_string(n));
+    const auto h = static_cast<double>(H), p = static_cast<double>(P), n = static_cast<double>(N),
+               t = static_cast<double>(T);
     const auto pairs = static_cast<double>(std::min(Q, T) + 1) / 2;
     if (T == 1)
       Case("ssd_step", text, 0, 2 * 4 * h * p * n, run);
@@ -168,10 +190,26 @@ struct Bench {
     auto bias = Normals(s.landmarks);
     std::vector<int32_t> pos(static_cast<size_t>(s.landmarks));  // all long past
     std::vector<float> y(q.size()), scratch(static_cast<size_t>(AttentionScratchFloats(s.A / s.Akv, s.Dh)));
-    AttentionArgs a{.q = q.data(), .y = y.data(), .k = k.data(), .v = v.data(), .dtype = s.dtype, .A = s.A, .Akv = s.Akv, .Dh = s.Dh, .head_rows = rows, .row = s.row,
-                    .pos = s.row + 100000, .window = s.window, .scale = 0.125f,
-                    .landmarks = {.k = pool_k.data(), .v = pool_v.data(), .head_rows = s.landmarks, .n = s.landmarks, .pos = pos.data(),
-                                  .log_sigmoid = bias.data(), .lambda = lambda.data()},
+    AttentionArgs a{.q = q.data(),
+                    .y = y.data(),
+                    .k = k.data(),
+                    .v = v.data(),
+                    .dtype = s.dtype,
+                    .A = s.A,
+                    .Akv = s.Akv,
+                    .Dh = s.Dh,
+                    .head_rows = rows,
+                    .row = s.row,
+                    .pos = s.row + 100000,
+                    .window = s.window,
+                    .scale = 0.125f,
+                    .landmarks = {.k = pool_k.data(),
+                                  .v = pool_v.data(),
+                                  .head_rows = s.landmarks,
+                                  .n = s.landmarks,
+                                  .pos = pos.data(),
+                                  .log_sigmoid = bias.data(),
+                                  .lambda = lambda.data()},
                     .scratch = scratch.data()};
     double keys = 0;
     for (int64_t t = 0; t < s.T; ++t) keys += static_cast<double>(std::min(s.window, s.row + t + 1) + s.landmarks);
@@ -184,10 +222,12 @@ struct Bench {
           kernels::Attention(a);
         }
     };
-    std::string text = std::string(KvDtypeName(s.dtype)) + " T" + std::to_string(s.T) + " keys" + std::to_string(std::min(s.window, rows)) +
-                       " A" + std::to_string(s.A) + "/" + std::to_string(s.Akv) + " Dh" + std::to_string(s.Dh);
+    std::string text = std::string(KvDtypeName(s.dtype)) + " T" + std::to_string(s.T) + " keys" +
+                       std::to_string(std::min(s.window, rows)) + " A" + std::to_string(s.A) + "/" +
+                       std::to_string(s.Akv) + " Dh" + std::to_string(s.Dh);
     if (s.landmarks > 0) text += " landmarks" + std::to_string(s.landmarks);
-    const double flop = 4 * keys * static_cast<double>(s.A * s.Dh), read = 2 * keys * static_cast<double>(s.Akv * bytes);
+    const double flop = 4 * keys * static_cast<double>(s.A * s.Dh),
+                 read = 2 * keys * static_cast<double>(s.Akv * bytes);
     Case(s.T == 1 ? "attention_step" : "attention", text, flop, s.T == 1 ? read : 0, run);
   }
 
@@ -201,16 +241,24 @@ struct Bench {
     std::string text = "T" + std::to_string(T);
     text.append(" D").append(std::to_string(D));
     const double numbers = 4.0 * static_cast<double>(T * D);
-    Case("rms_norm", text, 0, 2 * numbers, [&](int64_t) { RmsNorm({.x = x.data(), .w = w.data(), .y = y.data(), .T = T, .D = D}); });
-    Case("rms_norm_gated", text, 0, 3 * numbers, [&](int64_t) { RmsNorm({.x = x.data(), .w = w.data(), .y = y.data(), .T = T, .D = D, .z = x.data()}); });
-    Case("swiglu", text, 0, 3 * numbers, [&](int64_t) { SwiGlu({.gate = x.data(), .up = x.data(), .y = y.data(), .T = T, .F = D}); });
+    Case("rms_norm", text, 0, 2 * numbers,
+         [&](int64_t) { RmsNorm({.x = x.data(), .w = w.data(), .y = y.data(), .T = T, .D = D}); });
+    Case("rms_norm_gated", text, 0, 3 * numbers,
+         [&](int64_t) { RmsNorm({.x = x.data(), .w = w.data(), .y = y.data(), .T = T, .D = D, .z = x.data()}); });
+    Case("swiglu", text, 0, 3 * numbers,
+         [&](int64_t) { SwiGlu({.gate = x.data(), .up = x.data(), .y = y.data(), .T = T, .F = D}); });
     Case("softmax", text, 0, 2 * numbers, [&](int64_t) { Softmax({.x = x.data(), .y = y.data(), .T = T, .D = D}); });
-    Case("rope", text + " Dh64", 0, 2 * numbers, [&](int64_t) { Rope({.x = y.data(), .pos = pos.data(), .inv_freq = inv_freq.data(), .T = T, .heads = D / 64, .Dh = 64}); });
-    Case("conv", text + " K4", 0, 2 * numbers, [&](int64_t) { Conv({.x = x.data(), .w = w.data(), .b = b.data(), .state = state.data(), .y = y.data(), .T = T, .C = D, .K = 4}); });
+    Case("rope", text + " Dh64", 0, 2 * numbers, [&](int64_t) {
+      Rope({.x = y.data(), .pos = pos.data(), .inv_freq = inv_freq.data(), .T = T, .heads = D / 64, .Dh = 64});
+    });
+    Case("conv", text + " K4", 0, 2 * numbers, [&](int64_t) {
+      Conv({.x = x.data(), .w = w.data(), .b = b.data(), .state = state.data(), .y = y.data(), .T = T, .C = D, .K = 4});
+    });
     std::vector<std::byte> row(static_cast<size_t>(T * D * 4));
     for (const KvDtype dtype : {KvDtype::kF16, KvDtype::kBF16, KvDtype::kQ8_0})
       Case("store_kv", text + " Dh64 " + KvDtypeName(dtype), 0, numbers, [&](int64_t) {
-        for (int64_t i = 0; i < T * D / 64; ++i) StoreKvRow(dtype, x.data() + i * 64, 64, row.data() + i * KvRowBytes(dtype, 64));
+        for (int64_t i = 0; i < T * D / 64; ++i)
+          StoreKvRow(dtype, x.data() + i * 64, 64, row.data() + i * KvRowBytes(dtype, 64));
       });
   }
 
@@ -235,7 +283,8 @@ struct Bench {
     std::vector<int32_t> ids(32);
     const auto scores = Normals(4096);
     for (const int64_t k : {2, 32})
-      Case("top_k", "n4096 k" + std::to_string(k), 0, 4 * 4096, [&](int64_t) { TopK(scores.data(), 4096, k, ids.data(), nullptr); });
+      Case("top_k", "n4096 k" + std::to_string(k), 0, 4 * 4096,
+           [&](int64_t) { TopK(scores.data(), 4096, k, ids.data(), nullptr); });
   }
 };
 
@@ -251,7 +300,8 @@ double Peak() {
 double Bandwidth() {
   const std::vector<float> data(int64_t{32} << 20, 1.0f);
   volatile float sink = 0;
-  const Times t = Measure([&](int64_t) { sink = HYDRA_DISPATCH(SumFloats)(data.data(), static_cast<int64_t>(data.size())); });
+  const Times t =
+      Measure([&](int64_t) { sink = HYDRA_DISPATCH(SumFloats)(data.data(), static_cast<int64_t>(data.size())); });
   return static_cast<double>(data.size()) * 4 / t.min;
 }
 
@@ -273,17 +323,22 @@ int main(int argc, char** argv) {
     for (int i = 1; i < argc; i += 2) {
       const std::string flag = argv[i];
       if (i + 1 == argc) throw Error(ErrorCode::kUsage, flag + ": needs a value");
-      if (flag == "--target") target = argv[i + 1];
-      else if (flag == "--match") match = argv[i + 1];
-      else throw Error(ErrorCode::kUsage, flag + ": must be --target or --match");
+      if (flag == "--target")
+        target = argv[i + 1];
+      else if (flag == "--match")
+        match = argv[i + 1];
+      else
+        throw Error(ErrorCode::kUsage, flag + ": must be --target or --match");
     }
     utsname system{};
     ::uname(&system);
-    std::printf("# %s, %s %s, compiler %s, one thread\n", CpuName().c_str(), system.sysname, system.release, __VERSION__);
+    std::printf("# %s, %s %s, compiler %s, one thread\n", CpuName().c_str(), system.sysname, system.release,
+                __VERSION__);
     for (const std::string& name : target == "all" ? Targets() : std::vector<std::string>{target}) {
       SetTarget(name);
       const Bench bench{match, Peak(), Bandwidth()};
-      std::printf("# target %s: f32 FMA peak %.1f GFLOP/s, read %.1f GB/s\n", CurrentTarget().c_str(), bench.peak / 1e9, bench.bandwidth / 1e9);
+      std::printf("# target %s: f32 FMA peak %.1f GFLOP/s, read %.1f GB/s\n", CurrentTarget().c_str(), bench.peak / 1e9,
+                  bench.bandwidth / 1e9);
       bench.All();
     }
     return 0;

@@ -22,9 +22,7 @@
 
 namespace {
 
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Best of ten square products: what this machine's fp32 GEMM reaches, in FLOP/s.
 double GemmLimit() {
@@ -57,7 +55,8 @@ int Run(int argc, char** argv) {
   const ModelConfig config = Preset(preset);
   nn::Model model(config);
   const auto random_batch = [&](int64_t n_rows, int64_t length) {
-    return nn::Batch::OneDocumentPerRow(torch::randint(0, config.vocab_size, {n_rows, length}, torch::kInt64), config.chunk_len);
+    return nn::Batch::OneDocumentPerRow(torch::randint(0, config.vocab_size, {n_rows, length}, torch::kInt64),
+                                        config.chunk_len);
   };
   const nn::Batch batch = random_batch(rows, T), warm_up = random_batch(rows, std::min<int64_t>(T, 8192));
   const double flops = MeanForwardFlops(config, T);  // a token
@@ -80,12 +79,14 @@ int Run(int argc, char** argv) {
   seconds = (Seconds() - seconds) / steps;
   const double tokens = static_cast<double>(rows * T), peak = PeakBytes(), limit = GemmLimit();
   const double work = (mode == "train" ? 3 : 1) * flops * tokens;
-  std::printf("{\"bench\":\"train_forward\",\"case\":\"%s T%lld B%lld %s\",\"preset\":\"%s\",\"T\":%lld,\"rows\":%lld,\"mode\":\"%s\","
-              "\"threads\":%d,\"seconds\":%.6f,\"tok_per_s\":%.2f,\"peak_bytes\":%.0f,\"flops_per_token\":%.0f,"
-              "\"gemm_flops_per_s\":%.4g,\"peak_share\":%.4f}\n",
-              preset.c_str(), static_cast<long long>(T), static_cast<long long>(rows), mode.c_str(), preset.c_str(),
-              static_cast<long long>(T), static_cast<long long>(rows), mode.c_str(), threads, seconds, tokens / seconds, peak,
-              flops, limit, work / seconds / limit);
+  std::printf(
+      "{\"bench\":\"train_forward\",\"case\":\"%s T%lld B%lld "
+      "%s\",\"preset\":\"%s\",\"T\":%lld,\"rows\":%lld,\"mode\":\"%s\","
+      "\"threads\":%d,\"seconds\":%.6f,\"tok_per_s\":%.2f,\"peak_bytes\":%.0f,\"flops_per_token\":%.0f,"
+      "\"gemm_flops_per_s\":%.4g,\"peak_share\":%.4f}\n",
+      preset.c_str(), static_cast<long long>(T), static_cast<long long>(rows), mode.c_str(), preset.c_str(),
+      static_cast<long long>(T), static_cast<long long>(rows), mode.c_str(), threads, seconds, tokens / seconds, peak,
+      flops, limit, work / seconds / limit);
   return 0;
 }
 

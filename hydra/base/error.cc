@@ -24,7 +24,8 @@ const char* ErrorCodeText(ErrorCode code) {
 
 int EditDistance(const std::string& a, const std::string& b) {
   constexpr size_t kLongest = 256;  // no word of ours is longer, and a stranger's may have megabytes
-  if (std::max(a.size(), b.size()) > kLongest) return static_cast<int>(std::min(std::max(a.size(), b.size()), size_t{1} << 30));
+  if (std::max(a.size(), b.size()) > kLongest)
+    return static_cast<int>(std::min(std::max(a.size(), b.size()), size_t{1} << 30));
   std::vector<int> row(b.size() + 1);
   std::iota(row.begin(), row.end(), 0);
   for (size_t i = 1; i <= a.size(); ++i) {

@@ -81,8 +81,7 @@ namespace internal {
 }  // namespace hydra
 
 // Throws std::logic_error with file, line and message when a broken invariant of ours is found.
-#define HYDRA_CHECK(condition, ...)                                                          \
-  do {                                                                                       \
-    if (!(condition))                                                                        \
-      ::hydra::internal::CheckFailed(__FILE__, __LINE__, #condition, ::hydra::StrCat(__VA_ARGS__)); \
+#define HYDRA_CHECK(condition, ...)                                                                                 \
+  do {                                                                                                              \
+    if (!(condition)) ::hydra::internal::CheckFailed(__FILE__, __LINE__, #condition, ::hydra::StrCat(__VA_ARGS__)); \
   } while (0)

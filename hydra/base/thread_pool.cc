@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The thread pool. A region is a counter of tasks behind a gate: whoever is awake enters and takes tasks, and the caller
-// waits only for those who entered, so a worker that the system runs late delays nobody. Not here: counting cores
-// (physical_cores.cc).
+// The thread pool. A region is a counter of tasks behind a gate: whoever is awake enters and takes tasks, and the
+// caller waits only for those who entered, so a worker that the system runs late delays nobody. Not here: counting
+// cores (physical_cores.cc).
 #include "hydra/base/thread_pool.h"
 
 #include <sched.h>
@@ -135,7 +135,8 @@ struct ThreadPool::Impl {
   void KeepApart(int worker) {
     const int here = ::sched_getcpu();
     const auto lower = [&](int cpu) {
-      return std::any_of(cpus.begin(), cpus.begin() + worker, [&](const auto& c) { return c.load(std::memory_order_relaxed) == cpu; });
+      return std::any_of(cpus.begin(), cpus.begin() + worker,
+                         [&](const auto& c) { return c.load(std::memory_order_relaxed) == cpu; });
     };
     if (here >= 0 && lower(here)) {
       cpu_set_t free;

@@ -11,8 +11,9 @@
 
 namespace hydra {
 
-// Workers keep off the CPU that the caller is on. One thread may call at a time; calls from inside a region run on the calling worker alone. No allocation after
-// construction. An exception of a task is rethrown to the caller when all tasks have ended (the first one).
+// Workers keep off the CPU that the caller is on. One thread may call at a time; calls from inside a region run on the
+// calling worker alone. No allocation after construction. An exception of a task is rethrown to the caller when all
+// tasks have ended (the first one).
 class ThreadPool {
  public:
   // threads >= 1, the caller included; 0 = the physical cores that this process may use.
@@ -28,15 +29,17 @@ class ThreadPool {
   template <class F>
   void Run(F&& f) {
     using Fn = std::remove_reference_t<F>;
-    RunRaw([](void* context, int worker) { (*static_cast<Fn*>(context))(worker); }, const_cast<void*>(static_cast<const void*>(&f)));
+    RunRaw([](void* context, int worker) { (*static_cast<Fn*>(context))(worker); },
+           const_cast<void*>(static_cast<const void*>(&f)));
   }
-  // f(task, worker) for each task in 0 .. n - 1, handed out in ascending order to whoever is free. One task or one thread
-  // runs on the caller without a region.
+  // f(task, worker) for each task in 0 .. n - 1, handed out in ascending order to whoever is free. One task or one
+  // thread runs on the caller without a region.
   template <class F>
   void For(int64_t n, F&& f) {
     using Fn = std::remove_reference_t<F>;
-    ForRaw(n, [](void* context, int64_t task, int worker) { (*static_cast<Fn*>(context))(task, worker); },
-           const_cast<void*>(static_cast<const void*>(&f)));
+    ForRaw(
+        n, [](void* context, int64_t task, int worker) { (*static_cast<Fn*>(context))(task, worker); },
+        const_cast<void*>(static_cast<const void*>(&f)));
   }
 
   // Regions run so far: each is one barrier pair.

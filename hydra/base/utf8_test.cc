@@ -38,7 +38,9 @@ TEST(Utf8, StreamEqualsMendingAtEverySplit) {
   std::string buffer;
   for (int round = 0; round < 300; ++round) {
     // Any bytes, or bytes that often make characters: leads of two to four bytes, tails, ASCII.
-    constexpr std::string_view kUsual = "\xC3\xE2\xED\xF0\xF4\x82\x9F\xA9\x80\x82\xAC" "a";
+    constexpr std::string_view kUsual =
+        "\xC3\xE2\xED\xF0\xF4\x82\x9F\xA9\x80\x82\xAC"
+        "a";
     std::string bytes(24, ' ');
     for (char& byte : bytes) byte = round % 2 ? static_cast<char>(rng() % 256) : kUsual[rng() % kUsual.size()];
     Utf8Stream stream;

@@ -11,7 +11,9 @@ namespace hydra::cli {
 
 int64_t ParseBytes(const std::string& where, std::string text) {
   constexpr double kMiB = 1 << 20;
-  const auto bad = [&, typed = text] { return Error(ErrorCode::kUsage, StrCat(where, " ", typed, ": must be a number of bytes such as 2GB or 1.5GiB")); };
+  const auto bad = [&, typed = text] {
+    return Error(ErrorCode::kUsage, StrCat(where, " ", typed, ": must be a number of bytes such as 2GB or 1.5GiB"));
+  };
   if (text.size() > 2 && text.ends_with("/s")) text.resize(text.size() - 2);
   size_t end = 0;
   double value = 0;

@@ -73,10 +73,9 @@ Outcome RunWords(std::vector<std::string> words) {
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
   Outcome outcome;
-  outcome.status = RunProgram(static_cast<int>(words.size()), argv.data(),
-                              {.verbs = {AddCopyVerb, AddDataVerb},
-                               .handed = {{"train", "train a model"}},
-                               .sibling = "no-such-command"});
+  outcome.status = RunProgram(
+      static_cast<int>(words.size()), argv.data(),
+      {.verbs = {AddCopyVerb, AddDataVerb}, .handed = {{"train", "train a model"}}, .sibling = "no-such-command"});
   outcome.out = testing::internal::GetCapturedStdout();
   outcome.err = testing::internal::GetCapturedStderr();
   return outcome;
@@ -153,8 +152,9 @@ TEST(Cli, MistakesAreOneLineAndStatusTwo) {
       {{"copy", "-c", "-1"}, "hydralm: --ctx-size -1: must be 1..65535\n"},
       {{"copy", "-c"}, "hydralm: --ctx-size: needs a value\n"},
       {{"data", "build", "a", "--ctx-size", "x"}, "hydralm: --ctx-size x: not a number of the right kind\n"},
-      {{"train", "-C", "x"}, "hydralm: train needs no-such-command, which was not built (no LibTorch was found): "
-                             "make setup-torch && make\n"},
+      {{"train", "-C", "x"},
+       "hydralm: train needs no-such-command, which was not built (no LibTorch was found): "
+       "make setup-torch && make\n"},
   };
   for (const auto& c : cases) {
     const Outcome got = RunWords(c.words);
@@ -180,9 +180,8 @@ TEST(Cli, ExceptionsBecomeStatuses) {
 }
 
 TEST(Cli, JsonErrorsAreOneObjectOnStdoutToo) {
-  const std::string want =
-      "{\"error\":{\"code\":\"" + std::string(ErrorCodeText(ErrorCode::kConfig)) +
-      "\",\"message\":\"a.json: top_k = 9: must be 1 to 8\"}}\n";
+  const std::string want = "{\"error\":{\"code\":\"" + std::string(ErrorCodeText(ErrorCode::kConfig)) +
+                           "\",\"message\":\"a.json: top_k = 9: must be 1 to 8\"}}\n";
   const Outcome got = RunWords({"copy", "--fail", "error", "--json"});
   EXPECT_EQ(got.out, want);
   EXPECT_EQ(got.err, "hydralm: a.json: top_k = 9: must be 1 to 8\n");

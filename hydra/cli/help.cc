@@ -10,8 +10,8 @@
 namespace hydra::cli {
 namespace {
 
-constexpr size_t kWidth = 100;      // columns of a line
-constexpr size_t kMaxColumn = 32;   // a longer flag gets a line of its own
+constexpr size_t kWidth = 100;     // columns of a line
+constexpr size_t kMaxColumn = 32;  // a longer flag gets a line of its own
 
 // `text` in lines of at most kWidth, all but the first behind `indent` blanks.
 std::string Wrap(const std::string& text, size_t indent) {
@@ -46,7 +46,8 @@ std::string Table(const std::vector<Row>& rows) {
   std::string out;
   for (const Row& row : rows) {
     out += "  " + row.left;
-    out += row.left.size() > kMaxColumn ? "\n" + std::string(column, ' ') : std::string(column - 2 - row.left.size(), ' ');
+    out +=
+        row.left.size() > kMaxColumn ? "\n" + std::string(column, ' ') : std::string(column - 2 - row.left.size(), ' ');
     out += Wrap(row.right, column) + "\n";
   }
   return out;
@@ -92,7 +93,8 @@ std::string RootHelp(const CLI::App& root, const std::vector<VerbLine>& handed) 
   for (const VerbLine& line : handed) rows.push_back({line.name, line.text});
   for (Row& row : VerbRows(root)) rows.push_back(std::move(row));
   return fmt::format(
-      "{}\n\nhydralm VERB [flags]\n\n{}\nhydralm VERB --help shows its flags; --version the version. A flag may also be set as "
+      "{}\n\nhydralm VERB [flags]\n\n{}\nhydralm VERB --help shows its flags; --version the version. A flag may also "
+      "be set as "
       "HYDRALM_ARG_FLAG\nin the environment (--ctx-size: HYDRALM_ARG_CTX_SIZE).\n",
       root.get_description(), Table(rows));
 }

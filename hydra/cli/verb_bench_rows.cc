@@ -101,16 +101,10 @@ void RowWriter::WriteStream(const std::vector<StreamRate>& rates) {
 
 void RowWriter::Write(const BenchRow& row) {
   switch (format_) {
-    case RowFormat::kMarkdown:
-      WriteMarkdown(row);
-      break;
-    case RowFormat::kCsv:
-      WriteCsv(row);
-      break;
+    case RowFormat::kMarkdown: WriteMarkdown(row); break;
+    case RowFormat::kCsv: WriteCsv(row); break;
     case RowFormat::kJson:
-    case RowFormat::kJsonLines:
-      WriteJson(RowJson(row));
-      return;
+    case RowFormat::kJsonLines: WriteJson(RowJson(row)); return;
   }
   ++rows_;
   std::fflush(stdout);

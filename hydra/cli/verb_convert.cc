@@ -51,7 +51,9 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
   ConvertReport report;
   if (gguf) {
     const WeightType matrix = *WeightTypeOf(dtype);
-    report = WriteModelGguf(source, flags.target, [&](const TensorSpec& spec) { return spec.matmul ? matrix : WeightType::kF32; }, TokenizerKeys(source));
+    report = WriteModelGguf(
+        source, flags.target, [&](const TensorSpec& spec) { return spec.matmul ? matrix : WeightType::kF32; },
+        TokenizerKeys(source));
   } else {
     report = WriteModelFolder(source, flags.target, dtype, shard_bytes);
     WriteTokenizerFiles(source, flags.target);
@@ -66,17 +68,29 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
     good = verified.worst_tensor <= bounds.tensor && verified.logits <= bounds.logits;
   }
   if (common.json) {
-    nlohmann::ordered_json json = {{"file", flags.target}, {"read", report.read}, {"written", report.written}, {"dropped", report.read - report.written},
-                                   {"bytes_before", report.bytes_before}, {"bytes_after", report.bytes_after}};
+    nlohmann::ordered_json json = {{"file", flags.target},
+                                   {"read", report.read},
+                                   {"written", report.written},
+                                   {"dropped", report.read - report.written},
+                                   {"bytes_before", report.bytes_before},
+                                   {"bytes_after", report.bytes_after}};
     if (flags.verify)
-      json["verify"] = {{"ok", good}, {"worst_tensor", verified.worst_name}, {"worst_error", verified.worst_tensor}, {"logits", verified.logits}, {"tokens", verified.tokens}};
+      json["verify"] = {{"ok", good},
+                        {"worst_tensor", verified.worst_name},
+                        {"worst_error", verified.worst_tensor},
+                        {"logits", verified.logits},
+                        {"tokens", verified.tokens}};
     fmt::print("{}\n", json.dump());
   } else {
-    fmt::print("{}: {} tensors read, {} written, {} dropped; {} -> {} bytes\n", flags.target, report.read, report.written, report.read - report.written,
-               WithCommas(static_cast<uint64_t>(report.bytes_before)), WithCommas(static_cast<uint64_t>(report.bytes_after)));
+    fmt::print("{}: {} tensors read, {} written, {} dropped; {} -> {} bytes\n", flags.target, report.read,
+               report.written, report.read - report.written, WithCommas(static_cast<uint64_t>(report.bytes_before)),
+               WithCommas(static_cast<uint64_t>(report.bytes_after)));
     if (flags.verify)
-      fmt::print("verify: every tensor once; values within {:.2g} ({}), bound {:.2g}; logits of {} tokens within {:.2g}, bound {:.2g}: {}\n",
-                 verified.worst_tensor, verified.worst_name, bounds.tensor, verified.tokens, verified.logits, bounds.logits, good ? "equal" : "DIFFERENT");
+      fmt::print(
+          "verify: every tensor once; values within {:.2g} ({}), bound {:.2g}; logits of {} tokens within {:.2g}, "
+          "bound {:.2g}: {}\n",
+          verified.worst_tensor, verified.worst_name, bounds.tensor, verified.tokens, verified.logits, bounds.logits,
+          good ? "equal" : "DIFFERENT");
   }
   return good ? kDone : kCheckFailed;
 }
@@ -88,8 +102,10 @@ void AddConvertVerb(CLI::App& root, VerbContext& context) {
   CLI::App* verb = context.AddVerb(root, kConvertVerb, "hydralm convert runs/demo/model -o nano.gguf --verify");
   verb->add_option("SOURCE", flags->source, "model folder, .gguf or .safetensors file")->required()->type_name("PATH");
   verb->add_option("-o,--output", flags->target, "the folder or .gguf file to write")->required()->type_name("PATH");
-  verb->add_option("--to", flags->to, "hf: a folder; gguf; default by the name of -o")->check(CLI::IsMember({"hf", "gguf"}));
-  verb->add_option("--dtype", flags->dtype, "matrices as f32, bf16 or f16; default the source's")->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  verb->add_option("--to", flags->to, "hf: a folder; gguf; default by the name of -o")
+      ->check(CLI::IsMember({"hf", "gguf"}));
+  verb->add_option("--dtype", flags->dtype, "matrices as f32, bf16 or f16; default the source's")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   verb->add_option("--shard-size", flags->shard_size, "largest .safetensors file, such as 2GB")->type_name("BYTES");
   verb->add_option("-t,--threads", flags->threads, "threads of --verify; 0 = all cores")->check(Range(0, 1024));
   verb->add_flag("--verify", flags->verify, "read it back: tensors and logits must agree, else exit 1");

@@ -16,9 +16,12 @@ namespace {
 namespace fs = std::filesystem;
 
 // Files of a model folder that are about text, not weights.
-constexpr const char* kTextFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"};
+constexpr const char* kTextFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                                      "generation_config.json", "chat_template.jinja"};
 
-std::string HomeOf(const std::string& path) { return fs::is_directory(path) ? path : fs::path(path).parent_path().string(); }
+std::string HomeOf(const std::string& path) {
+  return fs::is_directory(path) ? path : fs::path(path).parent_path().string();
+}
 
 }  // namespace
 
@@ -57,12 +60,14 @@ void WriteTokenizerFiles(const WeightSource& source, const std::string& folder) 
     return;
   }
   for (const char* name : kTextFiles)
-    if (const fs::path from = fs::path(HomeOf(source.path)) / name; fs::exists(from)) WriteFileAtomic((to / name).string(), ReadFile(from.string()));
+    if (const fs::path from = fs::path(HomeOf(source.path)) / name; fs::exists(from))
+      WriteFileAtomic((to / name).string(), ReadFile(from.string()));
 }
 
 std::vector<TensorChange> WorstChanges(const ConvertReport& report, size_t n) {
   std::vector<TensorChange> all = report.changes;
-  std::stable_sort(all.begin(), all.end(), [](const TensorChange& a, const TensorChange& b) { return a.error > b.error; });
+  std::stable_sort(all.begin(), all.end(),
+                   [](const TensorChange& a, const TensorChange& b) { return a.error > b.error; });
   all.resize(std::min(all.size(), n));
   return all;
 }

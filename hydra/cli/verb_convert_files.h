@@ -13,8 +13,8 @@ namespace hydra::cli {
 // Throws kUsage where the result would take the place of the source or of another kind of file.
 void CheckTarget(const std::string& source, const std::string& target);
 
-// Sets a GGUF file's tokenizer keys from those of another GGUF file or from a model folder; nothing where the source has
-// no tokenizer.
+// Sets a GGUF file's tokenizer keys from those of another GGUF file or from a model folder; nothing where the source
+// has no tokenizer.
 [[nodiscard]] std::function<void(GgufMetadata&)> TokenizerKeys(const WeightSource& source);
 // tokenizer.json, tokenizer_config.json and what else a folder keeps about text; from GGUF metadata or copied.
 void WriteTokenizerFiles(const WeightSource& source, const std::string& folder);

@@ -53,7 +53,8 @@ std::vector<float> Decode(const std::byte* data, WeightType type, int64_t n, int
 int64_t Columns(const TensorSpec& spec) { return spec.shape.empty() ? 1 : spec.shape.back(); }
 
 // Keeps account of one tensor that was encoded.
-void Note(const WeightSource& source, const TensorSpec& spec, const std::vector<float>& values, const std::vector<std::byte>& bytes, WeightType type, ConvertReport* report) {
+void Note(const WeightSource& source, const TensorSpec& spec, const std::vector<float>& values,
+          const std::vector<std::byte>& bytes, WeightType type, ConvertReport* report) {
   const StoredTensor stored = source.tensor(spec);
   ++report->read, ++report->written;
   report->bytes_before += stored.nbytes;
@@ -92,8 +93,10 @@ std::vector<float> TensorValues(const WeightSource& source, const TensorSpec& sp
   return ours;
 }
 
-ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype, int64_t shard_bytes) {
-  if (shard_bytes < 1) throw Error(ErrorCode::kUsage, StrCat("--shard-size ", shard_bytes, ": must be at least 1 byte"));
+ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype,
+                               int64_t shard_bytes) {
+  if (shard_bytes < 1)
+    throw Error(ErrorCode::kUsage, StrCat("--shard-size ", shard_bytes, ": must be at least 1 byte"));
   ModelConfig config = source.config;
   const WeightType matrix = TypeOfDtype(dtype);
   config.dtype = dtype;
@@ -143,7 +146,8 @@ ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path
   if (add_metadata) add_metadata(all);
   const std::vector<GgufTensorSlot> slots = GgufTensorSlots(config, table);
   std::vector<GgufTensorInfo> infos;
-  for (const GgufTensorSlot& slot : slots) infos.push_back({slot.name, slot.spec != nullptr ? type_of(*slot.spec) : WeightType::kF32, slot.shape});
+  for (const GgufTensorSlot& slot : slots)
+    infos.push_back({slot.name, slot.spec != nullptr ? type_of(*slot.spec) : WeightType::kF32, slot.shape});
   ConvertReport report;
   std::vector<std::byte> bytes;
   WriteGguf(path, all, infos, [&](size_t i) {
@@ -180,7 +184,8 @@ VerifyReport VerifyModel(const WeightSource& source, const WeightSource& written
   const TensorTable table(source.config);
   for (const TensorSpec& spec : table.specs()) {
     const double error = RelativeError(TensorValues(source, spec), TensorValues(written, spec));
-    if (report.worst_name.empty() || error > report.worst_tensor) report.worst_tensor = error, report.worst_name = spec.name;
+    if (report.worst_name.empty() || error > report.worst_tensor)
+      report.worst_tensor = error, report.worst_name = spec.name;
   }
   constexpr int64_t kTokens = 64;
   Rng rng(1);

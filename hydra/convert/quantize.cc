@@ -24,7 +24,9 @@ constexpr RecipeRow kRecipes[] = {
     {QuantRecipe::kQ4_K_M, "q4_k_m", WeightType::kQ4_K},
 };
 
-bool IsHead(const ModelConfig& config, R role) { return role == R::kHead || (role == R::kEmbedding && config.tie_embeddings); }
+bool IsHead(const ModelConfig& config, R role) {
+  return role == R::kHead || (role == R::kEmbedding && config.tie_embeddings);
+}
 
 // The layers whose value and down matrices get more bits: the first and last eighth, and every third between.
 bool MoreBits(int64_t layer, int64_t n_layers) {
@@ -33,7 +35,9 @@ bool MoreBits(int64_t layer, int64_t n_layers) {
 
 WeightType Wanted(const ModelConfig& config, const TensorSpec& spec, QuantRecipe recipe) {
   if (spec.role == R::kPkmSubKeys || spec.role == R::kPkmTable) return WeightType::kQ8_0;
-  const WeightType type = std::find_if(std::begin(kRecipes), std::end(kRecipes), [&](const RecipeRow& row) { return row.recipe == recipe; })->type;
+  const WeightType type = std::find_if(std::begin(kRecipes), std::end(kRecipes), [&](const RecipeRow& row) {
+                            return row.recipe == recipe;
+                          })->type;
   if (recipe != QuantRecipe::kQ4_K_M) return type;
   const bool value_or_down = spec.role == R::kAttnV || spec.role == R::kFfnDown || spec.role == R::kExpertDown;
   if (IsHead(config, spec.role) || (value_or_down && MoreBits(spec.layer, config.n_layers()))) return WeightType::kQ6_K;

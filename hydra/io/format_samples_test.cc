@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files of ours for other programs to read: tests/parity/data_formats.py opens them with Python's libraries. The folder is
-// in HYDRALM_SAMPLES; without it there is nothing to do.
+// Files of ours for other programs to read: tests/parity/data_formats.py opens them with Python's libraries. The folder
+// is in HYDRALM_SAMPLES; without it there is nothing to do.
 #include <gtest/gtest.h>
 #include <cstdlib>
 

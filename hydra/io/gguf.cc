@@ -26,22 +26,17 @@ uint64_t SizeOf(GgufType type) {
   switch (type) {
     case GgufType::kU8:
     case GgufType::kI8:
-    case GgufType::kBool:
-      return 1;
+    case GgufType::kBool: return 1;
     case GgufType::kU16:
-    case GgufType::kI16:
-      return 2;
+    case GgufType::kI16: return 2;
     case GgufType::kU32:
     case GgufType::kI32:
-    case GgufType::kF32:
-      return 4;
+    case GgufType::kF32: return 4;
     case GgufType::kU64:
     case GgufType::kI64:
-    case GgufType::kF64:
-      return 8;
+    case GgufType::kF64: return 8;
     case GgufType::kText:
-    case GgufType::kArray:
-      return 0;
+    case GgufType::kArray: return 0;
   }
   return 0;
 }
@@ -91,27 +86,19 @@ bool IsInteger(GgufType type) {
 // Element i of integers; nullopt for a u64 past int64's end.
 std::optional<int64_t> IntAt(GgufType type, std::span<const std::byte> data, uint64_t i) {
   switch (type) {
-    case GgufType::kU8:
-      return At<uint8_t>(data, i);
-    case GgufType::kI8:
-      return At<int8_t>(data, i);
-    case GgufType::kU16:
-      return At<uint16_t>(data, i);
-    case GgufType::kI16:
-      return At<int16_t>(data, i);
-    case GgufType::kU32:
-      return At<uint32_t>(data, i);
-    case GgufType::kI32:
-      return At<int32_t>(data, i);
-    case GgufType::kI64:
-      return At<int64_t>(data, i);
+    case GgufType::kU8: return At<uint8_t>(data, i);
+    case GgufType::kI8: return At<int8_t>(data, i);
+    case GgufType::kU16: return At<uint16_t>(data, i);
+    case GgufType::kI16: return At<int16_t>(data, i);
+    case GgufType::kU32: return At<uint32_t>(data, i);
+    case GgufType::kI32: return At<int32_t>(data, i);
+    case GgufType::kI64: return At<int64_t>(data, i);
     case GgufType::kU64: {
       const auto value = At<uint64_t>(data, i);
       if (value > static_cast<uint64_t>(INT64_MAX)) return std::nullopt;
       return static_cast<int64_t>(value);
     }
-    default:
-      HYDRA_CHECK(false, "not an integer type");
+    default: HYDRA_CHECK(false, "not an integer type");
   }
   return std::nullopt;
 }
@@ -383,18 +370,12 @@ std::string GgufFile::Describe(const GgufEntry& entry) const {
   if (entry.type == GgufType::kArray)
     return fmt::format("{} of {}", WithCommas(entry.count), GgufTypeName(entry.element));
   switch (entry.type) {
-    case GgufType::kText:
-      return Quoted(*FindText(entry.key)).substr(0, kMaxBytes + 2);
-    case GgufType::kBool:
-      return *FindBool(entry.key) ? "true" : "false";
-    case GgufType::kF32:
-      return fmt::format("{}", At<float>(entry.data, 0));
-    case GgufType::kF64:
-      return fmt::format("{}", At<double>(entry.data, 0));
-    case GgufType::kU64:
-      return fmt::format("{}", At<uint64_t>(entry.data, 0));
-    default:
-      return fmt::format("{}", *FindInt(entry.key));
+    case GgufType::kText: return Quoted(*FindText(entry.key)).substr(0, kMaxBytes + 2);
+    case GgufType::kBool: return *FindBool(entry.key) ? "true" : "false";
+    case GgufType::kF32: return fmt::format("{}", At<float>(entry.data, 0));
+    case GgufType::kF64: return fmt::format("{}", At<double>(entry.data, 0));
+    case GgufType::kU64: return fmt::format("{}", At<uint64_t>(entry.data, 0));
+    default: return fmt::format("{}", *FindInt(entry.key));
   }
 }
 

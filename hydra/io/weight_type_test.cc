@@ -87,20 +87,13 @@ TEST(WeightType, EncodesTheBytesOfTheReference) {
 TEST(WeightType, RoundTripErrorIsBounded) {
   const auto bound = [](WeightType type) {
     switch (type) {
-      case WeightType::kF32:
-        return 0.0;
-      case WeightType::kF16:
-        return 0x1p-11;
-      case WeightType::kBF16:
-        return 0x1p-8;
-      case WeightType::kQ8_0:
-        return 0.5 / 127 + 0x1p-11;  // the scale is rounded to f16
-      case WeightType::kQ6_K:
-        return 1.0 / 32;  // scales have eight bits, the fit may clip
-      case WeightType::kQ4_0:
-        return 1.0 / 8;  // the side without the extreme has one step less
-      default:
-        return 2.0 / 15;  // range up to 2 max|x| in 15 steps; Q4_K's scales have six bits
+      case WeightType::kF32: return 0.0;
+      case WeightType::kF16: return 0x1p-11;
+      case WeightType::kBF16: return 0x1p-8;
+      case WeightType::kQ8_0: return 0.5 / 127 + 0x1p-11;  // the scale is rounded to f16
+      case WeightType::kQ6_K: return 1.0 / 32;             // scales have eight bits, the fit may clip
+      case WeightType::kQ4_0: return 1.0 / 8;              // the side without the extreme has one step less
+      default: return 2.0 / 15;  // range up to 2 max|x| in 15 steps; Q4_K's scales have six bits
     }
   };
   for (const unsigned seed : {1u, 2u, 3u}) {

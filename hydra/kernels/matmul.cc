@@ -299,15 +299,9 @@ class Driver {
       if (task.t1 < 0) part.t0 = 0, part.t1 = plan.map->T;
       std::byte* work = data_.work.data() + worker * work_bytes_;
       switch (plan.way) {
-        case Way::kDot:
-          RunDot(plan, part);
-          break;
-        case Way::kInt8:
-          RunInt8(plan, part, work);
-          break;
-        case Way::kGemm:
-          RunGemm(plan, part, work);
-          break;
+        case Way::kDot: RunDot(plan, part); break;
+        case Way::kInt8: RunInt8(plan, part, work); break;
+        case Way::kGemm: RunGemm(plan, part, work); break;
       }
     }
   }

@@ -23,8 +23,8 @@ enum class ActType {
 // A weight matrix as the products read it; the bytes are somebody else's.
 struct Matrix {
   WeightType type = WeightType::kF32;
-  bool packed = false;             // in panels of the current target (Pack), else rows as files hold them
-  int64_t rows = 0, cols = 0;      // N, K
+  bool packed = false;         // in panels of the current target (Pack), else rows as files hold them
+  int64_t rows = 0, cols = 0;  // N, K
   const std::byte* data = nullptr;
   [[nodiscard]] bool empty() const { return data == nullptr; }
 };
@@ -41,9 +41,9 @@ void DecodeMatrixRow(const Matrix& w, int64_t row, float* out);
 // batch) and never on the thread count.
 inline constexpr int64_t kSmallBatch = 16;
 struct MatMulArgs {
-  Matrix w;                            // [N, K]
-  const float* x = nullptr;            // [*, K]
-  float* y = nullptr;                  // [*, N]; must not alias x
+  Matrix w;                  // [N, K]
+  const float* x = nullptr;  // [*, K]
+  float* y = nullptr;        // [*, N]; must not alias x
   int64_t T = 0;
   int64_t x_stride = 0, y_stride = 0;  // floats from row to row; 0 = K, N
   const int32_t* x_rows = nullptr;     // [T] row of x for each t; null: t

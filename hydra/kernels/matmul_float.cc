@@ -172,14 +172,10 @@ void DotOf(const DotCall& c) {
 
 void Dot(const DotCall& c) {
   switch (c.type) {
-    case WeightType::kF32:
-      return DotOf<F32Weights>(c);
-    case WeightType::kF16:
-      return DotOf<F16Weights>(c);
-    case WeightType::kBF16:
-      return DotOf<BF16Weights>(c);
-    default:
-      return;  // the driver sends no other
+    case WeightType::kF32: return DotOf<F32Weights>(c);
+    case WeightType::kF16: return DotOf<F16Weights>(c);
+    case WeightType::kBF16: return DotOf<BF16Weights>(c);
+    default: return;  // the driver sends no other
   }
 }
 
@@ -256,14 +252,10 @@ void TransposeOf(const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_
 void Transpose(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out,
                int64_t lanes2) {
   switch (type) {
-    case WeightType::kF32:
-      return TransposeOf<F32Weights>(w, rows, K, k0, k1, out, lanes2);
-    case WeightType::kF16:
-      return TransposeOf<F16Weights>(w, rows, K, k0, k1, out, lanes2);
-    case WeightType::kBF16:
-      return TransposeOf<BF16Weights>(w, rows, K, k0, k1, out, lanes2);
-    default:
-      return;
+    case WeightType::kF32: return TransposeOf<F32Weights>(w, rows, K, k0, k1, out, lanes2);
+    case WeightType::kF16: return TransposeOf<F16Weights>(w, rows, K, k0, k1, out, lanes2);
+    case WeightType::kBF16: return TransposeOf<BF16Weights>(w, rows, K, k0, k1, out, lanes2);
+    default: return;
   }
 }
 

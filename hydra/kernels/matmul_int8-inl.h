@@ -220,24 +220,15 @@ void Product(const Int8Call& c) {
 
 inline void Int8(const Int8Call& c) {
   switch (c.type) {
-    case WeightType::kQ8_0:
-      return Product<Q8Format>(c);
-    case WeightType::kQ4_0:
-      return Product<OffsetFormat<4, 3>>(c);
-    case WeightType::kQ4_1:
-      return Product<MinFormat<4>>(c);
-    case WeightType::kQ5_0:
-      return Product<OffsetFormat<5, 4>>(c);
-    case WeightType::kQ5_1:
-      return Product<MinFormat<5>>(c);
-    case WeightType::kQ4_K:
-      return Product<SuperFormat<4>>(c);
-    case WeightType::kQ5_K:
-      return Product<SuperFormat<5>>(c);
-    case WeightType::kQ6_K:
-      return Product<Q6Format>(c);
-    default:
-      return;  // the driver sends no other
+    case WeightType::kQ8_0: return Product<Q8Format>(c);
+    case WeightType::kQ4_0: return Product<OffsetFormat<4, 3>>(c);
+    case WeightType::kQ4_1: return Product<MinFormat<4>>(c);
+    case WeightType::kQ5_0: return Product<OffsetFormat<5, 4>>(c);
+    case WeightType::kQ5_1: return Product<MinFormat<5>>(c);
+    case WeightType::kQ4_K: return Product<SuperFormat<4>>(c);
+    case WeightType::kQ5_K: return Product<SuperFormat<5>>(c);
+    case WeightType::kQ6_K: return Product<Q6Format>(c);
+    default: return;  // the driver sends no other
   }
 }
 
@@ -275,24 +266,15 @@ inline void Decode(WeightType type, const PanelLayout& l, const uint8_t* panel, 
                    int64_t stride) {
   const int64_t b0 = k0 / kBlock, b1 = k1 / kBlock;
   switch (type) {
-    case WeightType::kQ8_0:
-      return DecodeFormat<Q8Format>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ4_0:
-      return DecodeFormat<OffsetFormat<4, 3>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ4_1:
-      return DecodeFormat<MinFormat<4>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ5_0:
-      return DecodeFormat<OffsetFormat<5, 4>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ5_1:
-      return DecodeFormat<MinFormat<5>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ4_K:
-      return DecodeFormat<SuperFormat<4>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ5_K:
-      return DecodeFormat<SuperFormat<5>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ6_K:
-      return DecodeFormat<Q6Format>(l, panel, b0, b1, out, stride);
-    default:
-      return;
+    case WeightType::kQ8_0: return DecodeFormat<Q8Format>(l, panel, b0, b1, out, stride);
+    case WeightType::kQ4_0: return DecodeFormat<OffsetFormat<4, 3>>(l, panel, b0, b1, out, stride);
+    case WeightType::kQ4_1: return DecodeFormat<MinFormat<4>>(l, panel, b0, b1, out, stride);
+    case WeightType::kQ5_0: return DecodeFormat<OffsetFormat<5, 4>>(l, panel, b0, b1, out, stride);
+    case WeightType::kQ5_1: return DecodeFormat<MinFormat<5>>(l, panel, b0, b1, out, stride);
+    case WeightType::kQ4_K: return DecodeFormat<SuperFormat<4>>(l, panel, b0, b1, out, stride);
+    case WeightType::kQ5_K: return DecodeFormat<SuperFormat<5>>(l, panel, b0, b1, out, stride);
+    case WeightType::kQ6_K: return DecodeFormat<Q6Format>(l, panel, b0, b1, out, stride);
+    default: return;
   }
 }
 

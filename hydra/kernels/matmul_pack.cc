@@ -107,24 +107,15 @@ Lane PackGroup(const BlockQ6_K& b, int j) {
 // Parts of a type's panels, without their places.
 constexpr PanelLayout ShapeOf(WeightType type) {
   switch (type) {
-    case WeightType::kQ8_0:
-      return {.vectors = 8, .scale_bytes = 2};
-    case WeightType::kQ4_0:
-      return {.vectors = 4, .scale_bytes = 2};
-    case WeightType::kQ4_1:
-      return {.vectors = 4, .scale_bytes = 4};
-    case WeightType::kQ5_0:
-      return {.vectors = 5, .scale_bytes = 2};
-    case WeightType::kQ5_1:
-      return {.vectors = 5, .scale_bytes = 4};
-    case WeightType::kQ4_K:
-      return {.vectors = 4, .scale_bytes = 2, .super_bytes = 4};
-    case WeightType::kQ5_K:
-      return {.vectors = 5, .scale_bytes = 2, .super_bytes = 4};
-    case WeightType::kQ6_K:
-      return {.vectors = 6, .scale_bytes = 2, .super_bytes = 2};
-    default:
-      return {};
+    case WeightType::kQ8_0: return {.vectors = 8, .scale_bytes = 2};
+    case WeightType::kQ4_0: return {.vectors = 4, .scale_bytes = 2};
+    case WeightType::kQ4_1: return {.vectors = 4, .scale_bytes = 4};
+    case WeightType::kQ5_0: return {.vectors = 5, .scale_bytes = 2};
+    case WeightType::kQ5_1: return {.vectors = 5, .scale_bytes = 4};
+    case WeightType::kQ4_K: return {.vectors = 4, .scale_bytes = 2, .super_bytes = 4};
+    case WeightType::kQ5_K: return {.vectors = 5, .scale_bytes = 2, .super_bytes = 4};
+    case WeightType::kQ6_K: return {.vectors = 6, .scale_bytes = 2, .super_bytes = 2};
+    default: return {};
   }
 }
 
@@ -225,19 +216,11 @@ void DecodeLane(WeightType type, const LaneReader& in, uint8_t flip, int64_t K, 
       const auto q = static_cast<int>(in.Quant(b, k));
       const auto qf = static_cast<float>(q);
       switch (type) {
-        case WeightType::kQ8_0:
-          *out = static_cast<float>(static_cast<int8_t>(q ^ flip)) * in.Half(b, 0);
-          break;
-        case WeightType::kQ4_0:
-          *out = static_cast<float>(q - 8) * in.Half(b, 0);
-          break;
-        case WeightType::kQ5_0:
-          *out = static_cast<float>(q - 16) * in.Half(b, 0);
-          break;
+        case WeightType::kQ8_0: *out = static_cast<float>(static_cast<int8_t>(q ^ flip)) * in.Half(b, 0); break;
+        case WeightType::kQ4_0: *out = static_cast<float>(q - 8) * in.Half(b, 0); break;
+        case WeightType::kQ5_0: *out = static_cast<float>(q - 16) * in.Half(b, 0); break;
         case WeightType::kQ4_1:
-        case WeightType::kQ5_1:
-          *out = qf * in.Half(b, 0) + in.Half(b, 1);
-          break;
+        case WeightType::kQ5_1: *out = qf * in.Half(b, 0) + in.Half(b, 1); break;
         case WeightType::kQ4_K:
         case WeightType::kQ5_K: {
           const float scale = in.Super(b, 0) * static_cast<float>(in.ByteScale(b, 0));
@@ -249,8 +232,7 @@ void DecodeLane(WeightType type, const LaneReader& in, uint8_t flip, int64_t K, 
           *out = scale * static_cast<float>(q - 32);
           break;
         }
-        default:
-          HYDRA_CHECK(false, "panels hold quantised weights only");
+        default: HYDRA_CHECK(false, "panels hold quantised weights only");
       }
     }
 }
@@ -272,24 +254,15 @@ void PackPanel(WeightType type, const std::byte* w, int64_t rows, int64_t K, int
   const PanelLayout layout = LayoutOf(type, K, lanes);
   if (rows < lanes) std::memset(out, 0, static_cast<size_t>(layout.bytes));
   switch (type) {
-    case T::kQ8_0:
-      return PackRows32<T::kQ8_0, BlockQ8_0>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ4_0:
-      return PackRows32<T::kQ4_0, BlockQ4_0>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ4_1:
-      return PackRows32<T::kQ4_1, BlockQ4_1>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ5_0:
-      return PackRows32<T::kQ5_0, BlockQ5_0>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ5_1:
-      return PackRows32<T::kQ5_1, BlockQ5_1>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ4_K:
-      return PackRows256<T::kQ4_K, BlockQ4_K>(w, rows, K, {layout, lanes, out});
-    case T::kQ5_K:
-      return PackRows256<T::kQ5_K, BlockQ5_K>(w, rows, K, {layout, lanes, out});
-    case T::kQ6_K:
-      return PackRows256<T::kQ6_K, BlockQ6_K>(w, rows, K, {layout, lanes, out});
-    default:
-      HYDRA_CHECK(false, "panels hold quantised weights only");
+    case T::kQ8_0: return PackRows32<T::kQ8_0, BlockQ8_0>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ4_0: return PackRows32<T::kQ4_0, BlockQ4_0>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ4_1: return PackRows32<T::kQ4_1, BlockQ4_1>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ5_0: return PackRows32<T::kQ5_0, BlockQ5_0>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ5_1: return PackRows32<T::kQ5_1, BlockQ5_1>(w, rows, K, flip, {layout, lanes, out});
+    case T::kQ4_K: return PackRows256<T::kQ4_K, BlockQ4_K>(w, rows, K, {layout, lanes, out});
+    case T::kQ5_K: return PackRows256<T::kQ5_K, BlockQ5_K>(w, rows, K, {layout, lanes, out});
+    case T::kQ6_K: return PackRows256<T::kQ6_K, BlockQ6_K>(w, rows, K, {layout, lanes, out});
+    default: HYDRA_CHECK(false, "panels hold quantised weights only");
   }
 }
 

@@ -45,7 +45,8 @@ void MatMul(const MatMulArgs& a, ActType act) {
     DecodeMatrixRow(a.w, n, w.data());
     for (int64_t t = 0; t < a.T; ++t) {
       double sum = a.bias != nullptr ? a.bias[n] : 0;
-      for (int64_t k = 0; k < K; ++k) sum += static_cast<double>(w[static_cast<size_t>(k)]) * x[static_cast<size_t>(t * K + k)];
+      for (int64_t k = 0; k < K; ++k)
+        sum += static_cast<double>(w[static_cast<size_t>(k)]) * x[static_cast<size_t>(t * K + k)];
       if (a.row_scale != nullptr) sum *= a.row_scale[t];
       float& y = a.y[(a.y_rows != nullptr ? a.y_rows[t] : t) * y_stride + n];
       y = static_cast<float>(a.accumulate ? y + sum : sum);

@@ -57,17 +57,13 @@ std::vector<std::byte> RandomWeights(WeightType type, int64_t rows, int64_t cols
         std::memcpy(out.data() + at, &v, 4);
         break;
       }
-      case WeightType::kF16:
-        set_half(at, rng.Normal());
-        break;
+      case WeightType::kF16: set_half(at, rng.Normal()); break;
       case WeightType::kBF16: {
         const uint16_t bits = FloatToBF16(static_cast<float>(rng.Normal()));
         std::memcpy(out.data() + at, &bits, 2);
         break;
       }
-      case WeightType::kQ6_K:
-        set_half(at + offsetof(BlockQ6_K, d), 0.01 * rng.Normal());
-        break;
+      case WeightType::kQ6_K: set_half(at + offsetof(BlockQ6_K, d), 0.01 * rng.Normal()); break;
       default:
         set_half(at, 0.1 * rng.Normal());
         if (type != WeightType::kQ8_0 && type != WeightType::kQ4_0 && type != WeightType::kQ5_0)

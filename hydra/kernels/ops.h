@@ -2,8 +2,8 @@
 // Kernel families other than products with weights (matmul.h): one args struct each, F(args) in SIMD with run-time
 // dispatch and ref::F(args), its scalar twin (ref.cc). They run on the calling thread; a range in the args lets
 // callers cut the work. y never aliases an input unless said. Pointers need no alignment.
-// Dims: T tokens, D width, H SSM heads, P head_dim, N d_state, G groups, K taps, C channels, A query heads, Akv KV heads,
-// Dh attention head_dim.
+// Dims: T tokens, D width, H SSM heads, P head_dim, N d_state, G groups, K taps, C channels, A query heads, Akv KV
+// heads, Dh attention head_dim.
 #pragma once
 
 #include <cstdint>
@@ -14,19 +14,19 @@ namespace hydra::kernels {
 
 // ---- Rows ----
 
-// y = x / sqrt(mean x^2 + eps) * w, the mean over each of `groups` equal parts of a row. With z: x * silu(z) in the place
-// of x (Mamba-2's gated norm). y may be x.
+// y = x / sqrt(mean x^2 + eps) * w, the mean over each of `groups` equal parts of a row. With z: x * silu(z) in the
+// place of x (Mamba-2's gated norm). y may be x.
 struct RmsNormArgs {
-  const float* x;               // [T, D], rows x_stride apart
-  const float* w;               // [D], or [D / groups] with shared_weight
-  float* y;                     // [T, D], rows y_stride apart
+  const float* x;  // [T, D], rows x_stride apart
+  const float* w;  // [D], or [D / groups] with shared_weight
+  float* y;        // [T, D], rows y_stride apart
   int64_t T, D;
   int64_t x_stride = 0, y_stride = 0;  // 0 = D
   int64_t groups = 1;
   float eps = 1e-5f;
-  const float* z = nullptr;     // [T, D], rows z_stride apart
-  int64_t z_stride = 0;         // 0 = D
-  bool shared_weight = false;   // every group has the same weight (QK-norm: groups = heads)
+  const float* z = nullptr;    // [T, D], rows z_stride apart
+  int64_t z_stride = 0;        // 0 = D
+  bool shared_weight = false;  // every group has the same weight (QK-norm: groups = heads)
 };
 void RmsNorm(const RmsNormArgs& a);
 
@@ -36,7 +36,7 @@ struct RopeArgs {
   const int64_t* pos;      // [T]
   const double* inv_freq;  // [Dh / 2]
   int64_t T, heads, Dh;
-  int64_t x_stride = 0;    // 0 = heads * Dh
+  int64_t x_stride = 0;      // 0 = heads * Dh
   bool interleaved = false;  // pairs (2i, 2i + 1); else (i, i + Dh / 2)
 };
 void Rope(const RopeArgs& a);
@@ -65,11 +65,11 @@ void Softmax(const SoftmaxArgs& a);
 // y[t,c] = silu(b[c] + sum_k w[c,k] u[t+k,c]), u = state rows, then x rows; on return state = last K-1 rows of u.
 // One call equals any split of it.
 struct ConvArgs {
-  const float* x;      // [T, C], rows x_stride apart
-  const float* w;      // [C, K]
-  const float* b;      // [C] or null
-  float* state;        // [K - 1, C], oldest first
-  float* y;            // [T, C], rows y_stride apart
+  const float* x;  // [T, C], rows x_stride apart
+  const float* w;  // [C, K]
+  const float* b;  // [C] or null
+  float* state;    // [K - 1, C], oldest first
+  float* y;        // [T, C], rows y_stride apart
   int64_t T, C, K;
   int64_t x_stride = 0, y_stride = 0;  // 0 = C
 };
@@ -87,28 +87,28 @@ struct DtArgs {
 void Dt(const DtArgs& a);
 
 // h_t = exp(dt_t A) h_{t-1} + dt_t x_t (x) B_t;  y_t = h_t C_t + D x_t: specs/hydra.md 2.2 and 2.3, for the heads
-// h0 .. h1 - 1. Head h reads group h G / H. T = 1 steps; more tokens go by chunks of Q. Any split of T gives the same state
-// and y within rounding.
+// h0 .. h1 - 1. Head h reads group h G / H. T = 1 steps; more tokens go by chunks of Q. Any split of T gives the same
+// state and y within rounding.
 struct SsdArgs {
-  const float* x;      // [T, H, P], rows x_stride apart
-  const float* B;      // [T, G, N], rows bc_stride apart
-  const float* C;      // [T, G, N], rows bc_stride apart
-  const float* dt;     // [T, H], after softplus and clamp
-  const float* A;      // [H], negative
-  const float* D;      // [H]
-  void* state;         // [H, P, N] of state_dtype, in place
-  float* y;            // [T, H, P], rows y_stride apart
-  float* scratch;      // SsdScratchFloats(Q, P, N) for each concurrent call
+  const float* x;   // [T, H, P], rows x_stride apart
+  const float* B;   // [T, G, N], rows bc_stride apart
+  const float* C;   // [T, G, N], rows bc_stride apart
+  const float* dt;  // [T, H], after softplus and clamp
+  const float* A;   // [H], negative
+  const float* D;   // [H]
+  void* state;      // [H, P, N] of state_dtype, in place
+  float* y;         // [T, H, P], rows y_stride apart
+  float* scratch;   // SsdScratchFloats(Q, P, N) for each concurrent call
   int64_t T, H, P, G, N, Q;
-  int64_t h0 = 0, h1 = 0;  // heads of this call
+  int64_t h0 = 0, h1 = 0;                             // heads of this call
   int64_t x_stride = 0, bc_stride = 0, y_stride = 0;  // 0 = H P, G N, H P
-  StateDtype state_dtype = StateDtype::kF32;  // sums are f32; bf16 is rounded when a step or a chunk is done
+  StateDtype state_dtype = StateDtype::kF32;          // sums are f32; bf16 is rounded when a step or a chunk is done
 };
 void Ssd(const SsdArgs& a);
 [[nodiscard]] int64_t SsdScratchFloats(int64_t Q, int64_t P, int64_t N);
 
-// The published diagonal form, specs/hydra.md 2.6: y_t = C_t s_t; s_{t+1} = exp(-softplus(delta_t) lambda) s_t + B_t U_t.
-// Channels d0 .. d1 - 1. y gets += when `accumulate` (the skip product is there already).
+// The published diagonal form, specs/hydra.md 2.6: y_t = C_t s_t; s_{t+1} = exp(-softplus(delta_t) lambda) s_t + B_t
+// U_t. Channels d0 .. d1 - 1. y gets += when `accumulate` (the skip product is there already).
 struct DiagonalArgs {
   const float* params;  // [T, 4, D]: delta, B, C, U
   const float* lambda;  // [D], positive
@@ -128,14 +128,14 @@ void LoadKvRow(KvDtype dtype, const void* row, int64_t n, float* x);
 
 // Landmarks that queries see beside the window: specs/hydra.md 3. All of a call's queries share one pool.
 struct LandmarkArgs {
-  const void* k = nullptr;           // [Akv][head_rows][Dh] in the KV dtype
+  const void* k = nullptr;  // [Akv][head_rows][Dh] in the KV dtype
   const void* v = nullptr;
-  int64_t head_rows = 0;             // rows from head to head
-  const int32_t* rows = nullptr;     // [n] which rows are the pool; null: 0 .. n - 1
+  int64_t head_rows = 0;          // rows from head to head
+  const int32_t* rows = nullptr;  // [n] which rows are the pool; null: 0 .. n - 1
   int64_t n = 0;
-  const int32_t* pos = nullptr;      // [n] positions in the document, in any order
+  const int32_t* pos = nullptr;        // [n] positions in the document, in any order
   const float* log_sigmoid = nullptr;  // [n] log sigmoid(score)
-  const float* lambda = nullptr;     // [A] softplus(landmark_scale)
+  const float* lambda = nullptr;       // [A] softplus(landmark_scale)
 };
 
 // y_t = sum_p softmax_p(q_t k_p scale + bias) v_p over the visible keys, for the KV heads kv0 .. kv1 - 1 (each with its
@@ -146,22 +146,22 @@ struct LandmarkArgs {
 // computed.
 inline constexpr int64_t kKeyBlock = 64;
 struct AttentionArgs {
-  const float* q;   // [T, A, Dh], rows q_stride apart
-  float* y;         // [T, A, Dh], rows y_stride apart
-  const void* k;    // [Akv][head_rows][Dh] in the KV dtype
-  const void* v;    // [Akv][head_rows][Dh]
+  const float* q;  // [T, A, Dh], rows q_stride apart
+  float* y;        // [T, A, Dh], rows y_stride apart
+  const void* k;   // [Akv][head_rows][Dh] in the KV dtype
+  const void* v;   // [Akv][head_rows][Dh]
   KvDtype dtype = KvDtype::kF32;
   int64_t A, Akv, Dh;
-  int64_t head_rows;      // rows from head to head
-  int64_t row;            // see above
-  int64_t pos;            // position of query 0, for landmarks
+  int64_t head_rows;  // rows from head to head
+  int64_t row;        // see above
+  int64_t pos;        // position of query 0, for landmarks
   int64_t window = INT64_MAX;
-  float scale;            // 1 / sqrt(Dh)
+  float scale;  // 1 / sqrt(Dh)
   int64_t t0 = 0, t1 = 0;
   int64_t kv0 = 0, kv1 = 0;
   LandmarkArgs landmarks;
   int64_t q_stride = 0, y_stride = 0;  // 0 = A Dh
-  float* scratch;         // AttentionScratchFloats(A / Akv, Dh) for each concurrent call
+  float* scratch;                      // AttentionScratchFloats(A / Akv, Dh) for each concurrent call
 };
 void Attention(const AttentionArgs& a);
 [[nodiscard]] int64_t AttentionScratchFloats(int64_t group, int64_t Dh);
@@ -169,16 +169,16 @@ void Attention(const AttentionArgs& a);
 // One query's keys cut into fixed blocks, for long contexts: partial results of rows [begin, end), begin a multiple of
 // kKeyBlock, and their merge in order. No landmarks. The same bits for any number of threads.
 struct AttentionPartArgs {
-  const float* q;   // [A, Dh]
+  const float* q;  // [A, Dh]
   const void* k;
   const void* v;
   KvDtype dtype = KvDtype::kF32;
   int64_t A, Akv, Dh, head_rows;
   int64_t begin, end;  // key rows
   float scale;
-  int64_t kv = 0;      // the KV head
-  float* part;         // [A / Akv, Dh + 2]: unnormalised sum, max, sum of exps
-  float* scratch;      // AttentionScratchFloats
+  int64_t kv = 0;  // the KV head
+  float* part;     // [A / Akv, Dh + 2]: unnormalised sum, max, sum of exps
+  float* scratch;  // AttentionScratchFloats
 };
 void AttentionPart(const AttentionPartArgs& a);
 struct AttentionMergeArgs {

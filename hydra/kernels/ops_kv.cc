@@ -61,15 +61,10 @@ void StoreQ8(const float* x, int64_t n, std::byte* row) {
 
 void StoreKvRow(KvDtype dtype, const float* x, int64_t n, void* row) {
   switch (dtype) {
-    case KvDtype::kF32:
-      std::memcpy(row, x, static_cast<size_t>(n) * sizeof(float));
-      return;
-    case KvDtype::kBF16:
-      return StoreBF16(x, n, static_cast<std::byte*>(row));
-    case KvDtype::kF16:
-      return StoreF16(x, n, static_cast<uint16_t*>(row));
-    case KvDtype::kQ8_0:
-      return StoreQ8(x, n, static_cast<std::byte*>(row));
+    case KvDtype::kF32: std::memcpy(row, x, static_cast<size_t>(n) * sizeof(float)); return;
+    case KvDtype::kBF16: return StoreBF16(x, n, static_cast<std::byte*>(row));
+    case KvDtype::kF16: return StoreF16(x, n, static_cast<uint16_t*>(row));
+    case KvDtype::kQ8_0: return StoreQ8(x, n, static_cast<std::byte*>(row));
   }
 }
 

@@ -33,10 +33,8 @@ double KvAt(KvDtype dtype, const void* row, int64_t i) {
       std::memcpy(&value, bytes + 4 * i, sizeof(value));
       return value;
     }
-    case KvDtype::kBF16:
-      return BF16ToFloat(bits(2 * i));
-    case KvDtype::kF16:
-      return F16ToFloat(bits(2 * i));
+    case KvDtype::kBF16: return BF16ToFloat(bits(2 * i));
+    case KvDtype::kF16: return F16ToFloat(bits(2 * i));
     case KvDtype::kQ8_0: {
       const int64_t block = i / 32 * 34;
       return double{F16ToFloat(bits(block))} * static_cast<int8_t>(bytes[block + 2 + i % 32]);

@@ -81,16 +81,12 @@ namespace {
 
 int Bits(WeightType type) {
   switch (type) {
-    case WeightType::kQ8_0:
-      return 8;
-    case WeightType::kQ6_K:
-      return 6;
+    case WeightType::kQ8_0: return 8;
+    case WeightType::kQ6_K: return 6;
     case WeightType::kQ5_0:
     case WeightType::kQ5_1:
-    case WeightType::kQ5_K:
-      return 5;
-    default:
-      return 4;
+    case WeightType::kQ5_K: return 5;
+    default: return 4;
   }
 }
 

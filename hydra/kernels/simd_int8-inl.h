@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dot products of bytes, which Highway 1.0.3 lacks: VPDPBUSD, PMADDUBSW, or shifts. Included in a namespace of each SIMD
-// level, and once more for AVX-512 with VNNI: HYDRA_VNNI says which, HYDRA_ATTR is the attribute that lambdas need.
-// Not here: what is multiplied (matmul_int8-inl.h).
-// No include guard: it is meant to be included more than once, inside of a namespace, after simd.h.
+// Dot products of bytes, which Highway 1.0.3 lacks: VPDPBUSD, PMADDUBSW, or shifts. Included in a namespace of each
+// SIMD level, and once more for AVX-512 with VNNI: HYDRA_VNNI says which, HYDRA_ATTR is the attribute that lambdas
+// need. Not here: what is multiplied (matmul_int8-inl.h). No include guard: it is meant to be included more than once,
+// inside of a namespace, after simd.h.
 
 using I32Tag = hn::ScalableTag<int32_t>;
 using I32Vec = hn::Vec<I32Tag>;
@@ -46,7 +46,7 @@ struct DotSum {
 template <int kBits>
 struct DotSum {
   static constexpr int kDepth = kBits == 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
-  using I16Vec = hn::Vec<hn::Repartition<int16_t, I32Tag>>;
+  using I16Vec = hn::Vec<hn::Repartition<int16_t, I32Tag> >;
   I32Vec sum;
   I16Vec part;
   HWY_INLINE void Init(I32Vec start) { sum = start; }

@@ -74,14 +74,10 @@ struct Q8Row {
 template <class F>
 HWY_INLINE void WithKvRow(KvDtype dtype, F&& f) {
   switch (dtype) {
-    case KvDtype::kF32:
-      return f(F32Row());
-    case KvDtype::kBF16:
-      return f(BF16Row());
-    case KvDtype::kF16:
-      return f(F16Row());
-    case KvDtype::kQ8_0:
-      return f(Q8Row());
+    case KvDtype::kF32: return f(F32Row());
+    case KvDtype::kBF16: return f(BF16Row());
+    case KvDtype::kF16: return f(F16Row());
+    case KvDtype::kQ8_0: return f(Q8Row());
   }
 }
 

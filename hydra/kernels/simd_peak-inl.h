@@ -45,13 +45,9 @@ double DotFlopsOf(int64_t rounds, float* sink) {
 
 inline double DotFlops(int64_t rounds, int bits, float* sink) {
   switch (bits) {
-    case 8:
-      return DotFlopsOf<8>(rounds, sink);
-    case 6:
-      return DotFlopsOf<6>(rounds, sink);
-    case 5:
-      return DotFlopsOf<5>(rounds, sink);
-    default:
-      return DotFlopsOf<4>(rounds, sink);
+    case 8: return DotFlopsOf<8>(rounds, sink);
+    case 6: return DotFlopsOf<6>(rounds, sink);
+    case 5: return DotFlopsOf<5>(rounds, sink);
+    default: return DotFlopsOf<4>(rounds, sink);
   }
 }

@@ -66,14 +66,10 @@ inline std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1
 // Half the distance of 1 to the next larger number.
 inline double UnitRoundoff(DType dtype) {
   switch (dtype) {
-    case DType::kF16:
-      return std::ldexp(1.0, -11);
-    case DType::kBF16:
-      return std::ldexp(1.0, -8);
-    case DType::kF64:
-      return std::ldexp(1.0, -53);
-    default:
-      return std::ldexp(1.0, -24);
+    case DType::kF16: return std::ldexp(1.0, -11);
+    case DType::kBF16: return std::ldexp(1.0, -8);
+    case DType::kF64: return std::ldexp(1.0, -53);
+    default: return std::ldexp(1.0, -24);
   }
 }
 

@@ -24,8 +24,8 @@
 #define HYDRA_KERNELS_ATTENTION_TRAIN_ONCE
 namespace hydra::kernels {
 
-constexpr int64_t kPanel = 6;    // queries whose keys are cut alike
-constexpr float kAdd = 1;        // beta of products that add
+constexpr int64_t kPanel = 6;  // queries whose keys are cut alike
+constexpr float kAdd = 1;      // beta of products that add
 
 // One call's own memory; what follows `out` is the backward's only.
 struct AttentionTrainScratch {
@@ -44,8 +44,8 @@ inline int64_t MostKeys(const AttentionTrainArgs& a) { return RoundUp(a.G) + Rou
 inline int64_t LayOut(float* base, const AttentionTrainArgs& a, AttentionTrainScratch* s) {
   const int64_t n = MostKeys(a), pool = RoundUp(a.G) * RoundUp(a.Dh);
   ScratchParts take(base);
-  *s = {take(a.Dh * n), take(pool), take(pool), take(RoundUp(a.G)), take(a.C * n), take(a.Dh * n),
-        take(a.C * n),  take(pool), take(pool), take(RoundUp(a.G))};
+  *s = {take(a.Dh * n), take(pool),    take(pool), take(RoundUp(a.G)), take(a.C * n),
+        take(a.Dh * n), take(a.C * n), take(pool), take(pool),         take(RoundUp(a.G))};
   return take.used();
 }
 

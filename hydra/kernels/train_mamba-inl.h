@@ -21,8 +21,8 @@
 #define HYDRA_KERNELS_MAMBA_TRAIN_INL_ONCE
 namespace hydra::kernels {
 
-constexpr int64_t kMambaPanel = 6;   // tokens whose pairs are made at a time
-constexpr float kOne = 1;            // beta of products that add
+constexpr int64_t kMambaPanel = 6;  // tokens whose pairs are made at a time
+constexpr float kOne = 1;           // beta of products that add
 
 // One call's own memory. The parts behind `du` are the backward phases' only.
 struct MambaScratch {
@@ -54,9 +54,9 @@ inline int64_t LayOut(float* base, const MambaTrainArgs& a, MambaScratch* s) {
   const int64_t Q = a.Q, Qp = RoundUp(a.Q), Pp = RoundUp(a.P), Np = RoundUp(a.N), di = a.H * a.P;
   const int64_t cd = di + 2 * a.G * a.N, by_head = a.H * Qp;
   ScratchParts take(base);
-  *s = {take(by_head), take(by_head),  take(by_head),          take(by_head), take(by_head),          take(a.N * Qp),
+  *s = {take(by_head), take(by_head),  take(by_head),          take(by_head), take(by_head),     take(a.N * Qp),
         take(Q * Qp),  take(Q * Pp),   take(kMambaPanel * Qp), take(Q * di),  take(RoundUp(di)), take(by_head),
-        take(Q * cd),  take(Q * cd),   take(a.P * Qp),         take(Q * Qp),  take(Q * Qp),           take(Q * Np),
+        take(Q * cd),  take(Q * cd),   take(a.P * Qp),         take(Q * Qp),  take(Q * Qp),      take(Q * Np),
         take(Q * Np),  take(a.P * Np), take(Q * Np),           take(3 * Qp)};
   return take.used();
 }
@@ -123,16 +123,11 @@ void ConvolveTaps(const MambaView& k, int64_t c0, int64_t c1, float* out, float*
 }
 inline void Convolve(const MambaView& k, int64_t c0, int64_t c1, float* out, float* slope) {
   switch (k.a.K) {
-    case 1:
-      return ConvolveTaps<1>(k, c0, c1, out, slope);
-    case 2:
-      return ConvolveTaps<2>(k, c0, c1, out, slope);
-    case 3:
-      return ConvolveTaps<3>(k, c0, c1, out, slope);
-    case 4:
-      return ConvolveTaps<4>(k, c0, c1, out, slope);
-    default:
-      break;
+    case 1: return ConvolveTaps<1>(k, c0, c1, out, slope);
+    case 2: return ConvolveTaps<2>(k, c0, c1, out, slope);
+    case 3: return ConvolveTaps<3>(k, c0, c1, out, slope);
+    case 4: return ConvolveTaps<4>(k, c0, c1, out, slope);
+    default: break;
   }
 }
 

@@ -529,16 +529,11 @@ void BackwardConvTaps(const MambaTrainArgs& a, int64_t c0, int64_t c1, int64_t d
 
 void MambaBackwardConv(const MambaTrainArgs& a, int64_t c0, int64_t c1, int64_t d0, int64_t d1, float* dtaps) {
   switch (a.K) {
-    case 1:
-      return BackwardConvTaps<1>(a, c0, c1, d0, d1, dtaps);
-    case 2:
-      return BackwardConvTaps<2>(a, c0, c1, d0, d1, dtaps);
-    case 3:
-      return BackwardConvTaps<3>(a, c0, c1, d0, d1, dtaps);
-    case 4:
-      return BackwardConvTaps<4>(a, c0, c1, d0, d1, dtaps);
-    default:
-      break;
+    case 1: return BackwardConvTaps<1>(a, c0, c1, d0, d1, dtaps);
+    case 2: return BackwardConvTaps<2>(a, c0, c1, d0, d1, dtaps);
+    case 3: return BackwardConvTaps<3>(a, c0, c1, d0, d1, dtaps);
+    case 4: return BackwardConvTaps<4>(a, c0, c1, d0, d1, dtaps);
+    default: break;
   }
 }
 

@@ -17,7 +17,7 @@ struct MambaChunk {
   int64_t document;    // its document's first token
 };
 
-inline constexpr int64_t kMambaTaps = 4;  // most taps
+inline constexpr int64_t kMambaTaps = 4;      // most taps
 inline constexpr int64_t kMambaChunk = 1024;  // longest scan_chunk: a thread takes 3 numbers for each of its pairs
 
 struct MambaTrainArgs {

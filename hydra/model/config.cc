@@ -447,16 +447,11 @@ std::vector<std::string> CompareConfigs(const ModelConfig& a, const ModelConfig&
 
 const char* FamilyName(Family family) {
   switch (family) {
-    case Family::kHydra:
-      return "hydra";
-    case Family::kLlama:
-      return "llama";
-    case Family::kMamba2:
-      return "mamba2";
-    case Family::kQwen2:
-      return "qwen2";
-    case Family::kQwen3:
-      return "qwen3";
+    case Family::kHydra: return "hydra";
+    case Family::kLlama: return "llama";
+    case Family::kMamba2: return "mamba2";
+    case Family::kQwen2: return "qwen2";
+    case Family::kQwen3: return "qwen3";
   }
   return "?";
 }

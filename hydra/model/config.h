@@ -16,9 +16,9 @@
 namespace hydra {
 
 enum class Family { kHydra, kLlama, kMamba2, kQwen2, kQwen3 };  // model_type in config.json
-enum class Wiring { kParallel, kSequential };                  // y = x + sum of paths; x += mixer, x += ffn
+enum class Wiring { kParallel, kSequential };                   // y = x + sum of paths; x += mixer, x += ffn
 enum class SsmKind { kMamba2, kDiagonal };
-enum class AttentionKind { kNone, kFull, kSparse };            // sparse: window, and landmarks when the budget is > 0
+enum class AttentionKind { kNone, kFull, kSparse };  // sparse: window, and landmarks when the budget is > 0
 enum class FfnKind { kNone, kDense, kChunkMoe };
 enum class RouterMode { kLearned, kRoundRobin };
 enum class RouterBalance { kLoss, kBias, kNone };
@@ -79,9 +79,9 @@ struct AttentionConfig {
 };
 
 struct MoeConfig {
-  int64_t n_experts = 8;  // E
-  int64_t top_k = 2;      // k experts a chunk
-  int64_t d_expert = 480; // F
+  int64_t n_experts = 8;   // E
+  int64_t top_k = 2;       // k experts a chunk
+  int64_t d_expert = 480;  // F
   RouterMode mode = RouterMode::kLearned;
   RouterBalance balance = RouterBalance::kLoss;
   double temperature = 1.0;  // tau
@@ -98,12 +98,12 @@ struct WorkspaceConfig {
 };
 
 struct PkmConfig {
-  int64_t n_heads = 2;     // Hp
-  int64_t n_keys = 64;     // n sub-keys per half
-  int64_t d_key = 64;      // dk, one half
-  int64_t d_value = 128;   // dv
-  int64_t top_k = 4;       // kp
-  double gate_bias = -2.0; // initial b
+  int64_t n_heads = 2;      // Hp
+  int64_t n_keys = 64;      // n sub-keys per half
+  int64_t d_key = 64;       // dk, one half
+  int64_t d_value = 128;    // dv
+  int64_t top_k = 4;        // kp
+  double gate_bias = -2.0;  // initial b
   bool operator==(const PkmConfig&) const = default;
 };
 
@@ -118,9 +118,9 @@ struct ModelConfig {
   DType dtype = DType::kBF16;  // of matmul weights on disk
   double norm_eps = 1e-5, initializer_range = 0.02;
   std::optional<int64_t> bos_token_id, eos_token_id, pad_token_id;
-  std::vector<int64_t> more_eos_token_ids;  // others that end a generation; not for hydra
-  int64_t max_position_embeddings = 32768;  // longest length trained
-  int64_t chunk_len = 32;                   // C, the clock of routing, landmarks and workspace
+  std::vector<int64_t> more_eos_token_ids;               // others that end a generation; not for hydra
+  int64_t max_position_embeddings = 32768;               // longest length trained
+  int64_t chunk_len = 32;                                // C, the clock of routing, landmarks and workspace
   std::array<double, 3> path_gates_init{0.8, 0.2, 0.5};  // ssm, sga, moe
   bool gate_controller = false;
   SsmConfig ssm;
@@ -136,7 +136,7 @@ struct ModelConfig {
   [[nodiscard]] bool HasFfn(FfnKind kind) const;
   [[nodiscard]] bool HasWorkspace() const;
   [[nodiscard]] bool HasPkm() const;
-  [[nodiscard]] bool HasLandmarks() const;  // sparse attention with a budget
+  [[nodiscard]] bool HasLandmarks() const;                 // sparse attention with a budget
   [[nodiscard]] std::vector<int64_t> EosTokenIds() const;  // eos_token_id and the others
 
   // sga in every third block, moe in every second; workspace after every fourth; one PKM site in the middle.

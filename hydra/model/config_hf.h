@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hugging Face config.json of the families that are not hydra: llama, qwen2, qwen3 and mamba2. Source: specs/interfaces.md 2.
+// Hugging Face config.json of the families that are not hydra: llama, qwen2, qwen3 and mamba2. Source:
+// specs/interfaces.md 2.
 #pragma once
 
 #include <nlohmann/json.hpp>

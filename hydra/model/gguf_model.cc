@@ -128,14 +128,9 @@ void ReadEmbedding(const GgufFile& file, ModelConfig* c) {
   c->vocab_size = embedding->shape[0];
   c->tie_embeddings = file.FindTensor("output.weight") == nullptr;
   switch (embedding->type) {
-    case WeightType::kF32:
-      c->dtype = DType::kF32;
-      break;
-    case WeightType::kF16:
-      c->dtype = DType::kF16;
-      break;
-    default:
-      c->dtype = DType::kBF16;  // also what quantised matrices are written as elsewhere
+    case WeightType::kF32: c->dtype = DType::kF32; break;
+    case WeightType::kF16: c->dtype = DType::kF16; break;
+    default: c->dtype = DType::kBF16;  // also what quantised matrices are written as elsewhere
   }
 }
 
@@ -273,15 +268,11 @@ std::string GgufName(const ModelConfig& config, const TensorSpec& spec) {
 std::vector<int64_t> GgufShape(const ModelConfig& config, const TensorSpec& spec) {
   if (config.family != Family::kMamba2) return spec.shape;
   switch (spec.role) {
-    case R::kSsmConvWeight:
-      return {spec.shape[0], spec.shape[2]};
+    case R::kSsmConvWeight: return {spec.shape[0], spec.shape[2]};
     case R::kSsmALog:
-    case R::kSsmD:
-      return {spec.shape[0], 1};
-    case R::kSsmNorm:
-      return {config.ssm.norm_groups, spec.shape[0] / config.ssm.norm_groups};
-    default:
-      return spec.shape;
+    case R::kSsmD: return {spec.shape[0], 1};
+    case R::kSsmNorm: return {config.ssm.norm_groups, spec.shape[0] / config.ssm.norm_groups};
+    default: return spec.shape;
   }
 }
 

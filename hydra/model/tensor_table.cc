@@ -89,7 +89,8 @@ std::string TensorName(Family family, TensorRole role, int layer) {
   for (const RoleName& row : kNames) {
     if (row.role != role) continue;
     const char* suffix = family == Family::kHydra ? row.hydra : family == Family::kMamba2 ? row.mamba2 : row.llama;
-    HYDRA_CHECK(suffix != nullptr, "the ", FamilyName(family), " family has no tensor of role ", static_cast<int>(role));
+    HYDRA_CHECK(suffix != nullptr, "the ", FamilyName(family), " family has no tensor of role ",
+                static_cast<int>(role));
     const char* root = family == Family::kMamba2 ? "backbone.layers." : "model.layers.";
     return layer < 0 ? suffix : StrCat(root, layer, ".", suffix);
   }
@@ -127,7 +128,9 @@ class Builder {
     const double scale = std::sqrt(2.0 * static_cast<double>(c_.n_layers()));
     Add(k, role, std::move(shape), Init::kNormal, c_.initializer_range / scale, kMatrix);
   }
-  void Norm(Component k, TensorRole role, std::vector<int64_t> shape) { Add(k, role, std::move(shape), Init::kConstant, 1, {}); }
+  void Norm(Component k, TensorRole role, std::vector<int64_t> shape) {
+    Add(k, role, std::move(shape), Init::kConstant, 1, {});
+  }
 
   void Ssm();
   void Diagonal();
@@ -265,8 +268,8 @@ void Builder::PkmSite() {
   Norm(k, R::kPkmNorm, {D});
   Linear(k, R::kPkmQueryProj, 2 * p.n_heads * p.d_key, D);
   Norm(k, R::kPkmQueryNorm, {p.n_heads, 2, p.d_key});
-  Add(k, R::kPkmSubKeys, {p.n_heads, 2, p.n_keys, p.d_key}, Init::kNormal, 1.0 / std::sqrt(static_cast<double>(p.d_key)),
-      {.store = Store::kMatmul});
+  Add(k, R::kPkmSubKeys, {p.n_heads, 2, p.n_keys, p.d_key}, Init::kNormal,
+      1.0 / std::sqrt(static_cast<double>(p.d_key)), {.store = Store::kMatmul});
   ResidualLinear(k, R::kPkmValueProj, {D, p.d_value});
   Add(k, R::kPkmGateWeight, {1, D}, Init::kNormal, c_.initializer_range, {});
   Add(k, R::kPkmGateBias, {1}, Init::kConstant, p.gate_bias, {});

@@ -15,7 +15,8 @@
 
 namespace hydra {
 
-// What a tensor is for; with the layer it identifies a tensor in every family.
+// What a tensor is for; with the layer it identifies a tensor in every family. One line for each part of a block.
+// clang-format off
 enum class TensorRole {
   kEmbedding, kHead, kPkmTable, kFinalNorm,                                        // of the model, layer = -1
   kBlockNorm, kPathGates, kControllerWeight, kControllerBias,                      // of a block
@@ -29,23 +30,33 @@ enum class TensorRole {
   kWsWriteGateWeight, kWsWriteGateBias, kWsControllerWeight, kWsControllerBias,
   kPkmNorm, kPkmQueryProj, kPkmQueryNorm, kPkmSubKeys, kPkmValueProj, kPkmGateWeight, kPkmGateBias,
 };
+// clang-format on
 
 // The rows of the parameter tables of specs/hydra.md 8; dense is the controls' SwiGLU.
 enum class Component {
-  kEmbedding, kSsm, kBlockNorms, kAttention, kMoe, kDense, kWorkspace, kPkmSite, kPkmTable, kFinalNorm,
+  kEmbedding,
+  kSsm,
+  kBlockNorms,
+  kAttention,
+  kMoe,
+  kDense,
+  kWorkspace,
+  kPkmSite,
+  kPkmTable,
+  kFinalNorm,
 };
 [[nodiscard]] const char* ComponentName(Component component);
 
 // Initial values, specs/hydra.md 2.5, 2.6, 3, 5, 6.
 enum class Init {
-  kNormal,          // N(0, arg)
-  kUniform,         // U(-arg, arg)
-  kConstant,        // arg
-  kPathGates,       // path_gates_init
-  kALog,            // log of U(A_init)
-  kDtBias,          // inverse softplus of log-uniform dt
-  kLambdaLog,       // log(delta / ln 2), delta log-uniform in [1e-3, 1]
-  kWsController,    // bias of the workspace controller: (arg, 0)
+  kNormal,        // N(0, arg)
+  kUniform,       // U(-arg, arg)
+  kConstant,      // arg
+  kPathGates,     // path_gates_init
+  kALog,          // log of U(A_init)
+  kDtBias,        // inverse softplus of log-uniform dt
+  kLambdaLog,     // log(delta / ln 2), delta log-uniform in [1e-3, 1]
+  kWsController,  // bias of the workspace controller: (arg, 0)
 };
 
 struct TensorSpec {
@@ -53,9 +64,9 @@ struct TensorSpec {
   int layer;  // -1: of the model
   std::string name;
   std::vector<int64_t> shape;
-  DType dtype;        // on disk; kF32 where fixed, else the config's
+  DType dtype;  // on disk; kF32 where fixed, else the config's
   bool weight_decay;
-  bool parameter;     // false: a buffer, saved but not counted and not optimised
+  bool parameter;  // false: a buffer, saved but not counted and not optimised
   Component component;
   Init init;
   double init_arg;

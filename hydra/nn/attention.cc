@@ -15,8 +15,8 @@ using torch::Tensor;
 Tensor Rope(const Tensor& x, const Tensor& pos, double theta) {
   const int64_t half = x.size(-1) / 2;
   // fp64 angles: positions of a million keep all their bits
-  const Tensor frequency =
-      torch::exp(torch::arange(half, pos.options().dtype(torch::kFloat64)) * (-std::log(theta) / static_cast<double>(half)));
+  const Tensor frequency = torch::exp(torch::arange(half, pos.options().dtype(torch::kFloat64)) *
+                                      (-std::log(theta) / static_cast<double>(half)));
   const Tensor angle = (pos.unsqueeze(-1).to(torch::kFloat64) * frequency).unsqueeze(2);  // [B, T, 1, Dh / 2]
   const Tensor c = torch::cos(angle).to(x.scalar_type()), s = torch::sin(angle).to(x.scalar_type());
   const auto halves = x.chunk(2, -1);
@@ -53,8 +53,8 @@ Tensor FullAttention(const Tensor& q, const Tensor& k, const Tensor& v, const La
 namespace {
 
 // Between the projections, norms and softmax in fp32: q [B, T, A, Dh], k, v [B, T, Akv, Dh] -> [B, T, A, Dh].
-Tensor Attend(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u, Tensor q, Tensor k,
-              const Tensor& v, const Layout& layout, bool landmarks) {
+Tensor Attend(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u, Tensor q,
+              Tensor k, const Tensor& v, const Layout& layout, bool landmarks) {
   const NoAutocast fp32;
   const AttentionConfig& c = config.attention;
   const auto type = w.o.scalar_type();  // of the masters; q, k, v are bf16 under autocast
@@ -82,7 +82,8 @@ Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionW
   const int64_t B = u.size(0), T = u.size(1);
   const auto heads = [&](const Tensor& map, int64_t n) { return torch::linear(u, map).view({B, T, n, c.head_dim}); };
   const Tensor q = heads(w.q, c.n_heads), k = heads(w.k, c.n_kv_heads), v = heads(w.v, c.n_kv_heads);
-  return torch::linear(Attend(config, kind, w, u, q, k, v, layout, landmarks).reshape({B, T, c.n_heads * c.head_dim}), w.o);
+  return torch::linear(Attend(config, kind, w, u, q, k, v, layout, landmarks).reshape({B, T, c.n_heads * c.head_dim}),
+                       w.o);
 }
 
 }  // namespace hydra::nn

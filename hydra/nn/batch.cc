@@ -39,7 +39,8 @@ Batch Batch::Pack(const std::vector<std::vector<int64_t>>& documents, int64_t ch
       pos.push_back(t);
     }
   }
-  if (row_len > 0) HYDRA_CHECK(static_cast<int64_t>(ids.size()) <= row_len && row_len % chunk_len == 0, ids.size(), " tokens");
+  if (row_len > 0)
+    HYDRA_CHECK(static_cast<int64_t>(ids.size()) <= row_len && row_len % chunk_len == 0, ids.size(), " tokens");
   for (auto T = static_cast<int64_t>(ids.size()); T < row_len; ++T) {
     ids.push_back(0);
     targets.push_back(-100);
@@ -51,7 +52,7 @@ Batch Batch::Pack(const std::vector<std::vector<int64_t>>& documents, int64_t ch
 }
 
 Batch Batch::Stack(const std::vector<Batch>& rows) {
-  const auto cat = [&](Tensor Batch::* field) {
+  const auto cat = [&](Tensor Batch::*field) {
     std::vector<Tensor> parts;
     for (const Batch& row : rows) parts.push_back(row.*field);
     return torch::cat(parts, 0);

@@ -44,7 +44,7 @@ struct ForwardOptions {
   std::vector<int64_t> force_experts{};  // empty: none forced
   std::vector<int64_t> ban_experts{};
   std::vector<double> expert_bias{};  // [E] or empty, added for selection only
-  bool checkpoint_blocks = false;        // training: recompute each block in the backward pass
+  bool checkpoint_blocks = false;     // training: recompute each block in the backward pass
 };
 
 }  // namespace hydra::nn

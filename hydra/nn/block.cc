@@ -17,19 +17,45 @@ BlockWeights BlockWeights::Of(const ModelImpl& model, int layer) {
   w.path_gates = get(R::kPathGates);
   w.controller_w = get(R::kControllerWeight);
   w.controller_b = get(R::kControllerBias);
-  w.ssm = {get(R::kSsmInProj), get(R::kSsmConvWeight), get(R::kSsmConvBias), get(R::kSsmALog), get(R::kSsmD),
-           get(R::kSsmDtBias), get(R::kSsmNorm), get(R::kSsmOutProj), get(R::kDiagonalParamProj),
-           get(R::kDiagonalLambdaLog), get(R::kDiagonalSkipProj)};
-  w.attention = {get(R::kAttnQ), get(R::kAttnK), get(R::kAttnV), get(R::kAttnO), get(R::kAttnQNorm), get(R::kAttnKNorm),
-                 get(R::kLandmarkScorerWeight), get(R::kLandmarkScorerBias), get(R::kLandmarkScale)};
+  w.ssm = {get(R::kSsmInProj),
+           get(R::kSsmConvWeight),
+           get(R::kSsmConvBias),
+           get(R::kSsmALog),
+           get(R::kSsmD),
+           get(R::kSsmDtBias),
+           get(R::kSsmNorm),
+           get(R::kSsmOutProj),
+           get(R::kDiagonalParamProj),
+           get(R::kDiagonalLambdaLog),
+           get(R::kDiagonalSkipProj)};
+  w.attention = {get(R::kAttnQ),
+                 get(R::kAttnK),
+                 get(R::kAttnV),
+                 get(R::kAttnO),
+                 get(R::kAttnQNorm),
+                 get(R::kAttnKNorm),
+                 get(R::kLandmarkScorerWeight),
+                 get(R::kLandmarkScorerBias),
+                 get(R::kLandmarkScale)};
   w.dense = {get(R::kFfnNorm), get(R::kFfnGate), get(R::kFfnUp), get(R::kFfnDown)};
-  w.moe = {get(R::kRouterPrev), get(R::kRouterFirst), get(R::kRouterInitSummary), get(R::kRouterBalanceBias),
-           get(R::kExpertGateUp), get(R::kExpertDown)};
-  w.workspace = {get(R::kWsNorm), get(R::kWsMemoryNorm), get(R::kWsReadQ), get(R::kWsWriteK), get(R::kWsWriteV),
-                 get(R::kWsReadK), get(R::kWsReadV), get(R::kWsOut), get(R::kWsSlotQueries), get(R::kWsInitState),
-                 get(R::kWsWriteGateWeight), get(R::kWsWriteGateBias), get(R::kWsControllerWeight), get(R::kWsControllerBias)};
-  w.pkm = {get(R::kPkmNorm), get(R::kPkmQueryProj), get(R::kPkmQueryNorm), get(R::kPkmSubKeys), get(R::kPkmValueProj),
-           get(R::kPkmGateWeight), get(R::kPkmGateBias)};
+  w.moe = {get(R::kRouterPrev),        get(R::kRouterFirst),  get(R::kRouterInitSummary),
+           get(R::kRouterBalanceBias), get(R::kExpertGateUp), get(R::kExpertDown)};
+  w.workspace = {get(R::kWsNorm),
+                 get(R::kWsMemoryNorm),
+                 get(R::kWsReadQ),
+                 get(R::kWsWriteK),
+                 get(R::kWsWriteV),
+                 get(R::kWsReadK),
+                 get(R::kWsReadV),
+                 get(R::kWsOut),
+                 get(R::kWsSlotQueries),
+                 get(R::kWsInitState),
+                 get(R::kWsWriteGateWeight),
+                 get(R::kWsWriteGateBias),
+                 get(R::kWsControllerWeight),
+                 get(R::kWsControllerBias)};
+  w.pkm = {get(R::kPkmNorm),      get(R::kPkmQueryProj),  get(R::kPkmQueryNorm), get(R::kPkmSubKeys),
+           get(R::kPkmValueProj), get(R::kPkmGateWeight), get(R::kPkmGateBias)};
   if (model.table().Find(R::kPkmTable) != nullptr) w.pkm_table = model.at(R::kPkmTable);
   return w;
 }
@@ -56,7 +82,9 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   BlockOut out;
   const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
   const Tensor factors = PathFactors(w, u, options);
-  const auto add = [&](int64_t path, const Tensor& value) { x = torch::addcmul(x, value.to(x.scalar_type()), factors.narrow(-1, path, 1)); };
+  const auto add = [&](int64_t path, const Tensor& value) {
+    x = torch::addcmul(x, value.to(x.scalar_type()), factors.narrow(-1, path, 1));
+  };
   if (parts.ssm && a[0] != 0) add(0, Ssm(config, w.ssm, u, layout));
   if (parts.attention != AttentionKind::kNone && a[1] != 0)
     add(1, Attention(config, parts.attention, w.attention, u, layout, options.landmarks));
@@ -67,7 +95,8 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   }
   if (parts.workspace && options.workspace && options.workspace_read != 0)
     x = x + Workspace(config, w.workspace, x, layout, options.workspace_read);
-  if (parts.pkm && options.pkm && options.pkm_read != 0) x = x + Pkm(config, w.pkm, w.pkm_table, x, options.pkm_read, layout.real_rows);
+  if (parts.pkm && options.pkm && options.pkm_read != 0)
+    x = x + Pkm(config, w.pkm, w.pkm_table, x, options.pkm_read, layout.real_rows);
   out.x = x;
   return out;
 }

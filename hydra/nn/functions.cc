@@ -269,7 +269,8 @@ struct RmsNormFn : torch::autograd::Function<RmsNormFn> {
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &w = saved[1], &rstd = saved[2], dy = grads[0].contiguous();
     const int64_t n = x.size(-1), rows = x.numel() / n, w_rows = w.numel() / n;
-    const int64_t block = std::max<int64_t>(64, (rows / w_rows + 31) / 32) * w_rows;  // fixed: same sums for any threads
+    const int64_t block =
+        std::max<int64_t>(64, (rows / w_rows + 31) / 32) * w_rows;  // fixed: same sums for any threads
     const int64_t n_blocks = (rows + block - 1) / block;
     Tensor dx = torch::empty_like(x), dw = torch::zeros({n_blocks, w_rows, n}, x.options());
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RmsNormBackward", [&] {
@@ -341,20 +342,23 @@ void TopKRow(const T* scores, int64_t n, int64_t k, int64_t* best) {
 }  // namespace
 
 Tensor LinearScan(const Tensor& a, const Tensor& b) {
-  HYDRA_CHECK(a.dim() == 4 && b.dim() == 6 && a.size(1) == b.size(1) && a.size(2) == b.size(2) && a.size(3) == b.size(4),
-              "a ", a.sizes(), " b ", b.sizes());
+  HYDRA_CHECK(
+      a.dim() == 4 && b.dim() == 6 && a.size(1) == b.size(1) && a.size(2) == b.size(2) && a.size(3) == b.size(4), "a ",
+      a.sizes(), " b ", b.sizes());
   return OnCpu(b) ? LinearScanFn::apply(a, b) : composite::LinearScan(a, b);
 }
 
 Tensor CausalConvSilu(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& start) {
   HYDRA_CHECK(x.dim() == 3 && w.dim() == 2 && w.size(0) == x.size(2) && start.size(1) == x.size(1), "x ", x.sizes());
   if (!OnCpu(x)) return composite::CausalConvSilu(x, w, bias, start);
-  const auto maybe_bias = bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;  // apply takes no undefined tensor
+  const auto maybe_bias =
+      bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;  // apply takes no undefined tensor
   return CausalConvSiluFn::apply(x, w, maybe_bias, start.contiguous());
 }
 
 Tensor RmsNorm(const Tensor& x, const Tensor& w, double eps) {
-  HYDRA_CHECK(w.size(-1) == x.size(-1) && (w.dim() == 1 || w.size(-2) == x.size(-2)), "x ", x.sizes(), " w ", w.sizes());
+  HYDRA_CHECK(w.size(-1) == x.size(-1) && (w.dim() == 1 || w.size(-2) == x.size(-2)), "x ", x.sizes(), " w ",
+              w.sizes());
   return OnCpu(x) && x.numel() > 0 ? RmsNormFn::apply(x, w, eps) : composite::RmsNorm(x, w, eps);
 }
 

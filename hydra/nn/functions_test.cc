@@ -28,8 +28,8 @@ using Function = std::function<Tensor(const Inputs&)>;
 struct Row {
   std::string function;  // its name in the header
   std::string what;
-  Inputs inputs;       // differentiable, fp64
-  Function own, twin;  // twin: nullptr where there is none
+  Inputs inputs;          // differentiable, fp64
+  Function own, twin;     // twin: nullptr where there is none
   bool products = false;  // of a library, which may part a sum by the number of threads
 };
 

@@ -49,7 +49,8 @@ Tensor WorkspaceStates(const ModelConfig& config, const WorkspaceWeights& w, con
   return LinearScan(a.view({B, n, 1, S}), b.view({B, n, 1, 1, S, r})).narrow(1, 1, n).reshape({B, n, S, r});
 }
 
-Tensor Workspace(const ModelConfig& config, const WorkspaceWeights& w, const Tensor& x, const Layout& layout, double rho) {
+Tensor Workspace(const ModelConfig& config, const WorkspaceWeights& w, const Tensor& x, const Layout& layout,
+                 double rho) {
   const NoAutocast fp32;
   const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
   const Tensor chunks = u.view({layout.B, layout.n_chunks, layout.C, -1});
@@ -61,12 +62,14 @@ PkmRows SelectRows(const ModelConfig& config, const PkmWeights& w, const Tensor&
   const PkmConfig& c = config.pkm;
   const int64_t N = u.size(0);
   const Tensor raw = torch::linear(u, w.query_proj).view({N, c.n_heads, 2, c.d_key});
-  const Tensor q = RmsNorm(raw.view({N, c.n_heads * 2, c.d_key}), w.query_norm.view({c.n_heads * 2, c.d_key}), config.norm_eps);
+  const Tensor q =
+      RmsNorm(raw.view({N, c.n_heads * 2, c.d_key}), w.query_norm.view({c.n_heads * 2, c.d_key}), config.norm_eps);
   // [2 Hp, N, dk] x [2 Hp, dk, nk] -> [N, Hp, 2, nk]
-  const Tensor scores = torch::bmm(q.transpose(0, 1), w.sub_keys.view({c.n_heads * 2, c.n_keys, c.d_key}).transpose(1, 2))
-                            .transpose(0, 1)
-                            .reshape({N, c.n_heads, 2, c.n_keys});
-  const Tensor best = TopK(scores, c.top_k);          // [N, Hp, 2, kp]
+  const Tensor scores =
+      torch::bmm(q.transpose(0, 1), w.sub_keys.view({c.n_heads * 2, c.n_keys, c.d_key}).transpose(1, 2))
+          .transpose(0, 1)
+          .reshape({N, c.n_heads, 2, c.n_keys});
+  const Tensor best = TopK(scores, c.top_k);  // [N, Hp, 2, kp]
   const Tensor value = scores.gather(-1, best);
   const auto pairs = [&](const Tensor& of_first, const Tensor& of_second) {
     return (of_first.unsqueeze(-1) + of_second.unsqueeze(-2)).reshape({N, c.n_heads, c.top_k * c.top_k});
@@ -87,10 +90,9 @@ Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const Tensor& table, 
   const int64_t N = u.size(0), per_token = config.pkm.n_heads * config.pkm.top_k;
   const Tensor share = torch::softmax(found.scores, -1).view({N, per_token});
   // one bag a token: the sum over all heads; sparse gradient
-  const Tensor o = std::get<0>(torch::embedding_bag(table, found.ids.view({-1}),
-                                                    torch::arange(0, N * per_token, per_token, found.ids.options()),
-                                                    /*scale_grad_by_freq=*/false, /*mode=*/0, /*sparse=*/true,
-                                                    share.reshape({-1})));
+  const Tensor o = std::get<0>(
+      torch::embedding_bag(table, found.ids.view({-1}), torch::arange(0, N * per_token, per_token, found.ids.options()),
+                           /*scale_grad_by_freq=*/false, /*mode=*/0, /*sparse=*/true, share.reshape({-1})));
   const Tensor beta = torch::sigmoid(torch::linear(u, w.gate_w, w.gate_b));
   const Tensor y = rho * beta * torch::linear(o, w.value_proj);
   return (rows.defined() ? ScatterAddRows(y, rows, n_tokens) : y).view_as(x);

@@ -11,12 +11,12 @@
 namespace hydra::nn {
 
 struct WorkspaceWeights {
-  torch::Tensor norm, memory_norm;                   // [D], [r]
-  torch::Tensor read_q, write_k, write_v;            // [r, D]
-  torch::Tensor read_k, read_v, o;                   // [r, r], [r, r], [D, r]
-  torch::Tensor slot_queries, init_state;            // [S, r]
-  torch::Tensor write_gate_w, write_gate_b;          // [1, r], [S]
-  torch::Tensor controller_w, controller_b;          // [2, D], [2]: rows beta (read), iota (write)
+  torch::Tensor norm, memory_norm;           // [D], [r]
+  torch::Tensor read_q, write_k, write_v;    // [r, D]
+  torch::Tensor read_k, read_v, o;           // [r, r], [r, r], [D, r]
+  torch::Tensor slot_queries, init_state;    // [S, r]
+  torch::Tensor write_gate_w, write_gate_b;  // [1, r], [S]
+  torch::Tensor controller_w, controller_b;  // [2, D], [2]: rows beta (read), iota (write)
 };
 
 struct WorkspaceWrite {
@@ -28,14 +28,17 @@ WorkspaceWrite WriteWorkspace(const WorkspaceConfig& config, const WorkspaceWeig
 // gamma of given proposals [.., S, r] -> [.., S, 1].
 torch::Tensor WorkspaceGate(const WorkspaceConfig& config, const WorkspaceWeights& w, const torch::Tensor& proposal);
 // What tokens u [.., C, D] (normed) read from M [.., S, r], without the gate beta: [.., C, D].
-torch::Tensor ReadWorkspace(const ModelConfig& config, const WorkspaceWeights& w, const torch::Tensor& u, const torch::Tensor& M);
+torch::Tensor ReadWorkspace(const ModelConfig& config, const WorkspaceWeights& w, const torch::Tensor& u,
+                            const torch::Tensor& M);
 // beta [.., 1]
 torch::Tensor WorkspaceReadGate(const WorkspaceWeights& w, const torch::Tensor& u);
 
 // The state that each chunk reads, [B, n, S, r]: an associative scan over chunks, M0 at document starts. u normed.
-torch::Tensor WorkspaceStates(const ModelConfig& config, const WorkspaceWeights& w, const torch::Tensor& u, const Layout& layout);
+torch::Tensor WorkspaceStates(const ModelConfig& config, const WorkspaceWeights& w, const torch::Tensor& u,
+                              const Layout& layout);
 // x [B, T, D] -> what is added to x; rho scales the read gate.
-torch::Tensor Workspace(const ModelConfig& config, const WorkspaceWeights& w, const torch::Tensor& x, const Layout& layout, double rho);
+torch::Tensor Workspace(const ModelConfig& config, const WorkspaceWeights& w, const torch::Tensor& x,
+                        const Layout& layout, double rho);
 
 struct PkmWeights {
   torch::Tensor norm, query_proj, query_norm;  // [D], [2 Hp dk, D], [Hp, 2, dk]
@@ -51,7 +54,7 @@ struct PkmRows {
 PkmRows SelectRows(const ModelConfig& config, const PkmWeights& w, const torch::Tensor& u);
 // x [.., D] -> what is added to x. The gradient of table [nk * nk, dv] is sparse; rho scales the gate. `rows` [M] int64
 // counts x's rows that read (0 is added to the others); undefined: all.
-torch::Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const torch::Tensor& table, const torch::Tensor& x, double rho,
-                  const torch::Tensor& rows = {});
+torch::Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const torch::Tensor& table, const torch::Tensor& x,
+                  double rho, const torch::Tensor& rows = {});
 
 }  // namespace hydra::nn

@@ -46,7 +46,8 @@ void Fill(const ModelConfig& config, const TensorSpec& spec, uint64_t seed, uint
       for (int64_t block = begin; block < end; ++block) {
         Rng rng(seed, (index << 32) + static_cast<uint64_t>(block));
         for (int64_t i = block * kBlock; i < std::min(n, (block + 1) * kBlock); ++i)
-          out[i] = static_cast<scalar_t>(static_cast<float>(Draw(config, spec, rng)));  // fp32 values in fp64 models too
+          out[i] =
+              static_cast<scalar_t>(static_cast<float>(Draw(config, spec, rng)));  // fp32 values in fp64 models too
       }
     });
   });

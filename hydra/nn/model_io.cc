@@ -19,14 +19,10 @@ namespace {
 
 torch::Dtype TorchType(DType dtype, const std::string& where) {
   switch (dtype) {
-    case DType::kF32:
-      return torch::kFloat32;
-    case DType::kF16:
-      return torch::kFloat16;
-    case DType::kBF16:
-      return torch::kBFloat16;
-    case DType::kF64:
-      return torch::kFloat64;
+    case DType::kF32: return torch::kFloat32;
+    case DType::kF16: return torch::kFloat16;
+    case DType::kBF16: return torch::kBFloat16;
+    case DType::kF64: return torch::kFloat64;
     default:
       throw Error(ErrorCode::kTensor,
                   StrCat(where, ": type ", DTypeName(dtype), ", weights must be F32, F16, BF16 or F64"));

@@ -52,7 +52,8 @@ struct Collector {
   void WorkspaceGates(const WorkspaceWeights& w, const Tensor& x) const {
     const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
     Add("workspace/read_gate", TokenMean(WorkspaceReadGate(w, u).squeeze(-1)));
-    const Tensor gate = WriteWorkspace(config.workspace, w, u.view({layout.B, layout.n_chunks, layout.C, -1})).gate.squeeze(-1);
+    const Tensor gate =
+        WriteWorkspace(config.workspace, w, u.view({layout.B, layout.n_chunks, layout.C, -1})).gate.squeeze(-1);
     const Tensor closed = gate.masked_select(layout.chunk_closed.unsqueeze(-1));
     if (closed.numel() == 0) return;
     Add("workspace/write_gate", closed.mean().item<double>());

@@ -16,7 +16,9 @@ using torch::Tensor;
 Stepper::Stepper(const Model& model, const ForwardOptions& options) : model_(model), options_(options) {
   torch::NoGradGuard no_grad;
   const ModelConfig& c = model_->config();
-  const auto zeros = [&](at::IntArrayRef shape) { return torch::zeros(shape, model_->at(TensorRole::kFinalNorm).options()); };
+  const auto zeros = [&](at::IntArrayRef shape) {
+    return torch::zeros(shape, model_->at(TensorRole::kFinalNorm).options());
+  };
   for (int i = 0; i < c.n_layers(); ++i) {
     weights_.push_back(BlockWeights::Of(*model_, i));
     BlockState s;
@@ -81,7 +83,7 @@ Tensor Stepper::Ssm(const BlockWeights& weights, const Tensor& u, BlockState& st
   const SsmConfig& c = model.ssm;
   const SsmWeights& w = weights.ssm;
   if (c.kind == SsmKind::kDiagonal) {
-    const auto p = torch::matmul(w.param_proj, u).chunk(4);  // delta, B, C, U
+    const auto p = torch::matmul(w.param_proj, u).chunk(4);             // delta, B, C, U
     const Tensor y = p[2] * state.ssm + torch::matmul(w.skip_proj, u);  // reads before it writes
     state.ssm = torch::exp(-torch::softplus(p[0]) * torch::exp(w.lambda_log)) * state.ssm + p[1] * p[3];
     return y;
@@ -95,7 +97,9 @@ Tensor Stepper::Ssm(const BlockWeights& weights, const Tensor& u, BlockState& st
   const auto x_b_c = torch::silu(pre).split_with_sizes({c.d_inner(), gn, gn});
   const Tensor x = x_b_c[0].view({c.n_heads, c.head_dim});
   const auto by_head = [&](const Tensor& v) {
-    return v.view({c.n_groups, 1, c.d_state}).expand({c.n_groups, c.n_heads / c.n_groups, c.d_state}).reshape({c.n_heads, c.d_state});
+    return v.view({c.n_groups, 1, c.d_state})
+        .expand({c.n_groups, c.n_heads / c.n_groups, c.d_state})
+        .reshape({c.n_heads, c.d_state});
   };
   const Tensor Bm = by_head(x_b_c[1]), Cm = by_head(x_b_c[2]), dt = SsmDt(c, parts[2], w.dt_bias);
   const Tensor decay = torch::exp(dt * -torch::exp(w.A_log)).view({-1, 1, 1});
@@ -135,13 +139,19 @@ Tensor Stepper::Attention(int layer, const BlockWeights& weights, const Tensor& 
   for (const KeyEntry& e : state.ring) see(e, 0);
   const int64_t R = c.n_heads / c.n_kv_heads;
   const auto stacked = [&](const std::vector<Tensor>& x) {  // [A, n, Dh]
-    return torch::stack(x, 1).unsqueeze(1).expand({c.n_kv_heads, R, -1, c.head_dim}).reshape({c.n_heads, -1, c.head_dim});
+    return torch::stack(x, 1)
+        .unsqueeze(1)
+        .expand({c.n_kv_heads, R, -1, c.head_dim})
+        .reshape({c.n_heads, -1, c.head_dim});
   };
   Tensor scores = torch::matmul(stacked(keys), q.unsqueeze(2)).squeeze(2) / std::sqrt(static_cast<double>(c.head_dim));
-  if (landmarks) scores = scores + torch::softplus(w.landmark_scale).unsqueeze(1) * torch::tensor(bias, scores.options());
+  if (landmarks)
+    scores = scores + torch::softplus(w.landmark_scale).unsqueeze(1) * torch::tensor(bias, scores.options());
   const Tensor y = torch::matmul(torch::softmax(scores, 1).unsqueeze(1), stacked(values)).reshape({-1});
   if (landmarks && ClosesChunk()) {  // promote the best of the chunk, then evict
-    const auto best_first = [](const KeyEntry& a, const KeyEntry& b) { return a.score > b.score || (a.score == b.score && a.pos < b.pos); };
+    const auto best_first = [](const KeyEntry& a, const KeyEntry& b) {
+      return a.score > b.score || (a.score == b.score && a.pos < b.pos);
+    };
     const auto by_pos = [](const KeyEntry& a, const KeyEntry& b) { return a.pos < b.pos; };
     const auto keep = [&](std::vector<KeyEntry>& entries, int64_t n) {
       std::sort(entries.begin(), entries.end(), best_first);
@@ -161,7 +171,8 @@ Tensor Stepper::Moe(int layer, const BlockWeights& weights, const Tensor& u, Blo
   const MoeWeights& w = weights.moe;
   if (pos_ % c.chunk_len == 0) {
     if (options_.router_mode.value_or(c.moe.mode) == RouterMode::kRoundRobin) {
-      Batch one = Batch::OneDocumentPerRow(torch::zeros({1, pos_ + 1}, torch::TensorOptions().dtype(torch::kInt64).device(u.device())), c.chunk_len);
+      Batch one = Batch::OneDocumentPerRow(
+          torch::zeros({1, pos_ + 1}, torch::TensorOptions().dtype(torch::kInt64).device(u.device())), c.chunk_len);
       const Layout layout = Layout::Make(one, c.chunk_len);
       const Routes all = Route(c, layer, w, u.expand({1, layout.T, -1}), layout, options_);
       state.routes.ids = all.ids.narrow(1, layout.n_chunks - 1, 1);
@@ -193,8 +204,9 @@ Tensor Stepper::Workspace(const BlockWeights& weights, const Tensor& x, BlockSta
   if (options_.workspace_read != 0)
     y = options_.workspace_read * WorkspaceReadGate(w, u) * ReadWorkspace(c, w, u.unsqueeze(0), state.M).squeeze(0);
   // online softmax over the open chunk, one row a slot
-  const Tensor logit = torch::matmul(w.slot_queries, torch::matmul(w.write_k, u)) / std::sqrt(static_cast<double>(c.workspace.rank)) +
-                       torch::dot(w.controller_w[1], u) + w.controller_b[1];
+  const Tensor logit =
+      torch::matmul(w.slot_queries, torch::matmul(w.write_k, u)) / std::sqrt(static_cast<double>(c.workspace.rank)) +
+      torch::dot(w.controller_w[1], u) + w.controller_b[1];
   const Tensor max = torch::maximum(state.max, logit);
   const Tensor fade = torch::exp(state.max - max), e = torch::exp(logit - max);
   state.acc = state.acc * fade.unsqueeze(1) + e.unsqueeze(1) * torch::matmul(w.write_v, u);

@@ -23,11 +23,11 @@ struct KeyEntry {
 
 // All that one sequence carries through one block; unused parts stay empty (specs/hydra.md 10).
 struct BlockState {
-  torch::Tensor conv;       // [K - 1, conv_dim], oldest first
-  torch::Tensor ssm;        // [H, P, N], or [D] when diagonal
+  torch::Tensor conv;  // [K - 1, conv_dim], oldest first
+  torch::Tensor ssm;   // [H, P, N], or [D] when diagonal
   std::vector<KeyEntry> ring, pool;
-  torch::Tensor sum, mean;  // [D] of the open chunk, of the closed one before
-  Routes routes;            // of the open chunk, ids and weights [1, 1, k]
+  torch::Tensor sum, mean;            // [D] of the open chunk, of the closed one before
+  Routes routes;                      // of the open chunk, ids and weights [1, 1, k]
   torch::Tensor M, acc, weight, max;  // [S, r], [S, r], [S], [S]
 };
 

@@ -110,14 +110,9 @@ inline Model RandomModel(const ModelConfig& config, uint64_t seed, torch::Dtype 
       case Init::kUniform:
         value = noise / std::sqrt(static_cast<double>(std::max<int64_t>(spec->shape.back(), 2)));
         break;
-      case Init::kPathGates:
-        value = noise * 0.1 + torch::tensor({0.8, 0.2, 0.5}, torch::kFloat64);
-        break;
-      case Init::kConstant:
-        value = noise * 0.3 + spec->init_arg;
-        break;
-      default:
-        value = tensor.to(torch::kFloat64) + noise * 0.1;
+      case Init::kPathGates: value = noise * 0.1 + torch::tensor({0.8, 0.2, 0.5}, torch::kFloat64); break;
+      case Init::kConstant: value = noise * 0.3 + spec->init_arg; break;
+      default: value = tensor.to(torch::kFloat64) + noise * 0.1;
     }
     tensor.copy_(value);
   }

@@ -16,7 +16,11 @@ using kernels::MatMulArgs;
 // ---- One pass ----
 
 Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span<const Piece> pieces, ThreadPool& pool)
-    : w_(weights), c_(weights.config), s_(scratch), pieces_(pieces), pool_(pool),
+    : w_(weights),
+      c_(weights.config),
+      s_(scratch),
+      pieces_(pieces),
+      pool_(pool),
       act_(weights.options.act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32) {
   for (const Piece& p : pieces_) n_ += p.T;
 }
@@ -25,11 +29,13 @@ void Pass::Run() {
   const int64_t D = c_.d_model;
   float* x = s_.x.Get(n_ * D);
   s_.u.Get(n_ * D);
-  for (int64_t i = 0; i < n_; ++i) kernels::DecodeMatrixRow(w_.embedding, s_.row_ids[static_cast<size_t>(i)], x + i * D);
+  for (int64_t i = 0; i < n_; ++i)
+    kernels::DecodeMatrixRow(w_.embedding, s_.row_ids[static_cast<size_t>(i)], x + i * D);
   int64_t* positions = s_.positions.Get(n_);
   for (const Piece& p : pieces_)
     for (int64_t t = 0; t < p.T; ++t) positions[p.row + t] = p.pos + t;
-  for (int layer = 0; layer < c_.n_layers(); ++layer) c_.wiring == Wiring::kParallel ? ParallelBlock(layer) : SequentialBlock(layer);
+  for (int layer = 0; layer < c_.n_layers(); ++layer)
+    c_.wiring == Wiring::kParallel ? ParallelBlock(layer) : SequentialBlock(layer);
 }
 
 // x += a1 g1 SSM(u) + a2 g2 SGA(u) + a3 g3 MoE(u); then the memories. Three regions: products of u, what has state,
@@ -79,7 +85,13 @@ void Pass::SequentialBlock(int layer) {
   RunTasks(layer);
   parts.ssm ? FinishSsm(layer) : FinishAttention(layer);
   const int64_t D = c_.d_model, width = parts.ssm ? c_.ssm.d_inner() : c_.attention.n_heads * c_.attention.head_dim;
-  s_.maps.push_back({.w = parts.ssm ? w.ssm.out_proj : w.attention.o, .x = parts.ssm ? s_.ssm_y.data() : s_.attn_y.data(), .y = s_.x.data(), .T = n_, .x_stride = width, .y_stride = D, .accumulate = true});
+  s_.maps.push_back({.w = parts.ssm ? w.ssm.out_proj : w.attention.o,
+                     .x = parts.ssm ? s_.ssm_y.data() : s_.attn_y.data(),
+                     .y = s_.x.data(),
+                     .T = n_,
+                     .x_stride = width,
+                     .y_stride = D,
+                     .accumulate = true});
   Products();
   if (parts.ffn != FfnKind::kDense) return;
 
@@ -94,7 +106,13 @@ void Pass::SequentialBlock(int layer) {
     float* h = hidden + begin * 2 * F;
     kernels::SwiGlu({.gate = h, .up = h + F, .y = h, .T = end - begin, .F = F, .stride = 2 * F, .y_stride = 2 * F});
   });
-  s_.maps.push_back({.w = w.dense.down, .x = hidden, .y = s_.x.data(), .T = n_, .x_stride = 2 * F, .y_stride = D, .accumulate = true});
+  s_.maps.push_back({.w = w.dense.down,
+                     .x = hidden,
+                     .y = s_.x.data(),
+                     .T = n_,
+                     .x_stride = 2 * F,
+                     .y_stride = D,
+                     .accumulate = true});
   Products();
 }
 
@@ -102,7 +120,12 @@ void Pass::Norm(const F32& weight) {
   const int64_t D = c_.d_model;
   constexpr int64_t kRows = 32;
   ForRows(n_, kRows, [&](int64_t begin, int64_t end) {
-    kernels::RmsNorm({.x = s_.x.data() + begin * D, .w = weight.data(), .y = s_.u.data() + begin * D, .T = end - begin, .D = D, .eps = static_cast<float>(c_.norm_eps)});
+    kernels::RmsNorm({.x = s_.x.data() + begin * D,
+                      .w = weight.data(),
+                      .y = s_.u.data() + begin * D,
+                      .T = end - begin,
+                      .D = D,
+                      .eps = static_cast<float>(c_.norm_eps)});
   });
 }
 
@@ -116,7 +139,10 @@ void Pass::PathScales(const BlockWeights& w) {
       for (int64_t t = p.row; t < p.row + p.T; ++t) {
         scale[t] = a;
         if (!w.controller.empty())
-          scale[t] *= 2 / (1 + std::exp(-(kernels::Dot(w.controller.data() + static_cast<int64_t>(i) * D, s_.u.data() + t * D, D) + w.controller_bias[i])));
+          scale[t] *=
+              2 /
+              (1 + std::exp(-(kernels::Dot(w.controller.data() + static_cast<int64_t>(i) * D, s_.u.data() + t * D, D) +
+                              w.controller_bias[i])));
       }
     }
   }
@@ -141,15 +167,28 @@ void Pass::AddOutput(const kernels::Matrix& w, const float* in, int64_t in_strid
     float* packed = s_.scale[path].data();
     for (int64_t i = 0; i < rows.n; ++i) packed[i] = scale[rows.list[i]];  // ascending: no later one is overwritten
   }
-  s_.maps.push_back({.w = w, .x = in, .y = s_.x.data(), .T = rows.n, .x_stride = in_stride, .y_stride = c_.d_model,
-                     .x_rows = rows.list, .y_rows = rows.list, .row_scale = s_.scale[path].data(), .accumulate = true});
+  s_.maps.push_back({.w = w,
+                     .x = in,
+                     .y = s_.x.data(),
+                     .T = rows.n,
+                     .x_stride = in_stride,
+                     .y_stride = c_.d_model,
+                     .x_rows = rows.list,
+                     .y_rows = rows.list,
+                     .row_scale = s_.scale[path].data(),
+                     .accumulate = true});
 }
 
 void Pass::Logits(std::span<const int32_t> rows, float* logits) {
   const int64_t D = c_.d_model, n = static_cast<int64_t>(rows.size());
   float* last = s_.last.Get(n * D);
   for (int64_t i = 0; i < n; ++i)
-    kernels::RmsNorm({.x = s_.x.data() + rows[static_cast<size_t>(i)] * D, .w = w_.final_norm.data(), .y = last + i * D, .T = 1, .D = D, .eps = static_cast<float>(c_.norm_eps)});
+    kernels::RmsNorm({.x = s_.x.data() + rows[static_cast<size_t>(i)] * D,
+                      .w = w_.final_norm.data(),
+                      .y = last + i * D,
+                      .T = 1,
+                      .D = D,
+                      .eps = static_cast<float>(c_.norm_eps)});
   kernels::MatMul(MatMulArgs{.w = w_.head, .x = last, .y = logits, .T = n}, act_, pool_, s_.matmul);
 }
 
@@ -186,20 +225,24 @@ void CheckSegments(const ModelWeights& w, std::span<const Segment> segments) {
         throw Error(ErrorCode::kUsage, StrCat("token id ", id, ": must be 0 to ", w.config.vocab_size - 1));
     const int64_t length = s.state->pos() + static_cast<int64_t>(s.ids.size());
     if (grows && length > w.options.ctx_size)
-      throw Error(ErrorCode::kUsage, StrCat("--ctx-size ", w.options.ctx_size, ": the sequence would have ", length, " tokens"));
+      throw Error(ErrorCode::kUsage,
+                  StrCat("--ctx-size ", w.options.ctx_size, ": the sequence would have ", length, " tokens"));
   }
 }
 
 }  // namespace
 
-std::span<const float> Model::Forward(std::span<const Segment> segments, LogitsOf which, ThreadPool& pool, ForwardScratch& scratch) const {
+std::span<const float> Model::Forward(std::span<const Segment> segments, LogitsOf which, ThreadPool& pool,
+                                      ForwardScratch& scratch) const {
   const ModelWeights& w = *weights_;
   CheckSegments(w, segments);
   ForwardScratch::Data& s = scratch.data();
   const int64_t V = w.config.vocab_size;
   int64_t total = 0;
   for (const Segment& segment : segments) total += static_cast<int64_t>(segment.ids.size());
-  const int64_t out_rows = which == LogitsOf::kAll ? total : which == LogitsOf::kLast ? static_cast<int64_t>(segments.size()) : 0;
+  const int64_t out_rows = which == LogitsOf::kAll    ? total
+                           : which == LogitsOf::kLast ? static_cast<int64_t>(segments.size())
+                                                      : 0;
   float* logits = s.logits.Get(out_rows * V);
 
   // Passes of at most kPassRows rows, segments in order.
@@ -226,7 +269,8 @@ std::span<const float> Model::Forward(std::span<const Segment> segments, LogitsO
     }
     Pass pass(w, s, s.pieces, pool);
     pass.Run();
-    for (const Piece& p : s.pieces) p.state->Append(std::span(s.row_ids).subspan(static_cast<size_t>(p.row), static_cast<size_t>(p.T)));
+    for (const Piece& p : s.pieces)
+      p.state->Append(std::span(s.row_ids).subspan(static_cast<size_t>(p.row), static_cast<size_t>(p.T)));
     if (n_wanted > 0) pass.Logits({wanted, static_cast<size_t>(n_wanted)}, logits + out * V);
     out += n_wanted;
     done += rows;
@@ -241,6 +285,8 @@ std::span<const float> Model::Prefill(SequenceState& state, std::span<const int3
   return Forward({&segment, 1}, LogitsOf::kLast, pool, state.scratch());
 }
 
-std::span<const float> Model::Step(SequenceState& state, int32_t id, ThreadPool& pool) const { return Prefill(state, {&id, 1}, pool); }
+std::span<const float> Model::Step(SequenceState& state, int32_t id, ThreadPool& pool) const {
+  return Prefill(state, {&id, 1}, pool);
+}
 
 }  // namespace hydra

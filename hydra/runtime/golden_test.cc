@@ -26,7 +26,8 @@ struct Document {
 };
 
 std::vector<Document> Documents(const SafeTensors& file) {
-  const auto ids = Values<int64_t>(file, "ids"), seq = Values<int64_t>(file, "seq_idx"), pos = Values<int64_t>(file, "pos");
+  const auto ids = Values<int64_t>(file, "ids"), seq = Values<int64_t>(file, "seq_idx"),
+             pos = Values<int64_t>(file, "pos");
   std::vector<Document> out;
   for (size_t t = 0; t < ids.size(); ++t) {
     if (seq[t] < 0) continue;
@@ -38,7 +39,8 @@ std::vector<Document> Documents(const SafeTensors& file) {
 }
 
 // The files hold the final hidden states; the head is a product with them.
-std::vector<float> WantedLogits(const std::string& folder, const SafeTensors& file, const ModelConfig& config, std::span<const size_t> rows) {
+std::vector<float> WantedLogits(const std::string& folder, const SafeTensors& file, const ModelConfig& config,
+                                std::span<const size_t> rows) {
   const TensorTable table(config);
   const SafeTensors weights = SafeTensors::Open(kFolder + folder);
   const TensorSpec* head = table.Find(config.tie_embeddings ? TensorRole::kEmbedding : TensorRole::kHead);
@@ -60,10 +62,12 @@ void ExpectCase(const std::string& folder, const std::string& name, const Contro
   const int64_t C = model.config().chunk_len, Q = model.config().ssm.scan_chunk;
   for (const int threads : {1, 2}) {
     ThreadPool pool(threads);
-    for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{{1 << 20}, {1}, {std::max<int64_t>(1, C - 1)}, {C + 1}, {Q}, {3, 1, 2 * C + 1, 1, 1}}) {
+    for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{
+             {1 << 20}, {1}, {std::max<int64_t>(1, C - 1)}, {C + 1}, {Q}, {3, 1, 2 * C + 1, 1, 1}}) {
       int number = 0;
       for (const Document& document : Documents(file)) {
-        SCOPED_TRACE(StrCat(folder, "/", name, ", document ", number++, " of ", document.ids.size(), " tokens, pieces of ", sizes[0], ", ", threads, " threads"));
+        SCOPED_TRACE(StrCat(folder, "/", name, ", document ", number++, " of ", document.ids.size(),
+                            " tokens, pieces of ", sizes[0], ", ", threads, " threads"));
         SequenceState state(model, controls);
         const auto got = testing::LogitsInPieces(model, state, document.ids, sizes, pool);
         EXPECT_LT(testing::Difference(got, WantedLogits(folder, file, model.config(), document.rows)), kTolF32);
@@ -112,12 +116,15 @@ TEST_P(HuggingFace, LogitsEqualThoseOfTransformers) {
   for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{{1 << 20}, {1}, {7}, {17}}) {
     SCOPED_TRACE(StrCat("pieces of ", sizes[0]));
     SequenceState state(model);
-    EXPECT_LT(testing::Difference(testing::LogitsInPieces(model, state, tokens, sizes, pool), Values<float>(file, "logits")), kTolF32);
+    EXPECT_LT(
+        testing::Difference(testing::LogitsInPieces(model, state, tokens, sizes, pool), Values<float>(file, "logits")),
+        kTolF32);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Runtime, HuggingFace,
-                         ::testing::Values("llama_untied", "llama_tied_llama3_rope", "qwen2", "qwen3", "mamba2_one_group", "mamba2_two_groups"),
+                         ::testing::Values("llama_untied", "llama_tied_llama3_rope", "qwen2", "qwen3",
+                                           "mamba2_one_group", "mamba2_two_groups"),
                          [](const auto& name) { return std::string(name.param); });
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two memories of a pass: workspace (slots written when a chunk closes) and product-key memory (rows of a table).
-// Formulas: specs/hydra.md 5 and 6. Dims: S slots, r rank, Sw slots written; Hp heads, nk sub-keys, dk half key, dv value.
+// Formulas: specs/hydra.md 5 and 6. Dims: S slots, r rank, Sw slots written; Hp heads, nk sub-keys, dk half key, dv
+// value.
 #include <cmath>
 #include <limits>
 
@@ -19,7 +20,9 @@ void Pass::Workspace(int layer) {
   const WorkspaceWeights& w = Block(layer).workspace;
   const int64_t D = c_.d_model, r = c_.workspace.rank, S = c_.workspace.n_slots;
   Norm(w.norm);
-  const auto product = [&](const kernels::Matrix& m, Buffer<float>& out, const float* x) { s_.maps.push_back({.w = m, .x = x, .y = out.Get(n_ * r), .T = n_}); };
+  const auto product = [&](const kernels::Matrix& m, Buffer<float>& out, const float* x) {
+    s_.maps.push_back({.w = m, .x = x, .y = out.Get(n_ * r), .T = n_});
+  };
   product(w.read_q, s_.ws_q, s_.u.data());
   product(w.write_k, s_.ws_k, s_.u.data());
   product(w.write_v, s_.ws_v, s_.u.data());
@@ -29,14 +32,18 @@ void Pass::Workspace(int layer) {
   Products();
   const int64_t floats = S * r + 4 * S;
   float* scratch = s_.ws_norm.Get(floats * pool_.threads());
-  pool_.For(static_cast<int64_t>(pieces_.size()), [&](int64_t i, int worker) { WorkspacePiece(layer, pieces_[static_cast<size_t>(i)], scratch + worker * floats); });
+  pool_.For(static_cast<int64_t>(pieces_.size()), [&](int64_t i, int worker) {
+    WorkspacePiece(layer, pieces_[static_cast<size_t>(i)], scratch + worker * floats);
+  });
   product(w.read_v, s_.ws_q, s_.ws_mix.data());  // W_vr of the mixed slots
   Products();
   float* gate = s_.scale[0].Get(n_);
   for (const Piece& p : pieces_)
     for (int64_t t = p.row; t < p.row + p.T; ++t)
-      gate[t] = static_cast<float>(p.state->controls().workspace_read) * Sigmoid(kernels::Dot(w.controller.data(), s_.u.data() + t * D, D) + w.controller_bias[0]);
-  s_.maps.push_back({.w = w.out, .x = s_.ws_q.data(), .y = s_.x.data(), .T = n_, .row_scale = gate, .accumulate = true});
+      gate[t] = static_cast<float>(p.state->controls().workspace_read) *
+                Sigmoid(kernels::Dot(w.controller.data(), s_.u.data() + t * D, D) + w.controller_bias[0]);
+  s_.maps.push_back(
+      {.w = w.out, .x = s_.ws_q.data(), .y = s_.x.data(), .T = n_, .row_scale = gate, .accumulate = true});
   Products();
 }
 
@@ -51,7 +58,12 @@ void Pass::WorkspacePiece(int layer, const Piece& p, float* scratch) {
   float *normed = scratch, *scores = scratch + S * r;
   float *acc = state.At(at.ws_acc), *sum = state.At(at.ws_sum), *max = state.At(at.ws_max);
   const auto norm_slots = [&] {
-    kernels::RmsNorm({.x = state.At(at.ws_M), .w = w.memory_norm.data(), .y = normed, .T = S, .D = r, .eps = static_cast<float>(c_.norm_eps)});
+    kernels::RmsNorm({.x = state.At(at.ws_M),
+                      .w = w.memory_norm.data(),
+                      .y = normed,
+                      .T = S,
+                      .D = r,
+                      .eps = static_cast<float>(c_.norm_eps)});
   };
   norm_slots();
   for (int64_t t = 0; t < p.T; ++t) {
@@ -109,15 +121,27 @@ void Pass::CloseWorkspaceChunk(int layer, SequenceState& state, float* gate) {
 void Pass::Pkm(int layer) {
   const PkmConfig& c = c_.pkm;
   const PkmWeights& w = Block(layer).pkm;
-  const int64_t D = c_.d_model, tables = 2 * c.n_heads, width = tables * c.d_key, nk = c.n_keys, kp = c.top_k, dv = c.d_value;
+  const int64_t D = c_.d_model, tables = 2 * c.n_heads, width = tables * c.d_key, nk = c.n_keys, kp = c.top_k,
+                dv = c.d_value;
   Norm(w.norm);
   float* q = s_.pkm_q.Get(n_ * width);
   s_.maps.push_back({.w = w.query, .x = s_.u.data(), .y = q, .T = n_});
   Products();
-  kernels::RmsNorm({.x = q, .w = w.query_norm.data(), .y = q, .T = n_, .D = width, .groups = tables, .eps = static_cast<float>(c_.norm_eps)});
+  kernels::RmsNorm({.x = q,
+                    .w = w.query_norm.data(),
+                    .y = q,
+                    .T = n_,
+                    .D = width,
+                    .groups = tables,
+                    .eps = static_cast<float>(c_.norm_eps)});
   float* scores = s_.pkm_scores.Get(n_ * tables * nk);
   for (int64_t i = 0; i < tables; ++i)
-    s_.maps.push_back({.w = w.sub_keys[static_cast<size_t>(i)], .x = q + i * c.d_key, .y = scores + i * nk, .T = n_, .x_stride = width, .y_stride = tables * nk});
+    s_.maps.push_back({.w = w.sub_keys[static_cast<size_t>(i)],
+                       .x = q + i * c.d_key,
+                       .y = scores + i * nk,
+                       .T = n_,
+                       .x_stride = width,
+                       .y_stride = tables * nk});
   Products();
 
   float* o = s_.pkm_o.Get(n_ * dv);

@@ -16,7 +16,8 @@ namespace fs = std::filesystem;
 
 WeightType TypeOf(const TensorView& view, const std::string& path) {
   if (const auto type = WeightTypeOf(view.dtype)) return *type;
-  throw Error(ErrorCode::kTensor, StrCat(path, ": ", view.name, ": type ", DTypeName(view.dtype), ": must be F32, F16 or BF16"));
+  throw Error(ErrorCode::kTensor,
+              StrCat(path, ": ", view.name, ": type ", DTypeName(view.dtype), ": must be F32, F16 or BF16"));
 }
 
 // Each tensor of the table once, in its shape; nothing else but a tied model's second copy of its head.
@@ -32,13 +33,15 @@ void CheckSafeTensors(const ModelConfig& config, const SafeTensors& file) {
   constexpr const char* kHead = "lm_head.weight";
   for (const TensorView& view : file.tensors())
     if (table.FindName(view.name) == nullptr && !(config.tie_embeddings && view.name == kHead))
-      throw Error(ErrorCode::kTensor, StrCat(file.path(), ": tensor ", view.name, " is not in the model of config.json"));
+      throw Error(ErrorCode::kTensor,
+                  StrCat(file.path(), ": tensor ", view.name, " is not in the model of config.json"));
   const TensorView* head = config.tie_embeddings ? file.Find(kHead) : nullptr;
   if (head == nullptr) return;
   const TensorView& embedding = file.Get(table.Find(TensorRole::kEmbedding)->name);
   if (head->dtype != embedding.dtype || head->nbytes != embedding.nbytes ||
       std::memcmp(head->data, embedding.data, static_cast<size_t>(head->nbytes)) != 0)
-    throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", kHead, " differs from the embedding, but config.json says tie_word_embeddings"));
+    throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", kHead,
+                                           " differs from the embedding, but config.json says tie_word_embeddings"));
 }
 
 WeightSource OpenFolder(const std::string& path, std::vector<std::string>* warnings) {
@@ -50,7 +53,8 @@ WeightSource OpenFolder(const std::string& path, std::vector<std::string>* warni
   source.config.Validate((home / "config.json").string());
   if (folder && !fs::exists(home / "model.safetensors") && !fs::exists(home / "model.safetensors.index.json") &&
       fs::exists(home / "pytorch_model.bin"))
-    throw Error(ErrorCode::kFormat, StrCat((home / "pytorch_model.bin").string(), ": the runtime reads no pickles: hydralm convert makes safetensors of it"));
+    throw Error(ErrorCode::kFormat, StrCat((home / "pytorch_model.bin").string(),
+                                           ": the runtime reads no pickles: hydralm convert makes safetensors of it"));
   const auto file = std::make_shared<const SafeTensors>(SafeTensors::Open(path));
   CheckSafeTensors(source.config, *file);
   source.keep = file;
@@ -81,7 +85,8 @@ WeightSource OpenGguf(const std::string& path, std::vector<std::string>* warning
 WeightSource OpenWeights(const std::string& path, std::vector<std::string>* warnings) {
   if (!fs::exists(path)) throw Error(ErrorCode::kIo, StrCat(path, ": no such file or folder"));
   const std::string extension = fs::path(path).extension().string();
-  if (fs::is_directory(path) || extension == ".safetensors" || path.ends_with(".safetensors.index.json")) return OpenFolder(path, warnings);
+  if (fs::is_directory(path) || extension == ".safetensors" || path.ends_with(".safetensors.index.json"))
+    return OpenFolder(path, warnings);
   if (extension == ".gguf" || GgufFile::IsGguf(path)) return OpenGguf(path, warnings);
   throw Error(ErrorCode::kFormat, StrCat(path, ": must be a model folder, a .gguf or a .safetensors file"));
 }

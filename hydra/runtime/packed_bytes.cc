@@ -18,12 +18,8 @@ int64_t PackedCopyBytes(const WeightSource& source) {
         if (!c.tie_embeddings) continue;  // only looked up
         break;
       case R::kExpertGateUp:
-      case R::kExpertDown:
-        parts = c.moe.n_experts;
-        break;
-      case R::kPkmSubKeys:
-        parts = 2 * c.pkm.n_heads;
-        break;
+      case R::kExpertDown: parts = c.moe.n_experts; break;
+      case R::kPkmSubKeys: parts = 2 * c.pkm.n_heads; break;
       case R::kHead:
       case R::kSsmInProj:
       case R::kSsmOutProj:
@@ -42,10 +38,8 @@ int64_t PackedCopyBytes(const WeightSource& source) {
       case R::kWsReadV:
       case R::kWsOut:
       case R::kPkmQueryProj:
-      case R::kPkmValueProj:
-        break;
-      default:
-        continue;
+      case R::kPkmValueProj: break;
+      default: continue;
     }
     const int64_t cols = spec.shape.back(), rows = spec.size() / cols / parts;
     sum += parts * kernels::PackedBytes(source.tensor(spec).type, rows, cols);

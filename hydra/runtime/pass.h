@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// One forward pass over a batch of rows: what its parts share. Internal to the runtime (forward.cc, path_*.cc, memories.cc).
-// A row is one token of one sequence. Pieces are runs of rows of one sequence, at most one piece a sequence. A product reads
-// all rows at once; what has state goes piece by piece.
-// Dims: n rows of the pass, T rows of a piece, D d_model.
+// One forward pass over a batch of rows: what its parts share. Internal to the runtime (forward.cc, path_*.cc,
+// memories.cc). A row is one token of one sequence. Pieces are runs of rows of one sequence, at most one piece a
+// sequence. A product reads all rows at once; what has state goes piece by piece. Dims: n rows of the pass, T rows of a
+// piece, D d_model.
 #pragma once
 
 #include <algorithm>
@@ -67,33 +67,35 @@ struct KeySource {
 
 struct ForwardScratch::Data {
   kernels::MatMulScratch matmul;
-  Buffer<float> x, u, logits, last;                    // residual [n, D], its norm, logits, final norm
-  Buffer<float> scale[3];                              // of each path: factor of each row [n]
-  Buffer<float> zxbcdt, conv, dt, ssm_y;               // SSM path
-  Buffer<float> q, k, v, attn_y, parts;                // attention
-  Buffer<std::byte> window_k, window_v;                // ring and new rows of a piece, in order
-  Buffer<float> scores, log_sigmoid;                   // landmarks
-  Buffer<float> hidden, expert_weight, router;         // experts: [assignments, 2F], [assignments]; scores [E]
-  Buffer<int32_t> expert_rows;                         // [assignments] rows of each expert, one expert after another
-  Buffer<int32_t> wanted, best;                        // rows whose logits are wanted; selections
-  Buffer<float> ws_q, ws_k, ws_v, ws_mix, ws_norm;     // workspace
-  Buffer<float> pkm_q, pkm_scores, pkm_o;              // product keys
-  Buffer<float> small;                                 // a few numbers of the calling thread
-  Buffer<float> workers;                               // of each thread
-  Buffer<int64_t> positions;                           // [n]
-  Buffer<int32_t> active;                              // rows whose sequence has a path switched on
+  Buffer<float> x, u, logits, last;                 // residual [n, D], its norm, logits, final norm
+  Buffer<float> scale[3];                           // of each path: factor of each row [n]
+  Buffer<float> zxbcdt, conv, dt, ssm_y;            // SSM path
+  Buffer<float> q, k, v, attn_y, parts;             // attention
+  Buffer<std::byte> window_k, window_v;             // ring and new rows of a piece, in order
+  Buffer<float> scores, log_sigmoid;                // landmarks
+  Buffer<float> hidden, expert_weight, router;      // experts: [assignments, 2F], [assignments]; scores [E]
+  Buffer<int32_t> expert_rows;                      // [assignments] rows of each expert, one expert after another
+  Buffer<int32_t> wanted, best;                     // rows whose logits are wanted; selections
+  Buffer<float> ws_q, ws_k, ws_v, ws_mix, ws_norm;  // workspace
+  Buffer<float> pkm_q, pkm_scores, pkm_o;           // product keys
+  Buffer<float> small;                              // a few numbers of the calling thread
+  Buffer<float> workers;                            // of each thread
+  Buffer<int64_t> positions;                        // [n]
+  Buffer<int32_t> active;                           // rows whose sequence has a path switched on
   std::vector<Piece> pieces;
   std::vector<Task> tasks;
   std::vector<kernels::MatMulArgs> maps;
-  std::vector<Assignment> assignments;                 // in the order of rows
-  std::vector<int64_t> expert_begin;                   // [E + 1]
-  std::vector<int32_t> row_ids;                        // tokens of the pass
+  std::vector<Assignment> assignments;  // in the order of rows
+  std::vector<int64_t> expert_begin;    // [E + 1]
+  std::vector<int32_t> row_ids;         // tokens of the pass
 
   template <class F>
   void ForEachBuffer(F&& f) const {
-    for (const auto* b : {&x, &u, &logits, &last, &scale[0], &scale[1], &scale[2], &zxbcdt, &conv, &dt, &ssm_y, &q, &k, &v, &attn_y,
-                          &parts, &scores, &log_sigmoid, &hidden, &expert_weight, &router, &ws_q, &ws_k, &ws_v, &ws_mix, &ws_norm,
-                          &pkm_q, &pkm_scores, &pkm_o, &small, &workers})
+    for (const auto* b :
+         {&x,      &u,    &logits, &last, &scale[0], &scale[1], &scale[2], &zxbcdt,      &conv,   &dt,
+          &ssm_y,  &q,    &k,      &v,    &attn_y,   &parts,    &scores,   &log_sigmoid, &hidden, &expert_weight,
+          &router, &ws_q, &ws_k,   &ws_v, &ws_mix,   &ws_norm,  &pkm_q,    &pkm_scores,  &pkm_o,  &small,
+          &workers})
       f(b->bytes());
     for (const auto* b : {&expert_rows, &wanted, &best, &active}) f(b->bytes());
     for (const auto* b : {&window_k, &window_v}) f(b->bytes());
@@ -125,7 +127,9 @@ class Pass {
   void PathScales(const BlockWeights& w);
   // Rows where path i is on.
   Rows ActiveRows(size_t path);
-  [[nodiscard]] bool PathOn(const Piece& piece, size_t path) const { return piece.state->controls().path_scale[path] != 0; }
+  [[nodiscard]] bool PathOn(const Piece& piece, size_t path) const {
+    return piece.state->controls().path_scale[path] != 0;
+  }
 
   // Products of u that a path needs; they join `maps`.
   void AddSsmInputs(const SsmWeights& w, const Rows& rows);
@@ -173,7 +177,9 @@ class Pass {
   }
   [[nodiscard]] const BlockWeights& Block(int layer) const { return w_.blocks[static_cast<size_t>(layer)]; }
   [[nodiscard]] const LayerConfig& Layer(int layer) const { return c_.layers[static_cast<size_t>(layer)]; }
-  static const BlockOffsets& At(SequenceState& state, int layer) { return state.layout().blocks[static_cast<size_t>(layer)]; }
+  static const BlockOffsets& At(SequenceState& state, int layer) {
+    return state.layout().blocks[static_cast<size_t>(layer)];
+  }
 
   const ModelWeights& w_;
   const ModelConfig& c_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention of a pass: full over a growing cache, sparse over a ring of the window and a pool of landmarks.
-// Formulas: specs/hydra.md 3. Dims: A query heads, Akv KV heads, Dh head_dim, W window, C chunk_len, Gm landmark budget.
+// Formulas: specs/hydra.md 3. Dims: A query heads, Akv KV heads, Dh head_dim, W window, C chunk_len, Gm landmark
+// budget.
 #include <cmath>
 #include <cstring>
 
@@ -18,7 +19,12 @@ constexpr int64_t kQueryTile = 32;
 void Pass::AddAttentionInputs(const AttentionWeights& w, const Rows& rows) {
   const AttentionConfig& c = c_.attention;
   const auto add = [&](const kernels::Matrix& m, const F32& bias, Buffer<float>& out) {
-    s_.maps.push_back({.w = m, .x = s_.u.data(), .y = out.Get(n_ * m.rows), .T = rows.n, .x_rows = rows.list, .y_rows = rows.list,
+    s_.maps.push_back({.w = m,
+                       .x = s_.u.data(),
+                       .y = out.Get(n_ * m.rows),
+                       .T = rows.n,
+                       .x_rows = rows.list,
+                       .y_rows = rows.list,
                        .bias = bias.empty() ? nullptr : bias.data()});
   };
   add(w.q, w.q_bias, s_.q);
@@ -48,9 +54,20 @@ void Pass::PrepareAttention(int layer) {
     const auto rotate = [&](float* x, int64_t heads, const F32& norm) {
       x += begin * heads * c.head_dim;
       if (!norm.empty())
-        kernels::RmsNorm({.x = x, .w = norm.data(), .y = x, .T = end - begin, .D = heads * c.head_dim, .groups = heads,
-                          .eps = static_cast<float>(c_.norm_eps), .shared_weight = true});
-      kernels::Rope({.x = x, .pos = s_.positions.data() + begin, .inv_freq = w_.inv_freq.data(), .T = end - begin, .heads = heads, .Dh = c.head_dim,
+        kernels::RmsNorm({.x = x,
+                          .w = norm.data(),
+                          .y = x,
+                          .T = end - begin,
+                          .D = heads * c.head_dim,
+                          .groups = heads,
+                          .eps = static_cast<float>(c_.norm_eps),
+                          .shared_weight = true});
+      kernels::Rope({.x = x,
+                     .pos = s_.positions.data() + begin,
+                     .inv_freq = w_.inv_freq.data(),
+                     .T = end - begin,
+                     .heads = heads,
+                     .Dh = c.head_dim,
                      .interleaved = w_.rope_interleaved});
     };
     rotate(s_.q.data(), c.n_heads, w.q_norm);
@@ -96,7 +113,8 @@ void Pass::PrepareFull(int layer, int32_t piece) {
     s_.parts.Get((first + parts * c.n_kv_heads) * group * (c.head_dim + 2));
     for (int64_t kv = 0; kv < c.n_kv_heads; ++kv)
       for (int64_t i = 0; i < parts; ++i)
-        s_.tasks.push_back({Task::kAttentionPart, piece, i * kPartRows, std::min(keys, (i + 1) * kPartRows), kv, first + kv * parts + i});
+        s_.tasks.push_back({Task::kAttentionPart, piece, i * kPartRows, std::min(keys, (i + 1) * kPartRows), kv,
+                            first + kv * parts + i});
     return;
   }
   for (int64_t t = (p.T - 1) / kQueryTile * kQueryTile; t >= 0; t -= kQueryTile)  // the tiles that see most keys first
@@ -114,7 +132,8 @@ void Pass::FinishAttention(int layer) {
     if (!full) {
       if (SeesLandmarks(layer, p) && (p.pos + 1) % c_.chunk_len == 0) {
         const BlockOffsets& at = At(*p.state, layer);
-        CloseLandmarkChunk(layer, p, p.pos + 1, {p.state->At<std::byte>(at.k), p.state->At<std::byte>(at.v), c.window, -1});
+        CloseLandmarkChunk(layer, p, p.pos + 1,
+                           {p.state->At<std::byte>(at.k), p.state->At<std::byte>(at.v), c.window, -1});
       }
       continue;
     }
@@ -122,7 +141,10 @@ void Pass::FinishAttention(int layer) {
     const int64_t parts = (p.pos + kPartRows) / kPartRows;
     for (int64_t kv = 0; kv < c.n_kv_heads; ++kv)
       kernels::AttentionMerge({.parts = s_.parts.data() + (first + kv * parts) * group * (c.head_dim + 2),
-                               .y = s_.attn_y.data() + p.row * width + kv * group * c.head_dim, .n_parts = parts, .heads = group, .Dh = c.head_dim});
+                               .y = s_.attn_y.data() + p.row * width + kv * group * c.head_dim,
+                               .n_parts = parts,
+                               .heads = group,
+                               .Dh = c.head_dim});
     first += parts * c.n_kv_heads;
   }
 }
@@ -136,13 +158,19 @@ bool Pass::SeesLandmarks(int layer, const Piece& p) const {
 void Pass::ScoreRows(int layer, const Piece& p, float* scores) {
   const AttentionWeights& w = Block(layer).attention;
   const int64_t D = c_.d_model;
-  for (int64_t t = 0; t < p.T; ++t) scores[t] = kernels::Dot(w.scorer.data(), s_.u.data() + (p.row + t) * D, D) + w.scorer_bias;
+  for (int64_t t = 0; t < p.T; ++t)
+    scores[t] = kernels::Dot(w.scorer.data(), s_.u.data() + (p.row + t) * D, D) + w.scorer_bias;
 }
 
 kernels::LandmarkArgs Pass::Landmarks(int layer, const Piece& p, float* log_sigmoid) {
   const BlockOffsets& at = At(*p.state, layer);
-  return {.k = p.state->At<std::byte>(at.pool_k), .v = p.state->At<std::byte>(at.pool_v), .head_rows = c_.attention.landmark_budget, .rows = nullptr,
-          .n = p.state->pool_size(layer), .pos = p.state->At<int32_t>(at.pool_pos), .log_sigmoid = log_sigmoid,
+  return {.k = p.state->At<std::byte>(at.pool_k),
+          .v = p.state->At<std::byte>(at.pool_v),
+          .head_rows = c_.attention.landmark_budget,
+          .rows = nullptr,
+          .n = p.state->pool_size(layer),
+          .pos = p.state->At<int32_t>(at.pool_pos),
+          .log_sigmoid = log_sigmoid,
           .lambda = Block(layer).attention.lambda.data()};
 }
 
@@ -160,7 +188,8 @@ void Pass::PrepareSparseStep(int layer, int32_t piece) {
   }
   if (SeesLandmarks(layer, p)) {
     ScoreRows(layer, p, p.state->At(at.ring_scores) + slot);
-    kernels::LogSigmoid(p.state->At(at.pool_scores), s_.log_sigmoid.data() + piece * c.landmark_budget, p.state->pool_size(layer));
+    kernels::LogSigmoid(p.state->At(at.pool_scores), s_.log_sigmoid.data() + piece * c.landmark_budget,
+                        p.state->pool_size(layer));
   }
   for (int64_t kv = 0; kv < c.n_kv_heads; ++kv) s_.tasks.push_back({Task::kAttention, piece, 0, 1, kv, 0});
 }
@@ -172,7 +201,8 @@ void Pass::SparsePiece(int layer, const Piece& p) {
   SequenceState& state = *p.state;
   const BlockOffsets& at = At(state, layer);
   const KvDtype dtype = state.layout().kv;
-  const int64_t W = c.window, C = c_.chunk_len, row = KvRowBytes(dtype, c.head_dim), old = std::min(p.pos, W), rows = old + p.T;
+  const int64_t W = c.window, C = c_.chunk_len, row = KvRowBytes(dtype, c.head_dim), old = std::min(p.pos, W),
+                rows = old + p.T;
   std::byte* k = s_.window_k.Get(c.n_kv_heads * rows * row);
   std::byte* v = s_.window_v.Get(c.n_kv_heads * rows * row);
   pool_.For(c.n_kv_heads, [&](int64_t h, int) {
@@ -224,8 +254,8 @@ void Pass::SparsePiece(int layer, const Piece& p) {
   }
 }
 
-// The m best of the chunk enter the pool, best first; a full pool gives up its worst (of equals the later one) if the new
-// one is better. That leaves the budget's best of all ever promoted.
+// The m best of the chunk enter the pool, best first; a full pool gives up its worst (of equals the later one) if the
+// new one is better. That leaves the budget's best of all ever promoted.
 void Pass::CloseLandmarkChunk(int layer, const Piece& p, int64_t end, const KeySource& keys) {
   const AttentionConfig& c = c_.attention;
   SequenceState& state = *p.state;
@@ -246,7 +276,8 @@ void Pass::CloseLandmarkChunk(int layer, const Piece& p, int64_t end, const KeyS
     if (size == c.landmark_budget) {
       slot = 0;
       for (int64_t i = 1; i < size; ++i)
-        if (pool_scores[i] < pool_scores[slot] || (pool_scores[i] == pool_scores[slot] && pool_pos[i] > pool_pos[slot])) slot = i;
+        if (pool_scores[i] < pool_scores[slot] || (pool_scores[i] == pool_scores[slot] && pool_pos[i] > pool_pos[slot]))
+          slot = i;
       if (score <= pool_scores[slot]) continue;  // of equals the earlier stays
     } else {
       ++size;

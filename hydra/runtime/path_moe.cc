@@ -23,7 +23,8 @@ void Pass::SelectExperts(const MoeWeights& w, SequenceState& state, int layer, f
     float* score = z + E;
     for (int64_t e = 0; e < E; ++e) {
       const auto i = static_cast<size_t>(e);
-      score[e] = z[e] + w.balance_bias[i] + (controls.expert_bias.empty() ? 0 : static_cast<float>(controls.expert_bias[i]));
+      score[e] =
+          z[e] + w.balance_bias[i] + (controls.expert_bias.empty() ? 0 : static_cast<float>(controls.expert_bias[i]));
     }
     for (const int64_t e : controls.ban_experts) score[e] = -std::numeric_limits<float>::infinity();
     k = std::min(controls.moe_top_k.value_or(c.top_k), E - static_cast<int64_t>(controls.ban_experts.size()));
@@ -52,7 +53,8 @@ void Pass::RouteChunk(int layer, const MoeWeights& w, const Piece& p, int64_t t)
   float* z = s_.router.Get(2 * E);
   const float* u = s_.u.data() + (p.row + t) * D;
   const float* mean = state.At(At(state, layer).moe_mean);
-  for (int64_t e = 0; e < E; ++e) z[e] = kernels::Dot(w.prev.data() + e * D, mean, D) + kernels::Dot(w.first.data() + e * D, u, D);
+  for (int64_t e = 0; e < E; ++e)
+    z[e] = kernels::Dot(w.prev.data() + e * D, mean, D) + kernels::Dot(w.first.data() + e * D, u, D);
   SelectExperts(w, state, layer, z);
 }
 
@@ -68,7 +70,8 @@ void Pass::Route(int layer, const MoeWeights& w) {
       if ((p.pos + t) % C == 0) RouteChunk(layer, w, p, t);
       const auto row = static_cast<int32_t>(p.row + t);
       for (int32_t j = 0; j < state.route_count(layer); ++j)
-        s_.assignments.push_back({state.At<int32_t>(at.moe_ids)[j], row, state.At(at.moe_weights)[j] * s_.scale[2].data()[row]});
+        s_.assignments.push_back(
+            {state.At<int32_t>(at.moe_ids)[j], row, state.At(at.moe_weights)[j] * s_.scale[2].data()[row]});
       kernels::Axpy(1, s_.u.data() + row * D, sum, D);
       if ((p.pos + t + 1) % C != 0) continue;
       float* mean = state.At(at.moe_mean);
@@ -96,7 +99,12 @@ void Pass::AddExpertInputs(const MoeWeights& w) {
   float* hidden = s_.hidden.Get(n * 2 * F);
   for (size_t e = 0; e < w.gate_up.size(); ++e) {
     const int64_t begin = s_.expert_begin[e], rows = s_.expert_begin[e + 1] - begin;
-    if (rows > 0) s_.maps.push_back({.w = w.gate_up[e], .x = s_.u.data(), .y = hidden + begin * 2 * F, .T = rows, .x_rows = s_.expert_rows.data() + begin});
+    if (rows > 0)
+      s_.maps.push_back({.w = w.gate_up[e],
+                         .x = s_.u.data(),
+                         .y = hidden + begin * 2 * F,
+                         .T = rows,
+                         .x_rows = s_.expert_rows.data() + begin});
   }
   constexpr int64_t kRows = 16;
   for (int64_t i = 0; i < n; i += kRows) s_.tasks.push_back({Task::kSwiGlu, 0, i, std::min(n, i + kRows), 0, 0});
@@ -107,8 +115,15 @@ void Pass::AddExpertOutputs(const MoeWeights& w) {
   for (size_t e = 0; e < w.down.size(); ++e) {
     const int64_t begin = s_.expert_begin[e], rows = s_.expert_begin[e + 1] - begin;
     if (rows > 0)
-      s_.maps.push_back({.w = w.down[e], .x = s_.hidden.data() + begin * 2 * F, .y = s_.x.data(), .T = rows, .x_stride = 2 * F, .y_stride = c_.d_model,
-                         .y_rows = s_.expert_rows.data() + begin, .row_scale = s_.expert_weight.data() + begin, .accumulate = true});
+      s_.maps.push_back({.w = w.down[e],
+                         .x = s_.hidden.data() + begin * 2 * F,
+                         .y = s_.x.data(),
+                         .T = rows,
+                         .x_stride = 2 * F,
+                         .y_stride = c_.d_model,
+                         .y_rows = s_.expert_rows.data() + begin,
+                         .row_scale = s_.expert_weight.data() + begin,
+                         .accumulate = true});
   }
 }
 

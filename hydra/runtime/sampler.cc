@@ -73,10 +73,14 @@ int32_t Sampler::Pick(std::span<const float> logits) {
     all.push_back({static_cast<int32_t>(i), logits[i]});
   }
   ApplyPenalties(all);
-  const auto better = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); };
+  const auto better = [](const Candidate& a, const Candidate& b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+  };
   size_t n = all.size();
-  if (options_.temperature == 0) n = 1;
-  else if (options_.top_k > 0) n = std::min(n, static_cast<size_t>(options_.top_k));
+  if (options_.temperature == 0)
+    n = 1;
+  else if (options_.top_k > 0)
+    n = std::min(n, static_cast<size_t>(options_.top_k));
   std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(n), all.end(), better);
   all.resize(n);
   if (all.empty() || !std::isfinite(all[0].logit)) throw Error(ErrorCode::kData, "no logit is finite");

@@ -19,7 +19,8 @@ constexpr int64_t kAlign = 64;
 constexpr int64_t kF32 = 4;
 
 int64_t RoomForExperts(const ModelConfig& config, const Controls& controls) {
-  return std::max({config.moe.top_k, controls.moe_top_k.value_or(0), static_cast<int64_t>(controls.force_experts.size())});
+  return std::max(
+      {config.moe.top_k, controls.moe_top_k.value_or(0), static_cast<int64_t>(controls.force_experts.size())});
 }
 
 }  // namespace
@@ -32,13 +33,22 @@ int64_t StateLayout::Add(int block, const char* name, int64_t n, DType dtype, in
   return offset;
 }
 
-StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, StateDtype state_dtype, int64_t ctx, int64_t experts)
-    : blocks(config.layers.size()), buffers(config.layers.size()), kv(kv_dtype), state(state_dtype), ctx_size(ctx), moe_k(experts) {
+StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, StateDtype state_dtype, int64_t ctx,
+                         int64_t experts)
+    : blocks(config.layers.size()),
+      buffers(config.layers.size()),
+      kv(kv_dtype),
+      state(state_dtype),
+      ctx_size(ctx),
+      moe_k(experts) {
   const SsmConfig& s = config.ssm;
   const AttentionConfig& a = config.attention;
   const WorkspaceConfig& w = config.workspace;
   const DType f = DType::kF32, i = DType::kI32;
-  const DType kv_type = kv == KvDtype::kF32 ? DType::kF32 : kv == KvDtype::kF16 ? DType::kF16 : kv == KvDtype::kBF16 ? DType::kBF16 : DType::kU8;
+  const DType kv_type = kv == KvDtype::kF32    ? DType::kF32
+                        : kv == KvDtype::kF16  ? DType::kF16
+                        : kv == KvDtype::kBF16 ? DType::kBF16
+                                               : DType::kU8;
   const int64_t row = a.n_kv_heads * KvRowBytes(kv, a.head_dim);
   for (int n = 0; n < static_cast<int>(blocks.size()); ++n) {
     const LayerConfig& layer = config.layers[static_cast<size_t>(n)];
@@ -83,7 +93,8 @@ SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, const 
     : weights_(std::move(weights)), controls_(controls) {
   controls_.Validate(weights_->config);
   const LoadOptions& o = weights_->options;
-  layout_ = std::make_shared<const StateLayout>(weights_->config, o.kv_dtype, o.state_dtype, o.ctx_size, RoomForExperts(weights_->config, controls_));
+  layout_ = std::make_shared<const StateLayout>(weights_->config, o.kv_dtype, o.state_dtype, o.ctx_size,
+                                                RoomForExperts(weights_->config, controls_));
   Allocate();
   Reset();
 }
@@ -146,9 +157,13 @@ void SequenceState::SetControls(const Controls& controls) {
   if (pos() > 0) {
     for (size_t i = 0; i < 3; ++i)
       if ((controls.path_scale[i] == 0) != (controls_.path_scale[i] == 0))
-        throw Error(ErrorCode::kUsage, StrCat("--control path_scale: a path goes on or off only before the first token, this sequence has ", pos()));
+        throw Error(
+            ErrorCode::kUsage,
+            StrCat("--control path_scale: a path goes on or off only before the first token, this sequence has ",
+                   pos()));
     if (controls.landmarks != controls_.landmarks)
-      throw Error(ErrorCode::kUsage, StrCat("--control landmarks: only before the first token, this sequence has ", pos()));
+      throw Error(ErrorCode::kUsage,
+                  StrCat("--control landmarks: only before the first token, this sequence has ", pos()));
   }
   const int64_t room = RoomForExperts(weights_->config, controls);
   if (room <= layout_->moe_k) {

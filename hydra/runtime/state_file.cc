@@ -23,13 +23,15 @@ std::string BufferName(size_t block, const StateBuffer& buffer) { return StrCat(
 
 const std::string& Meta(const SafeTensors& file, const char* key) {
   const auto it = file.metadata().find(key);
-  if (it == file.metadata().end()) throw Error(ErrorCode::kFormat, StrCat(file.path(), ": __metadata__.", key, " is missing: no saved state"));
+  if (it == file.metadata().end())
+    throw Error(ErrorCode::kFormat, StrCat(file.path(), ": __metadata__.", key, " is missing: no saved state"));
   return it->second;
 }
 
 void Expect(const SafeTensors& file, const char* key, const std::string& want, const char* rule) {
   const std::string& got = Meta(file, key);
-  if (got != want) throw Error(ErrorCode::kFormat, StrCat(file.path(), ": ", key, " = ", OneLine(got, 80), ": ", rule, " ", want));
+  if (got != want)
+    throw Error(ErrorCode::kFormat, StrCat(file.path(), ": ", key, " = ", OneLine(got, 80), ": ", rule, " ", want));
 }
 
 }  // namespace
@@ -52,7 +54,8 @@ void SequenceState::Unpack(const StateBuffer& buffer, std::span<const std::byte>
   }
   const int64_t head = buffer.bytes / buffer.growing_heads;
   const size_t used = bytes.size() / static_cast<size_t>(buffer.growing_heads);
-  for (int64_t h = 0; h < buffer.growing_heads; ++h) std::memcpy(to + h * head, bytes.data() + static_cast<size_t>(h) * used, used);
+  for (int64_t h = 0; h < buffer.growing_heads; ++h)
+    std::memcpy(to + h * head, bytes.data() + static_cast<size_t>(h) * used, used);
 }
 
 void SequenceState::Save(const std::string& path) const {
@@ -60,8 +63,16 @@ void SequenceState::Save(const std::string& path) const {
   std::vector<const StateBuffer*> sources;
   const auto bytes_of_counts = std::as_bytes(std::span(counts_));
   views.push_back({kIds, DType::kI32, {pos()}, reinterpret_cast<const std::byte*>(ids_.data()), pos() * 4});
-  views.push_back({kPending, DType::kI32, {static_cast<int64_t>(pending_.size())}, reinterpret_cast<const std::byte*>(pending_.data()), static_cast<int64_t>(pending_.size()) * 4});
-  views.push_back({kCounts, DType::kI32, {static_cast<int64_t>(counts_.size()), 2}, bytes_of_counts.data(), static_cast<int64_t>(bytes_of_counts.size())});
+  views.push_back({kPending,
+                   DType::kI32,
+                   {static_cast<int64_t>(pending_.size())},
+                   reinterpret_cast<const std::byte*>(pending_.data()),
+                   static_cast<int64_t>(pending_.size()) * 4});
+  views.push_back({kCounts,
+                   DType::kI32,
+                   {static_cast<int64_t>(counts_.size()), 2},
+                   bytes_of_counts.data(),
+                   static_cast<int64_t>(bytes_of_counts.size())});
   std::vector<std::vector<std::byte>> packed;
   for (size_t i = 0; i < layout_->buffers.size(); ++i)
     for (const StateBuffer& buffer : layout_->buffers[i]) {
@@ -98,8 +109,10 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model) {
   size_t used = 0;
   const auto take = [&](const std::string& name, DType dtype) -> const TensorView& {
     const TensorView& view = file.Get(name);
-    if (view.dtype != dtype) throw Error(ErrorCode::kFormat, StrCat(path, ": ", name, ": type ", DTypeName(view.dtype), ": must be ", DTypeName(dtype),
-                                              std::string_view(name).ends_with(".ssm_state") ? ": see --state-dtype" : ""));
+    if (view.dtype != dtype)
+      throw Error(ErrorCode::kFormat,
+                  StrCat(path, ": ", name, ": type ", DTypeName(view.dtype), ": must be ", DTypeName(dtype),
+                         std::string_view(name).ends_with(".ssm_state") ? ": see --state-dtype" : ""));
     crc = Crc32({view.data, static_cast<size_t>(view.nbytes)}, crc);
     ++used;
     return view;
@@ -109,7 +122,8 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model) {
     if (view.nbytes > 0) std::memcpy(out->data(), view.data, static_cast<size_t>(view.nbytes));
     for (const int32_t id : *out)
       if (id < 0 || id >= w.config.vocab_size)
-        throw Error(ErrorCode::kFormat, StrCat(path, ": ", view.name, ": ", id, ": must be 0 to ", w.config.vocab_size - 1));
+        throw Error(ErrorCode::kFormat,
+                    StrCat(path, ": ", view.name, ": ", id, ": must be 0 to ", w.config.vocab_size - 1));
   };
   const TensorView& ids = take(kIds, DType::kI32);
   const int64_t n = ids.nbytes / 4;
@@ -119,27 +133,34 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model) {
   copy_ids(take(kPending, DType::kI32), &state.pending_);
   const TensorView& counts = take(kCounts, DType::kI32);
   if (counts.nbytes != static_cast<int64_t>(state.counts_.size() * sizeof(state.counts_[0])))
-    throw Error(ErrorCode::kFormat, StrCat(path, ": counts: ", counts.nbytes, " bytes: must be ", state.counts_.size() * sizeof(state.counts_[0])));
+    throw Error(ErrorCode::kFormat, StrCat(path, ": counts: ", counts.nbytes, " bytes: must be ",
+                                           state.counts_.size() * sizeof(state.counts_[0])));
   std::memcpy(state.counts_.data(), counts.data, static_cast<size_t>(counts.nbytes));
   for (const auto& [pool, routes] : state.counts_)
     if (pool < 0 || pool > w.config.attention.landmark_budget || routes < 0 || routes > state.layout_->moe_k)
-      throw Error(ErrorCode::kFormat, StrCat(path, ": counts: ", pool, ", ", routes, ": past the room for landmarks or experts"));
+      throw Error(ErrorCode::kFormat,
+                  StrCat(path, ": counts: ", pool, ", ", routes, ": past the room for landmarks or experts"));
   for (size_t i = 0; i < state.layout_->buffers.size(); ++i)
     for (const StateBuffer& buffer : state.layout_->buffers[i]) {
       const TensorView& view = take(BufferName(i, buffer), buffer.dtype);
       const int64_t want = buffer.growing_heads > 0 ? buffer.bytes / state.layout_->ctx_size * n : buffer.bytes;
-      if (view.nbytes != want) throw Error(ErrorCode::kFormat, StrCat(path, ": ", view.name, ": ", view.nbytes, " bytes: must be ", want));
+      if (view.nbytes != want)
+        throw Error(ErrorCode::kFormat, StrCat(path, ": ", view.name, ": ", view.nbytes, " bytes: must be ", want));
       state.Unpack(buffer, {view.data, static_cast<size_t>(view.nbytes)});
       const bool experts = std::string_view(buffer.name) == "moe_ids";
       for (int64_t k = 0; experts && k < state.counts_[i][1]; ++k)
         if (const int32_t id = state.At<int32_t>(buffer.offset)[k]; id < 0 || id >= w.config.moe.n_experts)
-          throw Error(ErrorCode::kFormat, StrCat(path, ": ", view.name, ": expert ", id, ": must be 0 to ", w.config.moe.n_experts - 1));
+          throw Error(ErrorCode::kFormat,
+                      StrCat(path, ": ", view.name, ": expert ", id, ": must be 0 to ", w.config.moe.n_experts - 1));
     }
-  if (used != file.tensors().size()) throw Error(ErrorCode::kFormat, StrCat(path, ": holds ", file.tensors().size(), " tensors: must be ", used));
+  if (used != file.tensors().size())
+    throw Error(ErrorCode::kFormat, StrCat(path, ": holds ", file.tensors().size(), " tensors: must be ", used));
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION  // the fuzzer is to reach what lies behind
   (void)crc;
 #else
-  if (Meta(file, "crc32") != StrCat(crc)) throw Error(ErrorCode::kFormat, StrCat(path, ": crc32 = ", OneLine(Meta(file, "crc32"), 20), ": the bytes have ", crc));
+  if (Meta(file, "crc32") != StrCat(crc))
+    throw Error(ErrorCode::kFormat,
+                StrCat(path, ": crc32 = ", OneLine(Meta(file, "crc32"), 20), ": the bytes have ", crc));
 #endif
   return state;
 }

@@ -38,7 +38,8 @@ WeightSource MakeSource(const ModelConfig& config, WeightType matrix_type, Fill&
     auto& [stored_type, bytes] = (*tensors)[spec.name];
     stored_type = type;
     bytes.resize(static_cast<size_t>(rows * RowBytes(type, cols)));
-    for (int64_t i = 0; i < rows; ++i) EncodeRow(type, values.data() + i * cols, cols, bytes.data() + i * RowBytes(type, cols));
+    for (int64_t i = 0; i < rows; ++i)
+      EncodeRow(type, values.data() + i * cols, cols, bytes.data() + i * RowBytes(type, cols));
   }
   source.keep = tensors;
   source.tensor = [tensors](const TensorSpec& spec) {
@@ -90,7 +91,8 @@ inline WeightSource GoldenSource(const std::string& folder) {
   });
 }
 
-inline Model BuildModel(const WeightSource& source, LoadOptions options = {.ctx_size = 512, .kv_dtype = KvDtype::kF32, .act = Activations::kF32}) {
+inline Model BuildModel(const WeightSource& source,
+                        LoadOptions options = {.ctx_size = 512, .kv_dtype = KvDtype::kF32, .act = Activations::kF32}) {
   return Model(ModelWeights::Build(source, options, nullptr));
 }
 
@@ -102,7 +104,8 @@ inline std::vector<int32_t> RandomIds(int64_t n, int64_t vocab, uint64_t seed) {
 }
 
 // Logits of every token [n, V], fed in pieces of the given sizes; the last size repeats.
-inline std::vector<float> LogitsInPieces(const Model& model, SequenceState& state, std::span<const int32_t> ids, const std::vector<int64_t>& sizes, ThreadPool& pool) {
+inline std::vector<float> LogitsInPieces(const Model& model, SequenceState& state, std::span<const int32_t> ids,
+                                         const std::vector<int64_t>& sizes, ThreadPool& pool) {
   std::vector<float> out;
   ForwardScratch scratch;
   size_t i = 0;

@@ -83,10 +83,12 @@ F32 Loader::Floats(R role) {
   if (!IsQuantised(t.type)) {
     DecodeRow(t.type, t.data, n, values.data());
   } else {
-    for (int64_t i = 0; i < n / cols; ++i) DecodeRow(t.type, t.data + i * RowBytes(t.type, cols), cols, values.data() + i * cols);
+    for (int64_t i = 0; i < n / cols; ++i)
+      DecodeRow(t.type, t.data + i * RowBytes(t.type, cols), cols, values.data() + i * cols);
   }
   for (const float v : values)
-    if (!std::isfinite(v)) throw Error(ErrorCode::kTensor, StrCat(source_.path, ": ", spec->name, ": holds ", v, ": must be finite"));
+    if (!std::isfinite(v))
+      throw Error(ErrorCode::kTensor, StrCat(source_.path, ": ", spec->name, ": holds ", v, ": must be finite"));
   out_->copied_bytes += n * 4;
   return values;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights of a model as the forward pass reads them: matrices mapped from the file or packed for the SIMD level,
 // small tensors as f32. Immutable once built. Not here: file formats (io/safetensors.h, io/gguf.h).
-// Dims: D d_model, V vocab, H SSM heads, A attention heads, Dh head_dim, E experts, F d_expert, S slots, r rank, C chunk_len.
+// Dims: D d_model, V vocab, H SSM heads, A attention heads, Dh head_dim, E experts, F d_expert, S slots, r rank, C
+// chunk_len.
 #pragma once
 
 #include <functional>
@@ -32,9 +33,9 @@ struct WeightSource {
   std::string path;  // what messages call it
   std::function<StoredTensor(const TensorSpec&)> tensor;
   std::shared_ptr<const void> keep;
-  bool mapped = true;              // pages of packed tensors may be given back to the system
-  bool rope_interleaved = false;   // Q and K rows are stored in GGUF's llama order
-  bool A_is_negative = false;      // kSsmALog holds -exp(A_log), as GGUF stores it
+  bool mapped = true;             // pages of packed tensors may be given back to the system
+  bool rope_interleaved = false;  // Q and K rows are stored in GGUF's llama order
+  bool A_is_negative = false;     // kSsmALog holds -exp(A_log), as GGUF stores it
 };
 
 // Opens a model folder, a .gguf or a .safetensors file and checks every tensor against the table: each found once, with
@@ -48,9 +49,9 @@ using F32 = std::vector<float>;
 
 struct SsmWeights {
   kernels::Matrix in_proj, out_proj;
-  F32 conv_w, conv_b;   // [cd, K], [cd] or empty
-  F32 A, D, dt_bias;    // [H]; A = -exp(A_log)
-  F32 norm;             // [di]
+  F32 conv_w, conv_b;                     // [cd, K], [cd] or empty
+  F32 A, D, dt_bias;                      // [H]; A = -exp(A_log)
+  F32 norm;                               // [di]
   kernels::Matrix param_proj, skip_proj;  // diagonal
   F32 lambda;                             // [D]
 };
@@ -60,16 +61,16 @@ struct AttentionWeights {
   F32 q_norm, k_norm;          // [Dh] or empty
   F32 scorer;                  // [D] or empty
   float scorer_bias = 0;
-  F32 lambda;                  // [A] softplus(landmark_scale)
+  F32 lambda;  // [A] softplus(landmark_scale)
 };
 struct DenseWeights {
   F32 norm;
   kernels::Matrix gate, up, down;
 };
 struct MoeWeights {
-  F32 prev, first;        // [E, D]
-  F32 init_summary;       // [D]
-  F32 balance_bias;       // [E]
+  F32 prev, first;                             // [E, D]
+  F32 init_summary;                            // [D]
+  F32 balance_bias;                            // [E]
   std::vector<kernels::Matrix> gate_up, down;  // of each expert: [2F, D], [D, F]
 };
 struct WorkspaceWeights {
@@ -82,10 +83,10 @@ struct WorkspaceWeights {
   F32 controller, controller_bias;           // [2, D], [2]
 };
 struct PkmWeights {
-  F32 norm, query_norm;              // [D], [2 Hp dk]
-  kernels::Matrix query, value;      // [2 Hp dk, D], [D, dv]
+  F32 norm, query_norm;                   // [D], [2 Hp dk]
+  kernels::Matrix query, value;           // [2 Hp dk, D], [D, dv]
   std::vector<kernels::Matrix> sub_keys;  // of each head and half: [n, dk]
-  F32 gate;                          // [D]
+  F32 gate;                               // [D]
   float gate_bias = 0;
 };
 struct BlockWeights {
@@ -114,9 +115,9 @@ struct ModelWeights {
   int64_t packed_bytes = 0;  // of copies made for the SIMD level; their source pages are given back
   int64_t copied_bytes = 0;  // f32 copies of small tensors, and rows that were not aligned
   bool quantised = false;
-  std::shared_ptr<const void> keep;                 // the mapped files
-  std::vector<std::shared_ptr<std::byte>> owned;    // packed and copied matrices
-  WeightSource source;                              // to name the model by its bytes
+  std::shared_ptr<const void> keep;               // the mapped files
+  std::vector<std::shared_ptr<std::byte>> owned;  // packed and copied matrices
+  WeightSource source;                            // to name the model by its bytes
 
   // SHA-256 over config and every tensor's type and bytes, in hexadecimal; computed when first asked for.
   [[nodiscard]] const std::string& Fingerprint() const;

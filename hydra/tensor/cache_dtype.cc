@@ -8,14 +8,10 @@ namespace hydra {
 
 const char* KvDtypeName(KvDtype dtype) {
   switch (dtype) {
-    case KvDtype::kF32:
-      return "f32";
-    case KvDtype::kBF16:
-      return "bf16";
-    case KvDtype::kF16:
-      return "f16";
-    case KvDtype::kQ8_0:
-      return "q8_0";
+    case KvDtype::kF32: return "f32";
+    case KvDtype::kBF16: return "bf16";
+    case KvDtype::kF16: return "f16";
+    case KvDtype::kQ8_0: return "q8_0";
   }
   return "?";
 }
@@ -36,13 +32,10 @@ StateDtype ParseStateDtype(std::string_view name, const std::string& where) {
 
 int64_t KvRowBytes(KvDtype dtype, int64_t n) {
   switch (dtype) {
-    case KvDtype::kF32:
-      return 4 * n;
+    case KvDtype::kF32: return 4 * n;
     case KvDtype::kBF16:
-    case KvDtype::kF16:
-      return 2 * n;
-    case KvDtype::kQ8_0:
-      return (n + 31) / 32 * 34;  // 32 int8 and an f16 scale
+    case KvDtype::kF16: return 2 * n;
+    case KvDtype::kQ8_0: return (n + 31) / 32 * 34;  // 32 int8 and an f16 scale
   }
   return 0;
 }

@@ -268,23 +268,14 @@ void EncodeRow(WeightType type, const float* values, int64_t n, void* row) {
       throw Error(ErrorCode::kTensor, fmt::format("column {} = {:g}: too large for {}", i, values[i], Info(type).name));
   }
   switch (type) {
-    case WeightType::kF32:
-      std::memcpy(row, values, static_cast<size_t>(n) * sizeof(float));
-      return;
-    case WeightType::kF16:
-      return EncodeHalves<FloatToF16, F16ToFloat>(type, values, n, row);
-    case WeightType::kBF16:
-      return EncodeHalves<FloatToBF16, BF16ToFloat>(type, values, n, row);
-    case WeightType::kQ8_0:
-      return EncodeBlocks<BlockQ8_0>(values, n, 32, row);
-    case WeightType::kQ4_0:
-      return EncodeBlocks<BlockQ4_0>(values, n, 32, row);
-    case WeightType::kQ4_1:
-      return EncodeBlocks<BlockQ4_1>(values, n, 32, row);
-    case WeightType::kQ4_K:
-      return EncodeBlocks<BlockQ4_K>(values, n, 256, row);
-    case WeightType::kQ6_K:
-      return EncodeBlocks<BlockQ6_K>(values, n, 256, row);
+    case WeightType::kF32: std::memcpy(row, values, static_cast<size_t>(n) * sizeof(float)); return;
+    case WeightType::kF16: return EncodeHalves<FloatToF16, F16ToFloat>(type, values, n, row);
+    case WeightType::kBF16: return EncodeHalves<FloatToBF16, BF16ToFloat>(type, values, n, row);
+    case WeightType::kQ8_0: return EncodeBlocks<BlockQ8_0>(values, n, 32, row);
+    case WeightType::kQ4_0: return EncodeBlocks<BlockQ4_0>(values, n, 32, row);
+    case WeightType::kQ4_1: return EncodeBlocks<BlockQ4_1>(values, n, 32, row);
+    case WeightType::kQ4_K: return EncodeBlocks<BlockQ4_K>(values, n, 256, row);
+    case WeightType::kQ6_K: return EncodeBlocks<BlockQ6_K>(values, n, 256, row);
     case WeightType::kQ5_0:
     case WeightType::kQ5_1:
     case WeightType::kQ5_K:

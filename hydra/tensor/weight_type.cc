@@ -155,14 +155,10 @@ std::optional<WeightType> ParseWeightType(std::string_view name) {
 
 std::optional<WeightType> WeightTypeOf(DType dtype) {
   switch (dtype) {
-    case DType::kF32:
-      return WeightType::kF32;
-    case DType::kF16:
-      return WeightType::kF16;
-    case DType::kBF16:
-      return WeightType::kBF16;
-    default:
-      return std::nullopt;
+    case DType::kF32: return WeightType::kF32;
+    case DType::kF16: return WeightType::kF16;
+    case DType::kBF16: return WeightType::kBF16;
+    default: return std::nullopt;
   }
 }
 
@@ -175,29 +171,17 @@ int64_t RowBytes(WeightType type, int64_t n) {
 void DecodeRow(WeightType type, const void* row, int64_t n, float* out) {
   HYDRA_CHECK(n >= 0 && n % Info(type).block == 0, Info(type).name, " row of ", n);
   switch (type) {
-    case WeightType::kF32:
-      std::memcpy(out, row, static_cast<size_t>(n) * sizeof(float));
-      return;
-    case WeightType::kF16:
-      return DecodeHalves<F16ToFloat>(row, n, out);
-    case WeightType::kBF16:
-      return DecodeHalves<BF16ToFloat>(row, n, out);
-    case WeightType::kQ8_0:
-      return DecodeBlocks<BlockQ8_0>(row, n, 32, out);
-    case WeightType::kQ4_0:
-      return DecodeBlocks<BlockQ4_0>(row, n, 32, out);
-    case WeightType::kQ4_1:
-      return DecodeBlocks<BlockQ4_1>(row, n, 32, out);
-    case WeightType::kQ5_0:
-      return DecodeBlocks<BlockQ5_0>(row, n, 32, out);
-    case WeightType::kQ5_1:
-      return DecodeBlocks<BlockQ5_1>(row, n, 32, out);
-    case WeightType::kQ4_K:
-      return DecodeBlocks<BlockQ4_K>(row, n, 256, out);
-    case WeightType::kQ5_K:
-      return DecodeBlocks<BlockQ5_K>(row, n, 256, out);
-    case WeightType::kQ6_K:
-      return DecodeBlocks<BlockQ6_K>(row, n, 256, out);
+    case WeightType::kF32: std::memcpy(out, row, static_cast<size_t>(n) * sizeof(float)); return;
+    case WeightType::kF16: return DecodeHalves<F16ToFloat>(row, n, out);
+    case WeightType::kBF16: return DecodeHalves<BF16ToFloat>(row, n, out);
+    case WeightType::kQ8_0: return DecodeBlocks<BlockQ8_0>(row, n, 32, out);
+    case WeightType::kQ4_0: return DecodeBlocks<BlockQ4_0>(row, n, 32, out);
+    case WeightType::kQ4_1: return DecodeBlocks<BlockQ4_1>(row, n, 32, out);
+    case WeightType::kQ5_0: return DecodeBlocks<BlockQ5_0>(row, n, 32, out);
+    case WeightType::kQ5_1: return DecodeBlocks<BlockQ5_1>(row, n, 32, out);
+    case WeightType::kQ4_K: return DecodeBlocks<BlockQ4_K>(row, n, 256, out);
+    case WeightType::kQ5_K: return DecodeBlocks<BlockQ5_K>(row, n, 256, out);
+    case WeightType::kQ6_K: return DecodeBlocks<BlockQ6_K>(row, n, 256, out);
   }
 }
 

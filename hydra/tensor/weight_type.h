@@ -16,10 +16,10 @@ enum class WeightType { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ
 
 struct WeightTypeInfo {
   WeightType type;
-  const char* name;     // "F32", "Q4_K", as GGUF's tools print it
-  int64_t block;        // weights of one block: 1, 32 or 256; a row is whole blocks
+  const char* name;  // "F32", "Q4_K", as GGUF's tools print it
+  int64_t block;     // weights of one block: 1, 32 or 256; a row is whole blocks
   int64_t block_bytes;
-  uint32_t ggml_id;     // in GGUF files
+  uint32_t ggml_id;  // in GGUF files
 };
 
 [[nodiscard]] const WeightTypeInfo& Info(WeightType type);

@@ -297,21 +297,11 @@ std::vector<int32_t> ChatTemplate::Encode(const Tokenizer& tokenizer, const std:
   if (!default_system_.empty() && !has_system) all.insert(all.begin(), {"system", default_system_});
   Writer out(tokenizer);
   switch (form_) {
-    case ChatForm::kChatml:
-      WriteChatml(all, open, out);
-      break;
-    case ChatForm::kLlama2:
-      WriteLlama2(all, tokenizer, out);
-      break;
-    case ChatForm::kLlama3:
-      WriteLlama3(all, open, tokenizer.bos_id(), out);
-      break;
-    case ChatForm::kMinicpm:
-      WriteMinicpm(all, tokenizer.bos_id(), out);
-      break;
-    case ChatForm::kPlain:
-      WritePlain(all, open, tokenizer.bos_id(), out);
-      break;
+    case ChatForm::kChatml: WriteChatml(all, open, out); break;
+    case ChatForm::kLlama2: WriteLlama2(all, tokenizer, out); break;
+    case ChatForm::kLlama3: WriteLlama3(all, open, tokenizer.bos_id(), out); break;
+    case ChatForm::kMinicpm: WriteMinicpm(all, tokenizer.bos_id(), out); break;
+    case ChatForm::kPlain: WritePlain(all, open, tokenizer.bos_id(), out); break;
   }
   return out.Finish();
 }

@@ -96,8 +96,7 @@ std::vector<Stretch> Arrange(const std::vector<Stretch>& stretches, SplitBehavio
   std::vector<Stretch> out;
   bool previous = false;
   switch (behavior) {
-    case SplitBehavior::kIsolated:
-      return stretches;
+    case SplitBehavior::kIsolated: return stretches;
     case SplitBehavior::kRemoved:
       for (const Stretch& s : stretches) {
         if (!s.match) out.push_back(s);

@@ -44,16 +44,11 @@ class Translator {
 
   void Item() {
     switch (in_[pos_]) {
-      case '\\':
-        return Escape(false);
-      case '[':
-        return Class();
-      case '(':
-        return Group();
-      case '{':
-        return Interval();
-      default:
-        return Copy(1);
+      case '\\': return Escape(false);
+      case '[': return Class();
+      case '(': return Group();
+      case '{': return Interval();
+      default: return Copy(1);
     }
   }
 
@@ -112,14 +107,10 @@ class Translator {
     const char c = in_[pos_ + 1];
     switch (c) {
       case 'p':
-      case 'P':
-        return Property();
-      case 'x':
-        return HexEscape();
-      case 'u':
-        return UnicodeEscape();
-      case 'v':
-        return Replace("\\x0B");  // PCRE2: any vertical space
+      case 'P': return Property();
+      case 'x': return HexEscape();
+      case 'u': return UnicodeEscape();
+      case 'v': return Replace("\\x0B");  // PCRE2: any vertical space
       case 's':
       case 'S':
       case 'd':
@@ -129,8 +120,7 @@ class Translator {
       case 't':
       case 'f':
       case 'a':
-      case 'e':
-        return Copy(2);
+      case 'e': return Copy(2);
       case 'w':  // PCRE2's lacks marks and connectors
         return Replace(in_class ? "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" : "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
       case 'W':

@@ -149,12 +149,9 @@ void ScanAll(std::string_view text, Emit&& emit) {
 template <class Emit>
 void ScanPieces(SplitPattern pattern, std::string_view text, Emit&& emit) {
   switch (pattern) {
-    case SplitPattern::kGpt2:
-      return internal::ScanAll<internal::NextGpt2>(text, emit);
-    case SplitPattern::kLlama3:
-      return internal::ScanAll<internal::NextLlama3<3>>(text, emit);
-    case SplitPattern::kQwen2:
-      return internal::ScanAll<internal::NextLlama3<1>>(text, emit);
+    case SplitPattern::kGpt2: return internal::ScanAll<internal::NextGpt2>(text, emit);
+    case SplitPattern::kLlama3: return internal::ScanAll<internal::NextLlama3<3>>(text, emit);
+    case SplitPattern::kQwen2: return internal::ScanAll<internal::NextLlama3<1>>(text, emit);
   }
 }
 

@@ -31,8 +31,8 @@ struct DecodeOptions {
 // Immutable, cheap to copy, safe to share between threads.
 class Tokenizer {
  public:
-  // A model folder, a tokenizer.json or a .gguf. From a folder, tokenizer_config.json, where it is, names bos and eos. Throws
-  // kIo for a file that cannot be read, kFormat "FILE: FIELD ..." for one that is broken or not supported.
+  // A model folder, a tokenizer.json or a .gguf. From a folder, tokenizer_config.json, where it is, names bos and eos.
+  // Throws kIo for a file that cannot be read, kFormat "FILE: FIELD ..." for one that is broken or not supported.
   [[nodiscard]] static Tokenizer Load(const std::string& path);
   // `text` is a tokenizer.json; `name` stands for the file in messages.
   [[nodiscard]] static Tokenizer FromJson(std::string_view text, const std::string& name);

@@ -115,20 +115,15 @@ std::optional<int64_t> EventStep(std::string_view data) {
         if (*key >> 3 == 2) step = static_cast<int64_t>(*value);
         break;
       }
-      case kFixed64:
-        skip = 8;
-        break;
-      case kFixed32:
-        skip = 4;
-        break;
+      case kFixed64: skip = 8; break;
+      case kFixed32: skip = 4; break;
       case kBytes: {
         const auto length = ReadVarint(data, &at);
         if (!length) return std::nullopt;
         skip = *length;
         break;
       }
-      default:
-        return std::nullopt;
+      default: return std::nullopt;
     }
     if (skip > data.size() - at) return std::nullopt;
     at += skip;

@@ -10,16 +10,11 @@ namespace hydra::train {
 
 const char* CauseName(Guard::Cause cause) {
   switch (cause) {
-    case Guard::Cause::kNone:
-      return "none";
-    case Guard::Cause::kNonFiniteLoss:
-      return "loss not finite";
-    case Guard::Cause::kNonFiniteGrad:
-      return "gradient not finite";
-    case Guard::Cause::kLossOutlier:
-      return "loss outlier";
-    case Guard::Cause::kGradOutlier:
-      return "gradient outlier";
+    case Guard::Cause::kNone: return "none";
+    case Guard::Cause::kNonFiniteLoss: return "loss not finite";
+    case Guard::Cause::kNonFiniteGrad: return "gradient not finite";
+    case Guard::Cause::kLossOutlier: return "loss outlier";
+    case Guard::Cause::kGradOutlier: return "gradient outlier";
   }
   return "";
 }

@@ -175,18 +175,12 @@ std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr)
 
 DType DTypeOf(const torch::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case torch::kFloat32:
-      return DType::kF32;
-    case torch::kFloat64:
-      return DType::kF64;
-    case torch::kBFloat16:
-      return DType::kBF16;
-    case torch::kInt32:
-      return DType::kI32;
-    case torch::kInt64:
-      return DType::kI64;
-    default:
-      HYDRA_CHECK(false, "no element type on disk for ", torch::toString(tensor.scalar_type()));
+    case torch::kFloat32: return DType::kF32;
+    case torch::kFloat64: return DType::kF64;
+    case torch::kBFloat16: return DType::kBF16;
+    case torch::kInt32: return DType::kI32;
+    case torch::kInt64: return DType::kI64;
+    default: HYDRA_CHECK(false, "no element type on disk for ", torch::toString(tensor.scalar_type()));
   }
   return DType::kF32;
 }

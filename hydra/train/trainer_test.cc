@@ -72,8 +72,7 @@ std::vector<std::string> Rows(const std::string& path) {
     std::string text = StrCat(row.step, " ", row.tokens, " ", row.flops);
     for (const auto& [name, value] : row.values)
       if (name != "train/tok_per_sec" && name != "train/mfu" && name != "train/step_ms" && name != "train/data_ms" &&
-          name != "train/other_ms" &&
-          name != "train/mem_bytes")
+          name != "train/other_ms" && name != "train/mem_bytes")
         text += StrCat(" ", name, "=", nlohmann::json(value).dump());
     out.push_back(text);
   }
