@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the benchmark scripts share: running commands, their peak memory, the machine in words, medians, cells. Not here: timing.
+# What the benchmark scripts share: running commands, their peak memory, the machine in words, medians, cells,
+# paragraphs. Not here: timing.
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 
 median = statistics.median
+
+
+def prose(text):
+    """A paragraph of a results page, in lines of at most 120 columns."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def run(*args, **options):
@@ -20,7 +27,8 @@ def run(*args, **options):
 
 
 def peak(*args, pause=0.002):
-    """Bytes that a command had resident at most, looked at every `pause` seconds. wait4's maximum would begin at this interpreter's own size."""
+    """Bytes that a command had resident at most, looked at every `pause` seconds. wait4's maximum would begin at the
+    size of this interpreter."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen([str(a) for a in args], stdout=subprocess.DEVNULL, stderr=errors)
         most, looks = 0, 0
@@ -38,7 +46,8 @@ def peak(*args, pause=0.002):
 def machine():
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "").split()
-    simd = "AVX-512 with VNNI" if "avx512_vnni" in flags else "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
+    levels = (("avx512_vnni", "AVX-512 with VNNI"), ("avx512f", "AVX-512"), ("avx2", "AVX2"))
+    simd = next((name for flag, name in levels if flag in flags), "no AVX2")
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs, {simd}"
 
 

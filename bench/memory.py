@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-# The peak memory of `hydralm generate` over a full context, all its pages counted, beside what `hydralm inspect` promises: SmolLM2
-# in Q4_1, Q8_0 and bf16, and the demo's where there is one. Writes bench/results/memory.md. Not here: speed (runtime.py).
+# The peak memory of `hydralm generate` over a full context, all its pages counted, beside what `hydralm inspect`
+# promises: SmolLM2 in Q4_1, Q8_0 and bf16, and the demo's model where there is one. Writes bench/results/memory.md.
+# Not here: speed (runtime.py).
 # Usage: bench/memory.py [BUILD] [--ctx 8192] [--out bench/results]
 import argparse
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from common import commit, machine, peak, run
+from common import commit, machine, peak, prose, run
 
 DEMO = Path("runs/demo/model")
 KEEP = 64  # tokens of the context left for writing
@@ -55,10 +55,12 @@ def main():
         rows = [measure(hydralm, name, model, args.ctx, folder) for name, model in models]
     out = Path(args.out) / "memory.md"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(f"# Peak memory beside what `inspect` promises\n\nOne sequence, -c {args.ctx}, nearly all of it read; {machine()}; commit "
-                   f"{commit()}. Promised: weights + state + KV + scratch + program (code, libraries, tokenizer), "
-                   "MiB. Had: the most that was resident, VmHWM. Made by `bench/memory.py`.\n\n"
-                   "| model | tokens | promised | had | ratio |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
+    out.write_text(
+        "# Peak memory beside what `inspect` promises\n\n" +
+        prose(f"One sequence that fills nearly all of -c {args.ctx}; {machine()}; commit {commit()}. Made by "
+              "`bench/memory.py`. Promised is the sum of weights, state, KV, scratch and program (code, libraries, "
+              "tokenizer) in MiB. Had is the most that was resident (VmHWM).") + "\n\n"
+        "| model | tokens | promised | had | ratio |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
     print(out)
 
 

@@ -51,13 +51,15 @@ def bits_per_byte(hydralm, model, documents, lengths, *flags):
 
 
 def perplexity(hydralm, model, text, *flags):
-    return json.loads(run(hydralm, "bench", "-m", model, "--ppl", text, "-o", "json", "-q", *flags))[0]["perplexity"]["value"]
+    return json.loads(run(hydralm, "bench", "-m", model, "--ppl", text, "-o", "json", "-q",
+                          *flags))[0]["perplexity"]["value"]
 
 
 def train_transformer(hydralm, steps, folder):
     run_folder = folder / "transformer"
-    run(hydralm, "train", "-C", "examples/nano.toml", "--data", DATA, "--run", run_folder, "-q", "--set", "model.preset=transformer-29m",
-        "--set", f"optim.tokens={steps * 1024}", "--set", "optim.lr=1e-3", "--set", "eval.every=0")
+    run(hydralm, "train", "-C", "examples/nano.toml", "--data", DATA, "--run", run_folder, "-q", "--set",
+        "model.preset=transformer-29m", "--set", f"optim.tokens={steps * 1024}", "--set", "optim.lr=1e-3", "--set",
+        "eval.every=0")
     return run_folder / "model"
 
 
@@ -84,10 +86,12 @@ def main():
         lengths = [len(tokenizer.decode(ids[1:], skip_special_tokens=True).encode()) for ids in documents]
         torch = bits_per_byte(hydralm, DEMO, documents, lengths, "--engine", "torch")
         add("hydra-nano of the demo, LibTorch, bits per byte", torch)
-        add("the same in the runtime, f32 keys", bits_per_byte(hydralm, DEMO, documents, lengths, "--kv-dtype", "f32"), torch, "1e-4 bits")
+        add("the same in the runtime, f32 keys", bits_per_byte(hydralm, DEMO, documents, lengths, "--kv-dtype", "f32"),
+            torch, "1e-4 bits")
         q8 = folder / "nano-q8_0.gguf"
         run(hydralm, "quantize", DEMO, "-o", q8, "--type", "q8_0")
-        add("the same as Q8_0, f32 activations", bits_per_byte(hydralm, q8, documents, lengths, "--kv-dtype", "f32"), torch, "0.5%")
+        add("the same as Q8_0, f32 activations", bits_per_byte(hydralm, q8, documents, lengths, "--kv-dtype", "f32"),
+            torch, "0.5%")
         text = folder / "text.txt"
         text.write_text("".join(tokenizer.decode(ids[:-1], skip_special_tokens=True) for ids in documents))
         base = perplexity(hydralm, DEMO, text)
@@ -110,14 +114,18 @@ def main():
         bible.write_bytes(run(hydralm, "tokenizer", "decode", "-m", smollm2, input=b" ".join(ids)))
         add(f"SmolLM2-135M Q4_1, llama.cpp, perplexity of {golden['tokens']} tokens", golden["value"])
         add("the same in the runtime, int8 activations", perplexity(hydralm, smollm2, bible), golden["value"], "0.5%")
-        add("the same in the runtime, f32 activations", perplexity(hydralm, smollm2, bible, "--act", "f32"), golden["value"], "0.5%")
+        add("the same in the runtime, f32 activations", perplexity(hydralm, smollm2, bible, "--act", "f32"),
+            golden["value"], "0.5%")
 
     commit = run("git", "rev-parse", "--short", "HEAD").decode().strip()
-    lines = ["# Quality of the runtime and of quantised weights", "",
-             f"Commit {commit}; the demo's model, {args.documents} held-out chapters ({sum(len(d) for d in documents):,} tokens, seed 1). "
-             "Made by `bench/quality.py` after `make demo`.", "",
-             "| what | value | change | bar |", "|---|---|---|---|"]
-    lines += [f"| {r['what']} | {r['value']:.6f} | " + ("" if r["change"] is None else f"{100 * r['change']:+.4f}%") + f" | {r['bar']} |" for r in rows]
+    lines = [
+        "# Quality of the runtime and of quantised weights", "",
+        f"Commit {commit}; the demo's model, {args.documents} held-out chapters ({sum(len(d) for d in documents):,} "
+        "tokens, seed 1).", "Made by `bench/quality.py` after `make demo`.", "",
+        "| what | value | change | bar |", "|---|---|---|---|"]
+    lines += [
+        f"| {r['what']} | {r['value']:.6f} | " + ("" if r["change"] is None else f"{100 * r['change']:+.4f}%") +
+        f" | {r['bar']} |" for r in rows]
     out = Path(args.out)
     (out / "quality.json").write_text(json.dumps(rows, indent=1) + "\n")
     (out / "quality.md").write_text("\n".join(lines) + "\n")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# Times the runtime on hydra-29m, transformer-29m and mamba2-29m (random weights), the demo's nano where there is one, and SmolLM2:
-# speed against context and batch. Writes bench/results/runtime.md and .json.
+# Times the runtime on hydra-29m, transformer-29m and mamba2-29m (random weights), the demo's nano where there is one,
+# and SmolLM2: speed against context and batch. Writes bench/results/runtime.md and .json.
 # Not here: llama.cpp (llama_cpp.py), kernels alone (kernels.cc, ops.cc), training (train_forward.py).
 #   bench/runtime.py [BUILD] [--reps 15] [--rounds 5] [--threads 2] [--only TEXT] [--out bench/results]
 import argparse
@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from common import commit, machine, median, run, spread
+from common import commit, machine, median, prose, run, spread
 
 DEMO = Path("runs/demo/model")
 SHORT, LONG = 1024, 65536
@@ -30,7 +30,9 @@ AGAINST = [
     (["-p", 8192, "-n", 0], [("prefill of 8K", 2)]),
     (["-p", 0, "-n", 64, "-d", "8192,32768"], [("decode at 8K", 2), ("decode at 32K", 6)]),
 ]
-BATCHED = ["SmolLM2 Q8_0", "SmolLM2 Q4_1", "transformer-29m q8_0", "hydra-29m q8_0", "hydra-29m q8_0, state bf16", "mamba2-29m q8_0", "mamba2-29m q8_0, state bf16"]
+BATCHED = [
+    "SmolLM2 Q8_0", "SmolLM2 Q4_1", "transformer-29m q8_0", "hydra-29m q8_0", "hydra-29m q8_0, state bf16",
+    "mamba2-29m q8_0", "mamba2-29m q8_0, state bf16"]
 BATCHES = [1, 2, 4, 8]
 
 
@@ -39,8 +41,13 @@ def models(hydralm):
     q8 = Path(smollm2).with_name("SmolLM2-135M-Instruct.Q8_0.gguf")
     if not q8.exists():
         run(hydralm, "quantize", smollm2, "-o", q8, "--type", "q8_0")
-    named = {f"{preset} {kind}": ["--preset", preset, "--type", kind] for preset in ("hydra-29m", "transformer-29m", "mamba2-29m") for kind in ("f32", "bf16", "q8_0")}
-    named |= {f"{name}, state bf16": [*named[name], "--state-dtype", "bf16"] for name in ("hydra-29m q8_0", "mamba2-29m q8_0")}
+    named = {
+        f"{preset} {kind}": ["--preset", preset, "--type", kind]
+        for preset in ("hydra-29m", "transformer-29m", "mamba2-29m")
+        for kind in ("f32", "bf16", "q8_0")}
+    named |= {
+        f"{name}, state bf16": [*named[name], "--state-dtype", "bf16"]
+        for name in ("hydra-29m q8_0", "mamba2-29m q8_0")}
     named |= {"SmolLM2 Q4_1": ["-m", smollm2], "SmolLM2 Q8_0": ["-m", q8]}
     if DEMO.exists():
         named["nano"] = ["-m", DEMO]
@@ -54,7 +61,8 @@ def middle(tests):
 
 def together(tests):
     """Tests of one kind as one: their mean rate in each repetition."""
-    return middle(tests) | {"samples": [len(rates) / sum(1 / r for r in rates) for rates in zip(*(t["samples"] for t in tests))]}
+    return middle(tests) | {
+        "samples": [len(rates) / sum(1 / r for r in rates) for rates in zip(*(t["samples"] for t in tests))]}
 
 
 def over_rounds(tests):
@@ -86,7 +94,8 @@ def ratios(bench, reps, rounds, named, only):
 
 
 def batches(bench, reps, rounds, only):
-    """model -> tests, one for each of BATCHES. All models take turns, so that those that differ in their state's type may be compared."""
+    """model -> tests, one for each of BATCHES. All models take turns, so that those that differ in the type of their
+    state may be compared."""
     names = [name for name in BATCHED if only in name]
     flags = ["-p", 0, "-n", 256, "-b", ",".join(map(str, BATCHES)), "-r", max(1, round(reps / rounds)), "--interleave"]
     made = [{name: bench(name, *flags) for name in names} for _ in range(rounds)]
@@ -96,8 +105,10 @@ def batches(bench, reps, rounds, only):
 def work(side):
     """What a test moved or computed, and its share of the machine's limit measured beside it."""
     if side["n"]:
-        return f"{side['gb_per_s']:.1f} GB/s, {side['gb_per_s'] / side['read_gb_per_s']:.2f} of {side['read_gb_per_s']:.1f}"
-    return f"{side['gflop_per_s']:.0f} GOP/s, {side['gflop_per_s'] / side['peak_gflop_per_s']:.2f} of {side['peak_gflop_per_s']:.0f}"
+        rate, limit = side["gb_per_s"], side["read_gb_per_s"]
+        return f"{rate:.1f} GB/s, {rate / limit:.2f} of {limit:.1f}"
+    rate, limit = side["gflop_per_s"], side["peak_gflop_per_s"]
+    return f"{rate:.0f} GOP/s, {rate / limit:.2f} of {limit:.0f}"
 
 
 def token_work(side):
@@ -107,24 +118,29 @@ def token_work(side):
 
 
 def ratio_table(rows):
-    out = ["| what | turns | ratio | to reach | numerator tok/s | moved or computed | denominator tok/s | moved or computed | of a token | by that alone | with the further bytes at the read bandwidth |",
-           "|---" * 11 + "|"]
+    out = [
+        "| what | turns | ratio | to reach | numerator tok/s | moved or computed | denominator tok/s | moved or "
+        "computed | of a token | by that alone | with the further bytes at the read bandwidth |", "|---" * 11 + "|"]
     for made in rows:
         (above, unit), (below, _) = token_work(made["upper"]), token_work(made["lower"])
         further = ""
         if unit == "MB" and above > below:
-            further = f"{1 / (1 + (above - below) / 1e3 / made['upper']['read_gb_per_s'] * median(made['lower']['samples'])):.2f}"
+            seconds = (above - below) / 1e3 / made["upper"]["read_gb_per_s"]
+            further = f"{1 / (1 + seconds * median(made['lower']['samples'])):.2f}"
         cells = " | ".join(f"{spread(side['samples'])} | {work(side)}" for side in (made["upper"], made["lower"]))
-        out.append(f"| {made['what']} | {len(made['ratios'])} | {spread(made['ratios'], 3)} | >= {made['bar']} | {cells} | {above:.2f}, {below:.2f} {unit} | {below / above:.2f} | {further} |")
+        out.append(f"| {made['what']} | {len(made['ratios'])} | {spread(made['ratios'], 3)} | >= {made['bar']} | "
+                   f"{cells} | {above:.2f}, {below:.2f} {unit} | {below / above:.2f} | {further} |")
     return out
 
 
 def batch_row(name, tests):
     one, eight = tests[0]["bytes_per_tok"], tests[-1]["bytes_per_tok"]
     ratios = [b / a for a, b in zip(tests[0]["samples"], tests[-1]["samples"], strict=True)]
-    bound = tests[-1]["read_gb_per_s"] * 1e9 / (eight["weights"] + 2 * eight["state"] + eight["kv"]) / median(tests[0]["samples"])
+    moved = eight["weights"] + 2 * eight["state"] + eight["kv"]
+    bound = tests[-1]["read_gb_per_s"] * 1e9 / moved / median(tests[0]["samples"])
     print(f"{name}: 8 / 1 = {spread(ratios, 2)}", file=sys.stderr)
-    return (f"| {name} | " + " | ".join(spread(test["samples"]) for test in tests) + f" | {spread(ratios, 2)} | {'>= 3' if 'Q8_0' in name or 'q8_0' in name else ''} | " +
+    return (f"| {name} | " + " | ".join(spread(test["samples"]) for test in tests) +
+            f" | {spread(ratios, 2)} | {'>= 3' if 'Q8_0' in name or 'q8_0' in name else ''} | " +
             "; ".join(f"{b['weights'] / 1e6:.1f} + {b['state'] / 1e6:.1f}" for b in (one, eight)) + f" | {bound:.2f} |")
 
 
@@ -153,17 +169,32 @@ def main():
     if not rows and not batched:
         sys.exit(f"--only {args.only}: no model that is there has this in its name")
     lines = [batch_row(name, tests) for name, tests in batched.items()]
-    target = next(test["target"] for test in [*(made["upper"] for made in rows), *(tests[0] for tests in batched.values())])
-    text = ["# The runtime: context and batch", "",
-            f"{machine()}; {args.threads} threads; commit {commit()}; kernels {target}. Made by `bench/runtime.py --reps {args.reps} --rounds {args.rounds} --threads {args.threads}`. "
-            f"Tests of one model take turns in one process (`hydralm bench --interleave`), {args.reps} turns for batches; a prompt of 64K has {SHORT_PROMPTS} prompts of 1K beside it. Models that are compared, and those of the second table, take turns as processes, {args.rounds} rounds. Rates are median (min .. max); a ratio is the median (min .. max) of the turns' ratios. The 29M models have random weights: speed only. Keys and values are f16. Limits (read bandwidth, "
-            "multiply-adds) are measured by `hydralm bench` beside each row; GB/s counts the bytes of weights, state and cache that a token touches. The last columns are what a token of each side counts for, the ratio that would "
-            "follow from those counts alone, and the one if what the numerator moves more comes from memory: the weights of the 29M models in Q8_0 fill the last cache, which then has no room for it.", "", *ratio_table(rows), "",
-            f"State of one sequence of hydra-29m: {state_bytes(hydralm, 16384):,} bytes at 16K tokens, {state_bytes(hydralm, 1 << 20):,} at 1M.", "",
-            "Decode of several sequences at once, tokens a second of all together. A batch reads each weight once, but every sequence has a state of its own and experts of "
-            "its own. The last column is what 8 / 1 would be if the batch of 8 moved its bytes (weights and state read, state written) at the measured read bandwidth: the weights that one sequence of a 29M model reads fit the "
-            "processor's last cache or nearly, the states and weights of eight do not.", "",
-            "| model | " + " | ".join(f"batch {b}" for b in BATCHES) + " | 8 / 1 | to reach | MB a token at 1; 8: weights + state | 8 at the read bandwidth / 1 |", "|---" * (len(BATCHES) + 5) + "|", *lines, ""]
+    target = next(test["target"]
+                  for test in [*(made["upper"] for made in rows), *(tests[0] for tests in batched.values())])
+    text = [
+        "# The runtime: context and batch", "",
+        prose(f"{machine()}; {args.threads} threads; commit {commit()}; kernels {target}. Made by `bench/runtime.py "
+              f"--reps {args.reps} --rounds {args.rounds} --threads {args.threads}`. The tests of one model take turns "
+              f"in one process (`hydralm bench --interleave`), {args.reps} turns for batches; beside a prompt of 64K "
+              f"tokens stand {SHORT_PROMPTS} prompts of 1K. Models that are compared, and those of the second table, "
+              f"take turns as processes in {args.rounds} rounds. Rates are median (min .. max); a ratio is the median "
+              "(min .. max) of the turns' ratios. The 29M models have random weights, so these rows say something of "
+              "speed only. Keys and values are f16."), "",
+        prose("`hydralm bench` measures the limits (read bandwidth, multiply-adds) beside each row. GB/s counts the "
+              "bytes of weights, state and cache that a token touches. The last three columns are what a token of "
+              "each side counts for, the ratio that would follow from those counts alone, and the ratio if the bytes "
+              "that the numerator moves beyond the denominator's come from memory: the weights of the 29M models in "
+              "Q8_0 fill the last cache, which then has no room for them."), "", *ratio_table(rows), "",
+        prose(f"The state of one sequence of hydra-29m has {state_bytes(hydralm, 16384):,} bytes at 16K tokens and "
+              f"{state_bytes(hydralm, 1 << 20):,} at 1M."), "",
+        prose("The second table is decode of several sequences at once, in tokens a second of all together. A batch "
+              "reads each weight once, but every sequence has a state of its own and experts of its own. The last "
+              "column is what 8 / 1 would be if the batch of 8 moved its bytes (weights and state read, state "
+              "written) at the measured read bandwidth: the weights that one sequence of a 29M model reads fit the "
+              "processor's last cache or nearly do, the states and weights of eight do not."), "",
+        "| model | " + " | ".join(f"batch {b}" for b in BATCHES) +
+        " | 8 / 1 | to reach | MB a token at 1; 8: weights + state | 8 at the read bandwidth / 1 |",
+        "|---" * (len(BATCHES) + 5) + "|", *lines, ""]
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "runtime.json").write_text(json.dumps({"ratios": rows, "batches": batched}, indent=1) + "\n")

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import tokenizers
+from common import prose
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -132,17 +133,17 @@ def commit():
 
 
 def table(bench, info):
-    out = ["# Tokenizer: hydralm against Python's tokenizers", "",
-           f"{info['cpu']}, {info['cpus']} CPUs, one thread each side; tokenizers {info['tokenizers']}, "
-           f"Python {info['python']}; commit {info['commit']}. Alternating, {bench.reps} runs after a warm-up; "
-           f"load average {info['load_5_min']} after the run (where it is above the number of CPUs, other work shared the machine "
-           "and both sides are slower than alone). "
-           "Made by `bench/tokenizer.py`.", "",
-           "Seconds are median (min .. max). Where our side is a whole command, its time holds the start of the "
-           "process, reading the files and printing; the other side is the bare call on text already in memory. The last "
-           "column is their fastest run over our slowest.", "",
-           "| case | MB | hydralm s | tokenizers s | hydralm MB/s | tokenizers MB/s | faster | at worst |",
-           "|---|---|---|---|---|---|---|---|"]
+    out = [
+        "# Tokenizer: hydralm against Python's tokenizers", "",
+        prose(f"{info['cpu']}, {info['cpus']} CPUs, one thread each side; tokenizers {info['tokenizers']}, Python "
+              f"{info['python']}; commit {info['commit']}. Made by `bench/tokenizer.py`: the sides take turns, "
+              f"{bench.reps} runs after a warm-up. The load average was {info['load_5_min']} after the run; where it "
+              "is above the number of CPUs, other work shared the machine and both sides are slower than alone."), "",
+        prose("Seconds are median (min .. max). Where our side is a whole command, its time holds the start of the "
+              "process, reading the files and printing; the other side is the bare call on text already in memory. The "
+              "last column is their fastest run over our slowest."), "",
+        "| case | MB | hydralm s | tokenizers s | hydralm MB/s | tokenizers MB/s | faster | at worst |",
+        "|---|---|---|---|---|---|---|---|"]
     for row in bench.rows:
         cells = [row["case"], f"{row['bytes'] / 1e6:.2f}"]
         for side in (row["hydralm"], row["tokenizers"]):

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# Tests: one GoogleTest binary a folder (hydra/FOLDER/*_test.cc -> FOLDER_test), and tests/FOLDER/*.py, run by HYDRALM_PYTHON.
-# All run in the root of the sources. Labels: unit or torch by folder; a case whose name ends in Slow is slow, in Cuda
-# is cuda. A Python test may say "# ctest: torch slow serial timeout=300" in its first lines: torch leaves it
-# out of builds without hydralm-train.
+# Tests: one GoogleTest binary a folder (hydra/FOLDER/*_test.cc -> FOLDER_test), and tests/FOLDER/*.py, run by
+# HYDRALM_PYTHON. All run in the root of the sources. Labels: unit or torch by folder; a case whose name ends in Slow is
+# slow, in Cuda is cuda. A Python test may say "# ctest: torch slow serial timeout=300" in its first lines: torch leaves
+# it out of builds without hydralm-train.
 include(GoogleTest)
 
 set(test_environment HYDRALM_BIN=${CMAKE_BINARY_DIR} HYDRALM_PYTHON=${HYDRALM_PYTHON} OMP_NUM_THREADS=1
-    PYTHONDONTWRITEBYTECODE=1 HYDRALM_SANITIZE=${HYDRALM_SANITIZE} ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1)
+    PYTHONDONTWRITEBYTECODE=1 HYDRALM_SANITIZE=${HYDRALM_SANITIZE} ASAN_OPTIONS=detect_stack_use_after_return=1
+    UBSAN_OPTIONS=print_stacktrace=1)
 
 # hydra_test(FOLDER LABEL): LABEL torch builds with LibTorch.
 function(hydra_test folder label)
@@ -24,7 +25,8 @@ function(hydra_test folder label)
   target_compile_options(${folder}_test PRIVATE -O0)  # a third off the build; the code under test keeps its own level
   hydra_unity(${folder}_test)
   if(torch)
-    set_target_properties(${folder}_test PROPERTIES DISABLE_PRECOMPILE_HEADERS ON)  # made with optimisation: not for -O0
+    # That header was compiled with optimisation, which -O0 rules out.
+    set_target_properties(${folder}_test PROPERTIES DISABLE_PRECOMPILE_HEADERS ON)
   endif()
   foreach(kind plain slow cuda)
     set(filter_plain "-*Slow:*Cuda")
@@ -41,7 +43,10 @@ function(hydra_test folder label)
     # gtest_discover_tests takes no lists as values: of an ENVIRONMENT it would keep the first entry only.
     set(file ${CMAKE_BINARY_DIR}/${cases}.cmake)
     file(GENERATE OUTPUT ${file} CONTENT
-         "foreach(case IN LISTS ${cases})\n  set_tests_properties(\${case} PROPERTIES LABELS \"${labels}\" ENVIRONMENT \"${test_environment}\")\nendforeach()\n")
+         "foreach(case IN LISTS ${cases})
+  set_tests_properties(\${case} PROPERTIES LABELS \"${labels}\" ENVIRONMENT \"${test_environment}\")
+endforeach()
+")
     set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${file})
   endforeach()
 endfunction()
@@ -85,6 +90,6 @@ foreach(script IN LISTS scripts)
   add_test(NAME python.${name} COMMAND ${HYDRALM_PYTHON} ${script} ${CMAKE_BINARY_DIR}/hydralm "${train_command}"
            WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   # The longest first, beside the many short ones.
-  set_tests_properties(python.${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} COST ${timeout} RUN_SERIAL ${serial}
-                       SKIP_RETURN_CODE 77 ENVIRONMENT "${test_environment}")
+  set_tests_properties(python.${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} COST ${timeout}
+                       RUN_SERIAL ${serial} SKIP_RETURN_CODE 77 ENVIRONMENT "${test_environment}")
 endforeach()

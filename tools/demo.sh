@@ -24,13 +24,16 @@ unpack() {
 # Refuses a text that is too short to learn from.
 enough() {
   size=$(wc -c < "$1")
-  [ "$size" -ge 100000 ] || { rm -rf "$data"; refuse "${DATA:-the text} has $size bytes: 100,000 are needed to learn anything"; }
+  [ "$size" -ge 100000 ] && return
+  rm -rf "$data"
+  refuse "${DATA:-the text} has $size bytes: 100,000 are needed to learn anything"
 }
 
 # A text as documents: a form feed at a blank line after 4 kB, at any line after 8 kB.
 cut_text() {
   unpack "$data/whole.part"
-  awk '{ if (size > 8192 || (size > 4096 && $0 == "")) { printf "\f"; size = 0 } size += length($0) + 1; print }' "$data/whole.part"
+  awk '{ if (size > 8192 || (size > 4096 && $0 == "")) { printf "\f"; size = 0 }
+         size += length($0) + 1; print }' "$data/whole.part"
   rm "$data/whole.part"
 }
 
@@ -84,7 +87,10 @@ if [ ! -s "$run/model/config.json" ]; then
   trap - INT TERM
   case $status in
     0) ;;
-    130 | 143) echo "demo: stopped with a checkpoint in $run/ckpt; go on with: make demo${DATA:+ DATA='$DATA'}" >&2; exit "$status" ;;
+    130 | 143)
+      echo "demo: stopped with a checkpoint in $run/ckpt; go on with: make demo${DATA:+ DATA='$DATA'}" >&2
+      exit "$status"
+      ;;
     *) exit "$status" ;;
   esac
 fi

@@ -10,7 +10,8 @@ mkdir -p "$run/plots"
 column() { head -n 1 "$1" | tr ',' '\n' | grep -nx "$2" | cut -d: -f1; }
 
 t_step=$(column "$run/train.csv" step) && t_loss=$(column "$run/train.csv" train/lm_loss)
-v_step=$(column "$run/val.csv" step) && v_bpb=$(column "$run/val.csv" val/bpb) && v_loss=$(column "$run/val.csv" val/loss)
+v_step=$(column "$run/val.csv" step) && v_bpb=$(column "$run/val.csv" val/bpb)
+v_loss=$(column "$run/val.csv" val/loss)
 for terminal in "svg size 900,540 font 'sans,14' background rgb 'white'" "pngcairo size 900,540 font 'sans,11'"; do
   case $terminal in svg*) out=$run/plots/loss.svg ;; *) out=$run/plots/loss.png ;; esac
   gnuplot << EOF
@@ -27,7 +28,8 @@ set grid
 set key top right
 plot '$run/train.csv' using $t_step:$t_loss with lines lc rgb '#9ecae1' title 'training loss', \\
      '$run/val.csv' using $v_step:$v_loss with linespoints pt 7 ps 0.6 lc rgb '#08519c' title 'held-out loss', \\
-     '$run/val.csv' using $v_step:$v_bpb axes x1y2 with linespoints pt 5 ps 0.6 lc rgb '#d94801' title 'held-out bits a byte'
+     '$run/val.csv' using $v_step:$v_bpb axes x1y2 with linespoints pt 5 ps 0.6 lc rgb '#d94801' \\
+         title 'held-out bits a byte'
 EOF
 done
 echo "$run/plots/loss.svg $run/plots/loss.png"

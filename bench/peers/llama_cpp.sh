@@ -18,7 +18,8 @@ if [ ! -x "$bin/llama-completion" ]; then
     python=.venv/bin/python
     [ -x $python ] || refuse "no .venv: run \`make setup\` first"
     echo "llama_cpp: fetching the sdist of llama-cpp-python $version (70 MB)" >&2
-    $python -m pip install --quiet --disable-pip-version-check --target "$peers/python" scikit-build-core > "$peers/log" 2>&1 ||
+    $python -m pip install --quiet --disable-pip-version-check --target "$peers/python" scikit-build-core \
+      > "$peers/log" 2>&1 ||
       refuse "pip could not fetch scikit-build-core: $(tail -n 1 "$peers/log")"
     PYTHONPATH=$peers/python $python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
       --no-build-isolation --dest "$peers" "llama-cpp-python==$version" > "$peers/log" 2>&1 ||
@@ -26,8 +27,10 @@ if [ ! -x "$bin/llama-completion" ]; then
     tar -xzf "$peers"/llama_cpp_python-$version.tar.gz -C "$peers"
   fi
   echo "llama_cpp: building (about 8 minutes on 2 cores)" >&2
-  cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
-    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_MTMD=OFF > "$peers/log" 2>&1 || refuse "cmake failed: $peers/log"
+  cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF \
+    -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF \
+    -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_MTMD=OFF > "$peers/log" 2>&1 ||
+    refuse "cmake failed: $peers/log"
   cmake --build "$build" --target llama-bench llama-quantize llama-completion > "$peers/log" 2>&1 ||
     refuse "the build failed: $peers/log"
 fi

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Prints the folder that PYTHONPATH needs for torch_models.py: transformers and what it uses, fetched once into .cache/peers
-# (torch itself is the one of .venv), and builds mkl_any_maker.so there. Not here: measuring (../train_forward.py).
+# Prints the folder that PYTHONPATH needs for torch_models.py: transformers and what it uses, fetched once into
+# .cache/peers (torch itself is the one of .venv), and builds mkl_any_maker.so there. Not here: measuring
+# (../train_forward.py).
 set -eu
 cd "$(dirname "$0")/../.."
 folder=$PWD/.cache/peers/transformers-5.23.0

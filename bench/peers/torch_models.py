@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# One case of the training benchmark in Python, in one process: the peers of bench_train_forward, with its arguments and its
-# JSON line. transformer-29m and transformer-nano are written here in torch with care: one product for q, k and v, one for
-# gate and up, SDPA, F.rms_norm, fused AdamW; mamba2-29m is transformers' Mamba2 of the preset's size. Not here: which cases (../train_forward.py).
+# One case of the training benchmark in Python, in one process: the peers of bench_train_forward, with its arguments and
+# its JSON line. transformer-29m and transformer-nano are written here in torch with care: one product for q, k and v,
+# one for gate and up, SDPA, F.rms_norm, fused AdamW; mamba2-29m is transformers' Mamba2 of the preset's size.
+# Not here: which cases (../train_forward.py).
 #   torch_models.py PRESET T ROWS train|forward STEPS THREADS [eager|compiled]
 import json
 import resource
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-TRANSFORMERS = {"transformer-29m": (4096, 512, 8, 8, 1504), "transformer-nano": (2048, 192, 6, 6, 544)}  # vocabulary, width, layers, heads, SwiGLU
+# vocabulary, width, layers, heads, SwiGLU
+TRANSFORMERS = {"transformer-29m": (4096, 512, 8, 8, 1504), "transformer-nano": (2048, 192, 6, 6, 544)}
 MAMBAS = {"mamba2-29m": (4096, 576, 13, 64, 64)}  # vocabulary, width, layers, head dimension, state
 
 
@@ -36,7 +38,8 @@ class Layer(nn.Module):
 
     def forward(self, x, cos, sin):
         batch, length, width = x.shape
-        q, k, v = self.qkv(F.rms_norm(x, (width,), self.attention_norm, 1e-5)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(F.rms_norm(x, (width,), self.attention_norm, 1e-5))
+        q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
         gate, up = self.gate_up(F.rms_norm(x, (width,), self.ffn_norm, 1e-5)).chunk(2, -1)
@@ -74,9 +77,10 @@ class Mamba2(nn.Module):
     def __init__(self, vocabulary, width, layers, head_dim, state):
         super().__init__()
         import transformers  # only here: the transformer needs torch alone
-        self.model = transformers.Mamba2ForCausalLM(transformers.Mamba2Config(
-            vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, head_dim=head_dim, num_heads=2 * width // head_dim,
-            state_size=state, expand=2, conv_kernel=4, n_groups=1, chunk_size=64, tie_word_embeddings=True))
+        self.model = transformers.Mamba2ForCausalLM(
+            transformers.Mamba2Config(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers,
+                                      head_dim=head_dim, num_heads=2 * width // head_dim, state_size=state, expand=2,
+                                      conv_kernel=4, n_groups=1, chunk_size=64, tie_word_embeddings=True))
 
     def loss(self, ids):
         logits = self.model(ids, use_cache=False).logits
@@ -118,7 +122,8 @@ def steps_of(model, mode, compiled):
 
 
 def main():
-    preset, length, rows, mode, steps, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]), int(sys.argv[6])
+    preset, length, rows, mode = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    steps, threads = int(sys.argv[5]), int(sys.argv[6])
     compiled = sys.argv[7:] == ["compiled"]
     torch.set_num_threads(threads)
     torch.manual_seed(1)
@@ -134,8 +139,11 @@ def main():
     seconds = (time.perf_counter() - start) / steps
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     parameters = sum(p.numel() for p in model.parameters())
-    print(json.dumps({"bench": "torch_models", "preset": preset, "T": length, "rows": rows, "mode": mode, "threads": threads, "seconds": seconds,
-                      "tok_per_s": rows * length / seconds, "peak_bytes": peak, "parameters": parameters, "gemm_flops_per_s": gemm_limit()}))
+    print(
+        json.dumps({
+            "bench": "torch_models", "preset": preset, "T": length, "rows": rows, "mode": mode, "threads": threads,
+            "seconds": seconds, "tok_per_s": rows * length / seconds, "peak_bytes": peak, "parameters": parameters,
+            "gemm_flops_per_s": gemm_limit()}))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ class Commands(unittest.TestCase):
         self.assert_error(run("inspect", "--presett", "x"), r"--presett \(did you mean --preset\?\)")
 
     def test_a_flag_given_twice_is_refused(self):
-        self.assert_error(run("inspect", "--preset", "hydra-nano", "-c", "8", "-c", "9"), "--ctx.*: given more than once$")
+        self.assert_error(run("inspect", "--preset", "hydra-nano", "-c", "8", "-c", "9"),
+                          "--ctx.*: given more than once$")
 
     def test_versions_agree(self):
         done = run("--version")

@@ -34,20 +34,24 @@ class Inspect(unittest.TestCase):
             self.assertEqual((got["flops"]["total"], got["flops"]["step_total"]), (scan, step))
             self.assertEqual((got["bytes"]["state"], got["bytes"]["kv"], got["ctx"], got["batch"]), (state, 0, 8192, 1))
             self.assertLessEqual({"linear", "attention", "scan", "train"}, set(got["flops"]))
-            self.assertEqual({"weights", "state", "kv", "kv_per_token", "snapshot", "scratch", "program", "read_per_token"}, set(got["bytes"]))
+            self.assertEqual(
+                {"weights", "state", "kv", "kv_per_token", "snapshot", "scratch", "program", "read_per_token"},
+                set(got["bytes"]))
             self.assertGreater(got["bytes"]["program"], 1 << 20)
             self.assertEqual({"have", "need", "ok", "advice"}, set(got["fit"]))
 
     def test_text_shows_the_same(self):
         code, out, _ = inspect("--preset", "hydra-29m", "--bandwidth", "25GB/s")
         self.assertEqual(code, 0)
-        for word in ("29,211,723", "active 15,417,419", "= 35,750,038", "state 4,172,864", "tok/s at 25 GB/s", "training"):
+        for word in ("29,211,723", "active 15,417,419", "= 35,750,038", "state 4,172,864", "tok/s at 25 GB/s",
+                     "training"):
             self.assertIn(word, out)
 
     def test_a_known_llama(self):
-        config = dict(model_type="llama", vocab_size=49152, hidden_size=576, num_hidden_layers=30, intermediate_size=1536,
-                      num_attention_heads=9, num_key_value_heads=3, rms_norm_eps=1e-5, rope_theta=100000,
-                      tie_word_embeddings=True, torch_dtype="bfloat16", hidden_act="silu", max_position_embeddings=8192)
+        config = dict(model_type="llama", vocab_size=49152, hidden_size=576, num_hidden_layers=30,
+                      intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3, rms_norm_eps=1e-5,
+                      rope_theta=100000, tie_word_embeddings=True, torch_dtype="bfloat16", hidden_act="silu",
+                      max_position_embeddings=8192)
         with tempfile.TemporaryDirectory() as folder:
             with open(os.path.join(folder, "config.json"), "w") as f:
                 json.dump(config, f)
@@ -55,8 +59,8 @@ class Inspect(unittest.TestCase):
             self.assertEqual(code, 0)
             for word in ("134,515,008 (embedding 28,311,552 tied; attention 26,542,080; ffn 79,626,240; norms 35,136)",
                          "268,959,744 linear + 566,231,040 attention at 8192", "weights 269,100,288 (bf16; norms f32)",
-                         "state 0", "KV 188,743,680 (f16, 23,040 a token)", "457,843,968 B: at most 54.6 tok/s at 25 GB/s",
-                         "weights 257 + KV 180", "of 1,907 MiB: fits"):
+                         "state 0", "KV 188,743,680 (f16, 23,040 a token)",
+                         "457,843,968 B: at most 54.6 tok/s at 25 GB/s", "weights 257 + KV 180", "of 1,907 MiB: fits"):
                 self.assertIn(word, out)
             code, out, _ = inspect("-m", os.path.join(folder, "config.json"), "--fit", "400MB", "--json")
             fit = json.loads(out)["fit"]
@@ -86,8 +90,10 @@ class Inspect(unittest.TestCase):
 
     def test_bad_input_is_one_line_and_status_2(self):
         for args, word in ((("-m", "/nothing/here"), "/nothing/here"), (("--preset", "hydra-28m"), "hydra-29m"),
-                           (("--preset", "hydra-nano", "--fit", "2XB"), "2XB"), (("--preset", "hydra-nano", "--ctx", "0"), "--ctx"),
-                           (("--preset", "hydra-nano", "--kv-dtype", "q4"), "q4"), (("--preset", "hydra-nano", "--state-dtype", "f16"), "f16"),
+                           (("--preset", "hydra-nano", "--fit", "2XB"), "2XB"),
+                           (("--preset", "hydra-nano", "--ctx", "0"), "--ctx"),
+                           (("--preset", "hydra-nano", "--kv-dtype", "q4"), "q4"),
+                           (("--preset", "hydra-nano", "--state-dtype", "f16"), "f16"),
                            (("-m", os.path.join(GOLDEN, "parts.safetensors"), "--fit", "1GB"), "config.json"),
                            (("-m", os.path.abspath(__file__)), "inspect_test.py")):
             code, out, err = inspect(*args)

@@ -76,7 +76,9 @@ class Generate(RuntimeTest):
             self.assertRegex(lines[0], rf"^model +{family}: [\d,]+ parameters")
             self.assertRegex(lines[1], r"^memory +weights \d+.* = \d+ of [\d,]+ free MiB|^memory +weights")
             self.assertRegex(lines[2], r"^threads +\d+ on \w+, activations f32")
-            self.assertRegex(lines[3], r"^load [\d.]+ s \| prompt \d+ tokens, [\d.]+ tok/s \| generated 8 tokens, [\d.]+ tok/s \| greedy$")
+            self.assertRegex(
+                lines[3],
+                r"^load [\d.]+ s \| prompt \d+ tokens, [\d.]+ tok/s \| generated 8 tokens, [\d.]+ tok/s \| greedy$")
             self.assertEqual(len(lines), 4)
             quiet = self.verb("generate", family, "-p", PROMPT, "-n", "8", "--temp", "0", "-q")
             self.assertEqual((quiet.stdout, quiet.stderr), (got.stdout, ""))
@@ -85,15 +87,19 @@ class Generate(RuntimeTest):
         for family in self.models:
             text = self.generate(family, "-p", PROMPT, "-n", "30")
             self.assertEqual(self.generate(family, "-p", PROMPT, "-n", "30", "-t", "2"), text)
-            self.assertEqual(self.generate(family, "-p", PROMPT, "-n", "30", "-t", "1", "--target", "scalar", "--kv-dtype", "f32"),
-                             self.generate(family, "-p", PROMPT, "-n", "30", "--kv-dtype", "f32"))
+            self.assertEqual(
+                self.generate(family, "-p", PROMPT, "-n", "30", "-t", "1", "--target", "scalar", "--kv-dtype", "f32"),
+                self.generate(family, "-p", PROMPT, "-n", "30", "--kv-dtype", "f32"))
 
     def test_seeds(self):
         got = self.verb("generate", "llama", "-p", PROMPT, "-n", "30", "--temp", "1.5", "--top-k", "0")
         seed = re.search(r"seed (\d+)$", got.stderr.strip()).group(1)
-        self.assertEqual(self.done("generate", "llama", "-p", PROMPT, "-n", "30", "--temp", "1.5", "--top-k", "0", "--seed", seed), got.stdout)
-        self.assertNotEqual(self.done("generate", "llama", "-p", PROMPT, "-n", "30", "--temp", "1.5", "--top-k", "0", "--seed", "1"),
-                            self.done("generate", "llama", "-p", PROMPT, "-n", "30", "--temp", "1.5", "--top-k", "0", "--seed", "2"))
+        self.assertEqual(
+            self.done("generate", "llama", "-p", PROMPT, "-n", "30", "--temp", "1.5", "--top-k", "0", "--seed", seed),
+            got.stdout)
+        self.assertNotEqual(
+            self.done("generate", "llama", "-p", PROMPT, "-n", "30", "--temp", "1.5", "--top-k", "0", "--seed", "1"),
+            self.done("generate", "llama", "-p", PROMPT, "-n", "30", "--temp", "1.5", "--top-k", "0", "--seed", "2"))
 
     def test_prompts_from_files(self):
         text = self.generate("llama", "-p", PROMPT, "-n", "5")
@@ -104,8 +110,10 @@ class Generate(RuntimeTest):
 
     def test_stop_strings(self):
         text = self.generate("hydra", "-p", PROMPT, "-n", "40")[len(PROMPT):-1]
-        stop = next(text[i:i + 3] for i in range(10, len(text) - 3) if text[i:i + 3].isascii() and text.find(text[i:i + 3]) == i)
-        self.assertEqual(self.generate("hydra", "-p", PROMPT, "-n", "40", "--stop", stop)[len(PROMPT):-1], text[:text.find(stop)])
+        parts = ((i, text[i:i + 3]) for i in range(10, len(text) - 3))
+        stop = next(part for i, part in parts if part.isascii() and text.find(part) == i)
+        self.assertEqual(
+            self.generate("hydra", "-p", PROMPT, "-n", "40", "--stop", stop)[len(PROMPT):-1], text[:text.find(stop)])
 
     def test_every_end_id_ends_the_text(self):
         text = self.generate("llama", "-p", PROMPT, "-n", "12")[len(PROMPT):-1]
@@ -132,11 +140,13 @@ class Generate(RuntimeTest):
         folder = self.path("model")
         shutil.copytree(self.models["llama"], folder)
         Path(f"{folder}/generation_config.json").write_text(json.dumps({"temperature": 0.0}))
-        last = lambda *flags, **more: run(HYDRALM, "generate", "-m", folder, "-p", PROMPT, "-n", "2", *flags, **more).stderr.splitlines()[-1]
+        words = [HYDRALM, "generate", "-m", folder, "-p", PROMPT, "-n", "2"]
+        last = lambda *flags, **more: run(*words, *flags, **more).stderr.splitlines()[-1]
         self.assertTrue(last().endswith("| greedy"), last())
         self.assertRegex(last(env={"HYDRALM_ARG_TEMP": "0.5"}), r"seed \d+$")
         self.assertTrue(last("--temp", "0", env={"HYDRALM_ARG_TEMP": "0.5"}).endswith("| greedy"))
-        self.assertRegex(run(HYDRALM, "generate", "-m", self.models["llama"], "-p", PROMPT, "-n", "2").stderr, r"seed \d+\n$")
+        self.assertRegex(
+            run(HYDRALM, "generate", "-m", self.models["llama"], "-p", PROMPT, "-n", "2").stderr, r"seed \d+\n$")
 
     def test_a_saved_state_goes_on_exactly(self):
         for family in self.models:
@@ -169,7 +179,9 @@ class Generate(RuntimeTest):
 
     def test_ctrl_c_ends_cleanly_with_the_text_so_far(self):
         for sent, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-            command = [HYDRALM, "generate", "-m", self.models["hydra"], "-p", PROMPT, "-n", "-1", "--temp", "0", "--logit-bias", "0=-1e9"]
+            command = [
+                HYDRALM, "generate", "-m", self.models["hydra"], "-p", PROMPT, "-n", "-1", "--temp", "0",
+                "--logit-bias", "0=-1e9"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
                 head = process.stdout.read(len(PROMPT) + 50)
                 process.send_signal(sent)
@@ -181,24 +193,28 @@ class Generate(RuntimeTest):
 
     def test_a_full_context_ends_the_text(self):
         n = len(self.ids(PROMPT))
-        got = self.verb("generate", "llama", "-p", PROMPT, "-n", "-1", "-c", str(n + 6), "--temp", "0", "--logit-bias", "0=-1e9")
+        got = self.verb("generate", "llama", "-p", PROMPT, "-n", "-1", "-c", str(n + 6), "--temp", "0", "--logit-bias",
+                        "0=-1e9")
         self.assertEqual(got.returncode, 0, got)
         self.assertRegex(got.stderr, r"generated 7 tokens")  # the last one is not read
         self.refuse(self.verb("generate", "llama", "-p", PROMPT, "-c", "3", "-q"), "--ctx-size is 3")
-        self.assertIn("the model was trained for 256 tokens", self.verb("generate", "llama", "-p", PROMPT, "-n", "1", "-c", "300").stderr)
+        self.assertIn("the model was trained for 256 tokens",
+                      self.verb("generate", "llama", "-p", PROMPT, "-n", "1", "-c", "300").stderr)
 
     def test_controls(self):
         text = self.generate("hydra", "-p", PROMPT, "-n", "30")
         self.assertNotEqual(self.generate("hydra", "-p", PROMPT, "-n", "30", "--control", "path_scale=1,0,0"), text)
         self.assertEqual(self.generate("hydra", "-p", PROMPT, "-n", "30", "--control", "path_scale=1,1,1"), text)
-        for control, word in (("x=1", "unknown control"), ("path_scale=1", "three numbers"), ("ban_experts=9", "must be 0 to 3"),
-                              ("landmarks=maybe", "on or off"), ("moe_top_k", "KEY=VALUE"), ("router_temperature=hot", "no number"),
+        for control, word in (("x=1", "unknown control"), ("path_scale=1", "three numbers"),
+                              ("ban_experts=9", "must be 0 to 3"), ("landmarks=maybe", "on or off"),
+                              ("moe_top_k", "KEY=VALUE"), ("router_temperature=hot", "no number"),
                               ("moe_top_k=0", "1 to 4")):
             self.refuse(self.verb("generate", "hydra", "-p", PROMPT, "--control", control, "-q"), word)
 
     def test_explain(self):
         got = self.verb("generate", "hydra", "-p", PROMPT, "-n", "1", "--explain", "-q")
-        for word in ("SIMD level", "activations f32: the weights are not quantised", "ssm in", "expert gate+up", "head"):
+        for word in ("SIMD level", "activations f32: the weights are not quantised", "ssm in", "expert gate+up",
+                     "head"):
             self.assertIn(word, got.stderr)
 
     def test_rounded_state(self):
@@ -210,16 +226,20 @@ class Generate(RuntimeTest):
 class Mistakes(RuntimeTest):
     def test_bad_values_are_one_line_and_status_2(self):
         for flags, pattern in (
-                ((), "no prompt"), (("-p", ""), "no tokens"), (("-p", "a", "-f", "b"), "one of -p and -f"), (("-f", "/nothing"), "/nothing"),
-                (("-p", "a", "-n", "-2"), "--n-predict -2"), (("-p", "a", "-n", "0.5"), "--n-predict 0.5"), (("-p", "a", "-t", "-1"), "--threads -1"),
-                (("-p", "a", "-t", "1e9"), "--threads"), (("-p", "a", "-c", "-1"), "--ctx-size -1"), (("-p", "a", "--kv-dtype", "q4"), "q4"),
+                ((), "no prompt"), (("-p", ""), "no tokens"), (("-p", "a", "-f", "b"), "one of -p and -f"),
+                (("-f", "/nothing"), "/nothing"), (("-p", "a", "-n", "-2"), "--n-predict -2"),
+                (("-p", "a", "-n", "0.5"), "--n-predict 0.5"), (("-p", "a", "-t", "-1"), "--threads -1"),
+                (("-p", "a", "-t", "1e9"), "--threads"), (("-p", "a", "-c", "-1"), "--ctx-size -1"),
+                (("-p", "a", "--kv-dtype", "q4"), "q4"),
                 (("-p", "a", "--state-dtype", "f16"), "--state-dtype f16: must be f32 or bf16"),
-                (("-p", "a", "--act", "q9"), "--act q9"), (("-p", "a", "--target", "avx99"), "avx99"), (("-p", "a", "--device", "cuda"), "CPU only"),
-                (("-p", "a", "--device", "tpu"), "--device tpu"), (("-p", "a", "--temp", "-1"), "--temp"), (("-p", "a", "--top-p", "0"), "--top-p"),
-                (("-p", "a", "--top-k", "-1"), "--top-k"), (("-p", "a", "--min-p", "2"), "--min-p"), (("-p", "a", "--repeat-penalty", "0"), "--repeat-penalty"),
-                (("-p", "a", "--seed", "-2"), "--seed -2"), (("-p", "a", "--logit-bias", "x"), "ID=VALUE"),
-                (("-p", "a", "--logit-bias", "99999=1"), "--logit-bias 99999=1: the id must be 0 to"), (("-f", "/dev/null"), "-f /dev/null: the prompt has no tokens"),
-                (("-p", "a", "--stop", ""), "--stop"),
+                (("-p", "a", "--act", "q9"), "--act q9"), (("-p", "a", "--target", "avx99"), "avx99"),
+                (("-p", "a", "--device", "cuda"), "CPU only"), (("-p", "a", "--device", "tpu"), "--device tpu"),
+                (("-p", "a", "--temp", "-1"), "--temp"), (("-p", "a", "--top-p", "0"), "--top-p"),
+                (("-p", "a", "--top-k", "-1"), "--top-k"), (("-p", "a", "--min-p", "2"), "--min-p"),
+                (("-p", "a", "--repeat-penalty", "0"), "--repeat-penalty"), (("-p", "a", "--seed", "-2"), "--seed -2"),
+                (("-p", "a", "--logit-bias", "x"), "ID=VALUE"),
+                (("-p", "a", "--logit-bias", "99999=1"), "--logit-bias 99999=1: the id must be 0 to"),
+                (("-f", "/dev/null"), "-f /dev/null: the prompt has no tokens"), (("-p", "a", "--stop", ""), "--stop"),
                 (("-p", "a", "--temp", "warm"), "--temp warm")):
             with self.subTest(flags=flags):
                 self.refuse(self.verb("generate", "llama", *flags, "-q"), pattern)
@@ -254,7 +274,8 @@ class Mistakes(RuntimeTest):
             broken("small-vocab", config=json.dumps({**config, "vocab_size": VOCAB + 1})): "embed_tokens",
             broken("family", config=json.dumps({**config, "model_type": "bert"})): "bert",
         }
-        for name, content in (("empty.gguf", b""), ("short.gguf", b"GGUF\3\0\0\0"), ("noise.gguf", os.urandom(2000)), ("text.txt", b"hello")):
+        for name, content in (("empty.gguf", b""), ("short.gguf", b"GGUF\3\0\0\0"), ("noise.gguf", os.urandom(2000)),
+                              ("text.txt", b"hello")):
             Path(self.path(name)).write_bytes(content)
             cases[self.path(name)] = re.escape(name)
         for path, pattern in cases.items():
@@ -285,7 +306,8 @@ class Logits(RuntimeTest):
     def test_a_signal_leaves_no_unfinished_file(self):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "text").write_text(make_text(3, 300_000))
-            process = subprocess.Popen([HYDRALM, "logits", "-m", self.models["hydra"], "-f", f"{folder}/text", "-o", f"{folder}/out.npy"])
+            process = subprocess.Popen([
+                HYDRALM, "logits", "-m", self.models["hydra"], "-f", f"{folder}/text", "-o", f"{folder}/out.npy"])
             end = time.time() + 60
             while not list(Path(folder).glob("out.npy.tmp-*")):
                 self.assertIsNone(process.poll())
@@ -304,17 +326,20 @@ class Logits(RuntimeTest):
 
     def test_mistakes(self):
         out = ("-o", self.path("x.npy"))
-        for flags, pattern in (((), "no tokens"), (("--ids", f"1,{VOCAB}"), f"must be 0 to {VOCAB - 1}"), (("--ids", "-1"), "must be 0"),
-                               (("--ids", "1", "-p", "a"), "one of -p, -f and --ids"), (("--ids", "1", "--split", "0"), "--split 0"),
-                               (("--ids", "1", "--engine", "abacus"), "abacus"), (("--ids", "1", "--act", "q8"), "unknown flag --act"),
-                               (("--ids", "1", "--engine", "torch", "--split", "1"), "--split is for --engine runtime")):
+        for flags, pattern in (
+                ((), "no tokens"), (("--ids", f"1,{VOCAB}"), f"must be 0 to {VOCAB - 1}"),
+                (("--ids", "-1"), "must be 0"), (("--ids", "1", "-p", "a"), "one of -p, -f and --ids"),
+                (("--ids", "1", "--split", "0"), "--split 0"), (("--ids", "1", "--engine", "abacus"), "abacus"),
+                (("--ids", "1", "--act", "q8"), "unknown flag --act"),
+                (("--ids", "1", "--engine", "torch", "--split", "1"), "--split is for --engine runtime")):
             with self.subTest(flags=flags):
                 self.refuse(self.verb("logits", "llama", *flags, *out), pattern)
         self.assertFalse(os.path.exists(self.path("x.npy")))
 
     def test_the_other_engine(self):
         if not TRAIN:
-            self.refuse(self.verb("logits", "llama", "--ids", "1", "--engine", "torch", "-o", self.path("x.npy")), "was not built")
+            self.refuse(self.verb("logits", "llama", "--ids", "1", "--engine", "torch", "-o", self.path("x.npy")),
+                        "was not built")
             return
         ids = ",".join(map(str, self.ids(PROMPT)))
         for family in self.models:
@@ -325,18 +350,24 @@ class Logits(RuntimeTest):
 
 class Bench(RuntimeTest):
     def test_json_rows(self):
-        rows = json.loads(self.done("bench", "hydra", "-p", "16,32", "-n", "4", "-d", "0,8", "-b", "1,2", "-r", "2", "-o", "json", "-q"))
+        rows = json.loads(
+            self.done("bench", "hydra", "-p", "16,32", "-n", "4", "-d", "0,8", "-b", "1,2", "-r", "2", "-o", "json",
+                      "-q"))
         self.assertEqual([(r["p"], r["n"], r["d"], r["b"]) for r in rows],
                          [(p, n, d, b) for b in (1, 2) for d in (0, 8) for p, n in ((16, 0), (32, 0), (0, 4))])
         for r in rows:
             flops = {"gflop_per_s", "peak_gflop_per_s"} if r["p"] else set()
-            self.assertEqual(set(r), {"model", "params", "file_bytes", "threads", "target", "kernels", "p", "n", "d", "b", "tok_per_s", "samples",
-                                      "bytes_per_tok", "gb_per_s", "read_gb_per_s"} | flops)
+            self.assertEqual(
+                set(r), {
+                    "model", "params", "file_bytes", "threads", "target", "kernels", "p", "n", "d", "b", "tok_per_s",
+                    "samples", "bytes_per_tok", "gb_per_s", "read_gb_per_s"} | flops)
             self.assertEqual(set(r["bytes_per_tok"]), {"weights", "state", "kv"})
             rate = r["tok_per_s"]
-            self.assertTrue(0 < rate["min"] <= rate["median"] <= rate["max"] and rate["min"] <= rate["mean"] <= rate["max"], rate)
+            self.assertTrue(
+                0 < rate["min"] <= rate["median"] <= rate["max"] and rate["min"] <= rate["mean"] <= rate["max"], rate)
             self.assertEqual((len(r["samples"]), min(r["samples"]), max(r["samples"])), (2, rate["min"], rate["max"]))
-            self.assertAlmostEqual(r["gb_per_s"], rate["mean"] * sum(r["bytes_per_tok"].values()) / 1e9, delta=1e-6 * r["gb_per_s"])
+            self.assertAlmostEqual(r["gb_per_s"], rate["mean"] * sum(r["bytes_per_tok"].values()) / 1e9,
+                                   delta=1e-6 * r["gb_per_s"])
             self.assertGreater(r["read_gb_per_s"], 0.1)
             self.assertEqual(r["model"], "hydra")
         inspect = json.loads(self.done("inspect", "hydra", "--json"))
@@ -347,16 +378,20 @@ class Bench(RuntimeTest):
         config = json.loads((Path(self.models["hydra"]) / "config.json").read_text())
         head = 2 * config["vocab_size"] * config["hidden_size"] * 31 / 32
         linear = inspect["flops"]["linear"] - head
-        self.assertTrue(linear < flops < linear + inspect["flops"]["scan"] + inspect["flops"]["workspace"] + inspect["flops"]["attention"], prompt)
+        self.assertTrue(
+            linear < flops <
+            linear + inspect["flops"]["scan"] + inspect["flops"]["workspace"] + inspect["flops"]["attention"], prompt)
         self.assertGreater(prompt["peak_gflop_per_s"], prompt["gflop_per_s"])
         self.assertRegex(prompt["kernels"], r"rows x f32")
         one = next(r for r in rows if (r["n"], r["d"], r["b"]) == (4, 0, 1))
         self.assertLess(one["bytes_per_tok"]["weights"], inspect["bytes"]["weights"])  # not every expert is read
         two = next(r for r in rows if (r["n"], r["d"], r["b"]) == (4, 0, 2))
-        self.assertLess(two["bytes_per_tok"]["weights"], one["bytes_per_tok"]["weights"])  # weights are shared by a batch
+        self.assertLess(two["bytes_per_tok"]["weights"],
+                        one["bytes_per_tok"]["weights"])  # weights are shared by a batch
 
     def test_keys_and_values_are_counted(self):
-        rows = json.loads(self.done("bench", "llama", "-p", "0", "-n", "2", "-d", "0,100", "-r", "1", "-o", "json", "-q"))
+        rows = json.loads(
+            self.done("bench", "llama", "-p", "0", "-n", "2", "-d", "0,100", "-r", "1", "-o", "json", "-q"))
         per_token = json.loads(self.done("inspect", "llama", "--json"))["bytes"]["kv_per_token"]
         self.assertEqual([r["bytes_per_tok"]["kv"] for r in rows], [1.5 * per_token, 101.5 * per_token])
 
@@ -374,7 +409,8 @@ class Bench(RuntimeTest):
 
     def test_presets_with_random_weights(self):
         for kind, word in (("f32", "F32"), ("q8_0", "Q8_0")):
-            got = run(HYDRALM, "bench", "--preset", "hydra-nano", "--type", kind, "-p", "8", "-n", "2", "-r", "1", "-o", "json")
+            got = run(HYDRALM, "bench", "--preset", "hydra-nano", "--type", kind, "-p", "8", "-n", "2", "-r", "1", "-o",
+                      "json")
             self.assertEqual(got.returncode, 0, got)
             self.assertEqual(json.loads(got.stdout)[0]["model"], f"hydra-nano {word}")
             self.assertRegex(got.stderr, rf"parameters \(hydra\), .*{word}")
@@ -383,7 +419,9 @@ class Bench(RuntimeTest):
         text = Path(self.path("text"))
         text.write_text(make_text(9, 300))
         ppl = self.check_perplexity("llama", (), text)
-        both = json.loads(self.done("bench", "llama", "--ppl", str(text), "-c", "64", "-p", "8", "-n", "0", "-r", "1", "-o", "json", "-q"))
+        both = json.loads(
+            self.done("bench", "llama", "--ppl", str(text), "-c", "64", "-p", "8", "-n", "0", "-r", "1", "-o", "json",
+                      "-q"))
         self.assertEqual((both[0]["p"], both[0]["perplexity"]), (8, ppl))
         free = self.check_perplexity("hydra", (), text)
         held = self.check_perplexity("hydra", ("--control", "workspace_read=0", "--control", "ban_experts=0"), text)
@@ -408,17 +446,22 @@ class Bench(RuntimeTest):
     def test_another_engine_beside(self):
         log = self.path("log")
         command = f"echo {{p}}-{{n}}-{{t}} >> {log}; echo noise; echo 'speed: 250.5 tok/s'"
-        rows = json.loads(self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "-o", "json", "-q", "--compare-cmd", command))
+        rows = json.loads(
+            self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "-o", "json", "-q", "--compare-cmd",
+                      command))
         for r in rows:
             self.assertEqual(r["compare"]["tok_per_s"], {"mean": 250.5, "median": 250.5, "min": 250.5, "max": 250.5})
             self.assertAlmostEqual(r["compare"]["ratio"], r["tok_per_s"]["median"] / 250.5)
         self.assertEqual(Path(log).read_text().split(), ["4-0-1"] * 4 + ["0-2-1"] * 4)  # a warm-up, then one each time
         Path(log).unlink()
-        self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "-o", "json", "-q", "--interleave", "--compare-cmd", command)
+        self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "-o", "json", "-q", "--interleave",
+                  "--compare-cmd", command)
         self.assertEqual(Path(log).read_text().split(), ["4-0-1", "0-2-1"] * 4)
-        bench = self.done("bench", "llama", "-p", "4", "-n", "0", "-r", "1", "-o", "json", "-q", "--compare-cmd", "echo '[{\"avg_ts\": 77.5, \"stddev_ts\": 1}]'")
+        bench = self.done("bench", "llama", "-p", "4", "-n", "0", "-r", "1", "-o", "json", "-q", "--compare-cmd",
+                          "echo '[{\"avg_ts\": 77.5, \"stddev_ts\": 1}]'")
         self.assertEqual(json.loads(bench)[0]["compare"]["tok_per_s"]["mean"], 77.5)
-        self.refuse(self.verb("bench", "llama", "-p", "4", "-n", "0", "-q", "--compare-cmd", "echo none"), "no tokens a second")
+        self.refuse(self.verb("bench", "llama", "-p", "4", "-n", "0", "-q", "--compare-cmd", "echo none"),
+                    "no tokens a second")
         self.refuse(self.verb("bench", "llama", "-p", "4", "-n", "0", "-q", "--compare-cmd", "exit 3"), "status 3")
 
     def test_stream_alone_needs_no_model(self):
@@ -426,21 +469,25 @@ class Bench(RuntimeTest):
         self.assertEqual([json.loads(line)["threads"] for line in got.stdout.splitlines()], [1, 2], got)
 
     def test_mistakes(self):
-        for flags, pattern in ((("-o", "xml"), "--format xml"), (("-p", "0", "-n", "0"), "nothing to do"), (("-p", "x"), "--n-prompt"), (("-r", "0"), "--repeats 0"),
-                               (("-b", "0"), "--batch 0"), (("-n", "64", "-c", "16"), "the longest test needs"), (("--ppl", "/nothing"), "/nothing"),
-                               (("--type", "q8_0"), "--preset"), (("--control", "moe_top_k=1"), "--control moe_top_k=1: for --ppl alone")):
+        for flags, pattern in ((("-o", "xml"), "--format xml"), (("-p", "0", "-n", "0"), "nothing to do"),
+                               (("-p", "x"), "--n-prompt"), (("-r", "0"), "--repeats 0"), (("-b", "0"), "--batch 0"),
+                               (("-n", "64", "-c", "16"), "the longest test needs"),
+                               (("--ppl", "/nothing"), "/nothing"), (("--type", "q8_0"), "--preset"),
+                               (("--control", "moe_top_k=1"), "--control moe_top_k=1: for --ppl alone")):
             with self.subTest(flags=flags):
                 self.refuse(self.verb("bench", "llama", *flags, "-q"), pattern)
         self.refuse(run(HYDRALM, "bench", "--preset", "hydra-30m"), "hydra-29m")
         self.refuse(run(HYDRALM, "bench", "--preset", "hydra-nano", "--type", "q3"), "--type q3")
         short = Path(self.path("short"))
         short.write_text("a b c")
-        self.refuse(self.verb("bench", "llama", "--ppl", str(short), "-q"), f"--ppl {short}: the text has \\d+ tokens: a chunk needs 512")
+        self.refuse(self.verb("bench", "llama", "--ppl", str(short), "-q"),
+                    f"--ppl {short}: the text has \\d+ tokens: a chunk needs 512")
 
 
 class Chat(RuntimeTest):
     def chat(self, lines, *flags, family="llama", **options):
-        return self.verb("chat", family, "--chat-template", "chatml", "--temp", "0", "-n", "6", *flags, input="".join(line + "\n" for line in lines), **options)
+        return self.verb("chat", family, "--chat-template", "chatml", "--temp", "0", "-n", "6", *flags,
+                         input="".join(line + "\n" for line in lines), **options)
 
     def test_piped(self):
         got = self.chat(["hello", "", "and now?"])
@@ -471,7 +518,8 @@ class Chat(RuntimeTest):
         prompt = self.ids(text)
         held = self.held(state)
         self.assertEqual(held[:len(prompt)], prompt)
-        said = run(HYDRALM, "tokenizer", "decode", "-m", self.tokenizer, input=" ".join(map(str, held[len(prompt):]))).stdout
+        answer = " ".join(map(str, held[len(prompt):]))
+        said = run(HYDRALM, "tokenizer", "decode", "-m", self.tokenizer, input=answer).stdout
         self.assertTrue(said.startswith(answer), (said, answer))
 
     def held(self, state):
@@ -479,21 +527,26 @@ class Chat(RuntimeTest):
         data = Path(state).read_bytes()
         n = int.from_bytes(data[:8], "little")
         head = json.loads(data[8:8 + n])
-        return [id for name in ("ids", "pending") for id in np.frombuffer(data[8 + n:][slice(*head[name]["data_offsets"])], "<i4").tolist()]
+        return [
+            id for name in ("ids", "pending")
+            for id in np.frombuffer(data[8 + n:][slice(*head[name]["data_offsets"])], "<i4").tolist()]
 
     def test_turns_follow_one_another_as_the_template_says(self):
         """With a model that says its end at once, the state holds the template's text exactly."""
         state = self.path("state")
         for form, end, text in (
-                ("chatml", 2, "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\ngo on<|im_end|>\n"
-                              "<|im_start|>assistant\n<|im_end|>"),
-                ("llama2", 0, "[INST] hello [/INST]<|endoftext|>[INST] go on [/INST]<|endoftext|>")):
-            got = self.verb("chat", "llama", "--chat-template", form, "--temp", "0", "-q", "--logit-bias", f"{end}=1e9", input=f"hello\ngo on\n/save {state}\n")
+            ("chatml", 2,
+             "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\ngo on<|im_end|>\n"
+             "<|im_start|>assistant\n<|im_end|>"),
+            ("llama2", 0, "[INST] hello [/INST]<|endoftext|>[INST] go on [/INST]<|endoftext|>")):
+            got = self.verb("chat", "llama", "--chat-template", form, "--temp", "0", "-q", "--logit-bias", f"{end}=1e9",
+                            input=f"hello\ngo on\n/save {state}\n")
             self.assertEqual((got.returncode, got.stdout), (0, "\n\n"), got)
             self.assertEqual(self.held(state), self.ids(text), form)
 
     def test_the_plain_form_ends_answers_where_a_user_would_speak(self):
-        got = self.verb("chat", "mamba2", "--chat-template", "plain", "--temp", "0", "-q", "-n", "4", input=f"hello\ngo on\n/save {self.path('state')}\n")
+        got = self.verb("chat", "mamba2", "--chat-template", "plain", "--temp", "0", "-q", "-n", "4",
+                        input=f"hello\ngo on\n/save {self.path('state')}\n")
         self.assertEqual(got.returncode, 0, got)
         held = self.held(self.path("state"))
         self.assertEqual(held[:len(self.ids("User: hello\n"))], self.ids("User: hello\n"))
@@ -526,9 +579,11 @@ class Chat(RuntimeTest):
         self.refuse(self.verb("chat", "llama", "--chat-template", "jinja", "-q"), "jinja")
 
     def test_ctrl_c_stops_the_answer_and_not_the_program(self):
-        command = [HYDRALM, "chat", "-m", self.models["hydra"], "--chat-template", "chatml", "--temp", "0", "-n", "-1", "-q",
-                   "--logit-bias", "0=-1e9", "--logit-bias", "2=-1e9"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        command = [
+            HYDRALM, "chat", "-m", self.models["hydra"], "--chat-template", "chatml", "--temp", "0", "-n", "-1", "-q",
+            "--logit-bias", "0=-1e9", "--logit-bias", "2=-1e9"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:
             process.stdin.write(b"hello\n")
             process.stdin.flush()
             process.stdout.read(60)
@@ -542,8 +597,10 @@ class Chat(RuntimeTest):
 
 
     def test_at_a_terminal_a_second_ctrl_c_leaves(self):
-        command = [HYDRALM, "chat", "-m", self.models["hydra"], "--chat-template", "chatml", "--temp", "0", "-n", "3", "-q"]
-        for typed, status in ((["/quit\n"], 0), (["\x04"], 0), (["\x03", "\x03"], 130), (["\x03", "/typo\n", "hello\n", "\x03", "\x03"], 130)):
+        command = [
+            HYDRALM, "chat", "-m", self.models["hydra"], "--chat-template", "chatml", "--temp", "0", "-n", "3", "-q"]
+        for typed, status in ((["/quit\n"], 0), (["\x04"], 0), (["\x03", "\x03"], 130),
+                              (["\x03", "/typo\n", "hello\n", "\x03", "\x03"], 130)):
             shown = b""
             pid, terminal = pty.fork()
             if pid == 0:

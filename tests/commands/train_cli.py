@@ -35,7 +35,8 @@ class TrainTest(unittest.TestCase):
         for text in ("model        hydra-nano: ", "run          6 steps", "memory       weights", "val loss",
                      f"next         hydralm generate -m {self.run_folder}/model"):
             self.assertIn(text, self.out)
-        self.assertRegex(self.err, r"step 2/6 \| loss \d\.\d+ \| bpb \d\.\d+ \| lr \S+ \| [\d,]+ tok/s \| mfu \S+ \| eta \d+:\d\d")
+        self.assertRegex(
+            self.err, r"step 2/6 \| loss \d\.\d+ \| bpb \d\.\d+ \| lr \S+ \| [\d,]+ tok/s \| mfu \S+ \| eta \d+:\d\d")
         self.assertRegex(self.err, r"step 3/6 \| val loss \d\.\d+ \| val bpb \d\.\d+")
         self.assertNotIn("\r", self.err)
 
@@ -54,8 +55,8 @@ class TrainTest(unittest.TestCase):
 
     def test_folder_is_as_documented(self):
         folder = Path(self.run_folder)
-        for name in ("run.toml", "env.json", "log.txt", "train.jsonl", "train.csv", "val.jsonl", "val.csv", "ckpt/latest",
-                     "ckpt/step-00000006/DONE", "ckpt/step-00000006/state.json", "model/config.json",
+        for name in ("run.toml", "env.json", "log.txt", "train.jsonl", "train.csv", "val.jsonl", "val.csv",
+                     "ckpt/latest", "ckpt/step-00000006/DONE", "ckpt/step-00000006/state.json", "model/config.json",
                      "model/model.safetensors", "model/tokenizer.json"):
             self.assertTrue((folder / name).exists(), name)
         self.assertTrue(list(folder.glob("events.out.tfevents.*")))
@@ -119,7 +120,9 @@ class TrainTest(unittest.TestCase):
         result = json.loads(must([TRAIN, "eval", "-m", model, "--data", self.data, "-c", "32", "--json", "-t", "1"]))
         rows = [json.loads(line) for line in Path(f"{self.run_folder}/val.jsonl").read_text().splitlines()]
         self.assertEqual(sum(b["tokens"] for b in result["by_position"]), result["tokens"])
-        self.assertAlmostEqual(result["loss"], rows[-1]["val/loss"] if "val/loss" in rows[-1] else rows[-1]["values"]["val/loss"], delta=0.3)
+        self.assertAlmostEqual(result["loss"],
+                               rows[-1]["val/loss"] if "val/loss" in rows[-1] else rows[-1]["values"]["val/loss"],
+                               delta=0.3)
         table = must([TRAIN, "eval", "-m", model, "-f", f"{self.folder}/text.txt", "-t", "1"])
         self.assertIn("bits per byte", table)
         self.assertRegex(table, r"1 - 15 +30 ")

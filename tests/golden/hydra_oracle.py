@@ -357,19 +357,22 @@ def tensors(c, M, embed):
                       "mamba.skip_proj.weight": b.skip_proj})
         if i in c.sga:
             t.update({f"self_attn.{n}_proj.weight": getattr(b, n) for n in "qkvo"})
-            t.update({"self_attn.q_norm.weight": b.qn, "self_attn.k_norm.weight": b.kn, "self_attn.landmark_scale": b.lscale,
-                      "self_attn.landmark_scorer.weight": b.score_w[None], "self_attn.landmark_scorer.bias": [b.score_b]})
+            t.update({
+                "self_attn.q_norm.weight": b.qn, "self_attn.k_norm.weight": b.kn, "self_attn.landmark_scale": b.lscale,
+                "self_attn.landmark_scorer.weight": b.score_w[None], "self_attn.landmark_scorer.bias": [b.score_b]})
         if i in c.moe:
             t.update({"moe.router.prev_proj.weight": b.prev, "moe.router.first_proj.weight": b.first,
                       "moe.router.init_summary": b.m0, "moe.router.balance_bias": b.bal,
                       "moe.experts.gate_up_proj": b.gate_up, "moe.experts.down_proj": b.down})
         if i in c.ws:
             w = b.ws
-            t.update({"workspace." + n: v for n, v in (
-                ("norm.weight", w.norm), ("memory_norm.weight", w.mnorm), ("read_q.weight", w.rq), ("write_k.weight", w.wk),
-                ("write_v.weight", w.wv), ("o_proj.weight", w.o), ("slot_queries", w.slot_q), ("init_state", w.M0),
-                ("read_k.weight", w.rk), ("read_v.weight", w.rv), ("write_gate.weight", w.wg[None]),
-                ("write_gate.bias", w.wb), ("controller.weight", w.ctl), ("controller.bias", w.ctl_b))})
+            t.update({
+                "workspace." + n: v
+                for n, v in (("norm.weight", w.norm), ("memory_norm.weight", w.mnorm), ("read_q.weight", w.rq),
+                             ("write_k.weight", w.wk), ("write_v.weight", w.wv), ("o_proj.weight", w.o),
+                             ("slot_queries", w.slot_q), ("init_state", w.M0), ("read_k.weight", w.rk),
+                             ("read_v.weight", w.rv), ("write_gate.weight", w.wg[None]), ("write_gate.bias", w.wb),
+                             ("controller.weight", w.ctl), ("controller.bias", w.ctl_b))})
         if i in c.pkm:
             p = b.pkm
             t.update({"pkm." + n: v for n, v in (
@@ -381,14 +384,15 @@ def tensors(c, M, embed):
 def config(c, V):
     kind = lambda i: "ssm" + ("_sga" if i in c.sga else "") + ("_moe" if i in c.moe else "")
     return dict(model_type="hydra", vocab_size=V, hidden_size=c.D, num_hidden_layers=c.L, tie_word_embeddings=True,
-                torch_dtype="float64", rms_norm_eps=EPS, model_chunk_size=c.C, layer_types=[kind(i) for i in range(c.L)],
-                workspace_layers=list(c.ws), pkm_layers=list(c.pkm), gate_controller=c.controller, ssm_kind=c.ssm_kind,
-                mamba_n_heads=c.H, mamba_d_head=c.P, mamba_expand=c.H * c.P // c.D, mamba_n_groups=c.G,
-                mamba_norm_groups=c.norm_groups, mamba_d_state=c.N, mamba_d_conv=c.K, mamba_chunk_size=c.Q,
-                time_step_limit=list(c.dt_limit), num_attention_heads=c.A, num_key_value_heads=c.A, head_dim=c.Dh,
-                sliding_window=c.W, rope_theta=c.theta, landmark_budget=c.Gm, landmarks_per_chunk=c.m, num_experts=c.E,
-                num_experts_per_tok=c.k, moe_intermediate_size=c.F, workspace_slots=c.S, workspace_rank=c.r,
-                workspace_write_slots=c.Sw, pkm_heads=c.Hp, pkm_n_keys=c.n, pkm_d_key=c.dk, pkm_d_value=c.dv, pkm_top_k=c.kp)
+                torch_dtype="float64", rms_norm_eps=EPS, model_chunk_size=c.C,
+                layer_types=[kind(i) for i in range(c.L)], workspace_layers=list(c.ws), pkm_layers=list(c.pkm),
+                gate_controller=c.controller, ssm_kind=c.ssm_kind, mamba_n_heads=c.H, mamba_d_head=c.P,
+                mamba_expand=c.H * c.P // c.D, mamba_n_groups=c.G, mamba_norm_groups=c.norm_groups, mamba_d_state=c.N,
+                mamba_d_conv=c.K, mamba_chunk_size=c.Q, time_step_limit=list(c.dt_limit), num_attention_heads=c.A,
+                num_key_value_heads=c.A, head_dim=c.Dh, sliding_window=c.W, rope_theta=c.theta, landmark_budget=c.Gm,
+                landmarks_per_chunk=c.m, num_experts=c.E, num_experts_per_tok=c.k, moe_intermediate_size=c.F,
+                workspace_slots=c.S, workspace_rank=c.r, workspace_write_slots=c.Sw, pkm_heads=c.Hp, pkm_n_keys=c.n,
+                pkm_d_key=c.dk, pkm_d_value=c.dv, pkm_top_k=c.kp)
 
 # ---------------------------------------------------------------- checks
 FAILED = []
@@ -445,7 +449,8 @@ def main():
     below("change of the pad inputs: change at real tokens", np.abs(forward(c, M, xq, pp, dd) - Yp)[dd >= 0].max())
     for label, ctl in (("top_k=1, temperature 2", NS(**{**vars(DEFAULT), "top_k": 1, "temperature": 2.0})),
                        ("ban expert 0, SGA off", NS(**{**vars(DEFAULT), "ban": (0,), "path": (1.0, 0.0, 1.0)})),
-                       ("force experts 1 and 3, memory reads x0.5", NS(**{**vars(DEFAULT), "force": (1, 3), "ws_read": .5, "pkm": .5}))):
+                       ("force experts 1 and 3, memory reads x0.5",
+                        NS(**{**vars(DEFAULT), "force": (1, 3), "ws_read": .5, "pkm": .5}))):
         check_model("controls, " + label, c, ctl, rng)
     check_model("ssm_kind = diagonal", NS(**{**vars(c), "ssm_kind": "diagonal"}), DEFAULT, rng)
     check_model("whole-width gated norm (norm_groups=1), no controller",
@@ -456,7 +461,7 @@ def main():
             every = (s1[:, None] + s2[None]).ravel()
             diff = max(diff, np.abs(np.sort(every)[::-1][:c.kp] - sc).max(), np.abs(every[ids] - sc).max())
     below("PKM: product top-k - top-k over all n*n sums", diff)
-    b = M.layers[0]                                                                   # routing: grouped == per-chunk loop
+    b = M.layers[0]  # routing: grouped == per-chunk loop
     u = rng.normal(size=(T, c.D))
     naive = np.zeros_like(u)
     for s in range(0, T, c.C):
@@ -465,7 +470,8 @@ def main():
     below("routing: gathered per expert - loop over chunks", np.abs(moe_scan(c, b, u, pos, doc, DEFAULT) - naive).max())
     aux = []
     forward(c, M, x, pos, doc, DEFAULT, aux)
-    for where, name, obj in [(2, n, M.layers[2]) for n in ("score_w", "score_b", "lscale", "prev", "first", "m0", "ctl_w", "A_log", "dt_bias")] + \
+    of_block = ("score_w", "score_b", "lscale", "prev", "first", "m0", "ctl_w", "A_log", "dt_bias")
+    for where, name, obj in [(2, n, M.layers[2]) for n in of_block] + \
             [(1, n, M.layers[1].ws) for n in ("slot_q", "wg", "wb", "M0", "ctl", "wk")] + \
             [(2, n, M.layers[2].pkm) for n in ("keys", "qn", "gb")] + [(-1, "table", M)]:
         old = getattr(obj, name)
@@ -478,7 +484,8 @@ def main():
     b0.first = old + 1e-5 * rng.normal(size=old.shape)
     forward(c, M, x, pos, doc, DEFAULT, aux2)
     b0.first = old
-    report("influence of the router on its balance loss (must not be zero)", abs(aux[0] - aux2[0]), abs(aux[0] - aux2[0]) > 1e-12)
+    report("influence of the router on its balance loss (must not be zero)", abs(aux[0] - aux2[0]),
+           abs(aux[0] - aux2[0]) > 1e-12)
     print("FAILED: " + ", ".join(FAILED) if FAILED else "all checks passed")
     return 1 if FAILED else 0
 

@@ -72,7 +72,8 @@ def rows(c, packed, rng):
 
 
 def write_case(folder, case, ids, pos, doc, hidden, logits):
-    named = {"ids": ids.astype(np.int64), "pos": pos.astype(np.int64), "seq_idx": doc.astype(np.int64), "hidden": hidden}
+    named = {
+        "ids": ids.astype(np.int64), "pos": pos.astype(np.int64), "seq_idx": doc.astype(np.int64), "hidden": hidden}
     if logits is not None:
         named["logits"] = logits
     write_safetensors(os.path.join(folder, case + ".safetensors"), named)
@@ -146,9 +147,10 @@ def write_mamba2(root):
     R = lambda *s, fan=None: g.normal(size=s) / np.sqrt(fan if fan else s[-1])
     ones = lambda *s: 1 + 0.1 * g.normal(size=s)
     di, gn = c.H * c.P, c.G * c.N
-    layers = [NS(norm=ones(c.D), in_proj=R(2 * di + 2 * gn + c.H, c.D), out_proj=R(c.D, di), conv_w=R(di + 2 * gn, c.K),
-                 conv_b=R(di + 2 * gn, fan=9), A_log=R(c.H, fan=4), dt_bias=R(c.H, fan=1), Dskip=ones(c.H), gnorm=ones(di))
-              for _ in range(c.L)]
+    layers = [
+        NS(norm=ones(c.D), in_proj=R(2 * di + 2 * gn + c.H, c.D), out_proj=R(c.D, di), conv_w=R(di + 2 * gn, c.K),
+           conv_b=R(di + 2 * gn, fan=9), A_log=R(c.H, fan=4), dt_bias=R(c.H, fan=1), Dskip=ones(c.H), gnorm=ones(di))
+        for _ in range(c.L)]
     embed, norm = g.normal(size=(c.V, c.D)), ones(c.D)
     tensors = {"backbone.embeddings.weight": embed, "backbone.norm_f.weight": norm}
     for i, b in enumerate(layers):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes tests/golden/hf: tiny random models as Python's `transformers` saves them, and its logits (float32).
 
-Not here: the comparison (hydra/runtime/golden_test.cc). `transformers` and torch are needed only to write the files again:
+Not here: the comparison (hydra/runtime/golden_test.cc). `transformers` and torch are needed only to write the files
+again:
     pip install transformers torch; python3 tests/golden/make_hf_golden.py [FOLDER]
 
 FOLDER/NAME/config.json, model.safetensors   the model, untouched

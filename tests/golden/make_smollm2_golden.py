@@ -9,7 +9,6 @@ texts       strings and their token ids, special tokens parsed
 prompt      token ids; greedy [200] the ids that follow, margins [200] best logit minus second
 perplexity  of the first `tokens` tokens of TEXT (the demo's King James Bible) in pieces of 512, second halves scored
 """
-import ctypes
 import hashlib
 import json
 import math
@@ -21,12 +20,14 @@ import numpy as np
 
 TEXTS = [
     "Hello world", " leading and trailing  ", "It's 12345.678 o'clock, isn't it?\n\n\tTabs\tand\r\nlines", "",
-    "def f(x):\n    return x**2 + 10 * (x - 3)  # comment\n", "naive cafe: na\u00efve caf\u00e9, Stra\u00dfe, \u0130stanbul",
-    "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8", "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 emoji \u2764\ufe0f",
-    "e\u0301a\u0308 combining", "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>b <|endoftext|>",
-    "1 22 333 4444 55555", "https://example.org/a?b=c&d=%20e", "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u0928\u092e\u0938\u094d\u0924\u0947",
-    "we'll they've I'd you're it's I'm", "MixedCASE camelCase snake_case kebab-case", "   \n   \n\n  x", "x" * 40,
-]
+    "def f(x):\n    return x**2 + 10 * (x - 3)  # comment\n",
+    "naive cafe: na\u00efve caf\u00e9, Stra\u00dfe, \u0130stanbul",
+    "\u4f60\u597d\uff0c\u4e16\u754c\u3002\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8",
+    "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 emoji \u2764\ufe0f", "e\u0301a\u0308 combining",
+    "<|im_start|>user\nWhat is 2+2?<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>b <|endoftext|>",
+    "1 22 333 4444 55555", "https://example.org/a?b=c&d=%20e",
+    "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u0928\u092e\u0938\u094d\u0924\u0947",
+    "we'll they've I'd you're it's I'm", "MixedCASE camelCase snake_case kebab-case", "   \n   \n\n  x", "x" * 40]
 PROMPT = "<|im_start|>user\nTell me about the sea and the ships that cross it.<|im_end|>\n<|im_start|>assistant\n"
 STEPS, WINDOW, THREADS = 200, 512, 2
 
@@ -56,10 +57,13 @@ class Llama:
         """Logits after each of ids, which follow `start` earlier tokens. [n, vocab]"""
         batch = ll.llama_batch_init(len(ids), 0, 1)
         for i, token in enumerate(ids):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, start + i, 1, 0, 1
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, start + i, 1
+            batch.seq_id[i][0], batch.logits[i] = 0, 1
         batch.n_tokens = len(ids)
         assert ll.llama_decode(self.context, batch) == 0
-        rows = [np.ctypeslib.as_array(ll.llama_get_logits_ith(self.context, i), (self.size,)).copy() for i in range(len(ids))]
+        rows = [
+            np.ctypeslib.as_array(ll.llama_get_logits_ith(self.context, i), (self.size,)).copy()
+            for i in range(len(ids))]
         ll.llama_batch_free(batch)
         return np.stack(rows)
 

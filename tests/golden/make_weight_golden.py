@@ -2,8 +2,8 @@
 """Writes tests/golden/weights.safetensors: rows as each weight type stores them, and what the stored bytes mean.
 
 Bytes of blocks come from ggml's own reference quantisers, other bytes and all readings from Python's `gguf` (0.17.1).
-(Its Q4_0 rounds ties as a fused multiply-add does; else its bytes are the same: tests/parity/gguf_test.py.) Not here: the
-comparison (hydra/io/weight_type_test.cc).
+(Its Q4_0 rounds ties as a fused multiply-add does; else its bytes are the same: tests/parity/gguf_test.py.)
+Not here: the comparison (hydra/io/weight_type_test.cc).
 Run:  python3 tests/golden/make_weight_golden.py LIBGGML [FILE]
 LIBGGML: a shared library of ggml's ggml-quants.c and ggml.c (llama.cpp), built with -O2
 -ffp-contract=off and without -march: a fused multiply-add would round differently.
@@ -61,7 +61,8 @@ def encode(ggml, name, values):
 def raw(name, rng):
     block, size = gguf.GGML_QUANT_SIZES[Type[name]]
     if name in ("F32", "BF16"):
-        return np.frombuffer(gguf.quants.quantize(rng.standard_normal(N).astype(np.float32), Type[name]).tobytes(), np.uint8)
+        blocks = gguf.quants.quantize(rng.standard_normal(N).astype(np.float32), Type[name])
+        return np.frombuffer(blocks.tobytes(), np.uint8)
     blocks = rng.integers(0, 256, (N // block, size), dtype=np.uint8)
     for at in HALVES[name]:
         blocks[:, at + 1] &= 0xBF  # an exponent below 16: finite
@@ -71,7 +72,8 @@ def raw(name, rng):
 
 def main():
     ggml = ctypes.CDLL(sys.argv[1], mode=os.RTLD_LAZY)
-    path = sys.argv[2] if len(sys.argv) > 2 else os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights.safetensors")
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights.safetensors")
+    path = sys.argv[2] if len(sys.argv) > 2 else beside
     rng = np.random.default_rng(5)
     values = rows(rng)
     named = {"values": values}

@@ -22,7 +22,8 @@ def run_test(binary, case, folder):
     """Runs one GoogleTest case with its sample folder; a case that is not there is an error."""
     result = subprocess.run([os.path.join(BIN, binary), "--gtest_filter=" + case],
                             env=dict(os.environ, HYDRALM_SAMPLES=folder), capture_output=True, text=True)
-    assert result.returncode == 0 and "1 test ran" in result.stdout.replace("from 1 test suite ", ""), result.stdout + result.stderr
+    ran = "1 test ran" in result.stdout.replace("from 1 test suite ", "")
+    assert result.returncode == 0 and ran, result.stdout + result.stderr
 
 
 class Formats(unittest.TestCase):
@@ -43,8 +44,9 @@ class Formats(unittest.TestCase):
 
     def test_safetensors_opens_ours(self):
         from safetensors import safe_open
-        want = {"u8": ("U8", [3]), "f32": ("F32", [2, 3]), "f16": ("F16", [3]), "bf16": ("BF16", [2, 1]), "f64": ("F64", [1]),
-                "i64": ("I64", [2]), "i32": ("I32", []), "none": ("F32", [0, 5])}
+        want = {
+            "u8": ("U8", [3]), "f32": ("F32", [2, 3]), "f16": ("F16", [3]), "bf16": ("BF16", [2, 1]),
+            "f64": ("F64", [1]), "i64": ("I64", [2]), "i32": ("I32", []), "none": ("F32", [0, 5])}
         with safe_open(f"{self.folder}/ours.safetensors", framework="np") as file:
             self.assertEqual(file.metadata(), {"format": "pt", "note": 'a "quoted" \u00e9'})
             self.assertEqual(set(file.keys()), set(want))
@@ -103,7 +105,8 @@ class Data(unittest.TestCase):
         self.tokenizer = Tokenizer(models.BPE())
         self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self.tokenizer.decoder = decoders.ByteLevel()
-        self.documents = [f"Document {i}: the cat sat on mat {i * i}, caf\u00e9 \U0001f600.\n" * (1 + i % 3) for i in range(300)]
+        self.documents = [
+            f"Document {i}: the cat sat on mat {i * i}, caf\u00e9 \U0001f600.\n" * (1 + i % 3) for i in range(300)]
         trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"], show_progress=False,
                                       initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
         self.tokenizer.train_from_iterator(self.documents, trainer)
@@ -134,8 +137,9 @@ class Data(unittest.TestCase):
         return np.split(tokens, ends[:-1].astype(int))
 
     def test_build_info_check(self):
-        built = json.loads(self.hydralm("build", "a.jsonl", "b.txt", "--tokenizer", "tokenizer.json", "-o", "data", "--val",
-                                        "0.1", "--doc-sep", "<sep>", "--shard-tokens", "2000", "--json").stdout)
+        built = json.loads(
+            self.hydralm("build", "a.jsonl", "b.txt", "--tokenizer", "tokenizer.json", "-o", "data", "--val", "0.1",
+                         "--doc-sep", "<sep>", "--shard-tokens", "2000", "--json").stdout)
         self.assertEqual(built["train"]["documents"] + built["val"]["documents"], 300)
         self.assertEqual(built["train"]["text_bytes"] + built["val"]["text_bytes"],
                          sum(len(text.encode()) for text in self.documents))
@@ -157,7 +161,8 @@ class Data(unittest.TestCase):
         self.assertIn("good", self.hydralm("check", "data").stdout)
 
     def test_check_fails_with_status_1_and_errors_with_2(self):
-        self.hydralm("build", "b.txt", "--tokenizer", "tokenizer.json", "-o", "data", "--doc-sep", "<sep>", "--val", "0.2")
+        self.hydralm("build", "b.txt", "--tokenizer", "tokenizer.json", "-o", "data", "--doc-sep", "<sep>", "--val",
+                     "0.2")
         path = f"{self.folder}/data/train-00001-of-00001.tok"
         with open(path, "r+b") as file:
             file.seek(5000)
@@ -165,10 +170,11 @@ class Data(unittest.TestCase):
         self.assertIn("payload CRC", self.hydralm("check", "data", status=1).stdout)
         os.truncate(path, 5000)
         self.assertFalse(json.loads(self.hydralm("check", "data", "--json", status=1).stdout)["ok"])
-        for args, message in ((["check", "none"], "none/data.json"), (["info", "none"], "none/data.json"),
-                              (["build", "none.txt", "--tokenizer", "tokenizer.json", "-o", "x"], "none.txt"),
-                              (["build", "b.txt", "--tokenizer", "none.json", "-o", "x"], "none.json"),
-                              (["build", "b.txt", "--tokenizer", "tokenizer.json", "-o", "x", "--val", "2"], "--val 2")):
+        for args, message in (
+                (["check", "none"], "none/data.json"), (["info", "none"], "none/data.json"),
+                (["build", "none.txt", "--tokenizer", "tokenizer.json", "-o", "x"], "none.txt"),
+                (["build", "b.txt", "--tokenizer", "none.json", "-o", "x"], "none.json"),
+                (["build", "b.txt", "--tokenizer", "tokenizer.json", "-o", "x", "--val", "2"], "--val 2")):
             errors = self.hydralm(*args, status=2).stderr
             self.assertTrue(errors.startswith("hydralm: ") and message in errors and errors.count("\n") == 1, errors)
 

@@ -58,8 +58,9 @@ def write_tokenizer(path):
     letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     vocab = {"<|endoftext|>": 0, **{c: i + 1 for i, c in enumerate(letters)}}
     step = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    added = {"id": 0, "content": "<|endoftext|>", "special": True, "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False}
+    added = {
+        "id": 0, "content": "<|endoftext|>", "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+        "normalized": False}
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"added_tokens": [added], "normalizer": None, "pre_tokenizer": step, "post_processor": None,
                    "decoder": step, "model": {"type": "BPE", "vocab": vocab, "merges": []}}, file)
@@ -115,14 +116,16 @@ class Gguf(unittest.TestCase):
         reader = gguf.GGUFReader(f"{self.folder}/model.gguf")
         get = lambda key: reader.fields[key].contents()  # noqa: E731
         self.assertEqual(get("general.architecture"), "llama")
-        self.assertEqual([get("llama." + k) for k in ("block_count", "embedding_length", "feed_forward_length",
-                                                      "attention.head_count", "attention.head_count_kv")], [2, 32, 64, 4, 2])
+        self.assertEqual([
+            get("llama." + k) for k in ("block_count", "embedding_length", "feed_forward_length",
+                                        "attention.head_count", "attention.head_count_kv")], [2, 32, 64, 4, 2])
         self.assertEqual(get("tokenizer.ggml.pre"), "gpt-2")
         self.assertEqual(len(get("tokenizer.ggml.tokens")), 320)
         self.assertEqual(get("tokenizer.ggml.token_type")[:2] + get("tokenizer.ggml.token_type")[-1:], [3, 1, 5])
         # Each name is one that llama.cpp's tools know for this architecture, in order without holes.
         known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
-        allowed = {gguf.TENSOR_NAMES[t].format(bid=b) for t in gguf.MODEL_TENSORS[gguf.MODEL_ARCH.LLAMA] for b in (0, 1)}
+        allowed = {
+            gguf.TENSOR_NAMES[t].format(bid=b) for t in gguf.MODEL_TENSORS[gguf.MODEL_ARCH.LLAMA] for b in (0, 1)}
         next_value, end = 1.0, reader.data_offset
         for tensor in reader.tensors:
             self.assertIn(tensor.name.removesuffix(".weight"), allowed, known)

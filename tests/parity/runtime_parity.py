@@ -25,15 +25,18 @@ def hydra(rng, **changes):
     config = {
         "model_type": "hydra", "vocab_size": int(rng.integers(11, 90)), "hidden_size": d, "num_hidden_layers": 4,
         "torch_dtype": "float32", "model_chunk_size": chunk, "tie_word_embeddings": bool(rng.integers(2)),
-        "layer_types": ["ssm_moe", "ssm_sga", "ssm_sga_moe", "ssm"], "workspace_layers": [1, 3], "pkm_layers": [2],
-        "gate_controller": bool(rng.integers(2)), "ssm_kind": "mamba2", "mamba_expand": 1, "mamba_n_heads": heads,
-        "mamba_d_head": head_dim, "mamba_n_groups": 1, "mamba_norm_groups": 1, "mamba_d_state": int(rng.choice([1, 5, 17])),
+        "layer_types": ["ssm_moe", "ssm_sga", "ssm_sga_moe", "ssm"], "workspace_layers": [1, 3],
+        "pkm_layers": [2], "gate_controller": bool(rng.integers(2)),
+        "ssm_kind": "mamba2", "mamba_expand": 1, "mamba_n_heads": heads, "mamba_d_head": head_dim, "mamba_n_groups": 1,
+        "mamba_norm_groups": 1, "mamba_d_state": int(rng.choice([1, 5, 17])),
         "mamba_chunk_size": int(rng.choice([4, 7, 16])), "num_attention_heads": int(rng.choice([1, 3])),
         "head_dim": int(rng.choice([2, 10, 16])), "sliding_window": int(rng.choice([chunk, chunk + 4, 30])),
-        "rope_theta": 100.0, "landmark_budget": int(rng.choice([0, 3, 7])), "landmarks_per_chunk": int(rng.choice([1, 2])),
-        "num_experts": experts, "num_experts_per_tok": int(rng.integers(1, experts + 1)),
-        "moe_intermediate_size": int(rng.choice([1, 9, 33])), "workspace_slots": 5, "workspace_rank": int(rng.choice([3, 12])),
-        "workspace_write_slots": 2, "pkm_heads": 2, "pkm_n_keys": 7, "pkm_d_key": 4, "pkm_d_value": 9, "pkm_top_k": 3}
+        "rope_theta": 100.0, "landmark_budget": int(rng.choice([0, 3, 7])),
+        "landmarks_per_chunk": int(rng.choice([1, 2])), "num_experts": experts,
+        "num_experts_per_tok": int(rng.integers(1, experts + 1)),
+        "moe_intermediate_size": int(rng.choice([1, 9, 33])), "workspace_slots": 5,
+        "workspace_rank": int(rng.choice([3, 12])), "workspace_write_slots": 2, "pkm_heads": 2, "pkm_n_keys": 7,
+        "pkm_d_key": 4, "pkm_d_value": 9, "pkm_top_k": 3}
     config["num_key_value_heads"] = config["num_attention_heads"] if rng.integers(2) else 1
     config.update(changes)
     return config
@@ -47,12 +50,13 @@ MAMBA2 = {"model_type": "mamba2", "vocab_size": 70, "hidden_size": 18, "num_hidd
           "tie_word_embeddings": True, "torch_dtype": "float32"}
 
 # specs/hydra.md 8
-NANO = {"model_type": "hydra", "vocab_size": 2048, "hidden_size": 192, "num_hidden_layers": 6, "torch_dtype": "float32",
-        "model_chunk_size": 16, "layer_types": ["ssm_moe", "ssm", "ssm_sga_moe", "ssm", "ssm_moe", "ssm_sga"],
-        "workspace_layers": [3], "pkm_layers": [4], "mamba_n_heads": 12, "mamba_d_head": 32, "mamba_d_state": 32,
-        "mamba_chunk_size": 32, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 32, "sliding_window": 64,
-        "landmark_budget": 128, "num_experts": 8, "moe_intermediate_size": 64, "workspace_slots": 32,
-        "workspace_rank": 32, "workspace_write_slots": 16, "pkm_n_keys": 32, "pkm_d_key": 32, "pkm_d_value": 64}
+NANO = {
+    "model_type": "hydra", "vocab_size": 2048, "hidden_size": 192, "num_hidden_layers": 6, "torch_dtype": "float32",
+    "model_chunk_size": 16, "layer_types": ["ssm_moe", "ssm", "ssm_sga_moe", "ssm", "ssm_moe", "ssm_sga"],
+    "workspace_layers": [3], "pkm_layers": [4], "mamba_n_heads": 12, "mamba_d_head": 32, "mamba_d_state": 32,
+    "mamba_chunk_size": 32, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 32, "sliding_window": 64,
+    "landmark_budget": 128, "num_experts": 8, "moe_intermediate_size": 64, "workspace_slots": 32, "workspace_rank": 32,
+    "workspace_write_slots": 16, "pkm_n_keys": 32, "pkm_d_key": 32, "pkm_d_value": 64}
 
 
 def cases():
@@ -60,7 +64,8 @@ def cases():
         rng = np.random.default_rng(seed)
         kind = {"ssm_kind": "diagonal"} if seed % 3 == 2 else {}
         if seed % 3 == 1:
-            kind = {"mamba_n_groups": 2, "mamba_norm_groups": 2, "mamba_n_heads": 4, "mamba_d_head": 6, "hidden_size": 24}
+            kind = {
+                "mamba_n_groups": 2, "mamba_norm_groups": 2, "mamba_n_heads": 4, "mamba_d_head": 6, "hidden_size": 24}
         yield f"hydra seed {seed}", hydra(rng, **kind)
     yield "llama", LLAMA
     yield "llama, one head", dict(LLAMA, num_attention_heads=1, tie_word_embeddings=True)
@@ -100,8 +105,8 @@ def write_model(folder, config, seed):
 
 def logits(folder, ids, *flags):
     out = folder / "logits.npy"
-    made = subprocess.run([HYDRALM, "logits", "-m", str(folder), "--ids", ",".join(map(str, ids)), "-o", str(out), *flags],
-                          capture_output=True, text=True)
+    command = [HYDRALM, "logits", "-m", str(folder), "--ids", ",".join(map(str, ids)), "-o", str(out), *flags]
+    made = subprocess.run(command, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     return np.load(out)
 
@@ -118,7 +123,8 @@ class ParityTest(unittest.TestCase):
                 for split in ("100", "1", "4,1,13"):
                     got = logits(folder, ids, "--split", split, "--kv-dtype", "f32", "-t", "2")
                     self.assertEqual(got.shape, want.shape)
-                    self.assertLess(float(np.abs(got - want).max()) / largest, TOLERANCE, f"{name}, split {split}: {config}")
+                    self.assertLess(
+                        float(np.abs(got - want).max()) / largest, TOLERANCE, f"{name}, split {split}: {config}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # ctest: serial timeout=600
-# SmolLM2-135M-Instruct (Q4_1 GGUF) against what llama.cpp says of it (tests/golden/smollm2.json): token ids, best tokens,
-# perplexity. HYDRALM_FULL=1 takes all 50,176 tokens of the perplexity in the place of 8,192. Not here: speed (bench/).
+# SmolLM2-135M-Instruct (Q4_1 GGUF) against what llama.cpp says of it (tests/golden/smollm2.json): token ids, best
+# tokens, perplexity. HYDRALM_FULL=1 takes all 50,176 tokens of the perplexity instead of 8,192. Not here: speed
+# (bench/).
 import hashlib
 import json
 import os
@@ -58,7 +59,8 @@ class SmolLM2Test(unittest.TestCase):
             whole.write_bytes(text[:600_000])
             ids = must(HYDRALM, "tokenizer", "encode", "-m", MODEL, str(whole)).split()
             # A few more tokens than whole pieces of 512: what is left over is not scored.
-            part.write_bytes(must(HYDRALM, "tokenizer", "decode", "-m", MODEL, input=b" ".join(ids[:row["tokens"] + 64])))
+            part.write_bytes(
+                must(HYDRALM, "tokenizer", "decode", "-m", MODEL, input=b" ".join(ids[:row["tokens"] + 64])))
             made = json.loads(must(HYDRALM, "bench", "-m", MODEL, "--ppl", str(part), "-o", "json"))
         got = (made[0] if isinstance(made, list) else made)["perplexity"]["value"]
         print(f"perplexity {got:.4f}, llama.cpp {row['value']:.4f} on {row['tokens']} tokens")

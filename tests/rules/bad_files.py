@@ -45,13 +45,15 @@ class BadFiles(unittest.TestCase):
         for kind, tests in TESTS.items():
             text = "".join(read(*test.split("/")) for test in tests)
             self.assertGreaterEqual(len(names.get(kind, [])), 4, f"{kind}: the list was not found")
-            missing = [name for name in names[kind]
-                       if name not in LATER and not re.search(r"(?<![a-z0-9])" + re.escape(name) + r"(?![a-z0-9])", text)]
+            missing = [
+                name for name in names[kind]
+                if name not in LATER and not re.search(r"(?<![a-z0-9])" + re.escape(name) + r"(?![a-z0-9])", text)]
             self.assertEqual(missing, [], f"{kind}: no test has these names")
 
     def test_each_format_has_a_fuzz_target(self):
         targets = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "fuzz", "*.cc"))}
-        wanted = {"safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat"}
+        wanted = {
+            "safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat"}
         self.assertEqual(wanted - targets, set())
 
 

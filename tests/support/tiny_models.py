@@ -14,14 +14,14 @@ from safetensors.numpy import save_file
 VOCAB = 320
 FAMILIES = {
     "hydra": dict(model_type="hydra", vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, torch_dtype="float32",
-                  layer_types=["ssm_moe", "ssm_sga", "ssm_moe"], workspace_layers=[1], pkm_layers=[2], model_chunk_size=8,
-                  mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_chunk_size=16, num_attention_heads=2,
-                  num_key_value_heads=2, head_dim=16, sliding_window=16, landmark_budget=8, num_experts=4,
-                  moe_intermediate_size=16, workspace_slots=8, workspace_rank=8, workspace_write_slots=4, pkm_n_keys=8,
-                  pkm_d_key=8, pkm_d_value=16, pkm_top_k=2, tie_word_embeddings=True),
+                  layer_types=["ssm_moe", "ssm_sga", "ssm_moe"], workspace_layers=[1], pkm_layers=[2],
+                  model_chunk_size=8, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_chunk_size=16,
+                  num_attention_heads=2, num_key_value_heads=2, head_dim=16, sliding_window=16, landmark_budget=8,
+                  num_experts=4, moe_intermediate_size=16, workspace_slots=8, workspace_rank=8, workspace_write_slots=4,
+                  pkm_n_keys=8, pkm_d_key=8, pkm_d_value=16, pkm_top_k=2, tie_word_embeddings=True),
     "llama": dict(model_type="llama", vocab_size=VOCAB, hidden_size=48, num_hidden_layers=2, intermediate_size=80,
-                  num_attention_heads=6, num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=10000.0, hidden_act="silu",
-                  tie_word_embeddings=False, torch_dtype="float32", max_position_embeddings=256),
+                  num_attention_heads=6, num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=10000.0,
+                  hidden_act="silu", tie_word_embeddings=False, torch_dtype="float32", max_position_embeddings=256),
     "mamba2": dict(model_type="mamba2", vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=16, expand=2,
                    head_dim=16, num_heads=4, n_groups=1, conv_kernel=4, chunk_size=16, layer_norm_epsilon=1e-5,
                    tie_word_embeddings=True, torch_dtype="float32", time_step_limit=[0.0, float("inf")]),
@@ -60,7 +60,8 @@ def make_tokenizer(hydralm, folder):
     text = Path(folder) / "text.txt"
     text.write_text(make_text(1), encoding="utf-8")
     specials = [word for token in ("<|endoftext|>", "<|im_start|>", "<|im_end|>") for word in ("--special", token)]
-    must(hydralm, "tokenizer", "train", str(text), "--vocab", str(VOCAB), *specials, "-o", f"{folder}/tokenizer.json", "-q")
+    must(hydralm, "tokenizer", "train", str(text), "--vocab", str(VOCAB), *specials, "-o", f"{folder}/tokenizer.json",
+         "-q")
     return f"{folder}/tokenizer.json"
 
 
@@ -77,7 +78,8 @@ def make_model(hydralm, folder, family, tokenizer, seed=1, **changes):
         shape = tensor["shape"]
         gain = 1 / np.sqrt(shape[-1]) if len(shape) > 1 else 0.1
         values = rng.normal(size=shape) * gain
-        if tensor["name"].endswith(("norm.weight", "norm_f.weight", "norm1.weight", "norm2.weight", "layernorm.weight")):
+        norms = ("norm.weight", "norm_f.weight", "norm1.weight", "norm2.weight", "layernorm.weight")
+        if tensor["name"].endswith(norms):
             values = 1 + values
         tensors[tensor["name"]] = values.astype(np.float32)
     save_file(tensors, str(folder / "model.safetensors"))

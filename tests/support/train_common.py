@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-CLOCK = {"train/tok_per_sec", "train/mfu", "train/step_ms", "train/data_ms", "train/other_ms", "train/mem_bytes", "seconds"}
+CLOCK = {
+    "train/tok_per_sec", "train/mfu", "train/step_ms", "train/data_ms", "train/other_ms", "train/mem_bytes", "seconds"}
 CLOCK_STATE = {"seconds", "interval.seconds", "interval.data_seconds"}
 
 TINY = {
@@ -49,8 +50,9 @@ def make_data(hydralm, folder, seed):
     text.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
     plain = Path(folder) / "text.txt"
     plain.write_text("\n".join(documents))
-    must([hydralm, "tokenizer", "train", str(plain), "--vocab", "320", "--pattern", "gpt2", "-o", f"{folder}/tokenizer.json"])
-    must([hydralm, "data", "build", str(text), "--tokenizer", f"{folder}/tokenizer.json", "-o", f"{folder}/data", "--val", "0.1"])
+    tokenizer = f"{folder}/tokenizer.json"
+    must([hydralm, "tokenizer", "train", str(plain), "--vocab", "320", "--pattern", "gpt2", "-o", tokenizer])
+    must([hydralm, "data", "build", str(text), "--tokenizer", tokenizer, "-o", f"{folder}/data", "--val", "0.1"])
     return f"{folder}/data"
 
 
@@ -82,7 +84,8 @@ def differences(a, b):
     for name in ("model.safetensors", "optim-00000-of-00001.safetensors"):
         if (x / name).read_bytes() != (y / name).read_bytes():
             out.append(f"{name} of {x.name}")
-    states = [{k: v for k, v in json.loads((c / "state.json").read_text()).items() if k not in CLOCK_STATE} for c in (x, y)]
+    read = [json.loads((c / "state.json").read_text()) for c in (x, y)]
+    states = [{k: v for k, v in state.items() if k not in CLOCK_STATE} for state in read]
     out += [f"state.json: {key}" for key in states[0] if states[0][key] != states[1].get(key)]
     for name in ("train.jsonl", "val.jsonl"):
         left, right = rows(Path(a) / name), rows(Path(b) / name)
