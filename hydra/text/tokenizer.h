@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "hydra/text/tokenizer_text.h"  // Utf8Stream: text from a stream of tokens
+#include "hydra/base/utf8.h"  // Utf8Stream: text from a stream of tokens
 
 namespace hydra {
 
