@@ -5,7 +5,7 @@
 #
 #   tools/setup.sh          packages and .venv; goes on without LibTorch when it cannot be had
 #   tools/setup.sh torch    the same, but LibTorch is a must
-#   tools/setup.sh dev      the packages of `make tidy` and `make format` only
+#   tools/setup.sh dev      the packages of `make tidy` and `make fuzz` only
 #
 # TORCH=off leaves LibTorch out.
 set -eu
@@ -34,7 +34,8 @@ missing_packages() {
 }
 
 install_packages() {
-  command -v dpkg-query >/dev/null || die "no dpkg: install what packages.txt lists by hand, then build with cmake --preset release"
+  command -v dpkg-query >/dev/null ||
+    die "no dpkg: install what packages.txt lists by hand, then build with cmake --preset release"
   missing=$(missing_packages "$1" | sed "s, *$,,")
   [ -n "$missing" ] || return 0
   if [ "$(id -u)" = 0 ]; then
@@ -85,7 +86,9 @@ make_venv() {
   changed
 }
 
-pip_install() { $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input "$@" >> build/setup.log 2>&1; }
+pip_install() {
+  $venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input "$@" >> build/setup.log 2>&1
+}
 
 install_python() {
   make_venv
@@ -107,7 +110,8 @@ install_torch() {
   fi
   [ "$mode" != torch ] || die "pip could not install LibTorch: $(last_error)"
   : > $no_torch
-  say "LibTorch could not be had ($(last_error)): going on without hydralm-train; \`make setup-torch && make\` tries again"
+  say "LibTorch could not be had ($(last_error)): going on without hydralm-train;" \
+    "\`make setup-torch && make\` tries again"
 }
 
 mkdir -p build

@@ -1,15 +1,23 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# The annotated tree of README.md, made from the first comment of each file. Not here: the test that the README is
-# up to date (tests/rules/tree_test.py).
-#   tools/tree.py           prints it
-#   tools/tree.py --write   puts it into README.md, between the two tree markers
+# The annotated trees: README.md has the folders, docs/TREE.md every file with the first words of its own comment.
+# Not here: the test that both are up to date (tests/rules/tree_test.py).
+#   tools/tree.py           prints the whole tree
+#   tools/tree.py --write   writes docs/TREE.md, and the folders into README.md between the two tree markers
 import os
 import re
 import subprocess
 import sys
 
 BEGIN, END = "<!-- tree: tools/tree.py --write -->", "<!-- end of tree -->"
+PAGE = "docs/TREE.md"
+PAGE_HEAD = """# Every file
+
+Written by `tools/tree.py --write` from the first comment of each file; the words of folders are in that script.
+[README.md](../README.md) shows the folders alone.
+
+```
+"""
 WIDTH = 118   # columns of a line
 COLUMN = 36   # where the words begin
 
@@ -17,13 +25,16 @@ COLUMN = 36   # where the words begin
 FOLDERS = {
     ".ci": "continuous integration",
     "bench": "benchmarks and their results",
+    "bench/peers": "the programs that benchmarks are run against",
+    "bench/results": "what was measured: a page and its numbers each",
     "cmake": "parts of the build",
+    "cmake/torch_probe": "a scratch project: can torch's own CMake package be used?",
     "docs": "how things work and how files look",
-    "examples": "run files to start from",
+    "examples": "run files to start from, and the C++ library in one page",
     "fuzz": "fuzz targets, one a format",
     "hydra": "the sources, one folder a layer; tests stand beside the code (x_test.cc)",
     "hydra/cli": "the commands: hydralm (torch-free) and hydralm-train (LibTorch)",
-    "hydra/base": "errors, random numbers, threads, UTF-8: what has nothing to do with models",
+    "hydra/base": "errors, numbers, threads, UTF-8: what has nothing to do with models",
     "hydra/convert": "models from one format to another, quantised or random; torch-free",
     "hydra/data": "texts and token shards: what a model is trained on",
     "hydra/io": "file formats: safetensors, GGUF, JSON, .npy",
@@ -53,12 +64,13 @@ FILES = {
     ".clang-tidy": "the checks of `make tidy`",
     ".gitignore": "what is built, fetched or trained",
     "CMakePresets.json": "dev (ASan + UBSan), release, tsan, fuzz, cuda",
-    "DESIGN.md": "the parts, their joints and their promises",
     "HACKING.md": "how to add a layer, a preset, a verb, a test",
     "LICENSE": "Apache-2.0",
     "LOG.md": "what was tried and measured, newest first, failed ideas kept",
-    "README.md": "this file",
-    "STYLE.md": "how the code is written; the glossary",
+    "README.md": "what this is and the first commands",
+    "docs/DESIGN.md": "the parts, their joints and their promises",
+    "docs/STYLE.md": "how the code is written; the glossary",
+    "docs/TREE.md": "this page",
 }
 
 
@@ -119,21 +131,36 @@ def annotate(root, path):
     return first_comment(text)
 
 
-def tree_lines(root):
-    """The lines of the tree. x.h, x.cc and x_test.cc share one line."""
-    lines = []
-    files = list_files(root)
+def folders_of(root):
+    """{folder: names of its files}; a folder that has only folders is there too, "" is the root."""
     folders = {}
-    for path in files:
+    for path in list_files(root):
         folders.setdefault(os.path.dirname(path), []).append(os.path.basename(path))
-    for folder in list(folders):  # a folder that has only folders is named too
+    for folder in list(folders):
         while "/" in folder:
             folder = os.path.dirname(folder)
             folders.setdefault(folder, [])
+    return folders
+
+
+def folder_line(folder):
+    depth = folder.count("/")
+    return (("  " * depth + os.path.basename(folder) + "/").ljust(COLUMN) + FOLDERS.get(folder, "")).rstrip()
+
+
+def folder_lines(root):
+    """The tree of README.md: folders, and folders in them."""
+    return [folder_line(folder) for folder in sorted(folders_of(root)) if folder and folder.count("/") < 2]
+
+
+def tree_lines(root):
+    """The lines of the whole tree. x.h, x.cc and x_test.cc share one line."""
+    lines = []
+    folders = folders_of(root)
     for folder in sorted(folders):
         depth = 0 if not folder else folder.count("/") + 1
         if folder:
-            lines.append(("  " * (depth - 1) + os.path.basename(folder) + "/").ljust(COLUMN) + FOLDERS.get(folder, ""))
+            lines.append(folder_line(folder))
         groups = {}
         for name in folders[folder]:
             match = re.match(r"^(.*?)(_test\.cc|\.h|\.cc)$", name)
@@ -153,12 +180,21 @@ def readme_block(text):
     return match.group(1).splitlines() if match else None
 
 
+def page_text(root):
+    """The text of docs/TREE.md."""
+    return PAGE_HEAD + "\n".join(tree_lines(root)) + "\n```\n"
+
+
 def main():
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    lines = tree_lines(root)
     if sys.argv[1:] != ["--write"]:
-        print("\n".join(lines))
+        print("\n".join(tree_lines(root)))
         return 0
+    with open(os.path.join(root, PAGE), "a", encoding="ascii"):
+        pass  # so that the page itself is in the tree when it is written for the first time
+    page = page_text(root)
+    with open(os.path.join(root, PAGE), "w", encoding="ascii") as file:
+        file.write(page)
     path = os.path.join(root, "README.md")
     with open(path, encoding="ascii") as file:
         text = file.read()
@@ -168,7 +204,7 @@ def main():
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     with open(path, "w", encoding="ascii") as file:
-        file.write(before + BEGIN + "\n```\n" + "\n".join(lines) + "\n```\n" + END + after)
+        file.write(before + BEGIN + "\n```\n" + "\n".join(folder_lines(root)) + "\n```\n" + END + after)
     return 0
 
 

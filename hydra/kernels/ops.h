@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernel families other than products with weights (matmul.h): one args struct each, F(args) in SIMD with run-time
-// dispatch and ref::F(args), its scalar twin (ref.cc). They run on the calling thread; a range in the args lets
+// dispatch and ref::F(args), its scalar twin (ops_ref.cc). They run on the calling thread; a range in the args lets
 // callers cut the work. y never aliases an input unless said. Pointers need no alignment.
 // Dims: T tokens, D width, H SSM heads, P head_dim, N d_state, G groups, K taps, C channels, A query heads, Akv KV
 // heads, Dh attention head_dim.
@@ -128,8 +128,8 @@ void LoadKvRow(KvDtype dtype, const void* row, int64_t n, float* x);
 
 // Landmarks that queries see beside the window: specs/hydra.md 3. All of a call's queries share one pool.
 struct LandmarkArgs {
-  const void* k = nullptr;  // [Akv][head_rows][Dh] in the KV dtype
-  const void* v = nullptr;
+  const void* k = nullptr;        // [Akv][head_rows][Dh] in the KV dtype
+  const void* v = nullptr;        // [Akv][head_rows][Dh]
   int64_t head_rows = 0;          // rows from head to head
   const int32_t* rows = nullptr;  // [n] which rows are the pool; null: 0 .. n - 1
   int64_t n = 0;
@@ -170,15 +170,15 @@ void Attention(const AttentionArgs& a);
 // kKeyBlock, and their merge in order. No landmarks. The same bits for any number of threads.
 struct AttentionPartArgs {
   const float* q;  // [A, Dh]
-  const void* k;
-  const void* v;
+  const void* k;   // [Akv][head_rows][Dh] in the KV dtype
+  const void* v;   // [Akv][head_rows][Dh]
   KvDtype dtype = KvDtype::kF32;
   int64_t A, Akv, Dh, head_rows;
   int64_t begin, end;  // key rows
   float scale;
   int64_t kv = 0;  // the KV head
   float* part;     // [A / Akv, Dh + 2]: unnormalised sum, max, sum of exps
-  float* scratch;  // AttentionScratchFloats
+  float* scratch;  // AttentionScratchFloats(A / Akv, Dh)
 };
 void AttentionPart(const AttentionPartArgs& a);
 struct AttentionMergeArgs {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One block: its tensors and the two wirings (specs/hydra.md 1). Private to nn: use model.h.
+// Dims: B rows, T tokens, D d_model, F d_ff.
 #pragma once
 
 #include <torch/torch.h>
@@ -28,7 +29,7 @@ struct BlockWeights {
   MoeWeights moe;
   WorkspaceWeights workspace;
   PkmWeights pkm;
-  torch::Tensor pkm_table;  // the model's, shared by all sites
+  torch::Tensor pkm_table;  // [n * n, d_value], the model's: all sites share it
 
   static BlockWeights Of(const ModelImpl& model, int layer);
 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The SSM path of a block: Mamba-2 (chunked SSD) and the published diagonal recurrence (specs/hydra.md 2).
 // Not here: one-token steps (step.h).
-// Dims: B rows, T tokens, D d_model, H heads, P head_dim, N d_state, G groups, Q scan_chunk.
+// Dims: B rows, T tokens, D d_model, H heads, P head_dim, N d_state, G groups, K taps, Q scan_chunk, di d_inner = H P,
+// cd = di + 2 G N.
 #pragma once
 
 #include <torch/torch.h>
@@ -29,8 +30,10 @@ torch::Tensor DiagonalScan(const torch::Tensor& params, const torch::Tensor& lam
 
 // Tensors of one SSM path; those of the other kind are undefined.
 struct SsmWeights {
-  torch::Tensor in_proj, conv_w, conv_b, A_log, D, dt_bias, norm, out_proj;
-  torch::Tensor param_proj, lambda_log, skip_proj;
+  torch::Tensor in_proj, conv_w, conv_b;            // [2 di + 2 G N + H, D], [cd, 1, K], [cd] or undefined
+  torch::Tensor A_log, D, dt_bias;                  // [H]
+  torch::Tensor norm, out_proj;                     // [di], [D, di]
+  torch::Tensor param_proj, lambda_log, skip_proj;  // diagonal: [4 D, D], [D], [D, D]
 };
 
 // Mamba-2 between its two projections: convolution, dt, scan, skip, gated norm.  projected [B, T, 2 di + 2 G N + H] ->

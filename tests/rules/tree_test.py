@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Reads the sources and holds them to the house rules: dependency direction, first comments, silent libraries, ASCII,
-# lengths, the README's tree. Each rule is also shown a small tree that breaks it, so that none passes by accident.
+# lengths, columns, the trees of README.md and docs/TREE.md. Each rule is also shown a small tree that breaks it, so
+# that none passes by accident. Not here: the layout of C++ (format_test.py), the habits of docs/STYLE.md
+# (habits_test.py).
 import os
 import re
 import sys
@@ -34,9 +36,13 @@ ARROWS = {
 }
 TORCH_UNITS = {"nn", "train", "eval", "hydralm-train"}
 MAX_LINES = 800
+MAX_COLUMNS = 120
+README_LINES = 40  # of the tree
 SOURCES = (".h", ".cc", ".cu", ".cuh")
 COMMENTED = SOURCES + (".py", ".sh", ".cmake")
-TEXT = COMMENTED + (".md", ".txt", ".json", ".toml", ".yml", ".html", ".js", ".css")
+NARROW = (".py", ".sh", ".cmake", ".in", ".toml", ".txt", ".md")  # C++ is clang-format's (format_test.py)
+TEXT = COMMENTED + (".md", ".txt", ".json", ".toml", ".yml", ".html", ".js", ".css", ".in")
+BUILD_FILES = ("Makefile", "CMakeLists.txt", "run")
 
 
 def reach(unit):
@@ -88,7 +94,7 @@ class Source:
 
 def load(root):
     return [Source(root, path) for path in tree.list_files(root)
-            if path.endswith(TEXT) or os.path.basename(path) in ("Makefile", "CMakeLists.txt", "run")]
+            if path.endswith(TEXT) or os.path.basename(path) in BUILD_FILES]
 
 
 def check_arrows(sources):
@@ -128,7 +134,7 @@ def check_includes(sources):
 
 def check_first_comment(sources):
     for s in sources:
-        if not (s.path.endswith(COMMENTED) or os.path.basename(s.path) in ("Makefile", "CMakeLists.txt", "run")):
+        if not (s.path.endswith(COMMENTED) or os.path.basename(s.path) in BUILD_FILES):
             continue
         lines = s.lines[1:] if s.lines and s.lines[0].startswith("#!") else s.lines
         if not lines or not re.fullmatch(r"(//|#) SPDX-License-Identifier: Apache-2\.0", lines[0]):
@@ -171,6 +177,16 @@ def check_text(sources):
             yield f"{s.path}: {len(s.lines)} lines, at most {MAX_LINES}: look for a seam"
 
 
+def check_columns(sources):
+    """Tables of Markdown are as wide as they are; so are the specifications, which have formulas."""
+    for s in sources:
+        if s.path.startswith("specs/") or not s.path.endswith(NARROW) and os.path.basename(s.path) not in BUILD_FILES:
+            continue
+        for number, line in enumerate(s.lines, 1):
+            if len(line) > MAX_COLUMNS and not (s.path.endswith(".md") and line.startswith("|")):
+                yield f"{s.path}:{number}: {len(line)} columns, at most {MAX_COLUMNS}"
+
+
 def check_paths(sources):
     # Folders of one machine; a program asks for a temporary folder instead of naming one.
     pattern = re.compile(r"(?<![\w./-])/(work|home|root|Users|tmp|opt|mnt)/\w")
@@ -180,7 +196,8 @@ def check_paths(sources):
                 yield f"{s.path}:{number}: names a folder of one machine"
 
 
-CHECKS = [check_arrows, check_torch, check_includes, check_first_comment, check_silent, check_text, check_paths]
+CHECKS = [check_arrows, check_torch, check_includes, check_first_comment, check_silent, check_text, check_columns,
+          check_paths]
 
 
 class OurTree(unittest.TestCase):
@@ -193,11 +210,15 @@ class OurTree(unittest.TestCase):
         with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
             found = tree.readme_block(file.read())
         self.assertIsNotNone(found, "README.md has no tree markers")
-        self.assertEqual(found, tree.tree_lines(ROOT), "out of date: run tools/tree.py --write")
+        self.assertEqual(found, tree.folder_lines(ROOT), "out of date: run tools/tree.py --write")
+        self.assertLessEqual(len(found), README_LINES)
 
-    def test_every_folder_of_hydra_is_annotated(self):
-        folders = {os.path.dirname(s.path) for s in self.sources if s.path.startswith("hydra/")}
-        self.assertEqual([name for name in sorted(folders) if name not in tree.FOLDERS], [])
+    def test_the_page_of_the_tree_is_the_tree(self):
+        with open(os.path.join(ROOT, tree.PAGE), encoding="utf-8") as file:
+            self.assertEqual(file.read(), tree.page_text(ROOT), "out of date: run tools/tree.py --write")
+
+    def test_every_folder_that_the_readme_shows_has_words(self):
+        self.assertEqual([line for line in tree.folder_lines(ROOT) if line.endswith("/")], [])
 
 
 def add_check(check):
@@ -212,6 +233,7 @@ for each in CHECKS:
 
 SPDX = "// SPDX-License-Identifier: Apache-2.0\n"
 HEAD = SPDX + "// A file that is made up for the tests of this test.\n"
+SHELL_HEAD = HEAD.replace("//", "#")
 
 # check, path, text: each must be reported, once and by this check.
 BROKEN = [
@@ -243,6 +265,11 @@ BROKEN = [
     (check_text, "hydra/base/a.h", HEAD + "#pragma once\nusing namespace std;\n"),
     (check_text, "hydra/base/a.h", HEAD + "int a;\n"),
     (check_text, "hydra/base/a.cc", HEAD + "int a;\n" * MAX_LINES),
+    (check_columns, "tools/a.sh", "#!/bin/sh\n" + SHELL_HEAD + "echo " + "x" * MAX_COLUMNS + "\n"),
+    (check_columns, "tests/rules/a.py", SHELL_HEAD + "x = 1  # " + "a word " * 20 + "\n"),
+    (check_columns, "cmake/A.cmake", SHELL_HEAD + "set(x " + "y" * MAX_COLUMNS + ")\n"),
+    (check_columns, "cmake/CMakeLists.txt", SHELL_HEAD + "set(x " + "y" * MAX_COLUMNS + ")\n"),
+    (check_columns, "docs/LOG.md", "# Log\n\n" + "a word " * 20 + "\n"),
     (check_paths, "docs/a.md", "see /home/someone/x\n"),
 ]
 
@@ -252,6 +279,8 @@ FINE = [
     ("hydra/train/a.cc", HEAD + '#include "hydra/model/config.h"\nvoid F(File& f) { f.printf(1); job.abort(); }\n'),
     ("hydra/cli/verb_a.cc", HEAD + '#include "hydra/cli/cli.h"\nvoid F() { std::puts("x"); }\n'),
     ("hydra/base/a_test.cc", HEAD + 'TEST(A, B) { printf("x"); }\n'),
+    ("docs/a.md", "| a table | " + "of wide cells | " * 10 + "\n"),
+    ("specs/a.md", "A specification has formulas " + "that are long " * 10 + "\n"),
 ]
 
 
@@ -287,8 +316,8 @@ class BrokenTrees(unittest.TestCase):
             sources = [Source(root, "hydra/base/" + name) for name in ("a.h", "a.cc")]
             self.assertEqual(len(list(check_includes(sources))), 1)
 
-    def test_a_file_missing_from_the_readme_is_seen(self):
-        lines = tree.tree_lines(ROOT)
+    def test_a_folder_missing_from_the_readme_is_seen(self):
+        lines = tree.folder_lines(ROOT)
         text = f"# x\n{tree.BEGIN}\n```\n" + "\n".join(lines[:-1]) + f"\n```\n{tree.END}\n"
         self.assertNotEqual(tree.readme_block(text), lines)
 
