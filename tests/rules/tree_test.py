@@ -217,6 +217,13 @@ class OurTree(unittest.TestCase):
         with open(os.path.join(ROOT, tree.PAGE), encoding="utf-8") as file:
             self.assertEqual(file.read(), tree.page_text(ROOT), "out of date: run tools/tree.py --write")
 
+    def test_the_design_says_which_layers_are_built(self):
+        with open(os.path.join(ROOT, "docs/DESIGN.md"), encoding="utf-8") as file:
+            said = dict(re.findall(r"^    hydra/(\w+)/ +(\(not built\))?", file.read(), re.M))
+        there = {s.path.split("/")[1] for s in self.sources if s.path.startswith("hydra/")}
+        self.assertEqual({name for name, absent in said.items() if not absent}, there)
+        self.assertLessEqual({"moa", "serve", "runtime"}, set(said))
+
     def test_every_folder_that_the_readme_shows_has_words(self):
         self.assertEqual([line for line in tree.folder_lines(ROOT) if line.endswith("/")], [])
 
