@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products with stored weights, y = W x: matrix-vector for few rows of x, blocked matrix-matrix for many.
-// Scalar twins are in ref.h. Not here: attention, scans, norms (ops.h).
+// Scalar twins are in namespace ref (matmul_ref.cc). Not here: attention, scans, norms (ops.h).
 // Dims: N outputs (rows of W), K inputs (columns of W), T rows of x (tokens).
 #pragma once
 
@@ -20,7 +20,7 @@ enum class ActType {
   kQ8,   // x is rounded to int8 in blocks of 32 with an f32 scale; int8 dot products. f32, f16, bf16 weights ignore it
 };
 
-// A weight matrix as the products read it; the bytes are somebody else's.
+// A weight matrix as the products read it. It does not own the bytes.
 struct Matrix {
   WeightType type = WeightType::kF32;
   bool packed = false;         // in panels of the current target (Pack), else rows as files hold them

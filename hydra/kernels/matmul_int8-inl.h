@@ -92,7 +92,7 @@ using Q8Format = OffsetFormat<8, HYDRA_VNNI ? 7 : 0>;
 
 // ---- Tiles: P panels times TN tokens ----
 
-// What the integer sums begin with: minus offset * sum of q.
+// The integer sums begin with minus offset * sum of q.
 template <class F>
 HWY_INLINE I32Vec Start(const XBlock& x, int half) {
   const I32Tag d;
@@ -145,8 +145,8 @@ HWY_INLINE void AddBlock(const BlockAt (&at)[P], const XBlock* x, FloatVec (&sum
   }
 }
 
-// Asks for the lines of a block of P panels, behind their end of the next P: the processor's own prefetching ends with
-// each page, and a panel is about as long.
+// Asks for the cache lines of a block of P panels; past the last block, for those of the next P panels. The processor's
+// own prefetching ends with each page, and a panel is about as long.
 template <class F, int P>
 HWY_INLINE void PrefetchBlock(const Int8Call& c, int64_t b) {
   constexpr int kBytes = F::kBits * kVectorBytes;  // quants; scales are less than a line
@@ -159,9 +159,9 @@ HWY_INLINE void PrefetchBlock(const Int8Call& c, int64_t b) {
   });
 }
 
-// Which tile over the same panels this is. Of two equal ones each asks for a half, so that the memory does not rest in
-// the second: the first for the panels' second half, the second for the first half of the next ones. Else the first
-// asks.
+// Which tile over the same panels this is. Where there are two equal tiles, each asks for a half, so that the memory
+// does not rest during the second: the first tile asks for the second half of these panels, the second one for the
+// first half of the next panels. Otherwise the first tile asks for all.
 enum class Turn { kLong, kFirst, kSecond, kLater };
 
 template <class F, int P, int TN>
@@ -194,7 +194,7 @@ HWY_INLINE void Tiles(const Int8Call& c) {
   const auto next = [&] { turn = turn == Turn::kFirst ? Turn::kSecond : Turn::kLater; };
   for (int64_t t = c.t0; t < c.t1; next()) {
     const int64_t left = std::min(c.t1, (t / c.stride + 1) * c.stride) - t;
-    if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // of 8 tokens twice 4: each pass reads the panels again
+    if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // 8 tokens are two tiles of 4
       Tile<F, P, kTileTokens>(c, t, turn);
       t += kTileTokens;
     } else if (left >= 4) {

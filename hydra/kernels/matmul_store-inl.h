@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a product's sums become y: bias, row scale, accumulation, rows scattered, the last rows of W cut off. Compiled
-// once a SIMD level, after simd.h. Not here: the sums (matmul_int8-inl.h, matmul_float.cc).
+// How a product's sums become y: bias, row scale, accumulation, scattered rows, the end of the last panel cut off.
+// Compiled once for each SIMD level, after simd.h. Not here: the sums (matmul_int8-inl.h, matmul_float.cc).
 #if defined(HYDRA_KERNELS_MATMUL_STORE_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYDRA_KERNELS_MATMUL_STORE_INL_H
 #undef HYDRA_KERNELS_MATMUL_STORE_INL_H

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the arithmetic of this machine can do: multiply-adds on registers, nothing loaded. What products are held
-// against. Not here: the memory's read rate (runtime/speed.h).
+// What the arithmetic of this machine can do: multiply-adds on registers, without loads. The speed of products is
+// compared with it. Not here: the memory's read rate (runtime/speed.h).
 #pragma once
 
 #include "hydra/base/thread_pool.h"

@@ -61,7 +61,7 @@ HWY_INLINE void StoreN(hn::Vec<D> v, D d, T* p, size_t n) {
   std::memcpy(p, lanes, n * sizeof(T));
 }
 
-// What is left of n from i on, for the two below.
+// How many of n numbers are left from i on; the two functions below take it.
 HWY_INLINE size_t Left(int64_t n, int64_t i) { return static_cast<size_t>(n - i); }
 // A vector of which n lanes are left: n at least Lanes(d) for a whole one.
 template <class D, class T = hn::TFromD<D>>

@@ -40,7 +40,7 @@ struct BF16Row {
     const auto bits = hn::BitCast(d32, v);
     const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
     const auto rounded = hn::ShiftRight<16>(hn::Add(hn::Add(bits, hn::Set(d32, 0x7FFF)), odd));
-    const auto nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d32, 64));  // it stays one
+    const auto nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(d32, 64));  // a NaN stays a NaN
     const auto kept = hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), nan, rounded);
     StorePart(hn::TruncateTo(d16, kept), d16, reinterpret_cast<uint16_t*>(row) + i, left);
   }
@@ -53,7 +53,7 @@ struct F16Row {
                          hn::BitCast(half, LoadPart(d16, reinterpret_cast<const uint16_t*>(row) + i, left)));
   }
 };
-// Whole blocks of 32 always: what lies behind the row's numbers is zeros that StoreKvRow wrote.
+// Always whole blocks of 32: behind the row's numbers there are zeros, which StoreKvRow wrote.
 struct Q8Row {
   static HWY_INLINE FloatVec Load(const std::byte* row, int64_t i, size_t /*left*/) {
     const FloatTag d;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exp and what is made of it, to a few ulp in f32; sums of four vectors at once; small transposes. Compiled once a SIMD
-// level, after simd.h. Not here: loads and stores of partial vectors (simd.h), small products (small_gemm-inl.h).
+// level, after simd.h. Not here: loads and stores of partial vectors (simd.h), small products (simd_gemm-inl.h).
 #if defined(HYDRA_KERNELS_SIMD_MATH_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYDRA_KERNELS_SIMD_MATH_INL_H
 #undef HYDRA_KERNELS_SIMD_MATH_INL_H

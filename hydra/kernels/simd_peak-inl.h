@@ -3,8 +3,8 @@
 // out. Included by peak.cc after that header, in the same namespaces. Not here: the products themselves. No include
 // guard: it is meant to be included more than once.
 
-// The compiler must take the vector for changed. A vector instruction's operand is a copy: clang takes no element of an
-// array.
+// Makes the compiler believe that the vector has changed. The operand of the instruction is a copy, because clang
+// accepts no element of an array.
 #undef HYDRA_HIDE
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
 #define HYDRA_HIDE(v) asm volatile("" : "+m"(v))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Window + landmark attention for training. A chunk's keys are its pool, gathered, then its band, which lies in order.
 // Not here: how the work is cut over threads (hydra/nn/fused_attention.cc).
-// Dims as in attention_train.h; g pool keys that the chunk's last query sees, gp rounded up, n keys in all with their
+// Dims as in train_attention.h; g pool keys that the chunk's last query sees, gp rounded up, n keys in all with their
 // gaps.
 #include "hydra/kernels/train_attention.h"
 

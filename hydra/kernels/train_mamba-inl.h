@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the forward and backward phases of mamba_train.cc share: a chunk's convolution, dt and decays, products of B and
-// C. Compiled once a SIMD level. Dims as in mamba_train.h, q tokens of the chunk; Np, Pp, Qp: rounded up to
-// kAlign.
+// What the forward and backward phases of train_mamba.cc share: a chunk's convolution, dt and decays, products of B and
+// C. Compiled once for each SIMD level. Dims as in train_mamba.h; q is the number of tokens of the chunk; Np, Pp and Qp
+// are N, P and Q rounded up to kAlign.
 #if defined(HYDRA_KERNELS_MAMBA_TRAIN_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef HYDRA_KERNELS_MAMBA_TRAIN_INL_H
 #undef HYDRA_KERNELS_MAMBA_TRAIN_INL_H
@@ -206,7 +206,7 @@ HWY_INLINE void ScaleByDt(const MambaView& k, const float* x, int64_t head) {
   }
 }
 
-// exp(a_i - a_j) for a vector of tokens j; what lies after i is to be masked out.
+// exp(a_i - a_j) for a vector of tokens j. For tokens after i it is 1: the caller masks them out.
 HWY_INLINE FloatVec PairDecay(const MambaView& k, int64_t head, int64_t i, int64_t j) {
   const FloatTag d;
   const float *hi = k.s.hi + head * k.Qp, *lo = k.s.lo + head * k.Qp;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The phases of Mamba-2's training form, forward and backward. Formulas: specs/hydra.md 2; gradients beside each phase.
-// Not here: what the phases share (mamba_train-inl.h), their order (hydra/nn/mamba2.cc).
-// Dims as in mamba_train.h; a_j the sum of dt A up to token j of the chunk, u_j = dt_j x_j, H the state before the
+// Not here: what the phases share (train_mamba-inl.h), their order (hydra/nn/mamba2.cc).
+// Dims as in train_mamba.h; a_j the sum of dt A up to token j of the chunk, u_j = dt_j x_j, H the state before the
 // chunk.
 #include "hydra/kernels/train_mamba.h"
 

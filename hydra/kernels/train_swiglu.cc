@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SwiGLU of routed rows and its gradients. Not here: the products around it. Dims as in swiglu_train.h.
+// SwiGLU of routed rows and its gradients. Not here: the products around it. Dims as in train_swiglu.h.
 #include "hydra/kernels/train_swiglu.h"
 
 #include "hydra/kernels/dispatch.h"

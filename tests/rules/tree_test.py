@@ -42,6 +42,9 @@ SOURCES = (".h", ".cc", ".cu", ".cuh")
 COMMENTED = SOURCES + (".py", ".sh", ".cmake")
 NARROW = (".py", ".sh", ".cmake", ".in", ".toml", ".txt", ".md")  # C++ is clang-format's (format_test.py)
 TEXT = COMMENTED + (".md", ".txt", ".json", ".toml", ".yml", ".html", ".js", ".css", ".in")
+# Files of other programs that comments name; those that CMake writes; placeholders.
+EXTERNAL = {"foreach_target.h", "verb_table.h", "verb_name.cc", "torch_name.cc", "x_test.cc"}
+FILE_NAME = re.compile(r"(?<![\w<*.-])(?:\w+/)*([a-z][a-z0-9_]+(?:-inl)?\.(?:h|cc|py|sh))\b")
 BUILD_FILES = ("Makefile", "CMakeLists.txt", "run")
 
 
@@ -196,8 +199,19 @@ def check_paths(sources):
                 yield f"{s.path}:{number}: names a folder of one machine"
 
 
+def check_names(sources):
+    """Files that comments of C++ name are there: a moved file leaves no wrong sign behind."""
+    known = {os.path.basename(s.path) for s in sources}
+    for s in sources:
+        for number, line in enumerate(s.lines if s.is_cpp else [], 1):
+            comment = re.split(r"(?<![:\"\w])//", line, maxsplit=1)[1:]
+            for name in re.findall(FILE_NAME, "".join(comment)):
+                if name not in known | EXTERNAL:
+                    yield f"{s.path}:{number}: a comment names {name}, which is not there"
+
+
 CHECKS = [check_arrows, check_torch, check_includes, check_first_comment, check_silent, check_text, check_columns,
-          check_paths]
+          check_paths, check_names]
 
 
 class OurTree(unittest.TestCase):
@@ -278,6 +292,7 @@ BROKEN = [
     (check_columns, "cmake/CMakeLists.txt", SHELL_HEAD + "set(x " + "y" * MAX_COLUMNS + ")\n"),
     (check_columns, "docs/LOG.md", "# Log\n\n" + "a word " * 20 + "\n"),
     (check_paths, "docs/a.md", "see /home/someone/x\n"),
+    (check_names, "hydra/base/a.cc", HEAD + "int a;  // as in gone.h\n"),
 ]
 
 # Not a breach, although it looks like one.
