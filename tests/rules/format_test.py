@@ -22,7 +22,8 @@ AT_ONCE = 20  # files of one process
 def complaints(files, folder):
     done = subprocess.run([FORMAT, "--dry-run", "-Werror", "--style=file", *files], cwd=folder, capture_output=True,
                           text=True)
-    return [line for line in done.stderr.splitlines() if ": error: " in line] or ([done.stderr] * (done.returncode != 0))
+    lines = [line for line in done.stderr.splitlines() if ": error: " in line]
+    return lines if lines or done.returncode == 0 else [done.stderr]
 
 
 class Format(unittest.TestCase):
@@ -37,7 +38,8 @@ class Format(unittest.TestCase):
     def test_another_layout_is_seen(self):
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy(os.path.join(ROOT, ".clang-format"), folder)
-            for name, text, bad in (("a.cc", "int  F( ){return 1;}\n", True), ("b.cc", "int F() { return 1; }\n", False)):
+            for name, text, bad in (("a.cc", "int  F( ){return 1;}\n", True),
+                                    ("b.cc", "int F() { return 1; }\n", False)):
                 with open(os.path.join(folder, name), "w", encoding="ascii") as file:
                     file.write(text)
                 self.assertEqual(bool(complaints([name], folder)), bad, text)

@@ -77,7 +77,8 @@ def mutable_globals(text):
             if not re.search(r"\bthread_local\b", line):
                 continue
         held = re.match(r"\s+(?:static|thread_local)(?: thread_local)? [\w:<>*& ]+ \w+( = .*|\{.*)?;", line)
-        outside = re.match(r"(?:static |inline |thread_local )*[A-Za-z_][\w:]*(?:<[^;=(]*>)?[*& ]+[\w:]+( = .*|\{.*)?;", line)
+        outside = re.match(r"(?:static |inline |thread_local )*[A-Za-z_][\w:]*(?:<[^;=(]*>)?[*& ]+[\w:]+( = .*|\{.*)?;",
+                           line)
         word = line.split(" ")[0]
         if held or outside and word not in ("struct", "class", "enum", "namespace", "union", "typedef", "goto", "case"):
             found.append(line.strip())
