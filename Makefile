@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # Commands for people; the build itself is CMake's (CMakeLists.txt, CMakePresets.json).
 #
-#   make            set-up, build                     make check   set-up, build, every test
-#   make demo       set-up, build, train hydra-nano on real text and write with it
-#   make chat       set-up, build, talk to SmolLM2-135M (fetched once; MODEL=path: another model)
-#   make bench      time training and forward         make clean   remove what was built
-#   make tidy       clang-tidy over the torch-free sources           make format  clang-format in place
-#   make fuzz       fuzz every reader, FUZZ_SECONDS=600 each (clang)  make tsan  the torch-free tests under ThreadSanitizer
-#   make setup      what the build needs              make setup-torch  the same, LibTorch being a must
+#   make              set-up, build of the commands and every test
+#   make demo         set-up, build of the commands, train hydra-nano on real text and write with it
+#   make chat         set-up, build of hydralm, talk to SmolLM2-135M (fetched once; MODEL=path: another model)
+#   make check        set-up, build, every test
+#   make bench        every benchmark
+#   make tsan         the torch-free tests under ThreadSanitizer
+#   make fuzz         fuzz every reader, FUZZ_SECONDS=600 each (clang)
+#   make tidy         clang-tidy over the torch-free sources
+#   make format       clang-format in place
+#   make setup        what the build needs
+#   make setup-torch  the same, LibTorch being a must
+#   make clean        remove what was built
 #
 # TORCH=off builds without LibTorch; DATA=file gives the demo another text; JOBS=N limits the compilers.
 
@@ -30,10 +35,13 @@ setup-torch:
 build: setup
 	@tools/build.sh $(PRESET)
 
-demo: build
+# The first things a user tries build no test.
+demo: setup
+	@tools/build.sh $(PRESET) commands
 	@tools/demo.sh $(BUILD)
 
-chat: build
+chat: setup
+	@tools/build.sh $(PRESET) hydralm
 	@tools/chat.sh $(BUILD)
 
 check: setup
@@ -53,9 +61,8 @@ fuzz:
 	@tools/setup.sh dev
 	@tools/fuzz.sh $(TARGETS)
 
-format:
-	@tools/setup.sh dev
-	@git ls-files -co --exclude-standard 'hydra/*.cc' 'hydra/*.h' 'bench/*.cc' 'fuzz/*.cc' 'fuzz/*.h' | xargs clang-format -i
+format: setup
+	@git ls-files -co --exclude-standard '*.cc' '*.h' | xargs clang-format -i
 
 clean:
 	rm -rf build

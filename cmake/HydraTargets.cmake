@@ -46,8 +46,8 @@ function(hydra_torch_pch target)
 endfunction()
 
 # Parsing headers and instantiating their templates takes most of a compilation: a few sources together cost little more
-# than one. Names in the unnamed namespaces of neighbours must differ. HYDRALM_UNITY=OFF compiles each alone, for those who
-# edit.
+# than one. Names in the unnamed namespaces of neighbours must differ. HYDRALM_UNITY=OFF compiles each alone, for those
+# who edit.
 function(hydra_unity target)
   if(HYDRALM_UNITY)
     set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 5)
@@ -103,6 +103,48 @@ function(hydra_layer name)
   set_property(GLOBAL APPEND PROPERTY HYDRALM_LAYERS ${name})
 endfunction()
 
+# Writes hydralm_table.h and train_table.h, which main.cc and train_main.cc include: the verbs of hydra/cli/verbs.h, in
+# its order, that verb_NAME.cc or torch_NAME.cc holds. Other files of such names (verb_sampling.cc) only help verbs.
+function(hydra_verb_tables)
+  set(list ${CMAKE_SOURCE_DIR}/hydra/cli/verbs.h)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${list})
+  file(STRINGS ${list} lines REGEX "VerbLine k[A-Za-z0-9]+Verb{")
+  foreach(line IN LISTS lines)
+    string(REGEX REPLACE ".*VerbLine k([A-Za-z0-9]+)Verb{.*" "\\1" verb "${line}")
+    string(REGEX REPLACE "([a-z0-9])([A-Z])" "\\1_\\2" name ${verb})
+    string(TOLOWER ${name} name)
+    set(in_hydralm FALSE)
+    if(EXISTS ${CMAKE_SOURCE_DIR}/hydra/cli/verb_${name}.cc)
+      set(in_hydralm TRUE)
+      list(APPEND hydralm_verbs ${verb})
+    endif()
+    if(EXISTS ${CMAKE_SOURCE_DIR}/hydra/cli/torch_${name}.cc)
+      list(APPEND train_verbs ${verb})
+      if(NOT in_hydralm)
+        list(APPEND hydralm_handed ${verb})
+      endif()
+    elseif(NOT in_hydralm)
+      message(FATAL_ERROR "${list}: k${verb}Verb: neither verb_${name}.cc nor torch_${name}.cc is beside it")
+    endif()
+  endforeach()
+  foreach(table hydralm train)
+    set(command hydralm)
+    if(table STREQUAL "train")
+      set(command hydralm-train)
+    endif()
+    set(declarations)
+    foreach(verb IN LISTS ${table}_verbs)
+      string(APPEND declarations "void Add${verb}Verb(CLI::App& root, VerbContext& context);\n")
+    endforeach()
+    list(TRANSFORM ${table}_verbs REPLACE "(.+)" "Add\\1Verb" OUTPUT_VARIABLE verbs)
+    list(JOIN verbs ", " verbs)
+    list(TRANSFORM ${table}_handed REPLACE "(.+)" "k\\1Verb" OUTPUT_VARIABLE handed)
+    list(JOIN handed ", " handed)
+    configure_file(${CMAKE_SOURCE_DIR}/cmake/verb_table.h.in
+                   ${CMAKE_BINARY_DIR}/generated/hydra/cli/${table}_table.h @ONLY)
+  endforeach()
+endfunction()
+
 # hydra/cli: main.cc and verb_*.cc are hydralm; train_main.cc and torch_*.cc are hydralm-train (LibTorch); what
 # remains is the frame that both share.
 function(hydra_cli)
@@ -117,17 +159,7 @@ function(hydra_cli)
   set(torch ${commands})
   list(FILTER torch INCLUDE REGEX "/(train_main|torch_[^/]*)\\.cc$")
 
-  # main.cc and train_main.cc list the verbs whose files exist.
-  set(verbs)
-  foreach(source IN LISTS plain torch)
-    if(source MATCHES "/(verb|torch)_([^/]*)\\.cc$")
-      string(TOUPPER ${CMAKE_MATCH_2} verb)
-      list(APPEND verbs HYDRALM_HAS_${verb})
-    endif()
-  endforeach()
-  set_source_files_properties(${CMAKE_SOURCE_DIR}/hydra/cli/main.cc ${CMAKE_SOURCE_DIR}/hydra/cli/train_main.cc
-                              PROPERTIES COMPILE_DEFINITIONS "${verbs}")
-
+  hydra_verb_tables()
   add_library(hydra_cli STATIC ${frame})
   target_link_libraries(hydra_cli PUBLIC hydra_data CLI11::CLI11)
   hydra_common(hydra_cli FALSE)
@@ -135,6 +167,7 @@ function(hydra_cli)
   target_compile_options(hydra_cli PRIVATE -O0)  # nothing of the commands is hot, and CLI11 takes long to compile
   add_executable(hydralm ${plain})
   target_link_libraries(hydralm PRIVATE hydra_cli)
+  target_include_directories(hydralm PRIVATE ${CMAKE_BINARY_DIR}/generated)
   foreach(layer moa convert serve)
     if(TARGET hydra_${layer})
       target_link_libraries(hydralm PRIVATE hydra_${layer})
@@ -145,11 +178,13 @@ function(hydra_cli)
   target_compile_options(hydralm PRIVATE -O0)
 
   if(NOT TARGET hydra_nn)
-    file(REMOVE ${CMAKE_BINARY_DIR}/hydralm-train)  # of an earlier build with LibTorch: verbs would still be handed to it
+    # Of an earlier build with LibTorch: verbs would still be handed to it.
+    file(REMOVE ${CMAKE_BINARY_DIR}/hydralm-train)
   endif()
   if(TARGET hydra_torch AND TARGET hydra_nn)
     add_executable(hydralm-train ${torch})
     target_link_libraries(hydralm-train PRIVATE hydra_cli)
+    target_include_directories(hydralm-train PRIVATE ${CMAKE_BINARY_DIR}/generated)
     foreach(layer nn train eval)
       if(TARGET hydra_${layer})
         target_link_libraries(hydralm-train PRIVATE hydra_${layer})
@@ -157,5 +192,11 @@ function(hydra_cli)
     endforeach()
     hydra_common(hydralm-train TRUE)
     target_compile_options(hydralm-train PRIVATE -O1)  # light too, but -O0 rules torch's precompiled header out
+  endif()
+
+  # What `make demo` needs: the commands that this build has, and no test.
+  add_custom_target(commands DEPENDS hydralm)
+  if(TARGET hydralm-train)
+    add_dependencies(commands hydralm-train)
   endif()
 endfunction()

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The name and one line of every verb: hydralm lists them all, also those that hydralm-train runs.
+// The name and one line of every verb: hydralm lists them all, also those that hydralm-train runs. CMake reads this
+// list: a verb kNameVerb is AddNameVerb in verb_name.cc or torch_name.cc, registered in the order of the lines below.
 // Not here: flags and what a verb does (verb_*.cc, torch_*.cc).
 #pragma once
 
@@ -18,8 +19,8 @@ inline constexpr VerbLine kBenchVerb{"bench", "time prompts and generation; perp
 inline constexpr VerbLine kLogitsVerb{"logits", "write the logits of given tokens as .npy"};
 inline constexpr VerbLine kConvertVerb{"convert", "a model folder to GGUF, or GGUF to a folder"};
 inline constexpr VerbLine kQuantizeVerb{"quantize", "a GGUF file with smaller weights"};
-inline constexpr VerbLine kInspectVerb{"inspect", "parameters, FLOPs, bytes and memory of a model"};
 inline constexpr VerbLine kTokenizerVerb{"tokenizer", "train, use and describe tokenizers"};
 inline constexpr VerbLine kDataVerb{"data", "build, describe and check token shards"};
+inline constexpr VerbLine kInspectVerb{"inspect", "parameters, FLOPs, bytes and memory of a model"};
 
 }  // namespace hydra::cli
