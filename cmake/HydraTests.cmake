@@ -58,6 +58,15 @@ foreach(folder nn train eval)
   hydra_test(${folder} torch)
 endforeach()
 
+# The program that specs/interfaces.md shows, run by tests/commands/library_test.py; it links what a user of the library
+# would link.
+if(TARGET hydra_runtime)
+  add_executable(example_library ${CMAKE_SOURCE_DIR}/examples/library.cc)
+  target_link_libraries(example_library PRIVATE hydralm::runtime)
+  hydra_common(example_library FALSE)
+  target_compile_options(example_library PRIVATE -O0)
+endif()
+
 # tests/{commands,parity,rules}/*.py get the two commands as arguments; the second is empty in a build without LibTorch.
 set(train_command "")
 if(TARGET hydralm-train)
