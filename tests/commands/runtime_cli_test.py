@@ -518,8 +518,8 @@ class Chat(RuntimeTest):
         prompt = self.ids(text)
         held = self.held(state)
         self.assertEqual(held[:len(prompt)], prompt)
-        answer = " ".join(map(str, held[len(prompt):]))
-        said = run(HYDRALM, "tokenizer", "decode", "-m", self.tokenizer, input=answer).stdout
+        kept = " ".join(map(str, held[len(prompt):]))
+        said = run(HYDRALM, "tokenizer", "decode", "-m", self.tokenizer, input=kept).stdout
         self.assertTrue(said.startswith(answer), (said, answer))
 
     def held(self, state):
