@@ -36,7 +36,7 @@ class Formats(unittest.TestCase):
                   f"{folder}/theirs.safetensors", metadata={"k": "v"})
         for dtype in ("i4", "i8", "f4"):
             np.save(f"{folder}/theirs_{dtype}.npy", np.array([1, -2, 3], "<" + dtype))
-        run_test("core_test", "FormatSamples.AreWritten", folder)
+        run_test("io_test", "FormatSamples.AreWritten", folder)
 
     @classmethod
     def tearDownClass(cls):

@@ -2,7 +2,7 @@
 # ctest: timeout=300
 """Python's `gguf` reads the GGUF files we write, we read those it writes, and quantised bytes and values are equal.
 
-Called with the path of hydralm; the files come from core_test beside it (hydra/text/gguf_samples_test.cc)."""
+Called with the path of hydralm; the files come from text_test beside it (hydra/text/gguf_samples_test.cc)."""
 import json
 import os
 import subprocess
@@ -76,7 +76,7 @@ class Gguf(unittest.TestCase):
         np.save(f"{cls.folder}/values.npy", cls.values)
         write_tokenizer(f"{cls.folder}/tokenizer.json")
         cls.stored = write_theirs(f"{cls.folder}/theirs.gguf", cls.values, rng)
-        result = subprocess.run([os.path.join(BIN, "core_test"), "--gtest_filter=GgufSamples.AreWritten"],
+        result = subprocess.run([os.path.join(BIN, "text_test"), "--gtest_filter=GgufSamples.AreWritten"],
                                 env=dict(os.environ, HYDRALM_GGUF_SAMPLES=cls.folder), capture_output=True, text=True)
         assert result.returncode == 0 and "[       OK ] GgufSamples" in result.stdout, result.stdout + result.stderr
 
