@@ -134,7 +134,7 @@ function(hydra_cli)
   hydra_unity(hydra_cli)
   target_compile_options(hydra_cli PRIVATE -O0)  # nothing of the commands is hot, and CLI11 takes long to compile
   add_executable(hydralm ${plain})
-  target_link_libraries(hydralm PRIVATE hydra_cli)
+  target_link_libraries(hydralm PRIVATE hydra_cli PkgConfig::LIBEDIT)
   foreach(layer moa convert serve)
     if(TARGET hydra_${layer})
       target_link_libraries(hydralm PRIVATE hydra_${layer})
