@@ -31,7 +31,8 @@ std::vector<Named> Each() {
           {"expert_bias", {.expert_bias = std::vector<double>(8, 0.5)}}};
 }
 
-void ExpectRefused(const Controls& controls, const ModelConfig& config, std::initializer_list<std::string_view> parts) {
+void ExpectControlRefused(const Controls& controls, const ModelConfig& config,
+                          std::initializer_list<std::string_view> parts) {
   ExpectError([&] { controls.Validate(config); }, ErrorCode::kUsage, parts);
 }
 
@@ -50,7 +51,7 @@ TEST(Controls, ModelsWithoutPartsRefuseEachByName) {
     for (const Named& one : Each()) {
       SCOPED_TRACE(one.name);
       EXPECT_NE(WhyControlIsIgnored(one.name, config), "");
-      ExpectRefused(one.controls, config, {StrCat("--control ", one.name, "="), "this model"});
+      ExpectControlRefused(one.controls, config, {StrCat("--control ", one.name, "="), "this model"});
     }
   }
 }
@@ -62,18 +63,18 @@ TEST(Controls, APartThatIsMissingIsRefused) {
     return config;
   };
   const ModelConfig no_experts = without([](LayerConfig& l) { l.ffn = FfnKind::kNone; });
-  ExpectRefused({.path_scale = {1, 1, 0}}, no_experts, {"path_scale", "no path moe"});
+  ExpectControlRefused({.path_scale = {1, 1, 0}}, no_experts, {"path_scale", "no path moe"});
   Controls{.path_scale = {1, 0, 1}}.Validate(no_experts);
-  ExpectRefused({.force_experts = {1}}, no_experts, {"force_experts=1", "no routed experts"});
+  ExpectControlRefused({.force_experts = {1}}, no_experts, {"force_experts=1", "no routed experts"});
   const ModelConfig no_attention = without([](LayerConfig& l) { l.attention = AttentionKind::kNone; });
-  ExpectRefused({.path_scale = {1, 2, 1}}, no_attention, {"path_scale=2", "no path sga"});
-  ExpectRefused({.landmarks = false}, no_attention, {"landmarks=off", "no landmarks"});
-  ExpectRefused({.path_scale = {0, 1, 1}}, without([](LayerConfig& l) { l.ssm = false; }), {"no path ssm"});
-  ExpectRefused({.workspace_read = 0}, without([](LayerConfig& l) { l.workspace = false; }), {"no workspace"});
-  ExpectRefused({.pkm_read = 0}, without([](LayerConfig& l) { l.pkm = false; }), {"no product-key memory"});
+  ExpectControlRefused({.path_scale = {1, 2, 1}}, no_attention, {"path_scale=2", "no path sga"});
+  ExpectControlRefused({.landmarks = false}, no_attention, {"landmarks=off", "no landmarks"});
+  ExpectControlRefused({.path_scale = {0, 1, 1}}, without([](LayerConfig& l) { l.ssm = false; }), {"no path ssm"});
+  ExpectControlRefused({.workspace_read = 0}, without([](LayerConfig& l) { l.workspace = false; }), {"no workspace"});
+  ExpectControlRefused({.pkm_read = 0}, without([](LayerConfig& l) { l.pkm = false; }), {"no product-key memory"});
   ModelConfig window = HydraNano();
   window.attention.landmark_budget = 0;
-  ExpectRefused({.landmarks = false}, window, {"no landmarks"});
+  ExpectControlRefused({.landmarks = false}, window, {"no landmarks"});
 }
 
 TEST(Controls, ExpertsInTurnRefuseWhatTheyWouldIgnore) {
@@ -82,24 +83,25 @@ TEST(Controls, ExpertsInTurnRefuseWhatTheyWouldIgnore) {
   Controls{.moe_top_k = 1}.Validate(config);
   for (const char* name : {"router_temperature", "force_experts", "ban_experts", "expert_bias"})
     for (const Named& one : Each())
-      if (std::string_view(one.name) == name) ExpectRefused(one.controls, config, {name, "round_robin"});
+      if (std::string_view(one.name) == name) ExpectControlRefused(one.controls, config, {name, "round_robin"});
 }
 
 TEST(Controls, NumbersAreThoseOfF32) {
   const ModelConfig config = HydraNano();
   for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity(), 1e-50, 1e39}) {
     SCOPED_TRACE(bad);
-    ExpectRefused({.path_scale = {1, bad, 1}}, config, {"path_scale"});
-    ExpectRefused({.workspace_read = bad}, config, {"workspace_read"});
-    ExpectRefused({.pkm_read = bad}, config, {"pkm_read"});
-    ExpectRefused({.router_temperature = bad}, config, {"router_temperature"});
+    ExpectControlRefused({.path_scale = {1, bad, 1}}, config, {"path_scale"});
+    ExpectControlRefused({.workspace_read = bad}, config, {"workspace_read"});
+    ExpectControlRefused({.pkm_read = bad}, config, {"pkm_read"});
+    ExpectControlRefused({.router_temperature = bad}, config, {"router_temperature"});
     std::vector<double> bias(8, 0.0);
     bias[3] = bad;
-    ExpectRefused({.expert_bias = bias}, config, {"expert_bias"});
+    ExpectControlRefused({.expert_bias = bias}, config, {"expert_bias"});
   }
-  ExpectRefused({.router_temperature = 1e-30}, config, {"router_temperature", "or more"});  // its inverse overflows
-  ExpectRefused({.router_temperature = -1}, config, {"router_temperature"});
-  ExpectRefused({.pkm_read = -1}, config, {"pkm_read", "0 or more"});
+  ExpectControlRefused({.router_temperature = 1e-30}, config,
+                       {"router_temperature", "or more"});  // its inverse overflows
+  ExpectControlRefused({.router_temperature = -1}, config, {"router_temperature"});
+  ExpectControlRefused({.pkm_read = -1}, config, {"pkm_read", "0 or more"});
 }
 
 TEST(Controls, TheJsonFormComesBackEqual) {
