@@ -166,7 +166,7 @@ function(hydra_cli)
   hydra_unity(hydra_cli)
   target_compile_options(hydra_cli PRIVATE -O0)  # nothing of the commands is hot, and CLI11 takes long to compile
   add_executable(hydralm ${plain})
-  target_link_libraries(hydralm PRIVATE hydra_cli)
+  target_link_libraries(hydralm PRIVATE hydra_cli PkgConfig::LIBEDIT)
   target_include_directories(hydralm PRIVATE ${CMAKE_BINARY_DIR}/generated)
   foreach(layer moa convert serve)
     if(TARGET hydra_${layer})

@@ -25,6 +25,7 @@
 #include <string_view>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 #include "hydra/base/version.h"
 #include "hydra/cli/help.h"
 
@@ -240,10 +241,57 @@ bool WantsJson(int argc, char** argv) {
                      [](const char* arg) { return std::strcmp(arg, "--json") == 0; });
 }
 
+constexpr const char* kRangeCheck = "range";  // the name of a check that Range() made
+
+bool HasRange(CLI::Option& option) {
+  try {
+    (void)option.get_validator(kRangeCheck);
+    return true;
+  } catch (const CLI::OptionNotFound&) {
+    return false;
+  }
+}
+
+// The value of a flag as CLI11 is to read it, which knows hexadecimal and octal. Returns what is wrong with it.
+std::string PlainWholeNumber(std::string& text, bool has_range) {
+  try {
+    text = std::to_string(ParseWholeNumber(text, INT64_MIN, INT64_MAX, ""));
+  } catch (const Error&) {
+    if (!has_range) return text + ": must be a whole number";  // else that check says which
+  }
+  return "";
+}
+
+std::string PlainNumber(const std::string& text) {
+  try {
+    (void)ParseNumber(text, "");
+    return "";
+  } catch (const Error& error) {
+    return std::string(error.what()).substr(std::strlen(" = "));  // "TEXT: RULE"
+  }
+}
+
+// base/number.h for all flags of an app and its verbs.
+void ApplyNumberRule(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    const std::string type = option->get_type_name();
+    const std::string kind = type.substr(0, type.find_first_of(",:"));
+    if (kind == "INT" || kind == "UINT" || kind == "N") {
+      const bool has_range = HasRange(*option);
+      option->transform(
+          CLI::Validator([has_range](std::string& text) { return PlainWholeNumber(text, has_range); }, ""));
+    } else if (kind == "FLOAT" || kind == "X" || kind == "SHARE") {
+      option->transform(CLI::Validator(PlainNumber, ""));
+    }
+  }
+  for (CLI::App* verb : AllVerbs(app)) ApplyNumberRule(*verb);
+}
+
 // Parses argv and runs the verb; throws Error.
 int ParseAndRun(int argc, char** argv, const Program& program, CLI::App& root, VerbContext& context) {
   context.SetHandOver([&program, argv] { HandOver(program, argv); });
   for (const AddVerbFunction add : program.verbs) add(root, context);
+  ApplyNumberRule(root);
   if (argc > 1 && std::strcmp(argv[1], "--list-flags") == 0) {  // not for people: see SiblingFlags
     std::set<std::string> flags;
     CollectFlags(root, flags);
@@ -287,18 +335,16 @@ void VerbContext::AddJsonFlag(CLI::App* verb) {
   verb->add_flag("--json", flags_.json, "the result as one JSON object");
 }
 
-void VerbContext::AddQuietFlag(CLI::App* verb) {
-  verb->add_flag("-q,--quiet", flags_.quiet, "results and errors only");
-}
-
-void VerbContext::AddVerboseFlag(CLI::App* verb) { verb->add_flag("-v,--verbose", flags_.verbose, "say more"); }
-
 void VerbContext::HandOver() const {
   hand_over_();
   throw std::logic_error("the other command did not take over");
 }
 
-void VerbContext::OnRun(CLI::App* verb, Run run) { entries_.push_back({verb, std::move(run)}); }
+void VerbContext::OnRun(CLI::App* verb, Run run) {
+  verb->add_flag("-q,--quiet", flags_.quiet, "results and errors only");
+  verb->add_flag("-v,--verbose", flags_.verbose, "say more, where there is more to say");
+  entries_.push_back({verb, std::move(run)});
+}
 
 const VerbContext::Run& VerbContext::Chosen(const CLI::App& root) const {
   const CLI::App* verb = Innermost(root);
@@ -313,14 +359,15 @@ const VerbContext::Run& VerbContext::Chosen(const CLI::App& root) const {
 
 CLI::Validator Range(long long low, long long high) {
   const auto check = [low, high](std::string& text) -> std::string {
-    errno = 0;
-    char* end = nullptr;
-    const long long value = std::strtoll(text.c_str(), &end, 10);
-    if (!text.empty() && *end == '\0' && errno == 0 && value >= low && value <= high) return "";
-    if (high == LLONG_MAX) return fmt::format("{}: must be a whole number, at least {}", text, low);
-    return fmt::format("{}: must be {}..{}", text, low, high);
+    try {
+      (void)ParseWholeNumber(text, low, high, "");
+      return "";
+    } catch (const Error&) {
+      if (high == LLONG_MAX) return fmt::format("{}: must be a whole number, at least {}", text, low);
+      return fmt::format("{}: must be {}..{}", text, low, high);
+    }
   };
-  return CLI::Validator(check, "");
+  return CLI::Validator(check, "", kRangeCheck);
 }
 
 int RunProgram(int argc, char** argv, const Program& program) {

@@ -53,12 +53,12 @@ class VerbContext {
   // A verb, or with another verb as `parent` its sub-verb (data build). Its help starts with `example`.
   CLI::App* AddVerb(CLI::App& parent, const VerbLine& line, const std::string& example);
 
-  // Common flags; each only where the verb obeys it.
+  // --json, only where the verb obeys it.
   void AddJsonFlag(CLI::App* verb);
-  void AddQuietFlag(CLI::App* verb);
-  void AddVerboseFlag(CLI::App* verb);
 
-  // What the verb does when it was the one typed. A verb with sub-verbs has none and asks for one of them.
+  // What the verb does when it was the one typed. It gets -q and -v too: a script may give them to any verb, and one
+  // that prints nothing but its result is quiet as it is. A verb with sub-verbs has no function and asks for one of
+  // them.
   void OnRun(CLI::App* verb, Run run);
 
   // Runs the verb that was typed in the other command instead, with the same arguments; returns only by throwing.
@@ -92,6 +92,9 @@ struct Program {
 int RunProgram(int argc, char** argv, const Program& program);
 
 // A check for whole numbers (add_option(...)->check(Range(1, 65535))): "--port 80808: must be 1..65535".
+// Every flag whose value is a number obeys one rule without a check (base/number.h): decimal, finite, within f32; no
+// hexadecimal, and 010 is ten. A flag has such a value by its C++ type, or by its type_name: N for whole numbers, X or
+// SHARE for others.
 CLI::Validator Range(long long low, long long high);
 
 struct StopSignalOptions {

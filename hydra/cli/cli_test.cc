@@ -19,7 +19,9 @@ namespace {
 struct CopyOptions {
   std::string file;
   int ctx_size = 8192;
-  std::string fail;
+  int64_t offset = 0;
+  double rate = 1;
+  std::string fail, share, ids;
 };
 
 CopyOptions g_copied;  // what the last run of the verb was given
@@ -30,9 +32,12 @@ void AddCopyVerb(CLI::App& root, VerbContext& context) {
   CLI::App* verb = context.AddVerb(root, {"copy", "copy a file"}, "hydralm copy a.txt --ctx-size 16");
   verb->add_option("FILE", options->file, "what to copy");
   verb->add_option("-c,--ctx-size", options->ctx_size, "tokens a sequence")->check(Range(1, 65535));
+  verb->add_option("--offset", options->offset, "a whole number without a range");
+  verb->add_option("--rate", options->rate, "a number");
+  verb->add_option("--share", options->share, "a number kept as text")->type_name("SHARE");
+  verb->add_option("--ids", options->ids, "a whole number kept as text")->type_name("N,..");
   verb->add_option("--fail", options->fail, "how to fail");
   context.AddJsonFlag(verb);
-  context.AddQuietFlag(verb);
   context.OnRun(verb, [options](const CommonFlags& common) -> int {
     g_copied = *options;
     g_common = common;
@@ -124,6 +129,26 @@ TEST(Cli, FlagsReachTheVerb) {
   EXPECT_FALSE(g_common.json);
 }
 
+TEST(Cli, NumbersAreDecimal) {
+  EXPECT_EQ(RunWords({"copy", "a", "-c", "010", "--offset", "-007", "--rate", "-2.5e-3"}).status, kDone);
+  EXPECT_EQ(g_copied.ctx_size, 10);  // not eight
+  EXPECT_EQ(g_copied.offset, -7);
+  EXPECT_EQ(g_copied.rate, -2.5e-3);
+  EXPECT_EQ(RunWords({"copy", "a", "-c", "+16", "--rate", "+.5"}).status, kDone);
+  EXPECT_EQ(g_copied.ctx_size, 16);
+  EXPECT_EQ(g_copied.rate, 0.5);
+}
+
+TEST(Cli, EveryVerbTakesQuietAndVerbose) {
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"copy", "a"}, {"data", "build", "a"}, {"data", "check"}})
+    for (const char* flag : {"-q", "--quiet", "-v", "--verbose"}) {
+      std::vector<std::string> all = words;
+      all.push_back(flag);
+      EXPECT_EQ(RunWords(all).err, "") << words.front() << " " << flag;
+    }
+}
+
 TEST(Cli, AFileCalledLikeAVerbIsAFile) {
   EXPECT_EQ(RunWords({"data", "build", "copy"}).status, kDone);
   EXPECT_EQ(g_copied.file, "copy");
@@ -151,7 +176,18 @@ TEST(Cli, MistakesAreOneLineAndStatusTwo) {
       {{"copy", "-c", "0.5"}, "hydralm: --ctx-size 0.5: must be 1..65535\n"},
       {{"copy", "-c", "-1"}, "hydralm: --ctx-size -1: must be 1..65535\n"},
       {{"copy", "-c"}, "hydralm: --ctx-size: needs a value\n"},
-      {{"data", "build", "a", "--ctx-size", "x"}, "hydralm: --ctx-size x: not a number of the right kind\n"},
+      {{"data", "build", "a", "--ctx-size", "x"}, "hydralm: --ctx-size x: must be a whole number\n"},
+      {{"copy", "-c", "0x10"}, "hydralm: --ctx-size 0x10: must be 1..65535\n"},
+      {{"copy", "--offset", "0x10"}, "hydralm: --offset 0x10: must be a whole number\n"},
+      {{"copy", "--offset", "1e3"}, "hydralm: --offset 1e3: must be a whole number\n"},
+      {{"copy", "--ids", "0x10"}, "hydralm: --ids 0x10: must be a whole number\n"},
+      {{"copy", "--rate", "0x1p3"}, "hydralm: --rate 0x1p3: must be a number\n"},
+      {{"copy", "--rate", "nan"}, "hydralm: --rate nan: must be a finite number\n"},
+      {{"copy", "--rate", "-inf"}, "hydralm: --rate -inf: must be a finite number\n"},
+      {{"copy", "--rate", "1e-50"}, "hydralm: --rate 1e-50: is too small: 0, or at least 1.2e-38\n"},
+      {{"copy", "--rate", "1e999"}, "hydralm: --rate 1e999: is out of range: 0, or 1.2e-38 to 3.4e38 in size\n"},
+      {{"copy", "--rate", ""}, "hydralm: --rate "},
+      {{"copy", "--share", "inf"}, "hydralm: --share inf: must be a finite number\n"},
       {{"train", "-C", "x"},
        "hydralm: train needs no-such-command, which was not built (no LibTorch was found): "
        "make setup-torch && make\n"},

@@ -4,92 +4,70 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstdio>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
-#include <sstream>
-#include <system_error>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 #include "hydra/cli/cli.h"
 #include "hydra/io/file.h"
 
 namespace hydra::cli {
 namespace {
 
-Error BadControl(const std::string& control, const std::string& rule) {
-  return {ErrorCode::kUsage, fmt::format("--control {}: {}", control, rule)};
+Error BadControl(const std::string& key, const std::string& value, const std::string& rule) {
+  return {ErrorCode::kUsage, fmt::format("--control {}={}: {}", key, value, rule)};
 }
 
+// The parts between commas; an empty text has none.
 std::vector<std::string> Split(const std::string& list) {
   std::vector<std::string> parts;
-  std::istringstream in(list);
-  for (std::string part; std::getline(in, part, ',');) parts.push_back(part);
+  for (size_t begin = 0; !list.empty() && begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    parts.push_back(list.substr(begin, end - begin));
+    begin = end + 1;
+  }
   return parts;
 }
 
-double Number(const std::string& control, const std::string& text) {
-  char* end = nullptr;
-  const double value = std::strtod(text.c_str(), &end);
-  if (text.empty() || *end != '\0') throw BadControl(control, fmt::format("\"{}\" is no number", text));
-  return value;
-}
+double ControlNumber(const std::string& key, const std::string& text) { return ParseNumber(text, "--control " + key); }
 
-std::vector<double> Numbers(const std::string& control, const std::string& list) {
-  std::vector<double> out;
-  for (const std::string& part : Split(list)) out.push_back(Number(control, part));
-  return out;
-}
-
-std::vector<int64_t> WholeNumbers(const std::string& control, const std::string& list) {
-  constexpr double kMax = 1e9;  // far above any count of experts
+std::vector<int64_t> Experts(const std::string& key, const std::string& list, int64_t n_experts) {
   std::vector<int64_t> out;
-  for (const double value : Numbers(control, list)) {
-    if (!(value >= -kMax && value <= kMax) || value != static_cast<double>(static_cast<int64_t>(value)))
-      throw BadControl(control, "must be whole numbers");
-    out.push_back(static_cast<int64_t>(value));
-  }
+  for (const std::string& part : Split(list))
+    out.push_back(ParseWholeNumber(part, 0, n_experts - 1, "--control " + key));
   return out;
-}
-
-double NotNegative(const std::string& control, const std::string& text) {
-  const double value = Number(control, text);
-  if (!(value >= 0)) throw BadControl(control, "must be 0 or more");
-  return value;
 }
 
 constexpr std::array<const char*, 9> kControls = {"path_scale",    "workspace_read",     "pkm_read",
                                                   "landmarks",     "router_temperature", "moe_top_k",
                                                   "force_experts", "ban_experts",        "expert_bias"};
 
-void SetControl(const std::string& control, const std::string& key, const std::string& value, Controls* c) {
+void SetControl(const std::string& key, const std::string& value, const ModelConfig& config, Controls* c) {
   if (key == "path_scale") {
     const auto parts = Split(value);
-    if (parts.size() != c->path_scale.size()) throw BadControl(control, "must be three numbers: ssm,sga,moe");
-    for (size_t i = 0; i < parts.size(); ++i) c->path_scale[i] = NotNegative(control, parts[i]);
+    if (parts.size() != c->path_scale.size()) throw BadControl(key, value, "must be three numbers: ssm,sga,moe");
+    for (size_t i = 0; i < parts.size(); ++i) c->path_scale[i] = ControlNumber(key, parts[i]);
   } else if (key == "workspace_read") {
-    c->workspace_read = NotNegative(control, value);
+    c->workspace_read = ControlNumber(key, value);
   } else if (key == "pkm_read") {
-    c->pkm_read = NotNegative(control, value);
+    c->pkm_read = ControlNumber(key, value);
   } else if (key == "landmarks") {
-    if (value != "on" && value != "off") throw BadControl(control, "must be on or off");
+    if (value != "on" && value != "off") throw BadControl(key, value, "must be on or off");
     c->landmarks = value == "on";
   } else if (key == "router_temperature") {
-    c->router_temperature = Number(control, value);
+    c->router_temperature = ControlNumber(key, value);
   } else if (key == "moe_top_k") {
-    const auto numbers = WholeNumbers(control, value);
-    if (numbers.size() != 1) throw BadControl(control, "must be one number");
-    c->moe_top_k = numbers[0];
+    c->moe_top_k = ParseWholeNumber(value, 1, config.moe.n_experts, "--control moe_top_k");
   } else if (key == "force_experts") {
-    c->force_experts = WholeNumbers(control, value);
+    c->force_experts = Experts(key, value, config.moe.n_experts);
   } else if (key == "ban_experts") {
-    c->ban_experts = WholeNumbers(control, value);
-  } else if (key == "expert_bias") {
-    c->expert_bias = Numbers(control, value);
-  } else {
-    throw BadControl(control, fmt::format("unknown control {}{}", key, DidYouMean(key, kControls)));
+    c->ban_experts = Experts(key, value, config.moe.n_experts);
+  } else {  // expert_bias
+    c->expert_bias.clear();
+    for (const std::string& part : Split(value)) c->expert_bias.push_back(ControlNumber(key, part));
   }
 }
 
@@ -109,9 +87,10 @@ void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dty
 }
 
 void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
-  CLI::Option* ctx = verb->add_option("-c,--ctx-size", flags->ctx,
-                                      "tokens a sequence, at most the model's unless given; 0 = the model's")
-                         ->check(Range(0, 1 << 27));
+  CLI::Option* ctx =
+      verb->add_option("-c,--ctx-size", flags->ctx,
+                       "tokens a sequence with full attention; default at most the model's; 0 = the model's")
+          ->check(Range(0, 1 << 27));
   verb->parse_complete_callback([flags, ctx] { flags->ctx_given = ctx->count() > 0; });
   AddStateFlags(verb, &flags->kv_dtype, &flags->state_dtype);
   verb->add_option("--target", flags->target, "SIMD level, such as avx2 or scalar")->type_name("NAME");
@@ -122,14 +101,35 @@ void AddActivationFlag(CLI::App* verb, ModelFlags* flags) {
   verb->add_option("--act", flags->act, "activations in products: f32, q8 (int8 blocks), auto")->type_name("TYPE");
 }
 
-Controls ParseControls(const std::vector<std::string>& controls) {
-  Controls out;
+Controls ApplyControls(const std::vector<std::string>& controls, const ModelConfig& config, const Controls& base) {
+  Controls out = base;
   for (const std::string& control : controls) {
     const size_t equals = control.find('=');
-    if (equals == std::string::npos) throw BadControl(control, "must be KEY=VALUE");
-    SetControl(control, control.substr(0, equals), control.substr(equals + 1), &out);
+    if (equals == std::string::npos)
+      throw Error(ErrorCode::kUsage, fmt::format("--control {}: must be KEY=VALUE", control));
+    const std::string key = control.substr(0, equals), value = control.substr(equals + 1);
+    if (std::ranges::find(kControls, key) == kControls.end())
+      throw BadControl(key, value, fmt::format("unknown control {}{}", key, DidYouMean(key, kControls)));
+    if (const std::string why = WhyControlIsIgnored(key, config); !why.empty()) throw BadControl(key, value, why);
+    SetControl(key, value, config, &out);
   }
+  out.Validate(config);
   return out;
+}
+
+void AddTextFlags(CLI::App* verb, const EncodeOptions& defaults, TextFlags* flags) {
+  flags->parse_special = defaults.parse_special ? "on" : "off";
+  flags->add_special = defaults.add_special ? "on" : "off";
+  const auto add = [verb](const char* name, std::string* value, const char* text) {
+    verb->add_option(name, *value, text)->check(CLI::IsMember({"on", "off"}))->type_name("on|off");
+  };
+  add("--parse-special", &flags->parse_special, "special tokens written in the text are those tokens");
+  add("--add-special", &flags->add_special, "put around the text what the tokenizer's file says, such as bos");
+}
+
+void RefuseTextFlags(const CLI::App* verb, const std::string& rule) {
+  for (const char* flag : {"--parse-special", "--add-special"})
+    if (verb->count(flag) > 0) throw Error(ErrorCode::kUsage, fmt::format("{}: {}: {}", verb->get_name(), flag, rule));
 }
 
 std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text, const std::string& file) {
@@ -145,6 +145,7 @@ void AddLogitsFlags(CLI::App* verb, LogitsFlags* flags) {
   verb->add_option("-p,--prompt", flags->text, "text to encode")->type_name("TEXT");
   verb->add_option("-f,--file", flags->file, "file to encode; - = stdin")->type_name("FILE");
   verb->add_option("--ids", flags->ids, "token ids instead of text, such as 1,2,3")->delimiter(',');
+  AddTextFlags(verb, {.parse_special = true, .add_special = false}, &flags->special);
   verb->add_option("--engine", flags->engine, "runtime, or torch: the training form, fp32")
       ->check(CLI::IsMember({"runtime", "torch"}));
   verb->add_option("-o,--output", flags->output, "the .npy file to write")->required()->type_name("FILE.npy");
@@ -154,8 +155,10 @@ std::vector<int32_t> InputIds(const LogitsFlags& flags, const CLI::App* verb, in
   const auto text = PromptText(verb, flags.text, flags.file);
   if (text && !flags.ids.empty()) throw Error(ErrorCode::kUsage, "logits: give one of -p, -f and --ids");
   std::vector<int64_t> ids = flags.ids;
+  if (!text) RefuseTextFlags(verb, "is for -p and -f");
   if (text)
-    for (const int32_t id : Tokenizer::Load(flags.model.model).Encode(*text)) ids.push_back(id);
+    for (const int32_t id : Tokenizer::Load(flags.model.model).Encode(*text, flags.special.Options()))
+      ids.push_back(id);
   if (ids.empty()) throw Error(ErrorCode::kUsage, "logits: no tokens; give -p TEXT, -f FILE or --ids 1,2,3");
   std::vector<int32_t> out;
   for (const int64_t id : ids) {

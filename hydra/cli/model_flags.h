@@ -34,8 +34,23 @@ void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags);
 // --act, where the verb leaves the choice.
 void AddActivationFlag(CLI::App* verb, ModelFlags* flags);
 
-// KEY=VALUE of specs/hydra.md 4, such as ban_experts=0,3 or path_scale=1,0,1. Throws kUsage naming the control.
-[[nodiscard]] Controls ParseControls(const std::vector<std::string>& controls);
+// `base` with the controls of --control set: KEY=VALUE of specs/hydra.md 4, such as ban_experts=0,3 or
+// path_scale=1,0,1; a list may be empty. Throws kUsage naming the control where its value is bad or the model has no
+// part for it.
+[[nodiscard]] Controls ApplyControls(const std::vector<std::string>& controls, const ModelConfig& config,
+                                     const Controls& base = {});
+
+// How a text of -p or -f becomes tokens: --parse-special and --add-special, on or off.
+struct TextFlags {
+  std::string parse_special, add_special;
+  [[nodiscard]] EncodeOptions Options() const {
+    return {.parse_special = parse_special == "on", .add_special = add_special == "on"};
+  }
+};
+// The defaults are the verb's: docs/runtime.md lists them.
+void AddTextFlags(CLI::App* verb, const EncodeOptions& defaults, TextFlags* flags);
+// Throws kUsage where one of them is given although there is no text; `rule` says when there is one.
+void RefuseTextFlags(const CLI::App* verb, const std::string& rule);
 
 // The text of -p or of the file of -f ("-" = stdin); nothing when neither is given. Both are an error.
 [[nodiscard]] std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text,
@@ -46,6 +61,7 @@ struct LogitsFlags {
   ModelFlags model;
   std::string text, file, engine, output;
   std::vector<int64_t> ids;
+  TextFlags special;
 };
 void AddLogitsFlags(CLI::App* verb, LogitsFlags* flags);
 // The ids given or encoded, each checked against the vocabulary of the model; at least one.

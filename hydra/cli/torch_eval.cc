@@ -21,6 +21,7 @@ struct EvalFlags {
   ModelFlags model;
   std::string task = "ppl", data, file, split = "val";
   int64_t ctx = 0, max_tokens = 0;
+  TextFlags special;
 };
 
 void PrintTable(const eval::PerplexityResult& result) {
@@ -37,7 +38,7 @@ void PrintTable(const eval::PerplexityResult& result) {
                 WithCommas(static_cast<uint64_t>(bucket.tokens)).c_str(), bucket.loss());
 }
 
-int RunEval(const EvalFlags& flags, const CommonFlags& common) {
+int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
   if (flags.task != "ppl") {
     const std::vector<std::string> known{"ppl"};
     throw Error(ErrorCode::kUsage,
@@ -47,10 +48,13 @@ int RunEval(const EvalFlags& flags, const CommonFlags& common) {
     throw Error(ErrorCode::kUsage, "eval: give either --data DIR (made by hydralm data build) or -f FILE (a text)");
   if (flags.split != "train" && flags.split != "val")
     throw Error(ErrorCode::kUsage, StrCat("eval: --split ", flags.split, ": must be train or val"));
+  if (flags.file.empty()) RefuseTextFlags(verb, "is for -f; shards are tokens already");
   nn::Model model = OpenModel(flags.model);
   const Tokenizer tokenizer = Tokenizer::Load(flags.model.model);
-  const eval::PerplexityOptions options{
-      .ctx = flags.ctx, .max_tokens = flags.max_tokens, .device = train::ResolveDevice(flags.model.device)};
+  const eval::PerplexityOptions options{.ctx = flags.ctx,
+                                        .max_tokens = flags.max_tokens,
+                                        .text = flags.special.Options(),
+                                        .device = train::ResolveDevice(flags.model.device)};
   const eval::PerplexityResult result =
       flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
                          : eval::EvaluateText(model, tokenizer, ReadFile(flags.file == "-" ? "/dev/stdin" : flags.file),
@@ -73,13 +77,14 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--data", flags->data, "folder of token shards")->type_name("DIR");
   verb->add_option("--split", flags->split, "split of --data")->type_name("train|val");
   verb->add_option("-f,--file", flags->file, "a text, one document (- = stdin)")->type_name("FILE");
+  AddTextFlags(verb, {.parse_special = false, .add_special = false}, &flags->special);
   verb->add_option("-c,--ctx-size", flags->ctx, "longest context; 0 = min(8192, the model's)")
       ->check(Range(0, 1 << 24));
   verb->add_option("--max-tokens", flags->max_tokens, "stop after so many; 0 = all")->check(Range(0, int64_t{1} << 50));
   verb->add_option("--device", flags->model.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
   verb->add_option("-t,--threads", flags->model.threads, "threads; 0 = all cores")->check(Range(0, 1024));
   context.AddJsonFlag(verb);
-  context.OnRun(verb, [flags](const CommonFlags& common) { return RunEval(*flags, common); });
+  context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunEval(*flags, verb, common); });
 }
 
 }  // namespace hydra::cli

@@ -334,8 +334,6 @@ void AddTrainVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-t,--threads", flags->threads, "threads; 0 = all cores")->check(Range(0, 1024));
   verb->add_flag("--dry-run", flags->dry_run, "check everything, print what the run costs, stop");
   context.AddJsonFlag(verb);
-  context.AddQuietFlag(verb);
-  context.AddVerboseFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunTrain(*flags, common); });
 }
 

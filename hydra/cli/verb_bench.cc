@@ -33,6 +33,7 @@ struct BenchFlags {
   std::vector<int64_t> prompts{512}, generates{128}, depths{0}, batches{1};
   int64_t repeats = 5;
   bool stream = false, interleave = false;
+  TextFlags special;  // of --ppl
 };
 
 std::vector<SpeedTest> Tests(const BenchFlags& flags) {
@@ -145,18 +146,20 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
   return rows;
 }
 
-TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t chunk, bool quiet) {
+TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t chunk, const CommonFlags& common) {
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
   const std::string text = ReadFile(flags.ppl == "-" ? "/dev/stdin" : flags.ppl);
-  const std::vector<int32_t> ids = tokenizer.Encode(text, {.parse_special = false, .add_special = true});
-  PerplexityOptions options{
-      .name = "--ppl " + flags.ppl, .chunk = chunk, .controls = ParseControls(flags.model.controls)};
-  // Where the tokenizer puts a first token before texts, each chunk has it too.
-  const std::vector<int32_t> empty = tokenizer.Encode("", {.add_special = true});
+  const std::vector<int32_t> ids = tokenizer.Encode(text, flags.special.Options());
+  PerplexityOptions options{.name = "--ppl " + flags.ppl,
+                            .chunk = chunk,
+                            .controls = ApplyControls(flags.model.controls, runner.model.config())};
+  // Where a first token is put before the text, each chunk has it too.
+  const std::vector<int32_t> empty = tokenizer.Encode("", flags.special.Options());
   if (tokenizer.bos_id() && !empty.empty() && empty.front() == *tokenizer.bos_id()) options.bos = *tokenizer.bos_id();
-  const bool draw = !quiet && StderrIsTerminal();
+  const bool draw = !common.quiet && StderrIsTerminal(), lines = common.verbose && !common.quiet && !draw;
   options.progress = [&](int64_t done, int64_t chunks) {
-    if (draw) fmt::print(stderr, "\rperplexity   chunk {} of {}", done, chunks);
+    if (draw || lines)
+      fmt::print(stderr, "{}perplexity   chunk {} of {}{}", draw ? "\r" : "", done, chunks, lines ? "\n" : "");
     return !StopRequested();
   };
   const TextPerplexity result = MeasurePerplexity(runner.model, ids, options, *runner.pool);
@@ -220,6 +223,7 @@ void MakeRoom(std::span<const SpeedTest> tests, size_t together, OpenOptions* op
 int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& common) {
   InstallStopSignals();
   const bool speed = WantsSpeed(flags, verb);
+  if (flags.ppl.empty()) RefuseTextFlags(verb, "is for --ppl");
   CheckFlags(flags, speed);
   RowWriter writer(ParseRowFormat(flags.format));
   if (flags.stream) writer.WriteStream(Stream(flags.model.threads > 0 ? flags.model.threads : PhysicalCores()));
@@ -251,7 +255,7 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
                .target = model.weights().target,
                .kernels = KernelsText(model)};
   if (!flags.ppl.empty()) {
-    const TextPerplexity ppl = Perplexity(flags, runner, chunk, common.quiet);
+    const TextPerplexity ppl = Perplexity(flags, runner, chunk, common);
     row.perplexity = PerplexityOf{ppl.perplexity(), ppl.standard_error(), ppl.loss(), ppl.chunks, chunk, ppl.tokens};
     if (tests.empty()) writer.Write(row);
   }
@@ -298,6 +302,7 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
                  "repeat all tests in turn, so that a slow moment of the machine meets each; holds all their states");
   verb->add_option("-o,--format", flags->format, "md, csv, json or jsonl")->type_name("FORMAT");
   verb->add_option("--ppl", flags->ppl, "perplexity on a text, in chunks of 512 or -c; - = stdin")->type_name("FILE");
+  AddTextFlags(verb, {.parse_special = false, .add_special = true}, &flags->special);
   verb->add_flag("--stream", flags->stream, "print the memory's read rate; alone: nothing else");
   verb->add_option(
           "--compare-cmd", flags->compare,
@@ -305,7 +310,6 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
       ->type_name("CMD");
   AddRuntimeFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);
-  context.AddQuietFlag(verb);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunBench(*flags, verb, common); });
 }
 

@@ -1,26 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// `hydralm chat`: a conversation with a model. Answers on stdout as they come, all else on stderr. What was said stays
-// in the sequence's state: a turn reads its own tokens only. Not here: templates (text/chat_template.h), the loop of an
-// answer (runtime/generate.h).
+// `hydralm chat`: a conversation with a model. Answers on stdout as they come, all else on stderr. Not here: what is
+// typed (verb_chat_input.h), turns and the state that holds them (runtime/conversation.h).
 #include <fmt/format.h>
-#include <poll.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
+#include "hydra/cli/verb_chat_input.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verb_sampling.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/io/file.h"
-#include "hydra/text/chat_template.h"
+#include "hydra/runtime/conversation.h"
 
 namespace hydra::cli {
 namespace {
@@ -32,220 +30,137 @@ struct ChatFlags {
   int64_t max_tokens = 1024;
 };
 
-constexpr const char* kPlainUser = "\nUser:";  // where an answer ends for models that know no turns
-
-// Lines of stdin; a signal interrupts the wait.
-class LineReader {
- public:
-  enum class Result { kLine, kEnd, kInterrupted };
-  Result Read(std::string* line) {
-    for (;;) {
-      if (const size_t end = buffer_.find('\n'); end != std::string::npos) {
-        *line = buffer_.substr(0, end);
-        buffer_.erase(0, end + 1);
-        return Result::kLine;
-      }
-      if (!Wait()) return Result::kInterrupted;
-      char bytes[4096];
-      const ssize_t n = ::read(STDIN_FILENO, bytes, sizeof(bytes));
-      if (n < 0 && errno == EINTR) return Result::kInterrupted;
-      if (n < 0) ThrowIo("stdin", "cannot be read", errno);
-      if (n == 0) {
-        *line = std::exchange(buffer_, {});
-        return line->empty() ? Result::kEnd : Result::kLine;
-      }
-      buffer_.append(bytes, static_cast<size_t>(n));
-    }
-  }
-
- private:
-  // Until there is something to read; false when a signal came, be it just before the wait.
-  static bool Wait() {
-    sigset_t stops, before;
-    sigemptyset(&stops);
-    sigaddset(&stops, SIGINT);
-    sigaddset(&stops, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &stops, &before);
-    pollfd in{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
-    const bool ready = !StopRequested() && ::ppoll(&in, 1, nullptr, &before) > 0;
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    return ready;
-  }
-
-  std::string buffer_;
-};
+constexpr const char* kCommands =
+    "/reset /save F /load F /stats /quit; //TEXT says /TEXT, \"\"\" begins and ends many lines";
 
 class Chat {
  public:
   Chat(const ChatFlags& flags, const CLI::App* verb, const CommonFlags& common)
       : flags_(flags),
         common_(common),
-        config_(LoadGenerationConfig(flags.model.model)),
-        sampling_(ResolveSampling(flags.sampling, verb, config_)),
+        wishes_(LoadWishes(flags.model.model)),
+        sampling_(ResolveSampling(flags.sampling, verb, wishes_)),
         runner_(OpenRunner(flags.model, {.quiet = common.quiet})),
         tokenizer_(LoadTokenizerOf(runner_.model)),
-        template_(LoadTemplate()),
-        state_(runner_.model, ParseControls(flags.model.controls)),
-        sampler_(sampling_),
-        terminal_(::isatty(STDIN_FILENO) == 1) {
+        template_(LoadTemplate(verb)),
+        conversation_(
+            {runner_.model, tokenizer_, *runner_.pool}, template_,
+            {.system = flags.system, .end_ids = EndIds(runner_.model, wishes_, tokenizer_), .sampling = sampling_},
+            NewState()) {
     sampling_.CheckIds(tokenizer_.vocab_size());
-    end_ids_ = EndIds(runner_.model, config_, tokenizer_);
-    for (const int32_t id : template_.EndIds(tokenizer_)) end_ids_.push_back(id);
-    if (!common_.quiet)
-      fmt::print(stderr, "chat         template {}, {}; /reset /save F /load F /stats /quit\n", template_.name(),
-                 sampling_.temperature > 0 ? fmt::format("seed {}", sampling_.seed) : "greedy");
+    if (common_.quiet) return;
+    fmt::print(stderr, "chat         template {}, {}; {}\n", template_.name(),
+               sampling_.temperature > 0 ? fmt::format("seed {}", sampling_.seed) : "greedy", kCommands);
+    if (common_.verbose) fmt::print(stderr, "sampling     {}\n", SamplingText(sampling_));
   }
 
   int Run() {
     InstallStopSignals({.second_ends = false, .restart_reads = false});
-    LineReader reader;
-    std::string line;
     for (bool again = false;;) {
-      if (terminal_) fmt::print(stderr, "> ");
-      const LineReader::Result result = reader.Read(&line);
-      if (StopSignal() == SIGTERM || (StopRequested() && (again || !terminal_))) return StopStatus();
-      if (result == LineReader::Result::kEnd) {
-        if (terminal_) fmt::print(stderr, "\n");
-        return kDone;
-      }
+      const ChatInput input = reader_.Read();
+      if (StopSignal() == SIGTERM || (StopRequested() && (again || !reader_.terminal()))) return StopStatus();
+      if (input.kind == ChatInput::Kind::kEnd) return status_;
       again = StopRequested();
       ClearStop();
       if (again) fmt::print(stderr, "\n(Ctrl-C again, /quit or Ctrl-D to leave)\n");
-      if (result == LineReader::Result::kInterrupted) continue;
-      if (!Turn(line)) return kDone;
+      if (input.kind == ChatInput::Kind::kInterrupted) continue;
+      if (!Turn(input)) return status_;
       if (StopSignal() == SIGTERM) return StopStatus();
       ClearStop();
     }
   }
 
  private:
-  ChatTemplate LoadTemplate() const {
+  ChatTemplate LoadTemplate(const CLI::App* verb) const {
     std::vector<std::string> warnings;
-    ChatTemplate found = ChatTemplate::Load(flags_.model.model, flags_.chat_template, tokenizer_, &warnings);
-    for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
-    return found;
+    const ChatTemplate found = ChatTemplate::Load(flags_.model.model, flags_.chat_template, tokenizer_, &warnings);
+    PrintWarnings(warnings);
+    // --system "": no system message, not even the template's own.
+    return verb->count("--system") > 0 && flags_.system.empty() ? found.WithoutDefaultSystem() : found;
+  }
+
+  [[nodiscard]] SequenceState NewState() const {
+    return SequenceState(runner_.model, ApplyControls(flags_.model.controls, runner_.model.config()));
   }
 
   // False at /quit. At a terminal a mistake ends the turn, else the program.
-  bool Turn(const std::string& line) {
-    if (line.find_first_not_of(" \t\r") == std::string::npos) return true;
+  bool Turn(const ChatInput& input) {
     try {
-      if (line.starts_with('/')) return Command(line);
-      Answer(line);
+      if (input.kind == ChatInput::Kind::kCommand) return Command(input.text);
+      Answer(input.text);
     } catch (const Error& error) {
-      if (!terminal_) throw;
+      if (!reader_.terminal()) throw;
       fmt::print(stderr, "hydralm: {}\n", error.what());
     }
     return true;
   }
 
+  // A command that is none has changed nothing: the conversation goes on, and the status tells of it in the end.
+  void NoCommand(const std::string& line, const std::string& why) {
+    fmt::print(stderr, "hydralm: {}: {}: {}\n", OneLine(line), why, kCommands);
+    if (!reader_.terminal()) status_ = kUserError;
+  }
+
   bool Command(const std::string& line) {
-    const size_t space = line.find(' ');
-    const std::string name = line.substr(0, space);
-    std::string argument =
-        space == std::string::npos
-            ? ""
-            : line.substr(line.find_first_not_of(' ', space) == std::string::npos ? line.size()
-                                                                                  : line.find_first_not_of(' ', space));
-    while (!argument.empty() && (argument.back() == ' ' || argument.back() == '\r')) argument.pop_back();
-    if (name == "/quit") return false;
-    if (name == "/reset") {
-      state_.Reset();
-      sampler_ = Sampler(sampling_);
+    const std::string name = line.substr(0, line.find(' '));
+    const size_t begin = line.find_first_not_of(' ', name.size()), end = line.find_last_not_of(' ');
+    const std::string argument = begin == std::string::npos ? "" : line.substr(begin, end + 1 - begin);
+    const bool takes_file = name == "/save" || name == "/load";
+    static const std::vector<std::string> kNames{"/reset", "/save", "/load", "/stats", "/quit"};
+    if (std::ranges::find(kNames, name) == kNames.end()) {
+      NoCommand(name, "unknown command" + DidYouMean(name, kNames));
+    } else if (takes_file != !argument.empty()) {
+      NoCommand(line, takes_file ? "needs a file" : "takes nothing behind it");
+    } else if (name == "/quit") {
+      return false;
+    } else if (name == "/reset") {
+      conversation_.GoOnFrom(NewState());
       fmt::print(stderr, "(forgotten)\n");
     } else if (name == "/stats") {
       PrintStatistics();
-    } else if ((name == "/save" || name == "/load") && argument.empty()) {
-      throw Error(ErrorCode::kUsage, fmt::format("{}: needs a file", name));
     } else if (name == "/save") {
-      state_.Save(argument);
-      fmt::print(stderr, "({} tokens in {})\n", Length(), argument);
-    } else if (name == "/load") {
-      state_ = SequenceState::Load(argument, runner_.model);
-      fmt::print(stderr, "({} tokens from {})\n", Length(), argument);
+      conversation_.state().Save(argument);
+      fmt::print(stderr, "({} tokens in {})\n", conversation_.length(), argument);
     } else {
-      static const std::vector<std::string> kCommands{"/reset", "/save", "/load", "/stats", "/quit"};
-      throw Error(ErrorCode::kUsage, fmt::format("{}: unknown command{}: /reset /save F /load F /stats /quit", name,
-                                                 DidYouMean(name, kCommands)));
+      SequenceState state = SequenceState::Load(argument, runner_.model);
+      state.SetControls(ApplyControls(flags_.model.controls, runner_.model.config(), state.controls()));
+      conversation_.GoOnFrom(std::move(state));
+      fmt::print(stderr, "({} tokens from {})\n", conversation_.length(), argument);
     }
     return true;
   }
 
-  [[nodiscard]] int64_t Length() const { return state_.pos() + static_cast<int64_t>(state_.pending().size()); }
-
-  // The tokens of a user's turn, up to where the answer begins: what the state has not got yet.
-  std::vector<int32_t> TurnIds(const std::string& text) const {
-    std::vector<ChatMessage> messages;
-    if (!flags_.system.empty()) messages.push_back({"system", flags_.system});
-    if (Length() == 0) {
-      messages.push_back({"user", text});
-      return template_.Encode(tokenizer_, messages, true);
-    }
-    if (template_.form() == ChatForm::kPlain && SaidUser()) {  // the model has begun the user's turn itself
-      std::vector<int32_t> ids = tokenizer_.Encode(" " + text + "\n", {.parse_special = false});
-      for (const int32_t id : tokenizer_.Encode("Assistant:", {.parse_special = false})) ids.push_back(id);
-      return ids;
-    }
-    // A later turn is what it adds to a conversation of one turn, the end of the answer before it included.
-    messages.push_back({"user", "x"});
-    const std::vector<int32_t> before = template_.Encode(tokenizer_, messages, true);
-    messages.push_back({"assistant", ""});
-    messages.push_back({"user", text});
-    std::vector<int32_t> ids = template_.Encode(tokenizer_, messages, true);
-    const auto [differs, rest] = std::mismatch(before.begin(), before.end(), ids.begin(), ids.end());
-    if (differs != before.end())
-      throw Error(ErrorCode::kConfig, fmt::format("{}: chat template {}: its turns do not follow one another as tokens",
-                                                  flags_.model.model, template_.name()));
-    ids.erase(ids.begin(), rest);
-    // Where the model has said its end itself, it and what the template puts before it are there already.
-    if (!state_.pending().empty() &&
-        std::find(end_ids_.begin(), end_ids_.end(), state_.pending().back()) != end_ids_.end())
-      if (const auto end = std::find(ids.begin(), ids.end(), state_.pending().back()); end != ids.end())
-        ids.erase(ids.begin(), end + 1);
-    return ids;
-  }
-
-  // Whether the text so far ends with the head of a user's turn in the plain form.
-  [[nodiscard]] bool SaidUser() const {
-    constexpr size_t kTail = 16;  // tokens that surely hold it
-    std::vector<int32_t> tail(state_.ids().begin(), state_.ids().end());
-    tail.insert(tail.end(), state_.pending().begin(), state_.pending().end());
-    if (tail.size() > kTail) tail.erase(tail.begin(), tail.end() - kTail);
-    return tokenizer_.Decode(tail).ends_with(kPlainUser);
-  }
-
   void Answer(const std::string& text) {
-    const Generator generator{runner_.model, tokenizer_, *runner_.pool};
-    GenerateOptions options{.max_tokens = flags_.max_tokens, .end_ids = end_ids_, .cancelled = StopRequested};
-    if (template_.form() == ChatForm::kPlain) options.stops.push_back(kPlainUser);
-    last_ = generator.Generate(state_, sampler_, TurnIds(text), options, Show);
+    last_ = conversation_.Say(text, {.max_tokens = flags_.max_tokens, .cancelled = StopRequested}, Show);
     Show("\n");
-    if (last_.reason == FinishReason::kCancelled && terminal_) fmt::print(stderr, "(stopped)\n");
-    if (last_.reason == FinishReason::kLength)
-      fmt::print(stderr, "(cut off: -n {}, --ctx-size {})\n", flags_.max_tokens, runner_.model.options().ctx_size);
+    if (last_.reason == FinishReason::kCancelled && reader_.terminal()) fmt::print(stderr, "(stopped)\n");
+    if (last_.reason == FinishReason::kLength) fmt::print(stderr, "(cut off: -n {})\n", flags_.max_tokens);
+    if (last_.reason == FinishReason::kContext)
+      fmt::print(stderr, "(cut off: the context is full: --ctx-size {})\n", runner_.model.options().ctx_size);
     if (common_.verbose) PrintStatistics();
   }
 
+  // -q leaves the speeds out: two runs then say the same.
   void PrintStatistics() const {
-    const auto rate = [](int64_t n, double seconds) { return seconds > 0 ? static_cast<double>(n) / seconds : 0.0; };
-    fmt::print(stderr, "(context {} of {} tokens | last turn: read {} tokens, {:.1f} tok/s; wrote {}, {:.1f} tok/s)\n",
-               Length(), runner_.model.options().ctx_size, last_.prompt_tokens,
-               rate(last_.prompt_tokens, last_.prefill_seconds), last_.ids.size(),
-               rate(last_.steps, last_.decode_seconds));
+    const auto rate = [this](int64_t n, double seconds) {
+      return common_.quiet ? "" : fmt::format(", {:.1f} tok/s", seconds > 0 ? static_cast<double>(n) / seconds : 0.0);
+    };
+    fmt::print(stderr, "(context {} of {} tokens | last turn: read {} tokens{}; wrote {}{})\n", conversation_.length(),
+               runner_.model.options().ctx_size, last_.prompt_tokens, rate(last_.prompt_tokens, last_.prefill_seconds),
+               last_.ids.size(), rate(last_.steps, last_.decode_seconds));
   }
 
   const ChatFlags& flags_;
   const CommonFlags& common_;
-  GenerationConfig config_;
+  ChatReader reader_;
+  GenerationConfig wishes_;
   SamplerOptions sampling_;
   Runner runner_;
   Tokenizer tokenizer_;
   ChatTemplate template_;
-  SequenceState state_;
-  Sampler sampler_;
-  bool terminal_;
-  std::vector<int32_t> end_ids_;
+  Conversation conversation_;
   GenerateResult last_;
+  int status_ = kDone;  // at the end of the input
 };
 
 }  // namespace
@@ -254,7 +169,8 @@ void AddChatVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<ChatFlags>();
   CLI::App* verb = context.AddVerb(root, kChatVerb, "hydralm chat -m SmolLM2-135M-Instruct.gguf");
   AddModelFlags(verb, &flags->model);
-  verb->add_option("--system", flags->system, "what the model is told first; default: its template's own")
+  verb->add_option("--system", flags->system,
+                   "what the model is told first; \"\" = nothing; default: its template's own")
       ->type_name("TEXT");
   verb->add_option("--chat-template", flags->chat_template,
                    "chatml, llama2, llama3, minicpm or plain; default: the model's")
@@ -264,8 +180,6 @@ void AddChatVerb(CLI::App& root, VerbContext& context) {
   AddSamplingFlags(verb, &flags->sampling);
   AddRuntimeFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);
-  context.AddQuietFlag(verb);
-  context.AddVerboseFlag(verb);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return Chat(*flags, verb, common).Run(); });
 }
 

@@ -180,8 +180,6 @@ void AddBuild(CLI::App& data, VerbContext& context) {
       ->type_name("KEY");
   verb->add_option("--shard-tokens", options->shard_tokens, "tokens after which a new shard begins")->type_name("N");
   context.AddJsonFlag(verb);
-  context.AddQuietFlag(verb);
-  context.AddVerboseFlag(verb);
   context.OnRun(verb, [options](const CommonFlags& flags) { return RunBuild(*options, flags); });
 }
 

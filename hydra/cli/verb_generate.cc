@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,8 @@
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verb_sampling.h"
 #include "hydra/cli/verbs.h"
+#include "hydra/io/file.h"
+#include "hydra/io/json.h"
 
 namespace hydra::cli {
 namespace {
@@ -28,11 +31,50 @@ struct GenerateFlags {
 
 // The state to go on from: a saved one, or a new one.
 SequenceState FirstState(const GenerateFlags& flags, const Model& model) {
-  const Controls controls = ParseControls(flags.model.controls);
-  if (flags.load.empty()) return SequenceState(model, controls);
+  if (flags.load.empty()) return SequenceState(model, ApplyControls(flags.model.controls, model.config()));
   SequenceState state = SequenceState::Load(flags.load, model);
-  if (!flags.model.controls.empty()) state.SetControls(controls);
+  state.SetControls(ApplyControls(flags.model.controls, model.config(), state.controls()));  // the others stay
   return state;
+}
+
+// What is read before the new text; it may be empty where the state has a token to go on from.
+std::vector<int32_t> PromptIds(const GenerateFlags& flags, const std::optional<std::string>& text,
+                               const Tokenizer& tokenizer, const SequenceState& state) {
+  std::vector<int32_t> prompt;
+  if (text) prompt = tokenizer.Encode(*text, {.add_special = state.pos() == 0 && state.pending().empty()});
+  if (prompt.empty() && state.pending().empty())
+    throw Error(ErrorCode::kUsage, flags.load.empty()
+                                       ? fmt::format("generate: {}the prompt has no tokens",
+                                                     flags.file.empty() ? "" : "-f " + flags.file + ": ")
+                                       : fmt::format("generate: {} ends with its prompt: give -p TEXT", flags.load));
+  return prompt;
+}
+
+// Why the text ended, for people.
+std::string EndText(const GenerateResult& result, const GenerateFlags& flags, const SequenceState& state,
+                    const Generator& generator) {
+  switch (result.reason) {
+    case FinishReason::kLength: return fmt::format("length: -n {}", flags.max_tokens);
+    case FinishReason::kContext: return fmt::format("context full: --ctx-size {}", generator.model.options().ctx_size);
+    case FinishReason::kStop: return "stop string";
+    case FinishReason::kCancelled: return "interrupted";
+    case FinishReason::kEnd: break;
+  }
+  const int32_t id = state.pending().back();
+  return fmt::format("end token {} (id {})",
+                     id < generator.tokenizer.vocab_size() ? OneLine(generator.tokenizer.TokenText(id)) : "", id);
+}
+
+void PrintJson(const std::string& prompt, const GenerateResult& r, const SamplerOptions& sampling) {
+  Json json = {{"prompt", prompt},
+               {"text", r.text},
+               {"finish_reason", FinishReasonName(r.reason)},
+               {"prompt_tokens", r.prompt_tokens},
+               {"tokens", r.ids.size()}};
+  if (sampling.temperature > 0) json["seed"] = sampling.seed;
+  json["prefill_seconds"] = r.prefill_seconds;
+  json["decode_seconds"] = r.decode_seconds;
+  fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 void PrintStatistics(const GenerateResult& r, double load_seconds, uint64_t seed, double temperature) {
@@ -50,7 +92,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   if (const auto folder = std::filesystem::path(flags.save).parent_path();
       !folder.empty() && !std::filesystem::is_directory(folder))
     throw Error(ErrorCode::kIo, fmt::format("--state-save {}: no such folder: {}", flags.save, folder.string()));
-  const GenerationConfig config = LoadGenerationConfig(flags.model.model);
+  const GenerationConfig config = LoadWishes(flags.model.model);
   const SamplerOptions sampling = ResolveSampling(flags.sampling, verb, config);
   const double start = Seconds();
   const Runner runner = OpenRunner(flags.model, {.quiet = common.quiet});
@@ -59,13 +101,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   SequenceState state = FirstState(flags, runner.model);
   const double loaded = Seconds();
 
-  std::vector<int32_t> prompt;
-  if (text) prompt = tokenizer.Encode(*text, {.add_special = state.pos() == 0 && state.pending().empty()});
-  if (prompt.empty() && state.pending().empty())
-    throw Error(ErrorCode::kUsage, flags.load.empty()
-                                       ? fmt::format("generate: {}the prompt has no tokens",
-                                                     flags.file.empty() ? "" : "-f " + flags.file + ": ")
-                                       : fmt::format("generate: {} ends with its prompt: give -p TEXT", flags.load));
+  const std::vector<int32_t> prompt = PromptIds(flags, text, tokenizer, state);
   Sampler sampler(sampling);
   for (const int32_t id : state.ids()) sampler.Accept(id);
   for (const int32_t id : state.pending()) sampler.Accept(id);
@@ -73,14 +109,23 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const GenerateOptions options{.max_tokens = flags.max_tokens,
                                 .end_ids = EndIds(runner.model, config, tokenizer),
                                 .stops = flags.stops,
-                                .cancelled = StopRequested};
+                                .cancelled = StopRequested,
+                                .continues = !flags.load.empty(),
+                                .to_be_continued = !flags.save.empty()};
   generator.Check(state, prompt, options);
+  if (common.verbose && !common.quiet) fmt::print(stderr, "sampling     {}\n", SamplingText(sampling));
   InstallStopSignals();
-  if (text) Show(*text);
-  const GenerateResult result = generator.Generate(state, sampler, prompt, options, Show);
-  Show("\n");
+  // A character that the state has begun ends where another text begins.
+  const std::string shown = prompt.empty() ? "" : generator.TailOf(state).Finish() + *text;
+  if (!common.json) Show(shown);
+  const GenerateResult result =
+      generator.Generate(state, sampler, prompt, options, common.json ? Generator::OnText() : Show);
+  if (!common.json) Show("\n");
   if (!flags.save.empty()) state.Save(flags.save);
-  if (!common.quiet) PrintStatistics(result, loaded - start, sampling.seed, sampling.temperature);
+  if (common.json) PrintJson(shown, result, sampling);
+  if (common.quiet) return StopStatus();
+  fmt::print(stderr, "end          {}\n", EndText(result, flags, state, generator));
+  PrintStatistics(result, loaded - start, sampling.seed, sampling.temperature);
   return StopStatus();
 }
 
@@ -100,7 +145,7 @@ void AddGenerateVerb(CLI::App& root, VerbContext& context) {
   AddSamplingFlags(verb, &flags->sampling);
   AddRuntimeFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);
-  context.AddQuietFlag(verb);
+  context.AddJsonFlag(verb);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunGenerate(*flags, verb, common); });
 }
 

@@ -444,7 +444,6 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
       ->type_name("BYTES/s");
   verb->add_flag("--tensors", options->tensors, "list every tensor");
   context.AddJsonFlag(verb);
-  context.AddQuietFlag(verb);
   context.OnRun(verb, [options](const CommonFlags& common) { return RunInspect(*options, common); });
 }
 

@@ -29,12 +29,12 @@ void RefuseRuntimeFlags(const CLI::App* verb) {
 }
 
 int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const CommonFlags& common) {
-  const OpenOptions open{.quiet = true, .f32_only = true};
+  const OpenOptions open{.quiet = common.quiet || !common.verbose, .f32_only = true};
   const Runner runner = OpenRunner(flags.io.model, open);
   const Model& model = runner.model;
   const int64_t vocab = model.config().vocab_size;
   const std::vector<int32_t> ids = InputIds(flags.io, verb, vocab);
-  SequenceState state(model, ParseControls(flags.io.model.controls));
+  SequenceState state(model, ApplyControls(flags.io.model.controls, model.config()));
   NpyRowWriter writer(flags.io.output, vocab);
   constexpr size_t kRows = 512;  // logits held at once: as many as a pass takes
   std::span<const int32_t> left(ids);

@@ -145,17 +145,22 @@ void PrintExplain(const Model& model, const ModelFlags& flags) {
 
 }  // namespace
 
+void PrintWarnings(const std::vector<std::string>& warnings) {
+  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
+}
+
 double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options) {
   std::vector<std::string> warnings;
   const WeightSource source = OpenWeights(flags.model, &warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
+  PrintWarnings(warnings);
   return OpenRunner(source, flags, options);
 }
 
 Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options) {
   CheckDevice(flags.device);
+  (void)ApplyControls(flags.controls, source.config);
   kernels::SetTarget(flags.target);
   LoadOptions load;
   load.kv_dtype = ParseKvDtype(flags.kv_dtype, "--kv-dtype");
@@ -167,7 +172,6 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   CheckMemory(source, run, bytes);
   auto pool = std::make_unique<ThreadPool>(flags.threads);
   Model model(ModelWeights::Build(source, load, pool.get()));
-  ParseControls(flags.controls).Validate(model.config());
   if (!options.quiet) PrintLines(model, run, bytes, pool->threads());
   if (flags.explain) PrintExplain(model, flags);
   return {std::move(pool), std::move(model)};
@@ -181,7 +185,16 @@ Tokenizer LoadTokenizerOf(const Model& model) {
   return tokenizer;
 }
 
-std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config, const Tokenizer& tokenizer) {
+GenerationConfig LoadWishes(const std::string& path) {
+  GenerationConfig config = LoadGenerationConfig(path);
+  PrintWarnings(config.warnings);
+  config.warnings.clear();
+  return config;
+}
+
+std::vector<int32_t> EndIds(const Model& model, GenerationConfig config, const Tokenizer& tokenizer) {
+  config.DropEndsBeyond(model.config().vocab_size);
+  PrintWarnings(config.warnings);
   std::vector<int32_t> ids = config.eos_token_ids;
   const auto add = [&ids](int64_t id) {
     if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(static_cast<int32_t>(id));

@@ -21,6 +21,9 @@
 
 namespace hydra::cli {
 
+// "hydralm: warning: ..." on stderr, a line each.
+void PrintWarnings(const std::vector<std::string>& warnings);
+
 [[nodiscard]] double Seconds();  // of a clock that only goes forward
 
 struct OpenOptions {
@@ -42,10 +45,11 @@ struct Runner {
 
 // The model's tokenizer; throws where it has more tokens than the model.
 [[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model);
+// The model's generation_config.json; what is not obeyed of it becomes a warning.
+[[nodiscard]] GenerationConfig LoadWishes(const std::string& path);
 // Every id that ends a text: of config.json, generation_config.json or GGUF's metadata, and the tokenizer's eos and
-// eot.
-[[nodiscard]] std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config,
-                                          const Tokenizer& tokenizer);
+// eot. Warns of those of generation_config.json that are outside the vocabulary.
+[[nodiscard]] std::vector<int32_t> EndIds(const Model& model, GenerationConfig config, const Tokenizer& tokenizer);
 
 // "SmolLM2-135M-Instruct" of .../SmolLM2-135M-Instruct/ or ....gguf
 [[nodiscard]] std::string ModelName(const std::string& path);

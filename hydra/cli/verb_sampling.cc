@@ -4,12 +4,13 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
+#include <cstdint>
 #include <optional>
 #include <random>
 #include <utility>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 #include "hydra/cli/cli.h"
 
 namespace hydra::cli {
@@ -17,15 +18,11 @@ namespace {
 
 // "ID=V"
 std::pair<int32_t, double> ParseBias(const std::string& text) {
-  int32_t id = -1;
-  double value = 0;
-  const char* const end = text.data() + text.size();
-  const auto first = std::from_chars(text.data(), end, id);
-  const bool has_value = first.ec == std::errc() && first.ptr != end && *first.ptr == '=';
-  const auto second = has_value ? std::from_chars(first.ptr + 1, end, value) : first;
-  if (!has_value || second.ec != std::errc() || second.ptr != end || id < 0)
-    throw Error(ErrorCode::kUsage, fmt::format("--logit-bias {}: must be ID=VALUE", text));
-  return {id, value};
+  const size_t sign = text.find('=');
+  if (sign == std::string::npos) throw Error(ErrorCode::kUsage, fmt::format("--logit-bias {}: must be ID=VALUE", text));
+  const std::string id = text.substr(0, sign);
+  return {static_cast<int32_t>(ParseWholeNumber(id, 0, INT32_MAX, fmt::format("--logit-bias {}: ID", text))),
+          ParseNumber(text.substr(sign + 1), "--logit-bias " + id)};
 }
 
 }  // namespace
@@ -33,10 +30,11 @@ std::pair<int32_t, double> ParseBias(const std::string& text) {
 void AddSamplingFlags(CLI::App* verb, SamplingFlags* flags) {
   SamplerOptions& s = flags->sampler;
   verb->add_option("--repeat-penalty", s.repeat_penalty, "divides logits of recent tokens; 1 = off");
-  verb->add_option("--repeat-last-n", s.repeat_last_n, "recent tokens that penalties look at");
+  verb->add_option("--repeat-last-n", s.repeat_last_n, "recent tokens that penalties look at; 0 = none")
+      ->check(Range(0, INT32_MAX));
   verb->add_option("--presence-penalty", s.presence_penalty, "off the logit of each recent token");
   verb->add_option("--frequency-penalty", s.frequency_penalty, "the same for each time it occurs");
-  verb->add_option("--top-k", s.top_k, "the k best tokens; 0 = off");
+  verb->add_option("--top-k", s.top_k, "the k best tokens; 0 = off")->check(Range(0, INT32_MAX));
   verb->add_option("--top-p", s.top_p, "the best tokens of this mass; 1 = off");
   verb->add_option("--min-p", s.min_p, "least share of the best one's probability; 0 = off");
   verb->add_option("--temp", s.temperature, "temperature; 0 = greedy");
@@ -60,6 +58,14 @@ SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb,
   for (const std::string& bias : flags.logit_bias) s.logit_bias.push_back(ParseBias(bias));
   s.Validate();
   return s;
+}
+
+std::string SamplingText(const SamplerOptions& s) {
+  if (s.temperature == 0) return "greedy";
+  return fmt::format(
+      "temp {}, top-k {}, top-p {}, min-p {}, repeat-penalty {} over {}, presence {}, frequency {}, seed {}",
+      s.temperature, s.top_k, s.top_p, s.min_p, s.repeat_penalty, s.repeat_last_n, s.presence_penalty,
+      s.frequency_penalty, s.seed);
 }
 
 }  // namespace hydra::cli

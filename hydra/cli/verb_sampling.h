@@ -23,5 +23,7 @@ void AddSamplingFlags(CLI::App* verb, SamplingFlags* flags);
 // becomes a random one.
 [[nodiscard]] SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb,
                                              const GenerationConfig& config);
+// How tokens are picked, on one line: what -v prints.
+[[nodiscard]] std::string SamplingText(const SamplerOptions& sampling);
 
 }  // namespace hydra::cli

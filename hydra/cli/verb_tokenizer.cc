@@ -173,8 +173,6 @@ void AddTrain(CLI::App& parent, VerbContext& context) {
   verb->add_option("--field", flags->field, "key of the text in a .jsonl line");
   verb->add_option("--doc-sep", flags->doc_sep, "text between the documents of a .txt (none: one document)");
   context.AddJsonFlag(verb);
-  context.AddQuietFlag(verb);
-  context.AddVerboseFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunTrain(*flags, common); });
 }
 

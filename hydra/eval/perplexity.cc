@@ -54,7 +54,7 @@ PerplexityResult EvaluateShards(nn::Model& model, const Tokenizer& tokenizer, co
 PerplexityResult EvaluateText(nn::Model& model, const Tokenizer& tokenizer, std::string_view text,
                               const std::string& name, const PerplexityOptions& options) {
   CheckVocabulary(model, tokenizer);
-  std::vector<int32_t> ids = tokenizer.Encode(text, {.parse_special = false});
+  std::vector<int32_t> ids = tokenizer.Encode(text, options.text);
   if (ids.size() < 2)
     throw Error(ErrorCode::kData, StrCat(name, ": ", ids.size(), " tokens: two or more are needed to predict one"));
   return Evaluate(model, train::Corpus::FromDocuments({std::move(ids)}), tokenizer, options);

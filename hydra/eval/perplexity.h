@@ -16,6 +16,7 @@ namespace hydra::eval {
 struct PerplexityOptions {
   int64_t ctx = 0;         // longest context, tokens; 0 = min(8192, the model's)
   int64_t max_tokens = 0;  // of rows; 0 = everything
+  EncodeOptions text = {.parse_special = false, .add_special = false};  // of EvaluateText
   train::Device device = {};
 };
 

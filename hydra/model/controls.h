@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "hydra/model/config.h"
@@ -22,10 +23,15 @@ struct Controls {
   std::vector<int64_t> force_experts{}, ban_experts{};
   std::vector<double> expert_bias{};  // [E] or empty
 
-  // Throws Error(kUsage) naming the control, its value and the rule.
+  // Throws Error(kUsage) naming the control, its value and the rule; also for a control, other than its default, that
+  // can change nothing in this model.
   void Validate(const ModelConfig& config) const;
   bool operator==(const Controls&) const = default;
 };
+
+// Why a control can change nothing in this model ("this model has no workspace"); "" where it can. `name` is one of the
+// names above.
+[[nodiscard]] std::string WhyControlIsIgnored(std::string_view name, const ModelConfig& config);
 
 // A JSON object and back: what Save writes.
 [[nodiscard]] std::string ControlsJson(const Controls& controls);

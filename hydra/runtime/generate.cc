@@ -23,6 +23,27 @@ int64_t Room(const Model& model, const SequenceState& state) {
 
 }  // namespace
 
+const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kLength: return "length";
+    case FinishReason::kContext: return "context";
+    case FinishReason::kEnd: return "end_token";
+    case FinishReason::kStop: return "stop_string";
+    case FinishReason::kCancelled: return "cancelled";
+  }
+  return "";
+}
+
+Utf8Stream Generator::TailOf(const SequenceState& state) const {
+  constexpr size_t kMostBytes = 4;  // of a character
+  std::vector<int32_t> ids(state.ids().end() - std::min<std::ptrdiff_t>(state.pos(), kMostBytes), state.ids().end());
+  ids.insert(ids.end(), state.pending().begin(), state.pending().end());
+  Utf8Stream stream;
+  for (const int32_t id : ids)  // a token has a byte at least; an id beyond the tokenizer's means nothing
+    (void)stream.Push(id < tokenizer.vocab_size() ? tokenizer.TokenBytes(id) : std::string_view(" "));
+  return stream;
+}
+
 bool Generator::ReadPrompt(SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options,
                            std::span<const float>* logits) const {
   constexpr size_t kPiece = 512;  // as many as a pass takes: between pieces a stop is obeyed
@@ -55,7 +76,7 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   std::vector<int32_t> input(state.pending().begin(), state.pending().end());
   input.insert(input.end(), prompt.begin(), prompt.end());
   StopStrings stops(options.stops);
-  Utf8Stream utf8;
+  Utf8Stream utf8 = options.continues && prompt.empty() ? TailOf(state) : Utf8Stream();
   GenerateResult result;
   const auto show = [&](const std::string& text) {
     if (text.empty()) return;
@@ -68,6 +89,7 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
     state.SetPending({input.back()});
     input.pop_back();
   }
+  for (const int32_t id : prompt) sampler.Accept(id);
   const int64_t before = state.pos();
   const double start = Seconds();
   std::span<const float> logits;
@@ -76,11 +98,12 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   const double prefilled = Seconds();
   result.prefill_seconds = prefilled - start;
   if (!read) {
+    std::vector<int32_t> rest(input.begin() + result.prompt_tokens, input.end());
+    rest.insert(rest.end(), state.pending().begin(), state.pending().end());
+    state.SetPending(std::move(rest));
     result.reason = FinishReason::kCancelled;
     return result;
   }
-  for (const int32_t id : prompt) sampler.Accept(id);
-
   // A model's vocabulary may be padded beyond its tokenizer's: those ids mean nothing.
   const auto vocab = static_cast<size_t>(std::min<int64_t>(tokenizer.vocab_size(), model.config().vocab_size));
   while (options.max_tokens < 0 || static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
@@ -89,7 +112,10 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
         result.reason = FinishReason::kCancelled;
         break;
       }
-      if (Room(model, state) < 1) break;
+      if (Room(model, state) < 1) {
+        result.reason = FinishReason::kContext;
+        break;
+      }
       const int32_t last = state.pending()[0];
       state.SetPending({});
       logits = model.Step(state, last, pool);
@@ -108,7 +134,11 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
       break;
     }
   }
-  if (!stops.stopped()) show(stops.Feed(utf8.Finish()) + stops.Finish());
+  const bool goes_on = options.to_be_continued && result.reason != FinishReason::kEnd;
+  if (!stops.stopped()) {
+    const std::string rest = goes_on ? "" : stops.Feed(utf8.Finish());
+    show(rest + stops.Finish());
+  }
   result.decode_seconds = Seconds() - prefilled;
   return result;
 }

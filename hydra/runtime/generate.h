@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "hydra/base/thread_pool.h"
+#include "hydra/base/utf8.h"
 #include "hydra/runtime/model.h"
 #include "hydra/runtime/sampler.h"
 #include "hydra/runtime/sequence_state.h"
@@ -20,17 +21,24 @@
 namespace hydra {
 
 enum class FinishReason {
-  kLength,     // max_tokens, or the context is full
+  kLength,     // max_tokens
+  kContext,    // the context is full
   kEnd,        // an end token
   kStop,       // a stop string
   kCancelled,  // `cancelled` said so
 };
+// "length", "context", "end_token", "stop_string", "cancelled": what --json says.
+[[nodiscard]] const char* FinishReasonName(FinishReason reason);
 
 struct GenerateOptions {
   int64_t max_tokens = 512;           // -1 = until another reason
   std::vector<int32_t> end_ids{};     // the text ends before one of them
   std::vector<std::string> stops{};   // ... and before one of these
   std::function<bool()> cancelled{};  // asked before each token and each piece of the prompt
+  // A text in several calls. A character that the state's tokens begin is finished by the new text, where there is no
+  // prompt between them; one that is begun at the end is left to the next call, where nothing ends the text for good.
+  // Else what is begun and not finished becomes U+FFFD.
+  bool continues = false, to_be_continued = false;
 };
 
 struct GenerateResult {
@@ -55,10 +63,13 @@ struct Generator {
   void Check(const SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options) const;
   // Reads the state's pending tokens and the prompt (together at least one), then writes. The sampler is told of the
   // prompt's tokens. On return the state has read all tokens but the last, which is pending: the next call, or a file
-  // saved from the state, goes on exactly there. An end token is pending too. Cancelled in the prompt, the state has
-  // read a part of it.
+  // saved from the state, goes on exactly there. An end token is pending too. Cancelled in the prompt, what the state
+  // has not read of it is pending, so nothing of it is lost.
   GenerateResult Generate(SequenceState& state, Sampler& sampler, std::span<const int32_t> prompt,
                           const GenerateOptions& options, const OnText& on_text) const;
+  // A stream that has been given the last bytes of the state's text: it holds a character that they begin and do not
+  // finish.
+  [[nodiscard]] Utf8Stream TailOf(const SequenceState& state) const;
 
  private:
   // False when cancelled before the end of it.

@@ -5,14 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "hydra/base/error.h"
 #include "hydra/base/testing.h"
 #include "hydra/runtime/perplexity.h"
 #include "hydra/runtime/speed.h"
 #include "hydra/runtime/testing.h"
-#include "hydra/text/tokenizer_text.h"
+#include "hydra/runtime/testing_tokenizer.h"
 
 namespace hydra {
 namespace {
@@ -22,22 +21,6 @@ using testing::RandomIds;
 using testing::RandomSource;
 
 constexpr int32_t kBytes = 256;
-
-// Token i is the byte i.
-Tokenizer ByteTokenizer() {
-  nlohmann::json vocab;
-  for (int i = 0; i < kBytes; ++i) vocab[ToByteLevel(std::string(1, static_cast<char>(i)))] = i;
-  const nlohmann::json json = {
-      {"version", "1.0"},
-      {"added_tokens", nlohmann::json::array()},
-      {"normalizer", nullptr},
-      {"pre_tokenizer",
-       {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
-      {"post_processor", nullptr},
-      {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
-      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
-  return Tokenizer::FromJson(json.dump(), "bytes");
-}
 
 ModelConfig Config(bool transformer) {
   ModelConfig config = transformer ? TransformerNano() : HydraNano();
@@ -51,7 +34,7 @@ struct Writer {
       : model(BuildModel(RandomSource(Config(transformer), 7),
                          {.ctx_size = ctx, .kv_dtype = KvDtype::kF32, .act = Activations::kF32})) {}
   Model model;
-  Tokenizer tokenizer = ByteTokenizer();
+  Tokenizer tokenizer = testing::ByteTokenizer();
   ThreadPool pool{2};
   Generator generator{model, tokenizer, pool};
   std::vector<int32_t> prompt = RandomIds(37, kBytes, 3);
@@ -106,6 +89,56 @@ TEST(Generate, PiecesOfAWholeGoOnExactly) {
             std::equal(next->pending().begin(), next->pending().end(), whole.pending().begin(), whole.pending().end()));
       }
     }
+  }
+}
+
+// A text of bytes, cut inside its characters: what is begun in one call is finished by the next.
+TEST(Generate, ACharacterIsWholeAcrossCalls) {
+  const Writer s;
+  // Only bytes of two-byte characters are picked: one call of an odd number of tokens ends inside one.
+  SamplerOptions bytes{.top_k = 0, .top_p = 1, .min_p = 0, .temperature = 1.5, .seed = 3};
+  for (int32_t id = 0; id < kBytes; ++id)
+    if (id < 0x80 || id >= 0xE0 || id == 0xC0 || id == 0xC1) bytes.logit_bias.emplace_back(id, -1e9);
+  SequenceState whole(s.model);
+  Sampler one(bytes);
+  const GenerateResult want = s.generator.Generate(whole, one, s.prompt, {.max_tokens = 60}, {});
+  EXPECT_GT(want.text.size(), 40U);
+  for (const int64_t first : {1, 2, 3, 10, 31}) {
+    SCOPED_TRACE(first);
+    SequenceState state(s.model);
+    Sampler sampler(bytes);
+    std::string text;
+    const std::vector<int64_t> pieces = {first, 1, 59 - first};
+    for (size_t i = 0; i < pieces.size(); ++i)
+      text += s.generator
+                  .Generate(state, sampler, i == 0 ? std::span<const int32_t>(s.prompt) : std::span<const int32_t>(),
+                            {.max_tokens = pieces[i], .continues = i > 0, .to_be_continued = i < 2}, {})
+                  .text;
+    EXPECT_EQ(text, want.text);
+  }
+  // A prompt ends what was begun.
+  SequenceState state(s.model);
+  state.SetPending({'a', 0xC3});
+  EXPECT_EQ(s.generator.TailOf(state).Finish(), kReplacementChar);
+  state.SetPending({'a', 0xC3, 0xA9});
+  EXPECT_EQ(s.generator.TailOf(state).Finish(), "");
+}
+
+TEST(Generate, CancelledInThePromptKeepsTheRest) {
+  const Writer s;
+  const std::vector<int32_t> prompt = RandomIds(1300, kBytes, 4);
+  for (const int64_t max_tokens : {0, 5}) {
+    SequenceState state(s.model);
+    state.SetPending({7});
+    int asked = 0;
+    const GenerateResult result =
+        s.Write(state, prompt, {.max_tokens = max_tokens, .cancelled = [&] { return ++asked > 1; }});
+    EXPECT_EQ(result.reason, FinishReason::kCancelled);
+    EXPECT_EQ(state.pos(), 512);
+    std::vector<int32_t> all(state.ids().begin(), state.ids().end()), want = {7};
+    all.insert(all.end(), state.pending().begin(), state.pending().end());
+    want.insert(want.end(), prompt.begin(), prompt.end());
+    EXPECT_EQ(all, want);
   }
 }
 
@@ -166,7 +199,7 @@ TEST(Generate, RefusesBeforeAnythingIsRead) {
   ExpectError([&] { (void)s.Write(state, std::vector<int32_t>{1, 320}, {}); }, ErrorCode::kUsage, {"token id 320"});
   EXPECT_EQ(state.pos(), 0);
   const GenerateResult full = s.Write(state, s.prompt, {.max_tokens = -1});
-  EXPECT_EQ(full.reason, FinishReason::kLength);
+  EXPECT_EQ(full.reason, FinishReason::kContext);
   EXPECT_EQ(full.ids.size(), 4U);  // three are read, the last is pending
   EXPECT_EQ(state.pos(), 40);
 }

@@ -11,12 +11,18 @@
 
 namespace hydra {
 
-// What the file leaves out stays empty. Keys that are not here are ignored: most set up other programs.
+// What the file leaves out stays empty.
 struct GenerationConfig {
   std::optional<double> temperature, top_p, min_p, repetition_penalty;
   std::optional<int64_t> top_k;
   std::optional<bool> do_sample;  // false: greedy
   std::vector<int32_t> eos_token_ids;
+  // A line for each thing in the file that would change the text and is not obeyed, naming the file and its keys.
+  std::vector<std::string> warnings;
+  std::string where;  // the file, as warnings name it
+
+  // Leaves out the end tokens that are not below `vocab`, with a warning.
+  void DropEndsBeyond(int64_t vocab);
 };
 
 // Of a model folder, or of the folder of a .safetensors file; empty where there is no such file, and for a .gguf.

@@ -7,21 +7,24 @@
 #include <map>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 
 namespace hydra {
 
 void SamplerOptions::Validate() const {
   const auto require = [](bool ok, const char* flag, double value, const char* rule) {
+    CheckNumber(value, flag);
     if (!ok) throw Error(ErrorCode::kUsage, StrCat(flag, " ", value, ": ", rule));
   };
-  require(repeat_penalty > 0 && std::isfinite(repeat_penalty), "--repeat-penalty", repeat_penalty, "must be positive");
+  require(repeat_penalty > 0, "--repeat-penalty", repeat_penalty, "must be positive");
   require(repeat_last_n >= 0, "--repeat-last-n", static_cast<double>(repeat_last_n), "must be 0 or more");
-  require(std::isfinite(presence_penalty), "--presence-penalty", presence_penalty, "must be finite");
-  require(std::isfinite(frequency_penalty), "--frequency-penalty", frequency_penalty, "must be finite");
+  CheckNumber(presence_penalty, "--presence-penalty");
+  CheckNumber(frequency_penalty, "--frequency-penalty");
   require(top_k >= 0, "--top-k", static_cast<double>(top_k), "must be 0 (off) or more");
   require(top_p > 0 && top_p <= 1, "--top-p", top_p, "must be above 0 and at most 1");
   require(min_p >= 0 && min_p <= 1, "--min-p", min_p, "must be 0 to 1");
-  require(temperature >= 0 && std::isfinite(temperature), "--temp", temperature, "must be 0 (greedy) or more");
+  require(temperature >= 0, "--temp", temperature, "must be 0 (greedy) or more");
+  for (const auto& [id, bias] : logit_bias) CheckNumber(bias, StrCat("--logit-bias ", id));
 }
 
 void SamplerOptions::CheckIds(int64_t vocab) const {

@@ -82,6 +82,15 @@ TEST(Sampler, RefusesBadOptionsAndLogits) {
   refuse({.min_p = 2});
   refuse({.repeat_penalty = 0});
   refuse({.top_k = -1});
+  for (const double bad : {std::nan(""), HUGE_VAL, 1e-50, 1e39}) {  // none of them is a number of f32
+    refuse({.repeat_penalty = bad});
+    refuse({.presence_penalty = bad});
+    refuse({.frequency_penalty = -bad});
+    refuse({.top_p = bad});
+    refuse({.min_p = bad});
+    refuse({.temperature = bad});
+    refuse({.logit_bias = {{3, bad}}});
+  }
   const SamplerOptions bias{.logit_bias = {{3, 1.0}}};
   bias.CheckIds(4);
   EXPECT_THROW(bias.CheckIds(3), Error);

@@ -38,6 +38,7 @@ class ChatTemplate {
   [[nodiscard]] ChatForm form() const { return form_; }
   // Put first where the conversation has no system message; "" for none.
   [[nodiscard]] const std::string& default_system() const { return default_system_; }
+  [[nodiscard]] ChatTemplate WithoutDefaultSystem() const { return ChatTemplate(form_); }
 
   // The ids of a conversation; `open` ends with the beginning of an answer. Markers become their special tokens;
   // contents are text, whatever special tokens they spell. Throws kUsage for an unknown role, or a system message that

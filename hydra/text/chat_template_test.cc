@@ -133,6 +133,8 @@ TEST(ChatTemplate, IsChosenInOrder) {
   EXPECT_EQ(Text(smol, Chatml(), {{"user", "Q"}}),
             "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
             "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(Text(smol.WithoutDefaultSystem(), Chatml(), {{"user", "Q"}}),
+            "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
   EXPECT_EQ(Text(smol, Chatml(), kWithSystem, false),
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n");
   EXPECT_EQ(choose("chatml", "", kSmolText, Chatml()).default_system(), smol.default_system());

@@ -76,10 +76,11 @@ class Generate(RuntimeTest):
             self.assertRegex(lines[0], rf"^model +{family}: [\d,]+ parameters")
             self.assertRegex(lines[1], r"^memory +weights \d+.* = \d+ of [\d,]+ free MiB|^memory +weights")
             self.assertRegex(lines[2], r"^threads +\d+ on \w+, activations f32")
+            self.assertRegex(lines[3], r"^end +length: -n 8$")
             self.assertRegex(
-                lines[3],
+                lines[4],
                 r"^load [\d.]+ s \| prompt \d+ tokens, [\d.]+ tok/s \| generated 8 tokens, [\d.]+ tok/s \| greedy$")
-            self.assertEqual(len(lines), 4)
+            self.assertEqual(len(lines), 5)
             quiet = self.verb("generate", family, "-p", PROMPT, "-n", "8", "--temp", "0", "-q")
             self.assertEqual((quiet.stdout, quiet.stderr), (got.stdout, ""))
 
@@ -206,9 +207,9 @@ class Generate(RuntimeTest):
         self.assertNotEqual(self.generate("hydra", "-p", PROMPT, "-n", "30", "--control", "path_scale=1,0,0"), text)
         self.assertEqual(self.generate("hydra", "-p", PROMPT, "-n", "30", "--control", "path_scale=1,1,1"), text)
         for control, word in (("x=1", "unknown control"), ("path_scale=1", "three numbers"),
-                              ("ban_experts=9", "must be 0 to 3"), ("landmarks=maybe", "on or off"),
-                              ("moe_top_k", "KEY=VALUE"), ("router_temperature=hot", "no number"),
-                              ("moe_top_k=0", "1 to 4")):
+                              ("ban_experts=9", "from 0 to 3"), ("landmarks=maybe", "on or off"),
+                              ("moe_top_k", "KEY=VALUE"), ("router_temperature=hot",
+                                                           "must be a number"), ("moe_top_k=0", "1 to 4")):
             self.refuse(self.verb("generate", "hydra", "-p", PROMPT, "--control", control, "-q"), word)
 
     def test_explain(self):
@@ -620,7 +621,7 @@ class Chat(RuntimeTest):
 
     def until_prompt(self, terminal):
         shown = b""
-        while not shown.endswith(b"> "):
+        while b"> " not in shown:
             ready, _, _ = select.select([terminal], [], [], 30)
             self.assertTrue(ready, shown)
             shown += os.read(terminal, 4096)

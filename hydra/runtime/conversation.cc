@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a turn adds to a conversation, as tokens.
+#include "hydra/runtime/conversation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "hydra/base/error.h"
+
+namespace hydra {
+namespace {
+
+constexpr const char* kPlainUser = "\nUser:";  // where an answer ends for models that know no turns
+
+}  // namespace
+
+Conversation::Conversation(const Generator& generator, const ChatTemplate& form, const ConversationOptions& options,
+                           SequenceState state)
+    : generator_(generator), form_(form), options_(options), state_(std::move(state)), sampler_(options.sampling) {
+  for (const int32_t id : form_.EndIds(generator_.tokenizer)) options_.end_ids.push_back(id);
+  TellSampler();
+}
+
+void Conversation::GoOnFrom(SequenceState state) {
+  state_ = std::move(state);
+  TellSampler();
+}
+
+void Conversation::TellSampler() {
+  sampler_ = Sampler(options_.sampling);
+  for (const int32_t id : state_.ids()) sampler_.Accept(id);
+  for (const int32_t id : state_.pending()) sampler_.Accept(id);
+}
+
+int64_t Conversation::length() const { return state_.pos() + static_cast<int64_t>(state_.pending().size()); }
+
+GenerateResult Conversation::Say(const std::string& text, const AnswerOptions& options,
+                                 const Generator::OnText& on_text) {
+  GenerateOptions generate{
+      .max_tokens = options.max_tokens, .end_ids = options_.end_ids, .cancelled = options.cancelled};
+  if (form_.form() == ChatForm::kPlain) generate.stops.push_back(kPlainUser);
+  return generator_.Generate(state_, sampler_, TurnIds(text), generate, on_text);
+}
+
+// The tokens of a user's turn, up to where the answer begins: what the state has not got yet.
+std::vector<int32_t> Conversation::TurnIds(const std::string& text) const {
+  const Tokenizer& tokenizer = generator_.tokenizer;
+  if (length() == 0) {
+    std::vector<ChatMessage> messages;
+    if (!options_.system.empty()) messages.push_back({"system", options_.system});
+    messages.push_back({"user", text});
+    return form_.Encode(tokenizer, messages, true);
+  }
+  if (form_.form() == ChatForm::kPlain && SaidUser()) {  // the model has begun the user's turn itself
+    std::vector<int32_t> ids = tokenizer.Encode(" " + text + "\n", {.parse_special = false});
+    for (const int32_t id : tokenizer.Encode("Assistant:", {.parse_special = false})) ids.push_back(id);
+    return ids;
+  }
+  return LaterTurnIds(text);
+}
+
+// A later turn is what it adds to a conversation of one turn, the end of the answer before it included.
+std::vector<int32_t> Conversation::LaterTurnIds(const std::string& text) const {
+  const Tokenizer& tokenizer = generator_.tokenizer;
+  std::vector<ChatMessage> messages;
+  if (!options_.system.empty()) messages.push_back({"system", options_.system});
+  messages.push_back({"user", "x"});
+  const std::vector<int32_t> before = form_.Encode(tokenizer, messages, true);
+  messages.push_back({"assistant", ""});
+  messages.push_back({"user", text});
+  std::vector<int32_t> ids = form_.Encode(tokenizer, messages, true);
+  const auto [differs, rest] = std::mismatch(before.begin(), before.end(), ids.begin(), ids.end());
+  if (differs != before.end())
+    throw Error(ErrorCode::kConfig,
+                StrCat("chat template ", form_.name(), ": its turns do not follow one another as tokens"));
+  ids.erase(ids.begin(), rest);
+  // Where the model has said its end itself, it and what the template puts before it are there already.
+  const auto pending = state_.pending();
+  if (!pending.empty() && std::ranges::find(options_.end_ids, pending.back()) != options_.end_ids.end())
+    if (const auto end = std::ranges::find(ids, pending.back()); end != ids.end()) ids.erase(ids.begin(), end + 1);
+  return ids;
+}
+
+// Whether the text so far ends with the head of a user's turn in the plain form.
+bool Conversation::SaidUser() const {
+  constexpr size_t kTail = 16;  // tokens that surely hold it
+  std::vector<int32_t> tail(state_.ids().begin(), state_.ids().end());
+  tail.insert(tail.end(), state_.pending().begin(), state_.pending().end());
+  if (tail.size() > kTail) tail.erase(tail.begin(), tail.end() - kTail);
+  return generator_.tokenizer.Decode(tail).ends_with(kPlainUser);
+}
+
+}  // namespace hydra
