@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string FirstLine(const fs::path& path) {
+std::string FirstLineOf(const fs::path& path) {
   std::ifstream file(path);
   std::string line;
   std::getline(file, line);
@@ -33,10 +33,10 @@ std::string Commit() {
   std::error_code error;
   fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
   for (; !error && folder.has_relative_path(); folder = folder.parent_path()) {
-    const std::string head = FirstLine(folder / ".git" / "HEAD");
+    const std::string head = FirstLineOf(folder / ".git" / "HEAD");
     if (head.empty()) continue;
     if (head.rfind("ref: ", 0) != 0) return head;
-    const std::string commit = FirstLine(folder / ".git" / head.substr(5));
+    const std::string commit = FirstLineOf(folder / ".git" / head.substr(5));
     if (!commit.empty()) return commit;
     std::ifstream packed(folder / ".git" / "packed-refs");
     for (std::string line; std::getline(packed, line);)

