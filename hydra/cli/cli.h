@@ -27,9 +27,9 @@ enum ExitStatus : int {
   kCheckFailed = 1,    // a check that was asked for (--verify, --fit, --bar, data check) says no
   kUserError = 2,      // bad flags or files: one line on stderr
   kBug = 3,            // a broken invariant of ours
-  kGuardStopped = 4,   // training stopped by a guard
+  kGuardStopped = 4,   // training stopped by a guard, or what it did last could not be saved
   kInterrupted = 130,  // SIGINT, cleanly
-  kTerminated = 143,   // SIGTERM, cleanly
+  kTerminated = 143,   // SIGTERM or SIGHUP, cleanly
 };
 
 // Flags that mean the same in each verb that has them.
@@ -101,9 +101,10 @@ struct StopSignalOptions {
   bool second_ends = true;    // a second signal ends the process at once
   bool restart_reads = true;  // false: a signal interrupts a read (EINTR)
 };
-// From here on SIGINT, SIGTERM and SIGHUP remove this process's unfinished files before they end it.
+// From here on SIGINT, SIGTERM and SIGHUP remove this process's unfinished files before they end it, and a write beyond
+// a limit on a file's size is an error instead of the end (SIGXFSZ).
 void InstallCleanUp();
-// Takes SIGINT and SIGTERM: the first sets the flag and lets the verb end cleanly.
+// Takes SIGINT, SIGTERM and SIGHUP, which counts as SIGTERM: the first sets the flag and lets the verb end cleanly.
 void InstallStopSignals(const StopSignalOptions& options = {});
 [[nodiscard]] bool StopRequested();
 // The flag itself, for libraries that poll one: 0, SIGINT or SIGTERM.

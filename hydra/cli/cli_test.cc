@@ -3,8 +3,10 @@
 #include "hydra/cli/cli.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
@@ -12,6 +14,8 @@
 #include <vector>
 
 #include "hydra/base/error.h"
+#include "hydra/base/testing.h"
+#include "hydra/io/file.h"
 
 namespace hydra::cli {
 namespace {
@@ -268,6 +272,43 @@ TEST(Cli, StopSignalsSetAFlagOnce) {
         std::_Exit(1);
       },
       testing::ExitedWithCode(kInterrupted), "");
+  EXPECT_EXIT(
+      {
+        InstallCleanUp();
+        InstallStopSignals();
+        std::raise(SIGHUP);  // as SIGTERM
+        std::_Exit(StopSignal() == SIGTERM ? StopStatus() : 1);
+      },
+      testing::ExitedWithCode(kTerminated), "");
+  EXPECT_EXIT(
+      {
+        std::signal(SIGHUP, SIG_IGN);  // nohup
+        InstallCleanUp();
+        InstallStopSignals();
+        std::raise(SIGHUP);
+        std::_Exit(StopRequested() ? 1 : 5);
+      },
+      testing::ExitedWithCode(5), "");
+}
+
+// As on a full disk: an error that names the file, and nothing is left.
+TEST(Cli, ALimitOnFileSizesIsAnError) {
+  const TempDir dir;
+  EXPECT_EXIT(
+      {
+        InstallCleanUp();
+        rlimit limit{};
+        limit.rlim_cur = limit.rlim_max = 1000;
+        setrlimit(RLIMIT_FSIZE, &limit);
+        try {
+          WriteFileAtomic(dir / "a", std::string(5000, 'x'));
+        } catch (const Error& error) {
+          std::fprintf(stderr, "%s\n", error.what());
+          std::_Exit(dir.CountFiles() == 0 ? kUserError : 1);
+        }
+        std::_Exit(0);
+      },
+      testing::ExitedWithCode(kUserError), "File too large");
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SIGINT and SIGTERM as a flag that long work polls; where nothing polls, they remove unfinished files. Not here: what
-// is done about it (torch_train.cc).
+// SIGINT, SIGTERM and SIGHUP as a flag that long work polls; where nothing polls, they remove unfinished files. Not
+// here: what is done about it (torch_train.cc).
 #include <unistd.h>
 #include <csignal>
 
@@ -15,6 +15,7 @@ std::atomic<int> g_second_ends{1};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 void Take(int signal) {
+  if (signal == SIGHUP) signal = SIGTERM;
   if (g_signal.exchange(signal) == 0 || g_second_ends.load() == 0) return;
   UnlinkTemporaries();  // asked twice: at once
   _exit(128 + signal);
@@ -29,6 +30,7 @@ void CleanUpAndDie(int signal) {
 }  // namespace
 
 void InstallCleanUp() {
+  ::signal(SIGXFSZ, SIG_IGN);  // beyond a limit on a file's size write(2) fails with EFBIG: handled as a full disk is
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction action = {};
     sigaction(signal, nullptr, &action);
@@ -47,6 +49,9 @@ void InstallStopSignals(const StopSignalOptions& options) {
   action.sa_flags = options.restart_reads ? SA_RESTART : 0;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction before = {};
+  sigaction(SIGHUP, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // nohup has it ignored
 }
 
 void ClearStop() { g_signal.store(0); }

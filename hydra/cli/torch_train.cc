@@ -85,6 +85,20 @@ std::string ShellLine(const std::vector<std::string>& words) {
   return line;
 }
 
+// The words without --resume and its value.
+std::vector<std::string> WithoutResume(std::vector<std::string> words) {
+  for (size_t i = 0; i < words.size();) {
+    const bool with_value = words[i].starts_with("--resume=");
+    const size_t n = with_value ? 1 : words[i] == "--resume" ? std::min<size_t>(2, words.size() - i) : 0;
+    if (n == 0) {
+      ++i;
+    } else {
+      words.erase(words.begin() + static_cast<std::ptrdiff_t>(i), words.begin() + static_cast<std::ptrdiff_t>(i + n));
+    }
+  }
+  return words;
+}
+
 // runs/DATE-NAME, where NAME is the run file's, or the model's.
 std::string DefaultFolder(const TrainFlags& flags, const train::RunConfig& run) {
   std::string name = fs::path(flags.file).stem().string();
@@ -224,20 +238,25 @@ train::TrainerOptions Prepare(const TrainFlags& flags, train::RunConfig run) {
   ModelConfig model = train::ResolveModel(run, base ? &*base : nullptr);
   if (run.data.dir.empty())
     throw Error(ErrorCode::kUsage, "train: data.dir: missing: give --data DIR (made by hydralm data build)");
-  const std::string tokenizer_path = run.data.tokenizer.empty() ? run.data.dir + "/tokenizer.json" : run.data.tokenizer;
+  std::string tokenizer_path = run.data.tokenizer.empty() ? run.data.dir : run.data.tokenizer;
+  if (std::error_code ignored; run.data.tokenizer.empty() || fs::is_directory(tokenizer_path, ignored))
+    tokenizer_path += "/tokenizer.json";
   const Tokenizer tokenizer = Tokenizer::Load(tokenizer_path);
   if (tokenizer.vocab_size() > model.vocab_size)
     throw Error(ErrorCode::kData,
                 StrCat(tokenizer_path, ": ", tokenizer.vocab_size(), " entries, the model's vocab_size is ",
                        model.vocab_size, ": --set model.vocab_size=", tokenizer.vocab_size(), " fits"));
   const TokenDataset::Expect expect{.tokenizer_sha256 = Hex(tokenizer.sha256()), .vocab_size = model.vocab_size};
-  if (!model.eos_token_id) model.eos_token_id = DataManifest::Load(run.data.dir).eos_id;
   train::Corpus corpus = train::Corpus::Open(run.data.dir, "train", expect);
   if (corpus.n_docs() == 0) throw Error(ErrorCode::kData, run.data.dir + ": no documents to train on");
+  train::Corpus val = train::Corpus::Open(run.data.dir, "val", expect);
+  if (*corpus.manifest() != *val.manifest())
+    throw Error(ErrorCode::kData, run.data.dir + "/data.json: changed while it was read: give the same command again");
+  if (!model.eos_token_id) model.eos_token_id = corpus.manifest()->eos_id;
   return {.run = run,
           .model = model,
           .train = std::move(corpus),
-          .val = train::Corpus::Open(run.data.dir, "val", expect),
+          .val = std::move(val),
           .token_bytes = train::TokenByteCounts(tokenizer),
           .folder = flags.run.empty() ? DefaultFolder(flags, run) : flags.run,
           .tokenizer_path = tokenizer_path,
@@ -279,6 +298,7 @@ void PrintResult(const train::TrainResult& result, const Costs& costs, const Com
 
 int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   InstallStopSignals();
+  ::signal(SIGPIPE, SIG_IGN);  // who reads the progress may go: the run goes on
   at::set_num_threads(flags.threads > 0 ? flags.threads
                                         : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
   train::TrainerOptions options = Prepare(flags, train::LoadRunConfig(flags.file, Settings(flags)));
@@ -293,7 +313,7 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   }
   std::vector<std::string> words = CommandWords();
   options.env["command"] = ShellLine(words);
-  const std::string folder = options.folder;
+  const std::string folder = options.folder, resume = options.resume;
   Progress progress(common);
   options.callbacks = progress.Callbacks();
   train::Trainer trainer(std::move(options));
@@ -302,6 +322,7 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   PrintResult(result, costs, common);
   if (result.finished) return kDone;
   if (flags.run.empty()) words.insert(words.end(), {"--run", folder});
+  if (result.checkpoint != resume) words = WithoutResume(std::move(words));  // it would go back there again
   std::fprintf(stderr, "hydralm: stopped at step %s of %s%s; to go on: %s\n", Commas(result.step).c_str(),
                Commas(result.total_steps).c_str(),
                result.checkpoint.empty() ? ", no checkpoint" : (", checkpoint in " + result.checkpoint).c_str(),

@@ -19,6 +19,7 @@ struct SplitCounts {
   int64_t documents = 0;
   int64_t tokens = 0;      // appended ends of text included
   int64_t text_bytes = 0;  // UTF-8 bytes of the text behind the tokens, the appended ends of text left out
+  bool operator==(const SplitCounts&) const = default;
 };
 
 // data.json.
@@ -27,12 +28,14 @@ struct DataManifest {
     std::string file;   // plain name in the same folder
     std::string split;  // "train" or "val"
     SplitCounts counts;
+    bool operator==(const Shard&) const = default;
   };
   std::string tokenizer_sha256;  // 64 hexadecimal digits; the file itself is tokenizer.json beside it
   int64_t vocab_size = 0;
   int64_t eos_id = 0;         // the token that ends each document
   double val_fraction = 0;    // as asked for
   std::vector<Shard> shards;  // each split in the order of its documents
+  bool operator==(const DataManifest&) const = default;
 
   // Throws kIo or kFormat naming file and field.
   [[nodiscard]] static DataManifest Load(const std::string& folder);
@@ -62,6 +65,7 @@ class TokenDataset {
   [[nodiscard]] bool has_mask() const;
   [[nodiscard]] const DataManifest& manifest() const { return manifest_; }
   [[nodiscard]] const std::string& folder() const { return folder_; }
+  [[nodiscard]] const std::vector<TokenShard>& shards() const { return shards_; }  // of the split
 
   // Tokens of document `doc` (of [0, n_docs)), the end of text included; at least 1.
   [[nodiscard]] int64_t DocLength(int64_t doc) const;

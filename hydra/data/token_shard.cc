@@ -139,11 +139,13 @@ TokenShard TokenShard::Open(const std::string& path) {
                    .has_mask = (raw.flags & kFlagMask) != 0,
                    .tokenizer = std::to_array(raw.tokenizer)};
   shard.payload_crc_ = raw.payload_crc;
+  shard.header_crc_ = raw.header_crc;
   const std::byte* const base = shard.file_.bytes().data();
   shard.tokens_ = base + raw.tokens_offset;
-  shard.ends_ = reinterpret_cast<const uint64_t*>(base + raw.ends_offset);  // aligned: 64, in a mapping
+  const auto* const ends = reinterpret_cast<const uint64_t*>(base + raw.ends_offset);  // aligned: 64, in a mapping
+  shard.ends_.assign(ends, ends + raw.n_docs);
   if (shard.header_.has_mask) shard.mask_ = reinterpret_cast<const uint8_t*>(base + raw.mask_offset);
-  CheckEnds(reader, {shard.ends_, raw.n_docs}, raw.n_tokens);
+  CheckEnds(reader, shard.ends_, raw.n_tokens);
   return shard;
 }
 

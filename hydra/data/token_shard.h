@@ -21,8 +21,9 @@ struct TokenShardHeader {
   Sha256Digest tokenizer{};  // SHA-256 of the tokenizer.json that made the ids
 };
 
-// Open() checks header, sizes and document ends; ids are checked as they are read, so that opening costs no pass over
-// the tokens. All errors are kFormat and name file and field. Immutable: safe to share between threads.
+// Open() checks header, sizes and document ends, and copies the ends (8 bytes a document); ids are checked as they are
+// read, so that opening costs no pass over the tokens. All errors are kFormat and name file and field. Immutable: safe
+// to share between threads.
 class TokenShard {
  public:
   [[nodiscard]] static TokenShard Open(const std::string& path);
@@ -31,6 +32,8 @@ class TokenShard {
   [[nodiscard]] const std::string& path() const { return file_.path(); }
   [[nodiscard]] int64_t n_docs() const { return static_cast<int64_t>(header_.n_docs); }
   [[nodiscard]] int64_t n_tokens() const { return static_cast<int64_t>(header_.n_tokens); }
+  // CRC-32 of the header, which has that of the payload: shards of other bytes have another one.
+  [[nodiscard]] uint32_t checksum() const { return header_crc_; }
   // Document i holds tokens [DocBegin(i), DocEnd(i)), at least one.
   [[nodiscard]] int64_t DocBegin(int64_t doc) const { return doc == 0 ? 0 : DocEnd(doc - 1); }
   [[nodiscard]] int64_t DocEnd(int64_t doc) const { return static_cast<int64_t>(ends_[static_cast<size_t>(doc)]); }
@@ -51,10 +54,10 @@ class TokenShard {
 
   MappedFile file_;
   TokenShardHeader header_;
-  uint32_t payload_crc_ = 0;
+  uint32_t payload_crc_ = 0, header_crc_ = 0;
   const std::byte* tokens_ = nullptr;
-  const uint64_t* ends_ = nullptr;  // [n_docs]
-  const uint8_t* mask_ = nullptr;   // a bit a token, lowest first; null without a mask
+  std::vector<uint64_t> ends_;     // [n_docs]; copied, so that they stay what was checked if the file is overwritten
+  const uint8_t* mask_ = nullptr;  // a bit a token, lowest first; null without a mask
 };
 
 // Writes a shard atomically; memory: 8 bytes a document and a bit a token. A mask is stored only if it masks something.

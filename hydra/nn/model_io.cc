@@ -97,13 +97,13 @@ void SaveWeights(const std::string& path, const Model& model, bool masters) {
   WriteSafeTensors(path, views, metadata, bytes_of);
 }
 
-void SaveModel(const std::string& folder, const Model& model, const std::string& tokenizer_path) {
+void SaveModel(const std::string& folder, const Model& model, const std::string& tokenizer_json) {
   std::error_code failed;
   fs::create_directories(folder, failed);
   if (failed) throw Error(ErrorCode::kIo, StrCat(folder, ": cannot be created: ", failed.message()));
   const fs::path root(folder);
   SaveWeights((root / "model.safetensors").string(), model);
-  if (!tokenizer_path.empty()) WriteFileAtomic((root / "tokenizer.json").string(), ReadFile(tokenizer_path));
+  if (!tokenizer_json.empty()) WriteFileAtomic((root / "tokenizer.json").string(), tokenizer_json);
   WriteFileAtomic((root / "config.json").string(), ConfigJson(model->config()));  // last: the folder is whole
 }
 

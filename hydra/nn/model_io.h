@@ -15,7 +15,7 @@ namespace hydra::nn {
 void LoadWeights(const std::string& path, Model& model);
 // Writes model.safetensors in table order, in the dtypes of the table (masters: all fp32 / fp64 as they are).
 void SaveWeights(const std::string& path, const Model& model, bool masters = false);
-// The whole folder, created if need be; tokenizer_path may be empty.
-void SaveModel(const std::string& folder, const Model& model, const std::string& tokenizer_path);
+// The whole folder, created if need be. `tokenizer_json` is the text of tokenizer.json; empty: none is written.
+void SaveModel(const std::string& folder, const Model& model, const std::string& tokenizer_json);
 
 }  // namespace hydra::nn

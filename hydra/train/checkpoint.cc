@@ -2,7 +2,11 @@
 // Writing, checking, finding and removing checkpoints.
 #include "hydra/train/checkpoint.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
@@ -21,6 +25,8 @@ constexpr const char* kLatest = "latest";
 constexpr const char* kModelFile = "model.safetensors";
 constexpr const char* kOptimFile = "optim-00000-of-00001.safetensors";
 constexpr const char* kStateFile = "state.json";
+constexpr const char* kPart = ".part";
+constexpr const char* kOld = ".old";
 
 // The step of a folder's name, or -1.
 int64_t StepOf(const std::string& name) {
@@ -29,7 +35,55 @@ int64_t StepOf(const std::string& name) {
   int64_t step = -1;
   const char* end = name.data() + name.size();
   const auto [at, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
-  return error == std::errc() && at == end && step >= 0 ? step : -1;
+  return error == std::errc() && at == end && step >= 0 && CheckpointName(step) == name ? step : -1;
+}
+
+// True where the name is there, whatever it is: a link that leads nowhere too.
+bool IsThere(const std::string& path) {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0 || errno != ENOENT;
+}
+
+// Names in a folder; none where there is no such folder. Throws kIo where it cannot be listed: what lies there is then
+// not known, which is not the same as nothing.
+std::vector<std::string> NamesIn(const std::string& folder) {
+  std::vector<std::string> names;
+  if (!IsThere(folder)) return names;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
+    names.push_back(it->path().filename().string());
+  if (error) ThrowIo(folder, "cannot be listed", error.value());
+  return names;
+}
+
+enum class Look {
+  kDone,    // has DONE, and its files may be read
+  kTorn,    // a folder without DONE: a save that was broken off
+  kUnseen,  // no folder, a link that leads nowhere or in a circle, or without permission to read it
+};
+
+Look LookAt(const std::string& folder) {
+  struct stat info {};
+  if (::stat(folder.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) return Look::kUnseen;
+  if (::access(folder.c_str(), R_OK | X_OK) != 0) return Look::kUnseen;
+  if (!IsThere(folder + "/" + kDone)) return Look::kTorn;
+  for (const char* name : {kDone, kModelFile, kOptimFile, kStateFile})
+    if (::access((folder + "/" + name).c_str(), R_OK) != 0 && errno != ENOENT) return Look::kUnseen;
+  return Look::kDone;
+}
+
+struct Found {
+  int64_t step;
+  Look look;
+};
+
+// The folders with the name of a checkpoint, by step. Throws kIo as NamesIn.
+std::vector<Found> Scan(const std::string& root) {
+  std::vector<Found> found;
+  for (const std::string& name : NamesIn(root))
+    if (const int64_t step = StepOf(name); step >= 0) found.push_back({step, LookAt(root + "/" + name)});
+  std::ranges::sort(found, {}, &Found::step);
+  return found;
 }
 
 Json FileLine(const char* name, uint64_t bytes, uint32_t crc) {
@@ -85,8 +139,11 @@ struct Promise {
 
 std::vector<Promise> ReadDone(const std::string& folder) {
   const std::string path = folder + "/" + kDone;
-  if (!fs::is_directory(folder)) Refuse(folder, "no such checkpoint");
-  if (!fs::exists(path)) Refuse(folder, "not a complete checkpoint: it has no DONE file");
+  std::error_code error;
+  const bool is_folder = fs::is_directory(folder, error);
+  if (error && error != std::errc::no_such_file_or_directory) ThrowIo(folder, "cannot be looked at", error.value());
+  if (!is_folder) Refuse(folder, "no such checkpoint");
+  if (!IsThere(path)) Refuse(folder, "not a complete checkpoint: it has no DONE file");
   const std::string text = ReadFile(path, 1 << 20);
   if (text.empty() || text.back() != '\n') Refuse(path, "cut: it does not end with a newline");
   const Json done = ParseJson(text, path);
@@ -108,7 +165,7 @@ std::vector<Promise> ReadDone(const std::string& folder) {
 
 void CheckFile(const std::string& folder, const Promise& promise) {
   const std::string path = folder + "/" + promise.name;
-  if (!fs::exists(path)) Refuse(path, "missing, DONE names it");
+  if (!IsThere(path)) Refuse(path, "missing, DONE names it");
   const MappedFile file(path);
   if (static_cast<int64_t>(file.size()) != promise.size)
     Refuse(path, StrCat(WithCommas(file.size()), " bytes, DONE says ", WithCommas(static_cast<uint64_t>(promise.size)),
@@ -133,8 +190,68 @@ void CheckShards(const std::string& folder, const std::vector<Promise>& promises
 
 void RemoveFolder(const std::string& folder) noexcept {
   std::error_code ignored;
-  fs::remove(folder + "/" + kDone, ignored);  // first: from here on it is not complete
+  if (!fs::is_symlink(folder, ignored))         // what a link leads to is not ours
+    fs::remove(folder + "/" + kDone, ignored);  // first: from here on it is not complete
   fs::remove_all(folder, ignored);
+}
+
+bool IsComplete(const std::string& folder) { return IsThere(folder + "/" + kDone); }
+
+// A complete NAME.part becomes NAME. What has that name stays as NAME.old until then.
+void GiveName(const std::string& part, const std::string& folder, const FileOps& ops) {
+  const std::string old = folder + kOld;
+  if (IsThere(folder)) {
+    RemoveFolder(old);
+    if (ops.rename(folder.c_str(), old.c_str()) != 0) ThrowIo(folder, "cannot be renamed to " + old, errno);
+  }
+  if (ops.rename(part.c_str(), folder.c_str()) != 0) ThrowIo(part, "cannot be renamed to " + folder, errno);
+  FsyncDir(fs::path(folder).parent_path().string(), ops);
+  RemoveFolder(old);
+}
+
+// What a process left that ended within GiveName or WriteFiles: a complete NAME.part is finished where nothing else has
+// the name, NAME.old gets its name back where there is no newer one, and all else goes.
+void FinishReplacements(const std::string& root) {
+  for (const std::string_view ending : {kPart, kOld}) {  // in this order: the new one first
+    for (const std::string& left : NamesIn(root)) {
+      if (!left.ends_with(ending)) continue;
+      const std::string name = left.substr(0, left.size() - ending.size());
+      if (StepOf(name) < 0) continue;
+      const std::string from = root + "/" + left, to = root + "/" + name;
+      if (IsComplete(from) && !IsThere(to)) {
+        if (::rename(from.c_str(), to.c_str()) != 0) ThrowIo(from, "cannot be renamed to " + to, errno);
+      } else {
+        RemoveFolder(from);
+      }
+    }
+  }
+}
+
+// The name in `latest`, or "": then `warn` has the reason.
+std::string ReadLatest(const std::string& root, const std::function<void(const std::string&)>& warn) {
+  const std::string path = root + "/" + kLatest;
+  std::error_code ignored;
+  try {
+    if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored)) Refuse(path, "not a regular file");
+    std::string name = ReadFile(path, 4096);
+    while (!name.empty() && name.back() == '\n') name.pop_back();
+    if (StepOf(name) < 0) Refuse(path, StrCat("\"", name.substr(0, 60), "\": names no checkpoint"));
+    return name;
+  } catch (const Error& error) {
+    warn(StrCat(error.what(), ": passed over"));
+    return "";
+  }
+}
+
+// Renamed into place. Anything but a file that has the name goes first: it would be written through, or not at all.
+void WriteLatest(const std::string& root, const std::string& name, const FileOps& ops) {
+  const std::string path = root + "/" + kLatest;
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) {
+    std::error_code error;
+    if (!fs::remove(path, error)) ThrowIo(path, "not a regular file, and cannot be removed", error.value());
+  }
+  WriteFileAtomic(path, name + "\n", ops);
 }
 
 }  // namespace
@@ -149,18 +266,19 @@ std::string WriteCheckpoint(const std::string& root, int64_t step, const Checkpo
                             const FileOps& ops) {
   MakeDirs(root);
   RemoveStaleTemporaries(root);
-  const std::string name = CheckpointName(step), folder = root + "/" + name;
-  RemoveFolder(folder);
-  MakeDirs(folder);
+  FinishReplacements(root);
+  const std::string name = CheckpointName(step), folder = root + "/" + name, part = folder + kPart;
   try {
-    WriteFiles(folder, content, ops);
-    FsyncDir(root, ops);
+    MakeDirs(part);
+    WriteFiles(part, content, ops);
+    GiveName(part, folder, ops);
   } catch (...) {
-    RemoveFolder(folder);
+    // A complete one whose name could not be given is the only one of its step: it is kept, and finished the next time.
+    if (!IsComplete(part) || IsThere(folder)) RemoveFolder(part);
     throw;
   }
   // From here on the folder is complete; without `latest` it is still found.
-  WriteFileAtomic(root + "/" + kLatest, name + "\n", ops);
+  WriteLatest(root, name, ops);
   return folder;
 }
 
@@ -186,45 +304,59 @@ Checkpoint OpenCheckpoint(const std::string& folder) {
 
 std::vector<int64_t> ListCheckpoints(const std::string& root) {
   std::vector<int64_t> steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(root, error))
-    if (const int64_t step = StepOf(entry.path().filename().string()); step >= 0 && fs::exists(entry.path() / kDone))
-      steps.push_back(step);
-  std::sort(steps.begin(), steps.end());
+  for (const Found& found : Scan(root))
+    if (found.look == Look::kDone) steps.push_back(found.step);
   return steps;
 }
 
+bool HoldsCheckpoints(const std::string& root) {
+  return HoldsLaterCheckpoints(root, -1) || IsThere(root + "/" + kLatest);
+}
+
+bool HoldsLaterCheckpoints(const std::string& root, int64_t step) {
+  return std::ranges::any_of(Scan(root),
+                             [step](const Found& found) { return found.step > step && found.look != Look::kTorn; });
+}
+
 std::optional<Checkpoint> FindCheckpoint(const std::string& root, const std::function<void(const std::string&)>& warn) {
+  FinishReplacements(root);
+  if (!HoldsCheckpoints(root)) return std::nullopt;
   std::vector<std::string> names;
-  const std::string latest_path = root + "/" + kLatest;
-  const std::vector<int64_t> steps = ListCheckpoints(root);
-  if (fs::exists(latest_path)) {
-    std::string name = ReadFile(latest_path, 4096);
-    while (!name.empty() && name.back() == '\n') name.pop_back();
-    if (StepOf(name) < 0) {
-      warn(StrCat(latest_path, ": \"", name.substr(0, 60), "\": names no checkpoint"));
-    } else {
-      names.push_back(name);
-    }
-  } else if (!steps.empty()) {
-    warn(latest_path + ": missing");
+  if (IsThere(root + "/" + kLatest)) {
+    if (const std::string name = ReadLatest(root, warn); !name.empty()) names.push_back(name);
+  } else {
+    warn(root + "/" + kLatest + ": missing");
   }
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step)
-    if (names.empty() || names.front() != CheckpointName(*step)) names.push_back(CheckpointName(*step));
+  std::vector<Found> found = Scan(root);
+  std::ranges::reverse(found);
+  for (const auto& [step, look] : found)
+    if (const std::string name = CheckpointName(step); look != Look::kTorn && (names.empty() || names.front() != name))
+      names.push_back(name);
+  std::string tried;
   for (const std::string& name : names) {
     try {
       return OpenCheckpoint(root + "/" + name);
     } catch (const Error& error) {
       warn(StrCat(error.what(), ": passed over"));
+      tried += (tried.empty() ? "" : ", ") + name;
     }
   }
-  return std::nullopt;
+  Refuse(root, StrCat("none of its checkpoints can be opened", tried.empty() ? "" : " (" + tried + ")",
+                      ": nothing was changed; mend or restore one, or give another --run to start anew"));
 }
 
-int64_t BestCheckpoint(const std::string& root) {
+bool IsLatest(const std::string& root, const std::string& folder) {
+  if (!IsThere(root + "/" + kLatest)) return false;
+  const std::string name = ReadLatest(root, [](const std::string&) {});
+  std::error_code ignored;
+  return !name.empty() && fs::equivalent(root + "/" + name, folder, ignored);
+}
+
+int64_t BestCheckpoint(const std::string& root, int64_t last) {
   int64_t best = -1;
   double best_loss = 0;
   for (const int64_t step : ListCheckpoints(root)) {
+    if (step > last) break;
     const std::string path = root + "/" + CheckpointName(step) + "/" + kStateFile;
     try {
       const Json state = ParseJson(ReadFile(path, 1 << 30), path);
@@ -241,23 +373,26 @@ int64_t BestCheckpoint(const std::string& root) {
   return best;
 }
 
+void RemoveLaterCheckpoints(const std::string& root, int64_t step, int64_t written) {
+  for (const int64_t other : ListCheckpoints(root))
+    if (other > step && other != written) RemoveFolder(root + "/" + CheckpointName(other));
+}
+
 void PruneCheckpoints(const std::string& root, int64_t keep, int64_t written) {
-  std::vector<int64_t> complete = ListCheckpoints(root);
+  std::vector<int64_t> complete, torn;
+  for (const auto& [step, look] : Scan(root)) {
+    if (look == Look::kDone) complete.push_back(step);
+    if (look == Look::kTorn && step < written) torn.push_back(step);  // left by killed processes
+  }
   std::stable_partition(complete.begin(), complete.end(), [&](int64_t step) { return step > written; });
   if (complete.empty()) return;
-  const int64_t best = BestCheckpoint(root);
+  const int64_t best = BestCheckpoint(root, written);
   const auto first_kept = static_cast<int64_t>(complete.size()) - keep;
   for (int64_t i = 0; i < first_kept; ++i) {
     const int64_t step = complete[static_cast<size_t>(i)];
     if (step != best) RemoveFolder(root + "/" + CheckpointName(step));
   }
-  std::vector<std::string> torn;  // left by killed processes
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(root, error)) {
-    const int64_t step = StepOf(entry.path().filename().string());
-    if (step >= 0 && step < written && !fs::exists(entry.path() / kDone)) torn.push_back(entry.path().string());
-  }
-  for (const std::string& folder : torn) RemoveFolder(folder);
+  for (const int64_t step : torn) RemoveFolder(root + "/" + CheckpointName(step));
 }
 
 }  // namespace hydra::train

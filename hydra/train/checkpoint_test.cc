@@ -4,10 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
+#include <memory>
 
 #include "hydra/base/error.h"
 #include "hydra/train/testing.h"
@@ -153,7 +157,9 @@ TEST(Checkpoint, PruningKeepsTheNewestAndTheBest) {
     WriteCheckpoint(dir.path(), step, content);
   }
   fs::remove(dir / "step-00000003/DONE");
-  EXPECT_EQ(BestCheckpoint(dir.path()), 2);
+  EXPECT_EQ(BestCheckpoint(dir.path(), 6), 2);
+  EXPECT_EQ(BestCheckpoint(dir.path(), 1), 1);
+  EXPECT_EQ(BestCheckpoint(dir.path(), 0), -1);
   PruneCheckpoints(dir.path(), 2, 6);
   EXPECT_EQ(ListCheckpoints(dir.path()), (std::vector<int64_t>{2, 5, 6}));
   EXPECT_FALSE(fs::exists(dir / "step-00000003"));
@@ -167,6 +173,141 @@ TEST(Checkpoint, PruningNeverRemovesTheOneJustWritten) {
     EXPECT_EQ(ListCheckpoints(dir.path()), keep == 1 ? std::vector<int64_t>{5} : (std::vector<int64_t>{4, 5}));
     EXPECT_EQ(ValueOf(*FindCheckpoint(dir.path(), Ignore)), 5);
   }
+}
+
+// Names below a folder with what they hold, links not followed.
+std::map<std::string, std::string> ContentOf(const std::string& folder) {
+  std::map<std::string, std::string> content;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    const bool file = entry.symlink_status().type() == fs::file_type::regular;
+    content[entry.path().string()] = file ? ReadFile(entry.path().string()) : "";
+  }
+  return content;
+}
+
+TEST(Checkpoint, WhereNoneOpensNothingStartsAnew) {
+  const auto cut = [](const char* file) {
+    return [=](const std::string& folder) { fs::resize_file(folder + "/" + file, 3); };
+  };
+  const std::vector<std::pair<const char*, std::function<void(const std::string&)>>> damages = {
+      {"model", cut("model.safetensors")},
+      {"state", cut("state.json")},
+      {"marker", cut("DONE")},
+      {"no marker", [](const std::string& f) { fs::remove(f + "/DONE"); }},
+      {"no folder", [](const std::string& f) { fs::remove_all(f); }},
+      {"circle",
+       [](const std::string& f) {
+         fs::remove_all(f);
+         fs::create_symlink(f, f);
+       }},
+      {"file",
+       [](const std::string& f) {
+         fs::remove_all(f);
+         WriteFileAtomic(f, std::string("x"));
+       }},
+  };
+  for (const auto& [name, damage] : damages) {
+    SCOPED_TRACE(name);
+    TempDir dir;
+    for (const int step : {1, 2}) damage(WriteCheckpoint(dir.path(), step, Content(step)));
+    const auto before = ContentOf(dir.path());
+    EXPECT_TRUE(HoldsCheckpoints(dir.path()));
+    const std::string text = ErrorText([&] { (void)FindCheckpoint(dir.path(), Ignore); });
+    EXPECT_NE(text.find("none of its checkpoints can be opened (step-00000002"), std::string::npos) << text;
+    EXPECT_EQ(ContentOf(dir.path()), before);
+  }
+  TempDir dir;  // a disk that is not there
+  fs::create_symlink(dir / "elsewhere", dir / "ckpt");
+  EXPECT_NE(ErrorText([&] { (void)FindCheckpoint(dir / "ckpt", Ignore); }).find("cannot be listed"), std::string::npos);
+  // A first save that was broken off is no checkpoint.
+  fs::create_directories(dir / "new/step-00000004");
+  fs::create_directories(dir / "new/step-00000004.part");
+  EXPECT_FALSE(HoldsCheckpoints(dir / "new"));
+  EXPECT_FALSE(FindCheckpoint(dir / "new", Ignore));
+  EXPECT_FALSE(FindCheckpoint(dir / "none", Ignore));
+}
+
+TEST(Checkpoint, WhatCannotBeLookedAtIsPassedOverAndKept) {
+  TempDir dir;
+  for (const int step : {1, 2}) WriteCheckpoint(dir.path(), step, Content(step));
+  fs::create_symlink("step-00000003", dir / "step-00000003");
+  fs::create_symlink("/nonexistent", dir / "step-00000004");
+  WriteFileAtomic(dir / "step-00000005", std::string("x"));
+  std::vector<std::string> warnings;
+  fs::remove(dir / "latest");
+  EXPECT_EQ(ValueOf(*FindCheckpoint(dir.path(), [&](const std::string& w) { warnings.push_back(w); })), 2);
+  EXPECT_EQ(warnings.size(), 4U);  // latest too
+  EXPECT_TRUE(HoldsLaterCheckpoints(dir.path(), 4));
+  EXPECT_FALSE(HoldsLaterCheckpoints(dir.path(), 5));
+  RemoveLaterCheckpoints(dir.path(), 1, 2);
+  PruneCheckpoints(dir.path(), 1, 9);
+  EXPECT_EQ(ListCheckpoints(dir.path()), (std::vector<int64_t>{2}));
+  EXPECT_TRUE(fs::is_symlink(dir / "step-00000003") && fs::is_symlink(dir / "step-00000004"));
+  EXPECT_TRUE(fs::exists(dir / "step-00000005"));
+  // A run that comes to such a step takes its name.
+  for (const int step : {3, 4, 5}) {
+    WriteCheckpoint(dir.path(), step, Content(step));
+    EXPECT_EQ(ValueOf(*FindCheckpoint(dir.path(), Ignore)), step);
+  }
+}
+
+TEST(Checkpoint, LatestOfAnyKindIsPassedOverAndReplaced) {
+  const std::vector<std::function<void(const std::string&)>> kinds = {
+      [](const std::string& path) { fs::create_directory(path); },
+      [](const std::string& path) { ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0); },
+      [](const std::string& path) { fs::create_symlink(path, path); },
+      [](const std::string& path) { fs::create_symlink("step-00000001", path); },
+      [](const std::string& path) { fs::create_symlink("/dev/zero", path); },
+      [](const std::string& path) { WriteFileAtomic(path, std::string(5000, 'x')); },
+  };
+  for (const auto& make : kinds) {
+    TempDir dir;
+    WriteCheckpoint(dir.path(), 1, Content(1));
+    fs::remove(dir / "latest");
+    make(dir / "latest");
+    std::vector<std::string> warnings;
+    EXPECT_EQ(ValueOf(*FindCheckpoint(dir.path(), [&](const std::string& w) { warnings.push_back(w); })), 1);
+    EXPECT_EQ(warnings.size(), 1U);
+    WriteCheckpoint(dir.path(), 2, Content(2));
+    EXPECT_EQ(ReadFile(dir / "latest"), "step-00000002\n");
+    EXPECT_EQ(ValueOf(OpenCheckpoint(dir / "step-00000001")), 1);
+  }
+}
+
+// What a process leaves that is killed while a checkpoint of a step that was there already gets its name.
+TEST(Checkpoint, AReplacementThatWasBrokenOffIsFinished) {
+  const auto left = [](const std::vector<std::pair<int, const char*>>& folders) {
+    auto dir = std::make_unique<TempDir>();
+    for (const auto& [value, ending] : folders) {
+      WriteCheckpoint(*dir / StrCat(value), 7, Content(value));
+      fs::create_directories(*dir / "ckpt");
+      fs::rename(*dir / StrCat(value, "/step-00000007"), *dir / StrCat("ckpt/step-00000007", ending));
+    }
+    return dir;
+  };
+  const auto found = [](const TempDir& dir) {
+    const double value = ValueOf(*FindCheckpoint(dir / "ckpt", Ignore));
+    EXPECT_EQ(ListCheckpoints(dir / "ckpt"), (std::vector<int64_t>{7}));
+    EXPECT_EQ(std::distance(fs::directory_iterator(dir / "ckpt"), fs::directory_iterator()), 1);
+    return value;
+  };
+  EXPECT_EQ(found(*left({{1, ".old"}, {2, ".part"}})), 2);
+  EXPECT_EQ(found(*left({{1, ".old"}, {2, ""}})), 2);
+  EXPECT_EQ(found(*left({{1, ""}, {2, ".part"}})), 1);
+  EXPECT_EQ(found(*left({{1, ".old"}})), 1);
+  EXPECT_EQ(found(*left({{2, ".part"}})), 2);
+  const auto torn = left({{1, ".old"}, {2, ".part"}});
+  fs::remove(*torn / "ckpt/step-00000007.part/DONE");
+  EXPECT_EQ(found(*torn), 1);
+}
+
+TEST(Checkpoint, GoingBackRemovesTheLaterOnes) {
+  TempDir dir;
+  for (const int step : {2, 4, 6, 5}) WriteCheckpoint(dir.path(), step, Content(step));  // went back to 2, saved 5
+  EXPECT_TRUE(IsLatest(dir.path(), dir / "step-00000005/"));
+  EXPECT_FALSE(IsLatest(dir.path(), dir / "step-00000006"));
+  RemoveLaterCheckpoints(dir.path(), 2, 5);
+  EXPECT_EQ(ListCheckpoints(dir.path()), (std::vector<int64_t>{2, 5}));
 }
 
 // Real file operations that fail at the n-th call, with a short write where asked.
@@ -222,6 +363,33 @@ TEST(Checkpoint, AFailureAtAnyCallLeavesACompleteOne) {
       EXPECT_EQ(ValueOf(*FindCheckpoint(dir.path(), Ignore)), 2);
     }
   }
+}
+
+// The only checkpoint there is, written once more: at any moment one of the two is there and whole.
+TEST(Checkpoint, AFailureWhileOneIsReplacedLeavesACompleteOne) {
+  int64_t calls = 1;
+  for (int64_t at = 0; at < calls; ++at) {
+    SCOPED_TRACE(StrCat("call ", at, " of ", calls));
+    TempDir dir;
+    WriteCheckpoint(dir.path(), 1, Content(1));
+    Faults faults;
+    if (at == 0) {
+      TempDir whole;
+      WriteCheckpoint(whole.path(), 1, Content(1));
+      WriteCheckpoint(whole.path(), 1, Content(2), faults.ops);
+      calls = faults.calls;
+      faults.calls = 0;
+    }
+    faults.fail_at = at;
+    EXPECT_THROW(WriteCheckpoint(dir.path(), 1, Content(2), faults.ops), Error);
+    const auto found = FindCheckpoint(dir.path(), Ignore);
+    ASSERT_TRUE(found);
+    EXPECT_TRUE(ValueOf(*found) == 1 || ValueOf(*found) == 2);
+    WriteCheckpoint(dir.path(), 1, Content(3));
+    EXPECT_EQ(ValueOf(*FindCheckpoint(dir.path(), Ignore)), 3);
+    EXPECT_EQ(std::distance(fs::directory_iterator(dir.path()), fs::directory_iterator()), 2);  // it and latest
+  }
+  EXPECT_GT(calls, 10);
 }
 
 }  // namespace

@@ -50,8 +50,25 @@ void Corpus::ReadMask(int64_t doc, int64_t begin, std::span<uint8_t> out) const 
 }
 
 std::string Corpus::Fingerprint() const {
+  Sha256 sums;
+  if (shards_) {
+    for (const TokenShard& shard : shards_->shards()) sums.Update(StrCat(shard.checksum(), "\n"));
+  } else {
+    for (const auto& document : *memory_) sums.Update(StrCat(Crc32(AsBytes(std::span(document))), "\n"));
+  }
   return StrCat(shards_ ? shards_->manifest().tokenizer_sha256 : std::string("memory"), " documents ", n_docs(),
-                " tokens ", n_tokens());
+                " tokens ", n_tokens(), " checksum ", Hex(sums.Finish()).substr(0, 16));
+}
+
+void Corpus::Watch(SourceFiles* files) const {
+  if (!shards_) return;
+  for (const TokenShard& shard : shards_->shards()) {
+    files->Add(shard.path(), [data = shards_, path = shard.path(), checksum = shard.checksum()] {
+      const TokenShard now = TokenShard::Open(path);
+      now.Verify();
+      return now.checksum() == checksum;
+    });
+  }
 }
 
 }  // namespace hydra::train

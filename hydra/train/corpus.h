@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hydra/data/token_dataset.h"
+#include "hydra/train/source_files.h"
 
 namespace hydra::train {
 
@@ -31,8 +32,14 @@ class Corpus {
   // 1 where the token counts in the loss when it is the one to be predicted.
   void ReadMask(int64_t doc, int64_t begin, std::span<uint8_t> out) const;
 
-  // What a resumed run must find again: counts and the tokenizer's hash.
+  // What a resumed run must find again: the tokenizer's hash, counts, and a checksum of all shards (or of the documents
+  // in memory): "SHA documents N tokens N checksum HEX".
   [[nodiscard]] std::string Fingerprint() const;
+
+  // data.json as it was read; null in memory.
+  [[nodiscard]] const DataManifest* manifest() const { return shards_ ? &shards_->manifest() : nullptr; }
+  // Has `files` watch the shards.
+  void Watch(SourceFiles* files) const;
 
  private:
   Corpus() = default;

@@ -77,10 +77,12 @@ class AppendFile {
 
  private:
   void Open() {
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    // Not blocking: a pipe of that name would be waited for without end.
+    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);
     if (fd_ < 0) ThrowIo(path_, "cannot open", errno);
     struct stat info {};
     if (::fstat(fd_, &info) != 0) ThrowIo(path_, "cannot stat", errno);
+    if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::kIo, path_ + ": not a regular file");
     size_ = static_cast<uint64_t>(info.st_size);
   }
   void Close() {
@@ -113,11 +115,43 @@ int64_t LeadingStep(std::string_view line, std::string_view prefix) {
   return step;
 }
 
-void CheckName(const std::string& name) {
-  HYDRA_CHECK(
-      !name.empty() &&
-          std::ranges::all_of(name, [](char c) { return c > ' ' && c < 127 && c != '"' && c != ',' && c != '\\'; }),
-      "series name: ", name);
+// A row as a line of JSON, without its end.
+std::string RowText(const MetricsRow& row) {
+  std::string line = StrCat("{\"step\":", row.step, ",\"tokens\":", row.tokens,
+                            ",\"seconds\":", JsonNumber(row.seconds), ",\"flops\":", JsonNumber(row.flops));
+  for (const auto& [name, value] : row.values) line += ",\"" + name + "\":" + JsonNumber(value);
+  return line + "}";
+}
+
+// The row of such a line. Throws kFormat or kConfig naming `where` and the field.
+MetricsRow ParseRow(std::string_view line, const std::string& where) {
+  const auto json = ParseJson(line, where);
+  MetricsRow row;
+  if (!json.is_object()) throw Error(ErrorCode::kFormat, StrCat(where, ": must be an object"));
+  for (const auto& [name, value] : json.items()) {
+    const std::string field = StrCat(where, ": ", name);
+    if (name == "step") {
+      ReadJson(value, field, &row.step);
+    } else if (name == "tokens") {
+      ReadJson(value, field, &row.tokens);
+    } else {
+      double number = std::nan("");
+      if (!value.is_null()) ReadJson(value, field, &number);
+      if (name == "seconds") {
+        row.seconds = number;
+      } else if (name == "flops") {
+        row.flops = number;
+      } else {
+        row.values[name] = number;
+      }
+    }
+  }
+  return row;
+}
+
+bool IsSeriesName(const std::string& name) {
+  return !name.empty() &&
+         std::ranges::all_of(name, [](char c) { return c > ' ' && c < 127 && c != '"' && c != ',' && c != '\\'; });
 }
 
 // The two text files of one split.
@@ -136,11 +170,8 @@ class SplitFiles {
 
   void Row(const MetricsRow& row) {
     AddColumns(row);
-    std::string line = StrCat("{\"step\":", row.step, ",\"tokens\":", row.tokens,
-                              ",\"seconds\":", JsonNumber(row.seconds), ",\"flops\":", JsonNumber(row.flops));
-    for (const auto& [name, value] : row.values) line += ",\"" + name + "\":" + JsonNumber(value);
-    jsonl_.Append(line + "}\n");
-    line = StrCat(row.step, ",", row.tokens, ",", NumberText(row.seconds), ",", NumberText(row.flops));
+    jsonl_.Append(RowText(row) + "\n");
+    std::string line = StrCat(row.step, ",", row.tokens, ",", NumberText(row.seconds), ",", NumberText(row.flops));
     for (const std::string& name : columns_) {
       const auto it = row.values.find(name);
       line += ',';
@@ -191,7 +222,7 @@ class SplitFiles {
   void AddColumns(const MetricsRow& row) {
     const size_t before = columns_.size();
     for (const auto& [name, value] : row.values) {
-      CheckName(name);
+      HYDRA_CHECK(IsSeriesName(name), "series name: ", name);
       if (std::ranges::find(columns_, name) == columns_.end()) columns_.push_back(name);
     }
     if (has_header_ && columns_.size() == before) return;
@@ -261,6 +292,8 @@ struct MetricsLog::Files {
   Options options;
   std::array<SplitFiles, 2> splits;
   std::unique_ptr<AppendFile> events;  // made with the first row: a run without rows has none
+  int64_t held_after = -1;             // the step of HoldAfter; -1: rows are written as they come
+  std::vector<std::pair<MetricsSplit, MetricsRow>> held = {};
 };
 
 MetricsLog::MetricsLog(const std::string& folder) : MetricsLog(folder, Options{}) {}
@@ -282,6 +315,14 @@ MetricsLog& MetricsLog::operator=(MetricsLog&&) noexcept = default;
 
 void MetricsLog::Row(MetricsSplit split, const MetricsRow& row) {
   HYDRA_CHECK(row.step >= 0, "step ", row.step);
+  if (files_->held_after >= 0) {
+    files_->held.emplace_back(split, row);
+  } else {
+    Write(split, row);
+  }
+}
+
+void MetricsLog::Write(MetricsSplit split, const MetricsRow& row) {
   files_->splits[static_cast<size_t>(split)].Row(row);
   if (!files_->options.tensorboard) return;
   const double now = files_->options.clock();
@@ -304,33 +345,52 @@ void MetricsLog::Sync() {
   if (files_->events != nullptr) files_->events->Sync();
 }
 
+void MetricsLog::HoldAfter(int64_t step) {
+  HYDRA_CHECK(step >= 0 && files_->held.empty(), "step ", step);
+  files_->held_after = step;
+}
+
+Json MetricsLog::Held() const {
+  if (files_->held_after < 0) return nullptr;
+  Json rows = Json::array();
+  for (const auto& [split, row] : files_->held) rows.push_back({kSplitNames[static_cast<size_t>(split)], RowText(row)});
+  return {{"after", files_->held_after}, {"rows", rows}};
+}
+
+void MetricsLog::Release() {
+  if (files_->held_after < 0) return;
+  CutAfter(files_->held_after);
+  for (const auto& [split, row] : files_->held) Write(split, row);
+  files_->held_after = -1;
+  files_->held.clear();
+}
+
+int64_t MetricsLog::Replay(const Json& held, const std::string& where) {
+  const auto fail = [&](const char* text) { throw Error(ErrorCode::kFormat, StrCat(where, text)); };
+  if (!held.is_object() || !held.contains("after") || !held.contains("rows")) fail(": must have after and rows");
+  int64_t after = -1;
+  ReadJson(held["after"], where + ": after", &after);
+  if (after < 0) fail(": after: must be >= 0");
+  std::vector<std::vector<std::string>> lines;
+  ReadJson(held["rows"], where + ": rows", &lines);
+  std::vector<std::pair<MetricsSplit, MetricsRow>> rows;
+  for (const std::vector<std::string>& line : lines) {
+    if (line.size() != 2 || std::ranges::find(kSplitNames, line[0]) == kSplitNames.end())
+      fail(": rows: each must be [\"train\" or \"val\", line]");
+    const auto split = line[0] == kSplitNames[0] ? MetricsSplit::kTrain : MetricsSplit::kVal;
+    rows.emplace_back(split, ParseRow(line[1], where + ": rows"));
+    for (const auto& [name, value] : rows.back().second.values)
+      if (!IsSeriesName(name)) fail(": rows: a series has a name that no series can have");
+  }
+  CutAfter(after);
+  for (const auto& [split, row] : rows) Write(split, row);
+  return after;
+}
+
 std::vector<MetricsRow> ReadMetrics(const std::string& path) {
   std::vector<MetricsRow> rows;
-  ForEachLine(ReadFile(path), [&](std::string_view line) {
-    const std::string where = StrCat(path, ":", rows.size() + 1);
-    const auto json = ParseJson(line, where);
-    MetricsRow row;
-    if (!json.is_object()) throw Error(ErrorCode::kFormat, StrCat(where, ": must be an object"));
-    for (const auto& [name, value] : json.items()) {
-      const std::string field = StrCat(where, ": ", name);
-      if (name == "step") {
-        ReadJson(value, field, &row.step);
-      } else if (name == "tokens") {
-        ReadJson(value, field, &row.tokens);
-      } else {
-        double number = std::nan("");
-        if (!value.is_null()) ReadJson(value, field, &number);
-        if (name == "seconds") {
-          row.seconds = number;
-        } else if (name == "flops") {
-          row.flops = number;
-        } else {
-          row.values[name] = number;
-        }
-      }
-    }
-    rows.push_back(std::move(row));
-  });
+  ForEachLine(ReadFile(path),
+              [&](std::string_view line) { rows.push_back(ParseRow(line, StrCat(path, ":", rows.size() + 1))); });
   return rows;
 }
 

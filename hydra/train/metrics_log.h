@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "hydra/io/file.h"
+#include "hydra/io/json.h"
 
 namespace hydra::train {
 
@@ -44,14 +45,29 @@ class MetricsLog {
   MetricsLog(MetricsLog&&) noexcept;
   MetricsLog& operator=(MetricsLog&&) noexcept;
 
-  // Throws kIo (disk full...) with each file as before the failed write; the run may go on and try the next row.
+  // Throws kIo (disk full...) with each file as before the failed write; the run may go on and try the next row. While
+  // rows are held back it only remembers the row.
   void Row(MetricsSplit split, const MetricsRow& row);
   // Drops rows with a step above `step` from all files, earlier event files included: a resume at `step`.
   void CutAfter(int64_t step);
   // Bytes to disk; called with a checkpoint.
   void Sync();
 
+  // For a run that goes back to an earlier checkpoint, at `step`: until Release() the files stay as they are, with the
+  // rows that belong to the later checkpoints, and new rows are held in memory.
+  void HoldAfter(int64_t step);
+  // What is held back, for the checkpoint that is to stand before Release(): {"after": step, "rows": [["train", line of
+  // train.jsonl], ..]}; null when nothing is held back.
+  [[nodiscard]] Json Held() const;
+  // Drops the rows after the step of HoldAfter and writes those held back. Throws kIo: then it may be called again.
+  void Release();
+  // For a resume from a checkpoint with `held` rows whose Release() may not have come to an end: does it again. Returns
+  // the step of HoldAfter. Throws kIo, and kFormat or kConfig naming `where` and the field.
+  int64_t Replay(const Json& held, const std::string& where);
+
  private:
+  void Write(MetricsSplit split, const MetricsRow& row);
+
   struct Files;
   std::unique_ptr<Files> files_;
 };

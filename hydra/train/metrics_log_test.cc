@@ -3,10 +3,11 @@
 // tests/parity/data_formats.py.
 #include "hydra/train/metrics_log.h"
 
-#include <cstdlib>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "hydra/base/testing.h"
@@ -137,6 +138,55 @@ TEST(MetricsLog, ACutLeavesWhatAShorterRunWouldHaveWritten) {
   log.CutAfter(0);
   EXPECT_EQ(ReadFile(cut / "train.jsonl"), "");
   EXPECT_EQ(ReadFile(cut / "train.csv"), "step,tokens,seconds,flops,train/loss\n");
+}
+
+// A run at step 5 goes back to 2 and has trained to 4: nothing of it shows before Release, all of it after.
+TEST(MetricsLog, RowsAreHeldBackWhileTheLaterOnesStand) {
+  const MetricsLog::Options options{.tensorboard = true, .clock = [] { return 1e9; }};
+  const auto old_rows = [&](const TempDir& dir) {
+    MetricsLog log(dir.path(), options);
+    for (int64_t step = 1; step <= 5; ++step) log.Row(kTrain, At(step, {{"a", 1}}));
+    log.Row(kVal, At(5, {{"v", 1}}));
+  };
+  TempDir dir, killed, straight;
+  Json held;
+  {
+    MetricsLog log(straight.path(), options);
+    for (const int64_t step : {1, 2}) log.Row(kTrain, At(step, {{"a", 1}}));
+    for (const int64_t step : {3, 4}) log.Row(kTrain, At(step, {{"a", std::nan("")}, {"b", 0.1}}));
+    log.Row(kVal, At(4, {{"v", 2}}));
+  }
+  for (TempDir* at : {&dir, &killed}) {
+    old_rows(*at);
+    const std::string before = ReadFile(*at / "train.csv"), events = ReadFile(EventFilesOf(*at)[0]);
+    MetricsLog log(at->path(), options);
+    EXPECT_TRUE(log.Held().is_null());
+    log.HoldAfter(2);
+    for (const int64_t step : {3, 4}) log.Row(kTrain, At(step, {{"a", std::nan("")}, {"b", 0.1}}));
+    log.Row(kVal, At(4, {{"v", 2}}));
+    EXPECT_EQ(ReadFile(*at / "train.csv"), before);
+    EXPECT_EQ(ReadFile(EventFilesOf(*at)[0]), events);
+    held = Json::parse(log.Held().dump());
+    if (at == &dir) log.Release();
+  }
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(MetricsLog(killed.path(), options).Replay(held, "state.json: held_rows"), 2);
+  for (const char* name : {"train.csv", "train.jsonl", "val.csv", "val.jsonl"}) {
+    EXPECT_EQ(ReadFile(dir / name), ReadFile(straight / name)) << name;
+    EXPECT_EQ(ReadFile(killed / name), ReadFile(straight / name)) << name;
+  }
+  MetricsLog log(dir.path(), options);
+  const std::string whole = ReadFile(dir / "train.csv");
+  for (const char* bad : {"7", "{}", R"({"after":-1,"rows":[]})", R"({"after":1,"rows":[["tain","{}"]]})",
+                          R"({"after":1,"rows":[["train","{"]]})", R"({"after":1,"rows":[["train","{\"a,b\":1}"]]})",
+                          R"({"after":1,"rows":["x"]})"})
+    EXPECT_THROW((void)log.Replay(Json::parse(bad), "x"), Error) << bad;
+  EXPECT_EQ(ReadFile(dir / "train.csv"), whole);
+}
+
+TEST(MetricsLog, APipeIsNoLog) {
+  TempDir dir;
+  ASSERT_EQ(::mkfifo((dir / "val.csv").c_str(), 0600), 0);
+  ExpectError([&] { MetricsLog log(dir.path()); }, ErrorCode::kIo, {"val.csv"});
 }
 
 TEST(MetricsLog, TornEndsAreCutAndGoneOn) {

@@ -2,13 +2,17 @@
 // Files that describe a run.
 #include "hydra/train/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "hydra/io/file.h"
 
@@ -17,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string FirstLine(const fs::path& path) {
+std::string FirstLineOf(const fs::path& path) {
   std::ifstream file(path);
   std::string line;
   std::getline(file, line);
@@ -29,10 +33,10 @@ std::string Commit() {
   std::error_code error;
   fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
   for (; !error && folder.has_relative_path(); folder = folder.parent_path()) {
-    const std::string head = FirstLine(folder / ".git" / "HEAD");
+    const std::string head = FirstLineOf(folder / ".git" / "HEAD");
     if (head.empty()) continue;
     if (head.rfind("ref: ", 0) != 0) return head;
-    const std::string commit = FirstLine(folder / ".git" / head.substr(5));
+    const std::string commit = FirstLineOf(folder / ".git" / head.substr(5));
     if (!commit.empty()) return commit;
     std::ifstream packed(folder / ".git" / "packed-refs");
     for (std::string line; std::getline(packed, line);)
@@ -57,12 +61,25 @@ std::string TimeText(const char* format) {
   return std::string(text, std::strftime(text, sizeof text, format, &parts));
 }
 
+// Appends to a file, with one write. Throws kIo.
+void AppendLine(const std::string& path, const std::string& text) {
+  // Not blocking: a pipe of that name would be waited for without end.
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);
+  if (fd < 0) ThrowIo(path, "cannot open", errno);
+  const ssize_t n = ::write(fd, text.data(), text.size());
+  const int error = n < 0 ? errno : n < static_cast<ssize_t>(text.size()) ? ENOSPC : 0;
+  ::close(fd);
+  if (error != 0) ThrowIo(path, "cannot append", error);
+}
+
 }  // namespace
 
-RunFolder::RunFolder(std::string path) : path_(std::move(path)) {
+RunFolder::RunFolder(std::string path, std::function<void(const std::string&)> warn)
+    : path_(std::move(path)), warn_(std::move(warn)) {
   while (path_.size() > 1 && path_.back() == '/') path_.pop_back();
   if (!exists()) return;
   MakeDirs(path_);
+  lock_.emplace(path_, "hydralm train");
   RemoveStaleTemporaries(path_);
 }
 
@@ -88,8 +105,11 @@ void RunFolder::WriteEnv(const std::map<std::string, std::string>& facts) const 
 
 void RunFolder::Log(const std::string& line) const {
   if (!exists()) return;
-  std::ofstream file(path_ + "/log.txt", std::ios::app);
-  file << TimeText("%H:%M:%S ") << line << "\n";
+  try {
+    AppendLine(path_ + "/log.txt", TimeText("%H:%M:%S ") + line + "\n");
+  } catch (const Error& error) {
+    if (const auto warn = std::exchange(warn_, {})) warn(StrCat(error.what(), ": its lines are lost"));
+  }
 }
 
 }  // namespace hydra::train

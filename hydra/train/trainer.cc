@@ -31,6 +31,7 @@ namespace {
 using torch::Tensor;
 using Clock = std::chrono::steady_clock;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr const char* kHeldRows = "held_rows";  // of state.json: see MetricsLog::Held
 
 double Since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -72,7 +73,11 @@ class Trainer::Impl {
 
  private:
   void Start();
+  [[nodiscard]] std::optional<Checkpoint> FirstCheckpoint();
   void Restore(const Checkpoint& checkpoint);
+  void OpenLog(const std::optional<Checkpoint>& checkpoint);
+  void WatchSources();
+  void CheckSources();
   void TrainStep();
   void CountOther();  // the time since forward, backward and optimiser, or since this was called
   StepSums ForwardBackward(const StepBatches& batches);
@@ -81,6 +86,10 @@ class Trainer::Impl {
   void LogTrainRow(double lr, double grad_norm, double rate, double mfu);
   void Evaluate();
   bool Save(const TrainState& state);
+  void LeaveLater();
+  void SaveLastModel();
+  [[nodiscard]] std::string DataText() const;
+  [[nodiscard]] std::string Lost() const;
   void WriteRow(MetricsSplit split, MetricsRow row);
   double FlopsOfToken(int64_t seq_len);
   double PeakFlops();
@@ -104,6 +113,9 @@ class Trainer::Impl {
   TrainState now_;                  // its loader, guard, experts and rng are filled in by State()
   std::optional<TrainState> good_;  // before the first of the non-finite steps in a row
   int64_t saved_step_ = -1;
+  int64_t went_back_to_ = -1;  // the step of a resume that later checkpoints lie beyond, until the first save
+  SourceFiles sources_;
+  std::string tokenizer_json_;
   std::string newest_;  // checkpoint
   int failed_saves_ = 0;
   double peak_flops_ = 0;
@@ -115,7 +127,7 @@ class Trainer::Impl {
 
 Trainer::Impl::Impl(TrainerOptions options)
     : options_((CheckFits(options), std::move(options))),
-      folder_(options_.folder),
+      folder_(options_.folder, options_.callbacks.on_warning),
       total_steps_(options_.run.TotalSteps()),
       lr_(options_.run.Lr()),
       packer_(options_.train,
@@ -147,16 +159,8 @@ void Trainer::Impl::Warn(const std::string& text) const {
 // Finds where to begin, fills weights, opens the logs there.
 void Trainer::Impl::Start() {
   torch::manual_seed(static_cast<uint64_t>(options_.run.optim.seed));
-  std::optional<Checkpoint> checkpoint;
-  if (options_.resume == "auto") {
-    if (folder_.exists())
-      checkpoint = FindCheckpoint(folder_.checkpoints(), [this](const std::string& text) { Warn(text); });
-  } else if (options_.resume != "none") {
-    checkpoint = OpenCheckpoint(options_.resume);
-  } else if (folder_.exists() && !ListCheckpoints(folder_.checkpoints()).empty()) {
-    throw Error(ErrorCode::kUsage, StrCat("--resume none: ", folder_.checkpoints(),
-                                          " holds checkpoints: choose another --run, or remove it"));
-  }
+  WatchSources();
+  const std::optional<Checkpoint> checkpoint = FirstCheckpoint();
   if (checkpoint) {
     Restore(*checkpoint);
   } else if (!options_.init.empty()) {
@@ -165,8 +169,7 @@ void Trainer::Impl::Start() {
     model_->InitWeights(static_cast<uint64_t>(options_.run.optim.seed));
   }
   if (!folder_.exists()) return;
-  log_.emplace(folder_.path());
-  log_->CutAfter(now_.step);
+  OpenLog(checkpoint);
   folder_.WriteRunToml(options_.run);
   auto env = options_.env;
   env["seed"] = std::to_string(options_.run.optim.seed);
@@ -175,6 +178,68 @@ void Trainer::Impl::Start() {
   env["torch"] = TORCH_VERSION;
   env["hydralm"] = Version();
   folder_.WriteEnv(env);
+}
+
+std::optional<Checkpoint> Trainer::Impl::FirstCheckpoint() {
+  if (options_.resume == "auto") {
+    if (!folder_.exists()) return std::nullopt;
+    return FindCheckpoint(folder_.checkpoints(), [this](const std::string& text) { Warn(text); });
+  }
+  if (options_.resume != "none") return OpenCheckpoint(options_.resume);
+  if (folder_.exists() && HoldsCheckpoints(folder_.checkpoints()))
+    throw Error(ErrorCode::kUsage, StrCat("--resume none: ", folder_.checkpoints(),
+                                          " holds checkpoints: choose another --run, or remove it"));
+  return std::nullopt;
+}
+
+// Opens the log where the run goes on. Rows of later checkpoints stay until this session has a checkpoint of its own.
+void Trainer::Impl::OpenLog(const std::optional<Checkpoint>& checkpoint) {
+  const std::string root = folder_.checkpoints();
+  log_.emplace(folder_.path());
+  if (checkpoint && checkpoint->state.contains(kHeldRows) && IsLatest(root, checkpoint->folder)) {
+    // The first one after going back, and the last one there is: its session may have ended before LeaveLater did.
+    const auto& held = checkpoint->state[kHeldRows];
+    const int64_t went_back_to = log_->Replay(held, StrCat(checkpoint->folder, "/state.json: ", kHeldRows));
+    RemoveLaterCheckpoints(root, went_back_to, now_.step);
+  } else if (HoldsLaterCheckpoints(root, now_.step)) {
+    went_back_to_ = now_.step;
+    log_->HoldAfter(now_.step);
+    Note(StrCat("went back to step ", now_.step,
+                ": later checkpoints and their rows of the log stay until the next checkpoint; new rows show then"));
+    return;
+  }
+  log_->CutAfter(now_.step);
+}
+
+// From here on the tokenizer and the shards must stay what they are.
+void Trainer::Impl::WatchSources() {
+  options_.train.Watch(&sources_);
+  if (options_.val) options_.val->Watch(&sources_);
+  const std::string& path = options_.tokenizer_path;
+  if (path.empty()) return;
+  tokenizer_json_ = ReadFile(path);
+  const std::string sha256 = Sha256Hex(tokenizer_json_);
+  sources_.Add(path, [path, sha256] { return Sha256Hex(ReadFile(path)) == sha256; });
+  if (const DataManifest* manifest = options_.train.manifest(); manifest && manifest->tokenizer_sha256 != sha256)
+    throw Error(ErrorCode::kData, path + ": changed while the run began: not the tokenizer that made the data");
+}
+
+// What was trained so far is sound: a change after a batch was read shows before the next one is.
+void Trainer::Impl::CheckSources() {
+  try {
+    sources_.Check();
+  } catch (const Error& error) {
+    if (folder_.exists() && saved_step_ != now_.step && !Save(State()))
+      throw Error(ErrorCode::kDiverged, StrCat(error.what(), ": and its checkpoint could not be written: ", Lost()));
+    throw;
+  }
+}
+
+// What a resumed run must find again.
+std::string Trainer::Impl::DataText() const {
+  std::string text = options_.train.Fingerprint();
+  if (HasVal()) text += "; val " + options_.val->Fingerprint();
+  return text;
 }
 
 void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
@@ -187,8 +252,11 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
   const auto differences = CompareConfigs(ParseConfig(now_.config, where + ": config"), options_.model);
   if (!differences.empty()) other("model " + differences.front());
   if (now_.seed != options_.run.optim.seed) other(StrCat("optim.seed: ", now_.seed, " != ", options_.run.optim.seed));
-  if (now_.data != options_.train.Fingerprint())
-    other(StrCat("data: ", now_.data, " != ", options_.train.Fingerprint()));
+  if (const std::string data = DataText(); now_.data != data) {
+    // Checkpoints of before there were checksums end where the checksum begins.
+    if (now_.data.empty() || data.find(now_.data + " checksum ") != 0) other(StrCat("data: ", now_.data, " != ", data));
+    Warn(StrCat(checkpoint.folder, ": has no checksum of its data: only tokenizer and counts could be compared"));
+  }
   packer_.set_position(PositionFromJson(now_.loader, where + ": loader", options_.train));
   guard_.Load(now_.guard, where + ": guard");
   experts_.Load(now_.experts, where + ": experts");
@@ -210,7 +278,7 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
 TrainState Trainer::Impl::State() const {
   TrainState state = now_;
   state.seed = options_.run.optim.seed;
-  state.data = options_.train.Fingerprint();
+  state.data = DataText();
   state.config = ConfigJson(options_.model);
   state.run = RunToml(options_.run);
   state.loader = ToJson(packer_.position());
@@ -234,6 +302,7 @@ TrainResult Trainer::Impl::Run(int64_t until) {
   bool stopped = false;
   idle_since_ = Clock::now();
   while (now_.step < end && !(stopped = options_.stop != nullptr && options_.stop->load() != 0)) {
+    CheckSources();
     TrainStep();
     CountOther();
     // A checkpoint comes after the evaluation of its step, so that a resumed run never evaluates a step twice.
@@ -241,7 +310,9 @@ TrainResult Trainer::Impl::Run(int64_t until) {
     if (folder_.exists() && Due(options_.run.checkpoint.every)) Save(State());
     idle_since_ = Clock::now();
   }
-  if (stopped && folder_.exists() && saved_step_ != now_.step) Save(State());
+  if (stopped && folder_.exists() && saved_step_ != now_.step && !Save(State()))
+    throw Error(ErrorCode::kDiverged,
+                StrCat("stopped at step ", now_.step, ", and its checkpoint could not be written: ", Lost()));
   TrainResult result{.step = now_.step,
                      .total_steps = total_steps_,
                      .finished = now_.step >= total_steps_,
@@ -253,10 +324,20 @@ TrainResult Trainer::Impl::Run(int64_t until) {
                      .checkpoint = newest_,
                      .model_folder = ""};
   if (result.finished && folder_.exists()) {
-    nn::SaveModel(folder_.model(), model_, options_.tokenizer_path);
+    SaveLastModel();
     result.model_folder = folder_.model();
   }
   return result;
+}
+
+void Trainer::Impl::SaveLastModel() {
+  CheckSources();
+  try {
+    nn::SaveModel(folder_.model(), model_, tokenizer_json_);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kIo || saved_step_ == now_.step) throw;
+    throw Error(ErrorCode::kDiverged, StrCat(error.what(), ", nor could a checkpoint: ", Lost()));
+  }
 }
 
 StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
@@ -354,11 +435,12 @@ void Trainer::Impl::Skip(const Guard::Decision& decision, const TrainState& befo
     return;
   }
   const std::string tensor = optim_->FirstNonFinite();
-  if (folder_.exists() && good_ && saved_step_ != good_->step) Save(*good_);
+  const bool lost = folder_.exists() && good_ && saved_step_ != good_->step && !Save(*good_);
+  const std::string where = newest_.empty() ? std::string() : "; last good step in " + newest_;
   throw Error(ErrorCode::kDiverged, StrCat(text, ": ", guard_.nonfinite_streak(),
                                            " steps in a row were not finite; the first tensor that is not: ",
                                            tensor.empty() ? "none, the loss itself" : tensor,
-                                           newest_.empty() ? std::string() : "; last good step in " + newest_));
+                                           lost ? "; no checkpoint could be written: " + Lost() : where));
 }
 
 void Trainer::Impl::Report(double lr, double grad_norm, const StepSums& sums, double bytes, int64_t n_targets) {
@@ -448,7 +530,7 @@ void Trainer::Impl::Evaluate() {
   folder_.Log(EvalLine(report));
   if (options_.callbacks.on_eval) options_.callbacks.on_eval(report);
   if (!stop) return;
-  const int64_t best = folder_.exists() ? BestCheckpoint(folder_.checkpoints()) : -1;
+  const int64_t best = folder_.exists() ? BestCheckpoint(folder_.checkpoints(), saved_step_) : -1;
   throw Error(ErrorCode::kDiverged,
               StrCat("step ", now_.step, ": validation loss ", now_.val_loss, " is ", options_.run.guard.val_rise,
                      " above its best, ", guard_.best_val(), " at step ", guard_.best_step(), ", for the ",
@@ -464,22 +546,42 @@ bool Trainer::Impl::Save(const TrainState& state) {
       .optimiser = optim_->State(),
       .state = state.ToJson(),
       .metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(ConfigJson(options_.model))}}};
+  if (went_back_to_ >= 0) content.state[kHeldRows] = log_->Held();
   for (const auto& [spec, tensor] : model_->Tensors()) content.weights.emplace_back(spec->name, tensor);
   try {
     if (log_) log_->Sync();
     newest_ = WriteCheckpoint(folder_.checkpoints(), state.step, content, *options_.file_ops);
-    PruneCheckpoints(folder_.checkpoints(), options_.run.checkpoint.keep, state.step);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kIo) throw;
     if (++failed_saves_ >= kMostFailures)
       throw Error(ErrorCode::kDiverged,
-                  StrCat(error.what(), ": the third checkpoint in a row that could not be written"));
+                  StrCat(error.what(), ": the third checkpoint in a row that could not be written: ", Lost()));
     Warn(StrCat(error.what(), ": checkpoint of step ", state.step, " not written"));
     return false;
   }
   failed_saves_ = 0;
   saved_step_ = state.step;
+  try {
+    if (went_back_to_ >= 0) LeaveLater();
+    PruneCheckpoints(folder_.checkpoints(), options_.run.checkpoint.keep, saved_step_);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kIo) throw;
+    Warn(StrCat(error.what(), ": what the checkpoint of step ", saved_step_, " replaces stays until the next one"));
+  }
   return true;
+}
+
+// After going back, with a checkpoint that stands: what lay beyond the one that was gone back to makes room.
+void Trainer::Impl::LeaveLater() {
+  log_->Release();
+  RemoveLaterCheckpoints(folder_.checkpoints(), went_back_to_, saved_step_);
+  went_back_to_ = -1;
+}
+
+// What a run that ends now leaves: "the steps after 4 are lost; newest checkpoint: runs/x/ckpt/step-00000004".
+std::string Trainer::Impl::Lost() const {
+  if (newest_.empty()) return StrCat("all ", now_.step, " steps are lost");
+  return StrCat("the steps after ", saved_step_, " are lost; newest checkpoint: ", newest_);
 }
 
 // Forward, of a token in a full row.

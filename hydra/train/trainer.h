@@ -51,7 +51,7 @@ struct TrainerOptions {
   std::optional<Corpus> val = {};         // none, or one without documents: no evaluation
   std::vector<int32_t> token_bytes = {};  // of each id, for bits per byte; may be empty
   std::string folder = {};                // of the run; empty: nothing is written
-  std::string tokenizer_path = {};        // copied into the model folder; may be empty
+  std::string tokenizer_path = {};        // a tokenizer.json, copied into the model folder as it is now; may be empty
   std::string resume = "auto";            // "auto", "none", or a checkpoint's folder
   std::string init = {};                  // model folder whose weights a fresh run starts with; may be empty
   Device device = {};
@@ -74,11 +74,13 @@ struct TrainResult {
   std::string model_folder;  // "" unless finished
 };
 
-// Not thread-safe. Throws Error: kConfig and kData before anything is trained, kIo, kDiverged when a guard or a third
-// failed save in a row ends the run.
+// Not thread-safe. Throws Error: kConfig and kData before anything is trained, kData when a file that the run has read
+// changes under it (after a checkpoint), kUsage where another process holds the folder, kIo, kDiverged when a guard or
+// a third failed save in a row ends the run, or when what was trained last is lost because it could not be saved.
 class Trainer {
  public:
-  // Builds model and optimiser, opens the logs, and resumes as options.resume says.
+  // Builds model and optimiser, opens the logs, and resumes as options.resume says. A folder whose checkpoints cannot
+  // be opened is refused (kFormat), never begun anew.
   explicit Trainer(TrainerOptions options);
   ~Trainer();
 

@@ -158,8 +158,7 @@ TEST(Trainer, LearnsAndValidationSaysSo) {
       Options(dir / "run", {"optim.steps=60", "optim.accum=1", "optim.batch_rows=4", "optim.seq_len=64"});
   std::vector<EvalReport> evals;
   options.callbacks.on_eval = [&](const EvalReport& report) { evals.push_back(report); };
-  Trainer trainer(options);
-  const TrainResult result = trainer.Run();
+  const TrainResult result = Trainer(options).Run();
   ASSERT_EQ(evals.size(), 15U);
   EXPECT_LT(evals.back().loss, evals.front().loss - 0.3);
   // Two bytes a token, and every predicted token counts.
@@ -217,6 +216,7 @@ TEST(Trainer, ThreeNonFiniteStepsStopWithTheLastGoodCheckpoint) {
   EXPECT_NE(text.find("gradient of model.layers.1.path_gates"), std::string::npos) << text;
   EXPECT_NE(text.find("step-00000005"), std::string::npos) << text;
   EXPECT_EQ(warnings.size(), 2U);
+  trainer.reset();
   // From there, without the fault, the run goes on as if the fault had never been.
   options.after_backward = {};
   Trainer resumed(options);
@@ -358,6 +358,150 @@ TEST(Trainer, StopSignalLeavesACheckpointThatGoesOn) {
   Trainer whole(Options(whole_dir / "run", {"checkpoint.every=0"}));
   (void)whole.Run();
   ExpectSameRun(whole, resumed, whole_dir / "run", dir / "run");
+}
+
+TEST(Trainer, AStopWhoseCheckpointFailsSaysWhatIsLost) {
+  TempDir dir;
+  FileOps ops = FileOps::Real();
+  bool full = false;
+  ops.write = [&](int fd, const void* data, size_t n) -> ssize_t {
+    return full ? (errno = ENOSPC, -1) : FileOps::Real().write(fd, data, n);
+  };
+  TrainerOptions options = Options(dir / "run", {"checkpoint.every=4"});
+  std::atomic<int> stop{0};
+  options.stop = &stop;
+  options.file_ops = &ops;
+  options.callbacks.on_step = [&](const StepReport& report) { stop = (full = report.step == 7) ? 2 : 0; };
+  try {
+    (void)Trainer(options).Run();
+    FAIL() << "it ended well";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kDiverged);  // exit status 4
+    EXPECT_EQ(error.what(),
+              StrCat("stopped at step 7, and its checkpoint could not be written: the steps after 4 are lost; newest "
+                     "checkpoint: ",
+                     dir / "run/ckpt/step-00000004"));
+  }
+}
+
+// Steps of the rows, and the rate of each.
+std::vector<std::pair<int64_t, double>> Rates(const std::string& path) {
+  std::vector<std::pair<int64_t, double>> out;
+  for (const MetricsRow& row : ReadMetrics(path)) out.emplace_back(row.step, row.values.at("train/lr"));
+  return out;
+}
+
+TEST(Trainer, GoingBackKeepsWhatIsLaterUntilTheNextCheckpoint) {
+  TempDir dir;
+  const std::string log = dir / "run/train.jsonl";
+  TrainerOptions options =
+      Options(dir / "run", {"checkpoint.every=3", "checkpoint.keep=9", "log.every=1", "optim.warmup_steps=0"});
+  (void)Trainer(options).Run();
+  const auto old_rates = Rates(log);
+  ASSERT_EQ(old_rates.size(), 12U);
+  TrainerOptions back = options;
+  back.resume = dir / "run/ckpt/step-00000003";
+  back.run.optim.lr = 1e-3;
+  { (void)Trainer(back).Run(5); }  // dies before it has saved
+  EXPECT_EQ(Rates(log), old_rates);
+  EXPECT_EQ(Trainer(options).step(), 12);
+  EXPECT_EQ(Rates(log), old_rates);
+  { (void)Trainer(back).Run(7); }  // dies after its first checkpoint, at 6
+  EXPECT_EQ(ListCheckpoints(dir / "run/ckpt"), (std::vector<int64_t>{3, 6}));
+  back.resume = "auto";
+  {
+    Trainer trainer(back);
+    EXPECT_EQ(trainer.step(), 6);
+    const auto rates = Rates(log);
+    ASSERT_EQ(rates.size(), 6U);
+    for (size_t i = 0; i < 6; ++i) EXPECT_EQ(rates[i] == old_rates[i], i < 3) << i;
+    (void)trainer.Run();
+  }
+  EXPECT_EQ(Rates(log).size(), 12U);
+  EXPECT_EQ(ReadMetrics(dir / "run/val.jsonl").size(), 3U);
+}
+
+// Killed after `latest` names the new checkpoint and before the log has its rows: the next session writes them.
+TEST(Trainer, RowsHeldBackAreInTheCheckpoint) {
+  TempDir dir, later;
+  const std::string log = dir / "run/train.jsonl";
+  TrainerOptions options =
+      Options(dir / "run", {"checkpoint.every=3", "checkpoint.keep=9", "log.every=1", "optim.warmup_steps=0"});
+  (void)Trainer(options).Run();
+  const auto old_rates = Rates(log);
+  fs::copy(dir / "run", later / "run", fs::copy_options::recursive);
+  options.resume = dir / "run/ckpt/step-00000003";
+  options.run.optim.lr = 1e-3;
+  (void)Trainer(options).Run(6);
+  const auto rates = Rates(log);
+  // The moment before: the files as they were, the new checkpoint, `latest`.
+  fs::remove_all(later / "run/ckpt/step-00000006");
+  fs::copy(dir / "run/ckpt/step-00000006", later / "run/ckpt/step-00000006", fs::copy_options::recursive);
+  WriteFileAtomic(later / "run/ckpt/latest", std::string("step-00000006\n"));
+  options.folder = later / "run";
+  options.resume = "auto";
+  EXPECT_EQ(Trainer(options).step(), 6);
+  EXPECT_EQ(Rates(later / "run/train.jsonl"), rates);
+  EXPECT_NE(rates, (decltype(rates)(old_rates.begin(), old_rates.begin() + 6)));
+  EXPECT_EQ(ListCheckpoints(later / "run/ckpt"), (std::vector<int64_t>{3, 6}));
+}
+
+TEST(Trainer, DataAreComparedByTheirChecksums) {
+  TempDir dir;
+  TrainerOptions options = Options(dir / "run");
+  (void)Trainer(options).Run(7);
+  TrainerOptions changed = options;
+  auto documents = testing::RandomDocuments(1, 40, 100, 64);
+  documents[3][1] ^= 1;  // the counts stay
+  changed.train = Corpus::FromDocuments(documents);
+  EXPECT_NE(ErrorText([&] { Trainer trainer(changed); }).find("made by another run: data"), std::string::npos);
+  changed = options;
+  documents = testing::RandomDocuments(2, 6, 100, 64);
+  documents[3][1] ^= 1;
+  changed.val = Corpus::FromDocuments(documents);
+  EXPECT_NE(ErrorText([&] { Trainer trainer(changed); }).find("made by another run: data"), std::string::npos);
+  // A checkpoint of before there were checksums is taken, with a warning.
+  const std::string folder = dir / "run/ckpt/step-00000006";
+  const Checkpoint checkpoint = OpenCheckpoint(folder);
+  CheckpointContent content{.weights = {}, .optimiser = {}, .state = checkpoint.state, .metadata = {}};
+  {
+    Trainer trainer(options);
+    content.optimiser = trainer.OptimiserState();
+    for (const auto& [spec, tensor] : trainer.model()->Tensors()) content.weights.emplace_back(spec->name, tensor);
+    const std::string data = options.train.Fingerprint();
+    content.state["data"] = data.substr(0, data.find(" checksum "));
+    WriteCheckpoint(dir / "run/ckpt", 6, content);
+  }
+  std::vector<std::string> warnings;
+  options.callbacks.on_warning = [&](const std::string& text) { warnings.push_back(text); };
+  EXPECT_EQ(Trainer(options).step(), 6);
+  ASSERT_EQ(warnings.size(), 1U);
+  EXPECT_NE(warnings[0].find("has no checksum of its data"), std::string::npos) << warnings[0];
+}
+
+TEST(Trainer, TheBestCheckpointIsOfTheRunThatGoesOn) {
+  TempDir dir;
+  TrainerOptions options = Options(
+      dir / "run", {"optim.steps=40", "eval.every=2", "checkpoint.every=2", "checkpoint.keep=99", "guard.sigma=0"});
+  (void)Trainer(options).Run();  // its later checkpoints are its best
+  options.resume = dir / "run/ckpt/step-00000004";
+  options.run.checkpoint.every = 5;
+  options.after_backward = [](int64_t, nn::Model& model) {
+    torch::NoGradGuard no_grad;
+    model->at(TensorRole::kEmbedding).normal_(0, 3);
+  };
+  Trainer trainer(options);
+  const std::string text = ErrorText([&] { (void)trainer.Run(); });
+  EXPECT_NE(text.find("best checkpoint: " + (dir / "run/ckpt/step-00000004")), std::string::npos) << text;
+}
+
+TEST(Trainer, OneTrainerAFolder) {
+  TempDir dir;
+  const TrainerOptions options = Options(dir / "run");
+  Trainer first(options);
+  const std::string text = ErrorText([&] { Trainer second(options); });
+  EXPECT_NE(text.find("in use by process "), std::string::npos) << text;
+  EXPECT_TRUE(first.Run().finished);
 }
 
 TEST(Trainer, StartsFromTheWeightsOfAModelFolder) {
