@@ -100,6 +100,8 @@ struct StopSignalOptions {
 };
 // From here on SIGINT, SIGTERM and SIGHUP remove this process's unfinished files before they end it.
 void InstallCleanUp();
+// From here on a file that another process cuts while it lies mapped here ends the program with its name and status 2.
+void InstallBusErrors();
 // Takes SIGINT and SIGTERM: the first sets the flag and lets the verb end cleanly.
 void InstallStopSignals(const StopSignalOptions& options = {});
 [[nodiscard]] bool StopRequested();
