@@ -42,7 +42,8 @@ void CheckTarget(const std::string& source, const std::string& target, TargetKin
     return;
   }
   if (fs::is_directory(target)) refuse("is a folder: a .gguf file goes there, so choose another name");
-  if (fs::is_regular_file(target) && fs::file_size(target) > 0 && !GgufFile::IsGguf(target))
+  if (!fs::is_regular_file(target)) refuse("is no regular file: choose another name");
+  if (fs::file_size(target) > 0 && !GgufFile::IsGguf(target))
     refuse("is another kind of file: choose another name");
 }
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -66,6 +67,11 @@ class Convert(unittest.TestCase):
         self.refuse(run(HYDRALM, "convert", self.a, "-o", str(out / "README.md"), "--to", "gguf"), "another kind of file")
         self.refuse(run(HYDRALM, "convert", self.a, "-o", str(out / "README.md"), "--to", "hf"), "is no folder")
         self.assertEqual((out / "README.md").read_text(), "mine")
+        pipe = self.path("pipe.gguf")
+        os.mkfifo(pipe)
+        for verb in ("convert", "quantize"):
+            self.refuse(run(HYDRALM, verb, self.a, "-o", pipe), "is no regular file")
+        self.assertTrue(stat.S_ISFIFO(os.stat(pipe).st_mode))
 
     def test_the_source_is_never_the_target(self):
         for source in (self.a, f"{self.a}/model.safetensors"):
