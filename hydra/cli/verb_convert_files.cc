@@ -43,8 +43,7 @@ void CheckTarget(const std::string& source, const std::string& target, TargetKin
   }
   if (fs::is_directory(target)) refuse("is a folder: a .gguf file goes there, so choose another name");
   if (!fs::is_regular_file(target)) refuse("is no regular file: choose another name");
-  if (fs::file_size(target) > 0 && !GgufFile::IsGguf(target))
-    refuse("is another kind of file: choose another name");
+  if (fs::file_size(target) > 0 && !GgufFile::IsGguf(target)) refuse("is another kind of file: choose another name");
 }
 
 // Sets a GGUF file's tokenizer keys from those of another GGUF file or from a model folder.
