@@ -372,6 +372,7 @@ CLI::Validator Range(long long low, long long high) {
 
 int RunProgram(int argc, char** argv, const Program& program) {
   InstallCleanUp();
+  InstallBusErrors();
   CLI::App root(StrCat("hydralm ", Version(), ": train and run sparse hybrid language models"), "hydralm");
   VerbContext context;
   root.set_help_flag("-h,--help", "this text");

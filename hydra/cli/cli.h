@@ -104,6 +104,8 @@ struct StopSignalOptions {
 // From here on SIGINT, SIGTERM and SIGHUP remove this process's unfinished files before they end it, and a write beyond
 // a limit on a file's size is an error instead of the end (SIGXFSZ).
 void InstallCleanUp();
+// From here on a file that another process cuts while it lies mapped here ends the program with its name and status 2.
+void InstallBusErrors();
 // Takes SIGINT, SIGTERM and SIGHUP, which counts as SIGTERM: the first sets the flag and lets the verb end cleanly.
 void InstallStopSignals(const StopSignalOptions& options = {});
 [[nodiscard]] bool StopRequested();

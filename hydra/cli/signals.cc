@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// SIGINT, SIGTERM and SIGHUP as a flag that long work polls; where nothing polls, they remove unfinished files. Not
-// here: what is done about it (torch_train.cc).
+// SIGINT, SIGTERM and SIGHUP as a flag that long work polls; where nothing polls, they remove unfinished files. SIGBUS
+// names the file that was cut while it lay mapped. Not here: what is done about a stop (torch_train.cc).
 #include <unistd.h>
 #include <csignal>
+#include <cstring>
 
 #include "hydra/cli/cli.h"
 #include "hydra/io/file.h"
+#include "hydra/io/mapped_files.h"
 
 namespace hydra::cli {
 namespace {
@@ -27,7 +29,31 @@ void CleanUpAndDie(int signal) {
   ::raise(signal);
 }
 
+void WriteError(const char* text) { (void)!write(STDERR_FILENO, text, std::strlen(text)); }
+
+// Another process cut a file that we read: its pages are gone, and so is the work. Only calls that a handler may make.
+void NameCutFile(int signal, siginfo_t* info, void*) {
+  const char* path = MappedPathAt(info->si_addr);
+  if (path == nullptr) {  // a fault of ours or of the machine
+    ::signal(signal, SIG_DFL);
+    return;  // the instruction fails again
+  }
+  UnlinkTemporaries();
+  WriteError("hydralm: ");
+  WriteError(path);
+  WriteError(": was cut while it was being read: start again\n");
+  _exit(kUserError);
+}
+
 }  // namespace
+
+void InstallBusErrors() {
+  struct sigaction action = {};
+  action.sa_sigaction = NameCutFile;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_SIGINFO;
+  sigaction(SIGBUS, &action, nullptr);
+}
 
 void InstallCleanUp() {
   ::signal(SIGXFSZ, SIG_IGN);  // beyond a limit on a file's size write(2) fails with EFBIG: handled as a full disk is

@@ -2,17 +2,16 @@
 // `hydralm convert`: a model folder to GGUF or the other way round, with proof on request.
 #include <fmt/format.h>
 
-#include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "hydra/base/error.h"
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
-#include "hydra/io/file.h"
+#include "hydra/convert/verify.h"
 
 namespace hydra::cli {
 namespace {
@@ -40,59 +39,73 @@ Bounds BoundsOf(DType dtype) {
   }
 }
 
+struct Verdict {
+  VerifyReport report;
+  bool equal = false;
+};
+
+Verdict Verify(const WeightSource& source, const ConvertFlags& flags, const Bounds& bounds) {
+  ThreadPool pool(flags.threads);
+  Verdict verdict{.report = VerifyModel(source, OpenWeights(flags.target), pool)};
+  VerifyReport& report = verdict.report;
+  const std::optional<Tokenizer> from = TokenizerOf(flags.source), to = TokenizerOf(flags.target);
+  if (from) {
+    const std::string difference = to ? CompareTokenizers(*from, *to) : "tokenizer: is not there";
+    if (!difference.empty()) report.differences.push_back(difference);
+  }
+  verdict.equal = report.worst_tensor <= bounds.tensor && report.logits <= bounds.logits && report.differences.empty();
+  return verdict;
+}
+
+nlohmann::ordered_json VerifyJson(const Verdict& verdict) {
+  const VerifyReport& r = verdict.report;
+  return {{"ok", verdict.equal},
+          {"worst_tensor", r.worst_name},
+          {"worst_error", r.worst_tensor},  // null where it is infinite
+          {"logits", r.logits},
+          {"tokens", r.tokens},
+          {"differences", r.differences}};
+}
+
+void PrintVerdict(const Verdict& verdict, const Bounds& bounds) {
+  const VerifyReport& r = verdict.report;
+  for (const std::string& difference : r.differences) fmt::print("verify: {}\n", difference);
+  fmt::print(
+      "verify: every tensor once; values within {:.2g} ({}), bound {:.2g}; logits of {} tokens within {:.2g}, "
+      "bound {:.2g}; config and tokenizer {}: {}\n",
+      r.worst_tensor, r.worst_name, bounds.tensor, r.tokens, r.logits, bounds.logits,
+      r.differences.empty() ? "the same" : "differ", verdict.equal ? "equal" : "DIFFERENT");
+}
+
 int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
-  CheckTarget(flags.source, flags.target);
-  std::vector<std::string> warnings;
-  const WeightSource source = OpenWeights(flags.source, &warnings);
-  for (const std::string& warning : warnings) std::fprintf(stderr, "hydralm: warning: %s\n", warning.c_str());
   const bool gguf = flags.to.empty() ? flags.target.ends_with(".gguf") : flags.to == "gguf";
+  const WeightSource source = OpenSource(flags.source, flags.target, gguf ? TargetKind::kGguf : TargetKind::kFolder);
   const DType dtype = ParseDtype(flags.dtype, source.config.dtype);
   const int64_t shard_bytes = ParseBytes("convert: --shard-size", flags.shard_size);
   ConvertReport report;
   if (gguf) {
     const WeightType matrix = *WeightTypeOf(dtype);
-    report = WriteModelGguf(
-        source, flags.target, [&](const TensorSpec& spec) { return spec.matmul ? matrix : WeightType::kF32; },
-        TokenizerKeys(source));
+    report = WriteGgufModel(source, flags.target,
+                            [&](const TensorSpec& spec) { return spec.matmul ? matrix : WeightType::kF32; });
   } else {
-    report = WriteModelFolder(source, flags.target, dtype, shard_bytes);
-    WriteTokenizerFiles(source, flags.target);
+    report = WriteFolderModel(source, flags.target, dtype, shard_bytes);
   }
-
-  VerifyReport verified;
   const Bounds bounds = BoundsOf(dtype);
-  bool good = true;
-  if (flags.verify) {
-    ThreadPool pool(flags.threads);
-    verified = VerifyModel(source, OpenWeights(flags.target), pool);
-    good = verified.worst_tensor <= bounds.tensor && verified.logits <= bounds.logits;
-  }
+  std::optional<Verdict> verdict;
+  if (flags.verify) verdict = Verify(source, flags, bounds);
   if (common.json) {
-    nlohmann::ordered_json json = {{"file", flags.target},
-                                   {"read", report.read},
-                                   {"written", report.written},
-                                   {"dropped", report.read - report.written},
-                                   {"bytes_before", report.bytes_before},
-                                   {"bytes_after", report.bytes_after}};
-    if (flags.verify)
-      json["verify"] = {{"ok", good},
-                        {"worst_tensor", verified.worst_name},
-                        {"worst_error", verified.worst_tensor},
-                        {"logits", verified.logits},
-                        {"tokens", verified.tokens}};
+    nlohmann::ordered_json json = ReportJson(flags.target, report);
+    json["read"] = report.read;
+    json["written"] = report.written;
+    json["dropped"] = report.read - report.written;
+    if (verdict) json["verify"] = VerifyJson(*verdict);
     fmt::print("{}\n", json.dump());
   } else {
-    fmt::print("{}: {} tensors read, {} written, {} dropped; {} -> {} bytes\n", flags.target, report.read,
-               report.written, report.read - report.written, WithCommas(static_cast<uint64_t>(report.bytes_before)),
-               WithCommas(static_cast<uint64_t>(report.bytes_after)));
-    if (flags.verify)
-      fmt::print(
-          "verify: every tensor once; values within {:.2g} ({}), bound {:.2g}; logits of {} tokens within {:.2g}, "
-          "bound {:.2g}: {}\n",
-          verified.worst_tensor, verified.worst_name, bounds.tensor, verified.tokens, verified.logits, bounds.logits,
-          good ? "equal" : "DIFFERENT");
+    fmt::print("{}: {} tensors read, {} written, {} dropped; {}\n", flags.target, report.read, report.written,
+               report.read - report.written, BytesText(report));
+    if (verdict) PrintVerdict(*verdict, bounds);
   }
-  return good ? kDone : kCheckFailed;
+  return !verdict || verdict->equal ? kDone : kCheckFailed;
 }
 
 }  // namespace
@@ -108,7 +121,8 @@ void AddConvertVerb(CLI::App& root, VerbContext& context) {
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   verb->add_option("--shard-size", flags->shard_size, "largest .safetensors file, such as 2GB")->type_name("BYTES");
   verb->add_option("-t,--threads", flags->threads, "threads of --verify; 0 = all cores")->check(Range(0, 1024));
-  verb->add_flag("--verify", flags->verify, "read it back: tensors and logits must agree, else exit 1");
+  verb->add_flag("--verify", flags->verify,
+                 "read it back: tensors, logits, config and tokenizer must agree, else exit 1");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunConvert(*flags, common); });
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tokenizer files of converted models.
+// Sources and targets of conversions, and the tokenizer files between them.
 #include "hydra/cli/verb_convert_files.h"
 
-#include <algorithm>
+#include <fmt/format.h>
+
+#include <cstdio>
 #include <filesystem>
 
 #include "hydra/base/error.h"
@@ -19,39 +21,51 @@ namespace fs = std::filesystem;
 constexpr const char* kTextFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                                       "generation_config.json", "chat_template.jinja"};
 
-std::string HomeOf(const std::string& path) {
-  return fs::is_directory(path) ? path : fs::path(path).parent_path().string();
+fs::path HomeOf(const std::string& path) {
+  if (fs::is_directory(path)) return path;
+  const fs::path home = fs::path(path).parent_path();
+  return home.empty() ? fs::path(".") : home;
 }
 
-}  // namespace
-
-void CheckTarget(const std::string& source, const std::string& target) {
+bool Same(const fs::path& a, const fs::path& b) {
   std::error_code ignored;
-  if (fs::exists(target) && fs::equivalent(source, target, ignored))
-    throw Error(ErrorCode::kUsage, StrCat("-o ", target, ": is the source: choose another name"));
+  return fs::equivalent(a, b, ignored);
 }
 
-std::function<void(GgufMetadata&)> TokenizerKeys(const WeightSource& source) {
-  if (GgufFile::IsGguf(source.path)) {
-    return [path = source.path](GgufMetadata& metadata) {
-      const GgufFile file = GgufFile::Open(path);
-      for (const GgufEntry& entry : file.entries())
-        if (entry.key.starts_with("tokenizer.") || entry.key == "general.name") metadata.Set(entry);
-    };
+void CheckTarget(const std::string& source, const std::string& target, TargetKind kind) {
+  const auto refuse = [&](const char* rule) { throw Error(ErrorCode::kUsage, StrCat("-o ", target, ": ", rule)); };
+  if (!fs::exists(target)) return;
+  const bool of_folder = fs::is_directory(source) || !GgufFile::IsGguf(source);  // else the folder is not its own
+  if (Same(source, target) || (of_folder && Same(HomeOf(source), target))) refuse("is the source: choose another name");
+  if (kind == TargetKind::kFolder) {
+    if (!fs::is_directory(target)) refuse("is no folder: choose another name");
+    return;
   }
-  const std::string home = HomeOf(source.path);
-  if (!fs::exists(fs::path(home) / "tokenizer.json")) return {};
-  const ModelConfig& config = source.config;
-  return [home, model = ModelTokens{.vocab_size = config.vocab_size,
-                                    .bos = config.bos_token_id,
-                                    .pad = config.pad_token_id,
-                                    .eos = config.EosTokenIds()}](GgufMetadata& metadata) {
-    SetGgufTokenizer(home, model, &metadata);
-  };
+  if (fs::is_directory(target)) refuse("is a folder: a .gguf file goes there, so choose another name");
+  if (!fs::is_regular_file(target)) refuse("is no regular file: choose another name");
+  if (fs::file_size(target) > 0 && !GgufFile::IsGguf(target)) refuse("is another kind of file: choose another name");
 }
 
-void WriteTokenizerFiles(const WeightSource& source, const std::string& folder) {
-  const fs::path to(folder);
+// Sets a GGUF file's tokenizer keys from those of another GGUF file or from a model folder.
+void SetTokenizer(const WeightSource& source, GgufMetadata* metadata) {
+  if (GgufFile::IsGguf(source.path)) {
+    const GgufFile file = GgufFile::Open(source.path);
+    for (const GgufEntry& entry : file.entries())
+      if (entry.key.starts_with("tokenizer.") || entry.key.starts_with("hydralm.")) metadata->Set(entry);
+    return;
+  }
+  const fs::path home = HomeOf(source.path);
+  if (!fs::exists(home / "tokenizer.json")) return;
+  const ModelConfig& config = source.config;
+  SetGgufTokenizer(home.string(),
+                   {.vocab_size = config.vocab_size,
+                    .bos = config.bos_token_id,
+                    .pad = config.pad_token_id,
+                    .eos = config.EosTokenIds()},
+                   metadata);
+}
+
+void WriteTokenizerFiles(const WeightSource& source, const fs::path& to) {
   if (GgufFile::IsGguf(source.path)) {
     const GgufFile file = GgufFile::Open(source.path);
     if (file.Find("tokenizer.ggml.model") == nullptr) return;
@@ -60,16 +74,48 @@ void WriteTokenizerFiles(const WeightSource& source, const std::string& folder) 
     return;
   }
   for (const char* name : kTextFiles)
-    if (const fs::path from = fs::path(HomeOf(source.path)) / name; fs::exists(from))
+    if (const fs::path from = HomeOf(source.path) / name; fs::exists(from))
       WriteFileAtomic((to / name).string(), ReadFile(from.string()));
 }
 
-std::vector<TensorChange> WorstChanges(const ConvertReport& report, size_t n) {
-  std::vector<TensorChange> all = report.changes;
-  std::stable_sort(all.begin(), all.end(),
-                   [](const TensorChange& a, const TensorChange& b) { return a.error > b.error; });
-  all.resize(std::min(all.size(), n));
-  return all;
+}  // namespace
+
+WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind) {
+  CheckTarget(source, target, kind);
+  std::vector<std::string> warnings;
+  WeightSource opened = OpenWeights(source, &warnings);
+  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
+  return opened;
+}
+
+ConvertReport WriteGgufModel(const WeightSource& source, const std::string& target, const TypeOfTensor& type_of) {
+  return WriteModelGguf(source, target, type_of, [&](GgufMetadata& metadata) { SetTokenizer(source, &metadata); });
+}
+
+ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype,
+                               int64_t shard_bytes) {
+  return WriteModelFolder(source, target, dtype, shard_bytes,
+                          [&](const std::string& folder) { WriteTokenizerFiles(source, folder); });
+}
+
+std::optional<Tokenizer> TokenizerOf(const std::string& model) {
+  if (GgufFile::IsGguf(model)) {
+    const GgufFile file = GgufFile::Open(model);
+    if (file.Find("tokenizer.ggml.model") == nullptr) return std::nullopt;
+    return Tokenizer::FromGguf(file);
+  }
+  const fs::path home = HomeOf(model);
+  if (!fs::exists(home / "tokenizer.json")) return std::nullopt;
+  return Tokenizer::Load(home.string());
+}
+
+nlohmann::ordered_json ReportJson(const std::string& target, const ConvertReport& report) {
+  return {{"file", target}, {"bytes_before", report.bytes_before}, {"bytes_after", report.bytes_after}};
+}
+
+std::string BytesText(const ConvertReport& report) {
+  return fmt::format("{} -> {} bytes", WithCommas(static_cast<uint64_t>(report.bytes_before)),
+                     WithCommas(static_cast<uint64_t>(report.bytes_after)));
 }
 
 }  // namespace hydra::cli

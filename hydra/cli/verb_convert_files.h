@@ -1,25 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// What `hydralm convert` and `hydralm quantize` share: tokenizers beside models, the result's lines.
+// What `hydralm convert` and `hydralm quantize` share: what is read and what may be written over, tokenizers beside
+// models, the verdict on them.
 #pragma once
 
-#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "hydra/convert/convert.h"
-#include "hydra/io/gguf.h"
+#include "hydra/text/tokenizer.h"
 
 namespace hydra::cli {
 
-// Throws kUsage where the result would take the place of the source or of another kind of file.
-void CheckTarget(const std::string& source, const std::string& target);
+enum class TargetKind { kFolder, kGguf };
 
-// Sets a GGUF file's tokenizer keys from those of another GGUF file or from a model folder; nothing where the source
-// has no tokenizer.
-[[nodiscard]] std::function<void(GgufMetadata&)> TokenizerKeys(const WeightSource& source);
-// tokenizer.json, tokenizer_config.json and what else a folder keeps about text; from GGUF metadata or copied.
-void WriteTokenizerFiles(const WeightSource& source, const std::string& folder);
+// Opens the source after a look at the target; warnings go to stderr. Throws kUsage where the result would take the
+// place of the source, of a folder or of another kind of file.
+[[nodiscard]] WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind);
 
-// The tensors whose values changed most, at most n, worst first.
-[[nodiscard]] std::vector<TensorChange> WorstChanges(const ConvertReport& report, size_t n);
+// One GGUF file with the tokenizer of the source, if that has one.
+ConvertReport WriteGgufModel(const WeightSource& source, const std::string& target, const TypeOfTensor& type_of);
+// A model folder with tokenizer.json, tokenizer_config.json and what else a folder keeps about text; from GGUF metadata
+// or copied.
+ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype, int64_t shard_bytes);
+
+// The tokenizer of a model's file or folder, if there is one.
+[[nodiscard]] std::optional<Tokenizer> TokenizerOf(const std::string& model);
+
+// {"file", "bytes_before", "bytes_after"} and their line of text.
+[[nodiscard]] nlohmann::ordered_json ReportJson(const std::string& target, const ConvertReport& report);
+[[nodiscard]] std::string BytesText(const ConvertReport& report);
 
 }  // namespace hydra::cli

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "hydra/base/error.h"
+#include "hydra/base/thread_pool.h"
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/machine.h"
@@ -29,6 +30,7 @@
 #include "hydra/model/accounting.h"
 #include "hydra/model/config.h"
 #include "hydra/model/gguf_model.h"
+#include "hydra/model/model_tensors.h"
 #include "hydra/runtime/weights.h"
 #include "hydra/text/tokenizer.h"
 
@@ -78,27 +80,13 @@ struct Subject {
       const StoredTensor t = source->tensor(spec);
       return {Info(t.type).name, t.nbytes};
     }
-    if (file) return {DTypeName(file->Get(spec.name).dtype), file->Get(spec.name).nbytes};
+    if (file) return {DTypeName(FindTensor(*config, *file, spec).dtype), FindTensor(*config, *file, spec).nbytes};
     return {DTypeName(spec.dtype), DefaultTensorBytes(spec)};
   }
 };
 
 bool IsSafeTensors(const std::string& path) {
   return path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json");
-}
-
-// The file must hold each tensor of the config's table, in its shape; others are noted.
-void CheckTensors(const ModelConfig& config, const SafeTensors& file, std::vector<std::string>* notes) {
-  const TensorTable table(config);
-  for (const TensorSpec& spec : table.specs()) {
-    const TensorView& view = file.Get(spec.name);
-    if (view.shape != spec.shape)
-      throw Error(ErrorCode::kTensor, fmt::format("{}: {}: shape {}: must be {} by the config", file.path(), spec.name,
-                                                  ShapeText(view.shape), ShapeText(spec.shape)));
-  }
-  for (const TensorView& view : file.tensors())
-    if (table.FindName(view.name) == nullptr)
-      notes->push_back(fmt::format("{}: {}: no tensor of this config, left out of the sums", file.path(), view.name));
 }
 
 Subject LoadSubject(const InspectOptions& options) {
@@ -133,7 +121,8 @@ Subject LoadSubject(const InspectOptions& options) {
     subject.config = LoadConfig((home / "config.json").string(), &subject.notes);
   if (!folder || fs::exists(path / "model.safetensors") || fs::exists(path / "model.safetensors.index.json"))
     subject.file = SafeTensors::Open(options.model);
-  if (subject.config && subject.file) CheckTensors(*subject.config, *subject.file, &subject.notes);
+  if (subject.config && subject.file)
+    CheckTensors(*subject.config, *subject.file, {.warnings = &subject.notes, .others = OtherTensors::kNoted});
   return subject;
 }
 
@@ -146,7 +135,7 @@ int64_t PackedCopies(const Subject& subject) {
   for (const TensorView& view : subject.file->tensors())
     if (!WeightTypeOf(view.dtype)) return 0;
   source.tensor = [&subject](const TensorSpec& spec) {
-    const TensorView& view = subject.file->Get(spec.name);
+    const TensorView& view = FindTensor(*subject.config, *subject.file, spec);
     return StoredTensor{*WeightTypeOf(view.dtype), view.data, view.nbytes};
   };
   return PackedCopyBytes(source);
@@ -387,7 +376,8 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   const RunOptions run{.ctx = options.ctx,
                        .batch = options.batch,
                        .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype"),
-                       .state = ParseStateDtype(options.state_dtype, "inspect: --state-dtype")};
+                       .state = ParseStateDtype(options.state_dtype, "inspect: --state-dtype"),
+                       .threads = PhysicalCores()};  // as many as generate takes
 
   const Subject subject = LoadSubject(options);
   if (!common.quiet)

@@ -36,14 +36,13 @@ int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const Commo
   const std::vector<int32_t> ids = InputIds(flags.io, verb, vocab);
   SequenceState state(model, ApplyControls(flags.io.model.controls, model.config()));
   NpyRowWriter writer(flags.io.output, vocab);
-  constexpr size_t kRows = 512;  // logits held at once: as many as a pass takes
   std::span<const int32_t> left(ids);
   for (size_t piece = 0; !left.empty(); ++piece) {
     size_t n = left.size();
     if (!flags.split.empty())
       n = std::min(n, static_cast<size_t>(flags.split[std::min(piece, flags.split.size() - 1)]));
     for (std::span<const int32_t> now = left.first(n); !now.empty();) {
-      const Segment segment{&state, now.first(std::min(kRows, now.size()))};
+      const Segment segment{&state, now.first(std::min<size_t>(kPassTokens, now.size()))};
       writer.Write(model.Forward({&segment, 1}, LogitsOf::kAll, *runner.pool, state.scratch()));
       now = now.subspan(segment.ids.size());
     }

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -12,7 +12,6 @@
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/convert/quantize.h"
-#include "hydra/io/file.h"
 
 namespace hydra::cli {
 namespace {
@@ -21,34 +20,36 @@ struct QuantizeFlags {
   std::string source, target, type = "q8_0";
 };
 
+// The tensors whose values changed most, worst first.
+std::vector<TensorChange> WorstChanges(const ConvertReport& report) {
+  constexpr size_t kShown = 5;
+  std::vector<TensorChange> all = report.changes;
+  std::ranges::stable_sort(all, std::ranges::greater(), &TensorChange::error);
+  all.resize(std::min(all.size(), kShown));
+  return all;
+}
+
 int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
-  CheckTarget(flags.source, flags.target);
   if (!flags.target.ends_with(".gguf"))
     throw Error(ErrorCode::kUsage, StrCat("-o ", flags.target, ": quantised weights go into a .gguf file"));
   const QuantRecipe recipe = *ParseQuantRecipe(flags.type);
-  const WeightSource source = OpenWeights(flags.source);
-  const ConvertReport report = WriteModelGguf(
-      source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); },
-      TokenizerKeys(source));
-  constexpr size_t kShown = 5;
-  const auto worst = WorstChanges(report, kShown);
+  const WeightSource source = OpenSource(flags.source, flags.target, TargetKind::kGguf);
+  const ConvertReport report = WriteGgufModel(
+      source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); });
+  const auto worst = WorstChanges(report);
   const double share =
       static_cast<double>(report.bytes_after) / static_cast<double>(std::max<int64_t>(report.bytes_before, 1));
   if (common.json) {
-    nlohmann::ordered_json json = {{"file", flags.target},
-                                   {"type", flags.type},
-                                   {"tensors", report.written},
-                                   {"bytes_before", report.bytes_before},
-                                   {"bytes_after", report.bytes_after}};
+    nlohmann::ordered_json json = ReportJson(flags.target, report);
+    json["type"] = flags.type;
+    json["tensors"] = report.written;
     for (const TensorChange& c : worst)
       json["worst"].push_back(
           {{"name", c.name}, {"from", Info(c.from).name}, {"to", Info(c.to).name}, {"error", c.error}});
     fmt::print("{}\n", json.dump());
     return kDone;
   }
-  fmt::print("{}: {} tensors; {} -> {} bytes ({:.1f}%)\n", flags.target, report.written,
-             WithCommas(static_cast<uint64_t>(report.bytes_before)),
-             WithCommas(static_cast<uint64_t>(report.bytes_after)), 100 * share);
+  fmt::print("{}: {} tensors; {} ({:.1f}%)\n", flags.target, report.written, BytesText(report), 100 * share);
   const auto is_k = [](const TensorChange& c) { return c.to == WeightType::kQ4_K; };
   if (flags.type == "q4_k_m" && std::none_of(report.changes.begin(), report.changes.end(), is_k))
     fmt::print("  no tensor is Q4_K: it takes rows of a multiple of 256, those of this model are in Q8_0\n");

@@ -9,14 +9,15 @@
 #include <nlohmann/json.hpp>
 
 #include "hydra/base/error.h"
-#include "hydra/base/rng.h"
 #include "hydra/base/version.h"
+#include "hydra/convert/gguf_origin.h"
 #include "hydra/convert/quantize.h"
 #include "hydra/io/file.h"
+#include "hydra/io/folder_lock.h"
 #include "hydra/io/safetensors.h"
+#include "hydra/io/staged_folder.h"
 #include "hydra/model/gguf_model.h"
 #include "hydra/model/rope.h"
-#include "hydra/runtime/sequence_state.h"
 
 namespace hydra {
 namespace {
@@ -35,11 +36,18 @@ DType DtypeOfType(WeightType type) {
 
 bool IsQk(TensorRole role) { return role == TensorRole::kAttnQ || role == TensorRole::kAttnK; }
 
-// f32 values to the bytes of a file, a row at a time; notes the change.
-std::vector<std::byte> Encode(const std::vector<float>& values, int64_t cols, WeightType type) {
+// f32 values of the tensor `name` to the bytes of a file, a row at a time.
+std::vector<std::byte> Encode(const std::string& name, const std::vector<float>& values, int64_t cols,
+                              WeightType type) {
   const int64_t rows = static_cast<int64_t>(values.size()) / cols, row = RowBytes(type, cols);
   std::vector<std::byte> bytes(static_cast<size_t>(rows * row));
-  for (int64_t i = 0; i < rows; ++i) EncodeRow(type, values.data() + i * cols, cols, bytes.data() + i * row);
+  for (int64_t i = 0; i < rows; ++i) {
+    try {
+      EncodeRow(type, values.data() + i * cols, cols, bytes.data() + i * row);
+    } catch (const Error& error) {  // it knows the column only
+      throw Error(error.code(), StrCat(name, ": row ", i, ", ", error.what()));
+    }
+  }
   return bytes;
 }
 
@@ -52,9 +60,10 @@ std::vector<float> Decode(const std::byte* data, WeightType type, int64_t n, int
 
 int64_t Columns(const TensorSpec& spec) { return spec.shape.empty() ? 1 : spec.shape.back(); }
 
-// Keeps account of one tensor that was encoded.
+// Keeps account of one tensor that was encoded. Its source must be what it was.
 void Note(const WeightSource& source, const TensorSpec& spec, const std::vector<float>& values,
           const std::vector<std::byte>& bytes, WeightType type, ConvertReport* report) {
+  if (source.check_unchanged) source.check_unchanged();
   const StoredTensor stored = source.tensor(spec);
   ++report->read, ++report->written;
   report->bytes_before += stored.nbytes;
@@ -77,7 +86,42 @@ std::string ShardName(size_t i, size_t n) {
   return name;
 }
 
+// The model's own token ids, where no tokenizer said them.
+void SetTokenIds(const ModelConfig& config, GgufMetadata* metadata) {
+  const auto set = [&](const char* name, std::optional<int64_t> id) {
+    const std::string key = StrCat("tokenizer.ggml.", name, "_token_id");
+    if (id && !metadata->Has(key)) metadata->SetU32(key, *id);
+  };
+  if (config.family == Family::kHydra) return;  // hydra.config says them
+  set("bos", config.bos_token_id);
+  set("padding", config.pad_token_id);
+  const std::vector<int64_t> ends = config.EosTokenIds();
+  constexpr const char* kEnds[] = {"eos", "eot", "eom"};
+  for (size_t i = 0; i < std::min(ends.size(), std::size(kEnds)); ++i) set(kEnds[i], ends[i]);
+}
+
+// model-00001-of-00002.safetensors
+bool IsShardName(std::string_view name) {
+  constexpr std::string_view kStart = "model-", kMiddle = "-of-", kEnd = ".safetensors";
+  if (!name.starts_with(kStart) || !name.ends_with(kEnd) || name.size() < kStart.size() + kEnd.size()) return false;
+  name = name.substr(kStart.size(), name.size() - kStart.size() - kEnd.size());
+  const size_t middle = name.find(kMiddle);
+  const auto digits = [](std::string_view part) {
+    return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
+  };
+  return middle != std::string_view::npos && digits(name.substr(0, middle)) &&
+         digits(name.substr(middle + kMiddle.size()));
+}
+
 }  // namespace
+
+bool IsModelFolderFile(std::string_view name) {
+  for (const std::string_view known :
+       {"config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+        "special_tokens_map.json", "generation_config.json", "chat_template.jinja", FolderLock::kFileName})
+    if (name == known) return true;
+  return IsShardName(name);
+}
 
 std::vector<float> TensorValues(const WeightSource& source, const TensorSpec& spec) {
   const StoredTensor stored = source.tensor(spec);
@@ -93,8 +137,8 @@ std::vector<float> TensorValues(const WeightSource& source, const TensorSpec& sp
   return ours;
 }
 
-ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype,
-                               int64_t shard_bytes) {
+ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype, int64_t shard_bytes,
+                               const std::function<void(const std::string&)>& add_files) {
   if (shard_bytes < 1)
     throw Error(ErrorCode::kUsage, StrCat("--shard-size ", shard_bytes, ": must be at least 1 byte"));
   ModelConfig config = source.config;
@@ -112,19 +156,22 @@ ConvertReport WriteModelFolder(const WeightSource& source, const std::string& fo
     shards.back().push_back({spec.name, stored, spec.shape, nullptr, bytes});
     in_shard += bytes;
   }
-  MakeDirs(folder);
+  if (fs::is_directory(folder)) RemoveStaleTemporaries(folder);
+  StagedFolder stage(folder, IsModelFolderFile, "config.json");
+  const fs::path to(stage.path());
   const std::string text = ConfigJson(config);
-  const SafeTensorsMetadata metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(text)}};
+  SafeTensorsMetadata metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(text)}};
+  metadata.merge(OriginTexts(source));
   ConvertReport report;
   std::vector<std::byte> bytes;
   nlohmann::ordered_json map = nlohmann::ordered_json::object();
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = shards.size() == 1 ? "model.safetensors" : ShardName(i, shards.size());
-    WriteSafeTensors((fs::path(folder) / name).string(), shards[i], metadata, [&](const TensorView& view) {
+    WriteSafeTensors((to / name).string(), shards[i], metadata, [&](const TensorView& view) {
       const TensorSpec& spec = *table.FindName(view.name);
       const auto values = TensorValues(source, spec);
       const WeightType type = *WeightTypeOf(view.dtype);
-      bytes = Encode(values, Columns(spec), type);
+      bytes = Encode(StrCat(source.path, ": ", spec.name), values, Columns(spec), type);
       Note(source, spec, values, bytes, type, &report);
       return std::span<const std::byte>(bytes);
     });
@@ -132,9 +179,11 @@ ConvertReport WriteModelFolder(const WeightSource& source, const std::string& fo
   }
   if (shards.size() > 1) {
     const nlohmann::ordered_json index = {{"metadata", {{"total_size", report.bytes_after}}}, {"weight_map", map}};
-    WriteFileAtomic((fs::path(folder) / "model.safetensors.index.json").string(), index.dump(2) + "\n");
+    WriteFileAtomic((to / "model.safetensors.index.json").string(), index.dump(2) + "\n");
   }
-  WriteFileAtomic((fs::path(folder) / "config.json").string(), text);
+  WriteFileAtomic((to / "config.json").string(), text);
+  if (add_files) add_files(stage.path());
+  stage.Commit();
   return report;
 }
 
@@ -143,11 +192,14 @@ ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path
   const ModelConfig& config = source.config;
   const TensorTable table(config);
   GgufMetadata all = GgufModelMetadata(config);
+  SetOrigin(source, &all);
   if (add_metadata) add_metadata(all);
+  SetTokenIds(config, &all);
   const std::vector<GgufTensorSlot> slots = GgufTensorSlots(config, table);
   std::vector<GgufTensorInfo> infos;
   for (const GgufTensorSlot& slot : slots)
     infos.push_back({slot.name, slot.spec != nullptr ? type_of(*slot.spec) : WeightType::kF32, slot.shape});
+  SetFileType(infos, &all);
   ConvertReport report;
   std::vector<std::byte> bytes;
   WriteGguf(path, all, infos, [&](size_t i) {
@@ -155,7 +207,7 @@ ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path
     if (slots[i].spec == nullptr) {
       const auto divisors = RopeDivisors(config.attention);
       const std::vector<float> values(divisors.begin(), divisors.end());
-      bytes = Encode(values, static_cast<int64_t>(values.size()), type);
+      bytes = Encode(kGgufRopeFreqs, values, static_cast<int64_t>(values.size()), type);
       return std::span<const std::byte>(bytes);
     }
     const TensorSpec& spec = *slots[i].spec;
@@ -172,41 +224,10 @@ ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path
       }
       return values;
     }();
-    bytes = Encode(stored_values, Columns(spec), type);
+    bytes = Encode(StrCat(source.path, ": ", spec.name), stored_values, Columns(spec), type);
     Note(source, spec, stored_values, bytes, type, &report);
     return std::span<const std::byte>(bytes);
   });
-  return report;
-}
-
-VerifyReport VerifyModel(const WeightSource& source, const WeightSource& written, ThreadPool& pool) {
-  VerifyReport report;
-  const TensorTable table(source.config);
-  for (const TensorSpec& spec : table.specs()) {
-    const double error = RelativeError(TensorValues(source, spec), TensorValues(written, spec));
-    if (report.worst_name.empty() || error > report.worst_tensor)
-      report.worst_tensor = error, report.worst_name = spec.name;
-  }
-  constexpr int64_t kTokens = 64;
-  Rng rng(1);
-  std::vector<int32_t> ids(kTokens);
-  for (int32_t& id : ids) id = static_cast<int32_t>(rng.Below(static_cast<uint64_t>(source.config.vocab_size)));
-  const LoadOptions options{.ctx_size = kTokens, .kv_dtype = KvDtype::kF32, .act = Activations::kF32, .pack = false};
-  ForwardScratch scratch[2];
-  std::span<const float> logits[2];
-  for (int i = 0; i < 2; ++i) {
-    const Model model(ModelWeights::Build(i == 0 ? source : written, options, &pool));
-    SequenceState state(model);
-    const Segment segment{&state, ids};
-    logits[i] = model.Forward({&segment, 1}, LogitsOf::kAll, pool, scratch[i]);
-  }
-  double largest = 1, difference = 0;
-  for (size_t i = 0; i < logits[0].size(); ++i) {
-    largest = std::max(largest, std::abs(static_cast<double>(logits[0][i])));
-    difference = std::max(difference, std::abs(static_cast<double>(logits[0][i]) - logits[1][i]));
-  }
-  report.logits = difference / largest;
-  report.tokens = kTokens;
   return report;
 }
 

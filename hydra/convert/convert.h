@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Models from one file format to another: Hugging Face folders and GGUF files, plain or quantised. Silent.
-// Not here: which type a quantised tensor gets (quantize.h), tokenizers (text/tokenizer_gguf.h), printing (hydra/cli).
+// Not here: which type a quantised tensor gets (quantize.h), proof that two models are the same (verify.h), tokenizers
+// (text/tokenizer_gguf.h), printing (hydra/cli).
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "hydra/base/thread_pool.h"
 #include "hydra/io/gguf.h"
 #include "hydra/runtime/weights.h"
 
@@ -32,23 +33,22 @@ struct ConvertReport {
 
 using TypeOfTensor = std::function<WeightType(const TensorSpec&)>;
 
-// config.json and model.safetensors (or shards of at most shard_bytes with their index) into a folder, made where it is
-// missing. Types must be F32, F16 or BF16. Matrices in `dtype`, the rest F32.
-ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype, int64_t shard_bytes);
+// Whether a file of this name is one of a model folder as WriteModelFolder and its callers write them; such files are
+// replaced, others are not.
+[[nodiscard]] bool IsModelFolderFile(std::string_view name);
 
-// One GGUF file; `add_metadata` sets keys after the model's own (a tokenizer's). Throws kConfig for what GGUF cannot
-// say.
+// config.json and model.safetensors (or shards of at most shard_bytes with their index) into a folder, made where it is
+// missing. Types must be F32, F16 or BF16. Matrices in `dtype`, the rest F32. `add_files` writes what else belongs into
+// the folder that it is given. A folder that holds a model has either the old one or the new one at any time, never
+// parts of both; one that holds other files is refused (StagedFolder). Values that a type cannot hold are an Error that
+// names the tensor.
+ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype, int64_t shard_bytes,
+                               const std::function<void(const std::string& folder)>& add_files = {});
+
+// One GGUF file; `add_metadata` sets keys after the model's own (a tokenizer's). What another GGUF file said of its
+// model's origin is kept (gguf_origin.h); general.file_type and general.quantization_version are of the new types.
+// Throws kConfig for what GGUF cannot say, and as WriteModelFolder.
 ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path, const TypeOfTensor& type_of,
                              const std::function<void(GgufMetadata&)>& add_metadata);
-
-// Compares a written model with its source: every tensor's values, and the logits of random tokens with f32
-// activations.
-struct VerifyReport {
-  double worst_tensor = 0;  // largest RelativeError, and whose
-  std::string worst_name;
-  double logits = 0;  // largest difference, relative to max(1, largest logit)
-  int64_t tokens = 0;
-};
-[[nodiscard]] VerifyReport VerifyModel(const WeightSource& source, const WeightSource& written, ThreadPool& pool);
 
 }  // namespace hydra

@@ -2,10 +2,14 @@
 // Conversion and quantisation: folders and GGUF files and back to the bit, the rules of types, a check that sees.
 #include "hydra/convert/convert.h"
 
+#include <chrono>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 
 #include "hydra/base/testing.h"
 #include "hydra/convert/quantize.h"
+#include "hydra/convert/verify.h"
 #include "hydra/runtime/testing.h"
 
 namespace hydra {
@@ -26,6 +30,13 @@ ModelConfig Mamba2() {
   c.ssm.scan_chunk = 256;  // GGUF does not say it (it changes speed only): readers take the family's default
   return c;
 }
+ModelConfig Qwen(Family family) {
+  ModelConfig c = Llama();
+  c.family = family;
+  c.attention.qkv_bias = family == Family::kQwen2;
+  c.attention.qk_norm = family == Family::kQwen3;
+  return c;
+}
 ModelConfig Hydra() {
   ModelConfig c = HydraNano();
   c.vocab_size = 96;
@@ -38,7 +49,7 @@ WeightType AllF32(const TensorSpec&) { return WeightType::kF32; }
 TEST(Convert, FolderAndGgufKeepEveryValue) {
   const TempDir folder;
   ThreadPool pool(1);
-  for (const ModelConfig& config : {Llama(), Mamba2(), Hydra()}) {
+  for (const ModelConfig& config : {Llama(), Qwen(Family::kQwen2), Qwen(Family::kQwen3), Mamba2(), Hydra()}) {
     SCOPED_TRACE(FamilyName(config.family));
     const WeightSource source = testing::RandomSource(config, 1);
     const ConvertReport report = WriteModelGguf(source, folder / "a.gguf", AllF32, {});
@@ -49,6 +60,7 @@ TEST(Convert, FolderAndGgufKeepEveryValue) {
     const VerifyReport there = VerifyModel(source, gguf, pool);
     EXPECT_LT(there.worst_tensor, 1e-6) << there.worst_name;  // -exp(A_log) and its log
     EXPECT_LT(there.logits, testing::kTolF32);
+    EXPECT_EQ(there.differences, std::vector<std::string>());
     WriteModelFolder(gguf, folder / "back", DType::kF32, 1 << 30);
     const VerifyReport back = VerifyModel(source, OpenWeights(folder / "back"), pool);
     EXPECT_LT(back.worst_tensor, 1e-6) << back.worst_name;
@@ -96,6 +108,135 @@ TEST(Convert, NarrowTypesStayWithinTheirRounding) {
     EXPECT_LT(report.worst_tensor, bound) << report.worst_name;
     EXPECT_LT(report.logits, 0.1);
   }
+}
+
+TEST(Convert, AFolderHasTheNewModelOnly) {
+  const TempDir folder;
+  ThreadPool pool(1);
+  const WeightSource first = testing::RandomSource(Llama(), 1), second = testing::RandomSource(Llama(), 2);
+  WriteModelFolder(first, folder / "out", DType::kF32, 1 << 30,
+                   [](const std::string& to) { WriteFileAtomic(to + "/tokenizer.json", "of the first"); });
+  WriteModelFolder(second, folder / "out", DType::kF32, 1 << 16);
+  EXPECT_FALSE(std::filesystem::exists(folder / "out/model.safetensors"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "out/tokenizer.json"));
+  EXPECT_EQ(VerifyModel(second, OpenWeights(folder / "out"), pool).worst_tensor, 0);
+  WriteModelFolder(first, folder / "out", DType::kF32, 1 << 30);
+  EXPECT_FALSE(std::filesystem::exists(folder / "out/model.safetensors.index.json"));
+  EXPECT_EQ(VerifyModel(first, OpenWeights(folder / "out"), pool).worst_tensor, 0);
+  // A conversion that fails late leaves the earlier model.
+  ExpectError(
+      [&] {
+        WriteModelFolder(second, folder / "out", DType::kF32, 1 << 30,
+                         [](const std::string&) { throw Error(ErrorCode::kIo, "disk full"); });
+      },
+      ErrorCode::kIo, {"disk full"});
+  EXPECT_EQ(VerifyModel(first, OpenWeights(folder / "out"), pool).worst_tensor, 0);
+  WriteFileAtomic(folder / "out/notes.txt", "mine");
+  ExpectError([&] { WriteModelFolder(second, folder / "out", DType::kF32, 1 << 30); }, ErrorCode::kUsage,
+              {"out", "notes.txt"});
+}
+
+TEST(Convert, ErrorsNameTensorAndPlace) {
+  const TempDir folder;
+  const WeightSource source = testing::RandomSource(Llama(), 1);
+  const std::string victim = "model.layers.1.mlp.up_proj.weight";
+  std::vector<std::byte> bytes;
+  WeightSource changed = source;
+  changed.tensor = [&](const TensorSpec& spec) {
+    StoredTensor stored = source.tensor(spec);
+    if (spec.name != victim) return stored;
+    bytes.assign(stored.data, stored.data + stored.nbytes);
+    const float large = 70000;
+    std::memcpy(bytes.data() + (2 * spec.shape[1] + 3) * 4, &large, sizeof large);
+    stored.data = bytes.data();
+    return stored;
+  };
+  const auto half = [](const TensorSpec& spec) { return spec.matmul ? WeightType::kF16 : WeightType::kF32; };
+  ExpectError([&] { WriteModelFolder(changed, folder / "out", DType::kF16, 1 << 30); }, ErrorCode::kTensor,
+              {victim, "row 2, column 3 = 70000", "F16"});
+  ExpectError([&] { WriteModelGguf(changed, folder / "out.gguf", half, {}); }, ErrorCode::kTensor,
+              {victim, "row 2, column 3 = 70000"});
+  EXPECT_EQ(folder.CountFiles(), 0u);
+}
+
+TEST(Convert, VerifySeesNaNZerosAndConfigs) {
+  const WeightSource source = testing::RandomSource(Llama(), 3);
+  ThreadPool pool(1);
+  std::vector<float> values;
+  const auto with = [&](const std::string& victim, float value) {
+    WeightSource changed = source;
+    changed.tensor = [&, victim, value](const TensorSpec& spec) {
+      StoredTensor stored = source.tensor(spec);
+      if (spec.name != victim) return stored;
+      values.assign(static_cast<size_t>(spec.size()), value);
+      stored.data = reinterpret_cast<const std::byte*>(values.data());
+      return stored;
+    };
+    return changed;
+  };
+  const std::string up = "model.layers.0.mlp.up_proj.weight";
+  EXPECT_TRUE(std::isinf(VerifyModel(source, with(up, NAN), pool).worst_tensor));
+  const WeightSource zeros = with(up, 0);
+  std::vector<float> others(1 << 20, 1e-6f);
+  WeightSource nearly = zeros;
+  nearly.tensor = [&](const TensorSpec& spec) {
+    StoredTensor stored = zeros.tensor(spec);
+    if (spec.name == up) stored.data = reinterpret_cast<const std::byte*>(others.data());
+    return stored;
+  };
+  EXPECT_TRUE(std::isinf(VerifyModel(zeros, nearly, pool).worst_tensor));
+  EXPECT_EQ(VerifyModel(zeros, zeros, pool).worst_tensor, 0);
+  WeightSource longer = source;  // of no effect on 64 tokens
+  longer.config.max_position_embeddings *= 2;
+  const VerifyReport report = VerifyModel(source, longer, pool);
+  ASSERT_EQ(report.differences.size(), 1u);
+  EXPECT_NE(report.differences[0].find("max_position_embeddings"), std::string::npos);
+  WeightSource narrow = source;
+  narrow.config.layers.resize(1);
+  EXPECT_TRUE(std::isinf(VerifyModel(source, narrow, pool).worst_tensor));
+}
+
+TEST(Convert, WhatAFileSaysOfItsOriginSurvives) {
+  const TempDir folder;
+  const WeightSource source = testing::RandomSource(Llama(), 1);
+  WriteModelGguf(source, folder / "a.gguf", AllF32, [](GgufMetadata& m) {
+    m.SetText("general.license", "apache-2.0");
+    m.SetText("general.author", "somebody \"else\"");
+    m.SetU32("general.base_model.count", 2);
+    m.SetU32("general.quantization_version", 99);
+    const std::vector<std::string_view> tags{"one", "two"};
+    m.SetTexts("general.tags", tags);
+  });
+  const auto q8 = [](const TensorSpec& spec) { return QuantisedType(Llama(), spec, QuantRecipe::kQ8_0); };
+  WriteModelGguf(OpenWeights(folder / "a.gguf"), folder / "b.gguf", q8, {});
+  WriteModelFolder(OpenWeights(folder / "b.gguf"), folder / "c", DType::kF32, 1 << 30);
+  WriteModelFolder(OpenWeights(folder / "c"), folder / "d", DType::kF32, 1 << 30);
+  WriteModelGguf(OpenWeights(folder / "d"), folder / "e.gguf", AllF32, {});
+  for (const char* name : {"b.gguf", "e.gguf"}) {
+    const GgufFile file = GgufFile::Open(folder / name);
+    EXPECT_EQ(file.Text("general.license"), "apache-2.0");
+    EXPECT_EQ(file.Text("general.author"), "somebody \"else\"");
+    EXPECT_EQ(file.Int("general.base_model.count"), 2);
+    EXPECT_EQ(file.Texts("general.tags"), (std::vector<std::string_view>{"one", "two"}));
+    EXPECT_EQ(file.Text("general.architecture"), "llama");
+  }
+  const GgufFile quantised = GgufFile::Open(folder / "b.gguf"), plain = GgufFile::Open(folder / "e.gguf");
+  EXPECT_EQ(quantised.Int("general.quantization_version"), 2);
+  EXPECT_EQ(quantised.Int("general.file_type"), 7);
+  EXPECT_EQ(plain.Find("general.quantization_version"), nullptr);
+  EXPECT_EQ(plain.Int("general.file_type"), 0);
+}
+
+TEST(Convert, ASourceThatChangesIsAnError) {
+  const TempDir folder;
+  WriteModelFolder(testing::RandomSource(Llama(), 1), folder / "a", DType::kF32, 1 << 30);
+  const WeightSource source = OpenWeights(folder / "a");
+  std::filesystem::last_write_time(folder / "a/model.safetensors",
+                                   std::filesystem::file_time_type() + std::chrono::hours(1));
+  ExpectError([&] { WriteModelFolder(source, folder / "b", DType::kF32, 1 << 30); }, ErrorCode::kIo,
+              {"model.safetensors", "changed"});
+  ExpectError([&] { (void)ModelWeights::Build(source, {}, nullptr); }, ErrorCode::kIo, {"changed"});
+  EXPECT_FALSE(std::filesystem::exists(folder / "b"));
 }
 
 TEST(Quantise, TypesFollowTheRules) {

@@ -5,6 +5,8 @@
 
 #include "hydra/base/testing.h"
 #include "hydra/convert/convert.h"
+#include "hydra/convert/verify.h"
+#include "hydra/model/rope.h"
 #include "hydra/runtime/testing.h"
 
 namespace hydra {
@@ -51,6 +53,36 @@ TEST_F(ModelFolder, ATiedModelMayHoldItsHeadTwiceIfBothAreEqual) {
   });
   ExpectError([&] { (void)OpenWeights(path_); }, ErrorCode::kTensor,
               {"model.safetensors", "lm_head.weight", "tie_word_embeddings"});
+}
+
+TEST_F(ModelFolder, ATiedModelMayHaveItsMatrixUnderTheHeadsName) {
+  Rewrite([&](std::vector<TensorView>& tensors) {
+    for (TensorView& t : tensors)
+      if (t.name == "model.embed_tokens.weight") t.name = "lm_head.weight";
+  });
+  const WeightSource source = OpenWeights(path_);
+  ThreadPool pool(1);
+  EXPECT_EQ(VerifyModel(testing::RandomSource(config_, 1), source, pool).worst_tensor, 0);
+}
+
+TEST_F(ModelFolder, SavedBuffersAreLeftOutWithAWarningWhereTheyDiffer) {
+  std::vector<float> freqs;
+  for (const double f : RopeInvFreq(config_.attention)) freqs.push_back(static_cast<float>(f));
+  const int64_t n = static_cast<int64_t>(freqs.size()), bytes = n * 4, id = 7;
+  const auto* data = reinterpret_cast<const std::byte*>(freqs.data());
+  const auto add = [&](std::vector<TensorView>& tensors) {
+    tensors.push_back({"model.layers.0.self_attn.rotary_emb.inv_freq", DType::kF32, {n}, data, bytes});
+    tensors.push_back({"model.position_ids", DType::kI64, {1}, reinterpret_cast<const std::byte*>(&id), 8});
+  };
+  Rewrite(add);
+  std::vector<std::string> warnings;
+  (void)OpenWeights(path_, &warnings);
+  EXPECT_EQ(warnings, std::vector<std::string>());
+  freqs[1] *= 2;
+  Rewrite([&](std::vector<TensorView>& tensors) { tensors[tensors.size() - 2].data = data; });
+  (void)OpenWeights(path_, &warnings);
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("inv_freq[1]"), std::string::npos);
 }
 
 TEST_F(ModelFolder, TensorsThatTheConfigDoesNotNameAreRefused) {

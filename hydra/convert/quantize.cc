@@ -68,13 +68,15 @@ WeightType QuantisedType(const ModelConfig& config, const TensorSpec& spec, Quan
 
 double RelativeError(std::span<const float> values, std::span<const float> quantised) {
   HYDRA_CHECK(values.size() == quantised.size());
-  double error = 0, sum = 0;
+  double error = 0, sum = 0;  // neither is within a bound once it is NaN
   for (size_t i = 0; i < values.size(); ++i) {
     const double v = values[i], d = v - quantised[i];
     error += d * d;
     sum += v * v;
   }
-  return sum > 0 ? std::sqrt(error / sum) : 0;
+  if (error == 0) return 0;
+  const double relative = std::sqrt(error / sum);  // of zeros that became something: infinite
+  return std::isnan(relative) ? INFINITY : relative;
 }
 
 }  // namespace hydra

@@ -25,6 +25,7 @@ enum class QuantRecipe { kQ8_0, kQ4_0, kQ4_1, kQ4_K_M };
 [[nodiscard]] WeightType QuantisedType(const ModelConfig& config, const TensorSpec& spec, QuantRecipe recipe);
 
 // How far the values of a quantised tensor are from its own: root of (sum of squared errors / sum of squares).
+// Infinite where a value is NaN, and where zeros became something else.
 [[nodiscard]] double RelativeError(std::span<const float> values, std::span<const float> quantised);
 
 }  // namespace hydra

@@ -20,6 +20,8 @@
 #include <system_error>
 #include <utility>
 
+#include "hydra/io/mapped_files.h"
+
 namespace hydra {
 namespace {
 
@@ -47,6 +49,11 @@ int OpenForReading(const std::string& path) {
 [[noreturn]] void TooLarge(const std::string& path, uint64_t max_bytes) {
   throw Error(ErrorCode::kFormat,
               fmt::format("{}: more than {} bytes: too large for what it should be", path, WithCommas(max_bytes)));
+}
+
+std::array<int64_t, 5> IdentityOf(const struct stat& info) {
+  return {static_cast<int64_t>(info.st_dev), static_cast<int64_t>(info.st_ino), static_cast<int64_t>(info.st_size),
+          static_cast<int64_t>(info.st_mtim.tv_sec), static_cast<int64_t>(info.st_mtim.tv_nsec)};
 }
 
 std::string FolderOf(const std::string& path) {
@@ -128,24 +135,40 @@ MappedFile::MappedFile(const std::string& path, uint64_t max_bytes) : path_(path
   if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::kIo, path + ": not a regular file: it cannot be mapped");
   if (static_cast<uint64_t>(info.st_size) > max_bytes) TooLarge(path, max_bytes);
   size_ = static_cast<size_t>(info.st_size);
+  identity_ = IdentityOf(info);
   if (size_ == 0) return;  // mmap refuses a length of 0
   void* data = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.fd, 0);
   if (data == MAP_FAILED) ThrowIo(path, "cannot map", errno);
   data_ = static_cast<const std::byte*>(data);
+  RememberMapping(data_, size_, path_);
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (data_ == nullptr) return;
+  ForgetMapping(data_);
+  ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      identity_(other.identity_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(identity_, other.identity_);
   return *this;
+}
+
+void MappedFile::CheckUnchanged() const {
+  struct stat info {};
+  if (::stat(path_.c_str(), &info) != 0) return;
+  const std::array<int64_t, 5> now = IdentityOf(info);
+  if (now == identity_ || now[0] != identity_[0] || now[1] != identity_[1]) return;
+  throw Error(ErrorCode::kIo, path_ + ": was changed while it was being read: start again");
 }
 
 std::span<const std::byte> ByteReader::Bytes(uint64_t n, std::string_view field) {

@@ -52,8 +52,8 @@ template <class T>
 [[nodiscard]] std::string ReadFile(const std::string& path, uint64_t max_bytes = UINT64_MAX);
 
 // A file mapped read-only; an empty file is an empty span. Moves keep the addresses. The bytes are as the disk has
-// them: a file truncated by another process while it is mapped kills the reader (SIGBUS), so we only ever replace
-// files by rename. Safe to read from many threads.
+// them: a file truncated by another process while it is mapped kills the reader (SIGBUS; the commands then name the
+// file), so we only ever replace files by rename. Safe to read from many threads.
 class MappedFile {
  public:
   // kFormat where the file holds more than max_bytes.
@@ -66,11 +66,15 @@ class MappedFile {
   [[nodiscard]] std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   [[nodiscard]] uint64_t size() const { return size_; }
   [[nodiscard]] const std::string& path() const { return path_; }
+  // Throws kIo where the file was written to or cut since it was opened: then its bytes are a mixture. One system call.
+  // A file that was replaced by rename, or removed, is as it was for us.
+  void CheckUnchanged() const;
 
  private:
   std::string path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  std::array<int64_t, 5> identity_{};  // device, inode, size, seconds and nanoseconds of the last change
 };
 
 // Reads little-endian values from bytes, never past their end. Each read names its field, and a short file is

@@ -99,6 +99,9 @@ class GgufFile {
   [[nodiscard]] uint64_t file_bytes() const { return file_.size(); }
   [[nodiscard]] std::span<const std::byte> bytes() const { return file_.bytes(); }
 
+  // Throws kIo where the file was written to since it was opened.
+  void CheckUnchanged() const { file_.CheckUnchanged(); }
+
   // Throws kFormat "FILE: KEY RULE".
   [[noreturn]] void Fail(std::string_view key, std::string_view rule) const;
 

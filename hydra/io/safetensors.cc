@@ -487,6 +487,10 @@ std::vector<std::string> SafeTensors::files() const {
   return paths;
 }
 
+void SafeTensors::CheckUnchanged() const {
+  for (const MappedFile& file : files_) file.CheckUnchanged();
+}
+
 uint64_t SafeTensors::file_bytes() const {
   uint64_t bytes = 0;
   for (const MappedFile& file : files_) bytes += file.size();

@@ -42,6 +42,8 @@ class SafeTensors {
   // The files behind it, and their sizes together.
   [[nodiscard]] std::vector<std::string> files() const;
   [[nodiscard]] uint64_t file_bytes() const;
+  // Throws kIo where one of them was written to since it was opened.
+  void CheckUnchanged() const;
 
  private:
   SafeTensors() = default;

@@ -7,12 +7,12 @@
 #include <cmath>
 
 #include "hydra/base/error.h"
+#include "hydra/model/state_layout.h"
 
 namespace hydra {
 namespace {
 
 constexpr int64_t kPositionBytes = 8;
-constexpr int64_t kPrefillPiece = 512;  // tokens that a prefill works on at once
 
 int64_t CountLayers(const ModelConfig& c, bool (*has)(const LayerConfig&)) {
   return std::count_if(c.layers.begin(), c.layers.end(), has);
@@ -25,9 +25,6 @@ int64_t FullLayers(const ModelConfig& c) {
 }
 int64_t SparseLayers(const ModelConfig& c) {
   return CountLayers(c, [](const LayerConfig& l) { return l.attention == AttentionKind::kSparse; });
-}
-int64_t MoeLayers(const ModelConfig& c) {
-  return CountLayers(c, [](const LayerConfig& l) { return l.ffn == FfnKind::kChunkMoe; });
 }
 int64_t WorkspaceSites(const ModelConfig& c) {
   return CountLayers(c, [](const LayerConfig& l) { return l.workspace; });
@@ -96,14 +93,12 @@ int64_t ScratchNumbers(const ModelConfig& c) {
   const AttentionConfig& a = c.attention;
   int64_t widest = 0;
   for (const LayerConfig& l : c.layers) {
-    // Projections in, convolved and gated copies; SSD keeps one Q-wide row of pair weights for each head.
-    if (l.ssm && c.ssm.kind == SsmKind::kMamba2)
-      widest =
-          std::max(widest, c.ssm.in_proj_dim() + c.ssm.conv_dim() + c.ssm.d_inner() + c.ssm.n_heads * c.ssm.scan_chunk);
+    if (l.ssm && c.ssm.kind == SsmKind::kMamba2)  // projections in, convolved and gated copies
+      widest = std::max(widest, c.ssm.in_proj_dim() + c.ssm.conv_dim() + c.ssm.d_inner());
     if (l.ssm && c.ssm.kind == SsmKind::kDiagonal) widest = std::max(widest, 6 * c.d_model);
-    // q, output, k, v; scores of one tile of kPrefillPiece keys for each head.
+    // q, output, k, v; scores of one tile of kPassTokens keys for each head.
     if (l.attention != AttentionKind::kNone)
-      widest = std::max(widest, 2 * (a.n_heads + a.n_kv_heads) * a.head_dim + a.n_heads * kPrefillPiece);
+      widest = std::max(widest, 2 * (a.n_heads + a.n_kv_heads) * a.head_dim + a.n_heads * kPassTokens);
     if (l.ffn == FfnKind::kDense) widest = std::max(widest, 3 * c.d_ff);
     if (l.ffn == FfnKind::kChunkMoe) widest = std::max(widest, c.moe.top_k * (3 * c.moe.d_expert + 2 * c.d_model));
     if (l.workspace) widest = std::max(widest, 4 * c.workspace.rank + 2 * c.workspace.n_slots);
@@ -112,6 +107,17 @@ int64_t ScratchNumbers(const ModelConfig& c) {
           widest, 2 * c.pkm.n_heads * (c.pkm.d_key + c.pkm.n_keys) + c.pkm.d_value * (1 + c.pkm.n_heads * c.pkm.top_k));
   }
   return 3 * c.d_model + widest;
+}
+
+// Numbers that one thread works in during a pass of `tokens` tokens. SSD over a chunk of Q tokens, as
+// kernels/ops_ssd.cc lays it out: B three times (packed, transposed, and C), C_i B_j of all pairs, x and y of a head,
+// its state twice, and some rows of Q. Widths are rounded up to a vector of 16.
+int64_t ThreadScratchNumbers(const ModelConfig& c, int64_t tokens) {
+  if (!c.HasSsm() || c.ssm.kind != SsmKind::kMamba2) return 0;
+  constexpr int64_t kRows = 11;  // 6 of mixing weights; dt, both halves of its sums, decays, tails
+  const auto up = [](int64_t n) { return (n + 15) / 16 * 16; };
+  const int64_t Q = std::min(c.ssm.scan_chunk, tokens), P = c.ssm.head_dim, N = c.ssm.d_state;
+  return N * up(Q) + 2 * Q * up(N) + Q * up(Q) + 2 * Q * up(P) + N * up(P) + P * N + kRows * up(Q);
 }
 
 int64_t RoundedShare(int64_t bytes, double share) {
@@ -171,31 +177,26 @@ double MeanForwardFlops(const ModelConfig& config, int64_t tokens) {
 }
 
 StateBytes CountState(const ModelConfig& config, KvDtype kv, StateDtype state) {
-  const SsmConfig& s = config.ssm;
-  const AttentionConfig& a = config.attention;
-  const WorkspaceConfig& w = config.workspace;
+  const StateLayout layout(config, kv, state, /*ctx_size=*/0, config.moe.top_k);
   StateBytes bytes;
-  if (s.kind == SsmKind::kMamba2) {
-    const int64_t number = state == StateDtype::kBF16 ? 2 : kF32Bytes;
-    bytes.ssm = SsmLayers(config) * s.d_inner() * s.d_state * number;            // h [H, P, N]
-    bytes.conv = SsmLayers(config) * s.conv_dim() * (s.d_conv - 1) * kF32Bytes;  // [K - 1, cd]
-  } else {
-    bytes.ssm = SsmLayers(config) * config.d_model * kF32Bytes;  // s [D]
-  }
-  // A ring of W and a pool of Gm entries, each a key and a value for every KV head.
-  const int64_t pool = std::max<int64_t>(a.landmark_budget, 0);
-  bytes.kv = SparseLayers(config) * 2 * (a.window + pool) * a.n_kv_heads * KvRowBytes(kv, a.head_dim);
-  // Scores of ring and pool, positions of the pool.
-  if (pool > 0) bytes.landmarks = SparseLayers(config) * (a.window + 2 * pool) * kF32Bytes;
-  // Sum of the open chunk and summary [D], ids i32 and weights f32 [k].
-  bytes.moe = MoeLayers(config) * (2 * config.d_model + 2 * config.moe.top_k) * kF32Bytes;
-  // M and acc [S, r], sum and max [S].
-  bytes.workspace = WorkspaceSites(config) * (2 * w.n_slots * w.rank + 2 * w.n_slots) * kF32Bytes;
+  for (const auto& block : layout.buffers)
+    for (const StateBuffer& buffer : block) switch (buffer.part) {
+        case StatePart::kSsm: bytes.ssm += buffer.bytes; break;
+        case StatePart::kConv: bytes.conv += buffer.bytes; break;
+        case StatePart::kKv: bytes.kv += buffer.bytes; break;
+        case StatePart::kLandmarks: bytes.landmarks += buffer.bytes; break;
+        case StatePart::kMoe: bytes.moe += buffer.bytes; break;
+        case StatePart::kWorkspace: bytes.workspace += buffer.bytes; break;
+      }
   return bytes;
 }
 
 int64_t KvBytesPerToken(const ModelConfig& config, KvDtype kv) {
-  return FullLayers(config) * 2 * config.attention.n_kv_heads * KvRowBytes(kv, config.attention.head_dim);
+  const StateLayout layout(config, kv, StateDtype::kF32, /*ctx_size=*/1, config.moe.top_k);
+  int64_t bytes = 0;
+  for (const auto& block : layout.buffers)
+    for (const StateBuffer& buffer : block) bytes += buffer.growing_heads > 0 ? buffer.bytes : 0;
+  return bytes;
 }
 
 int64_t DefaultTensorBytes(const TensorSpec& spec) { return spec.size() * DTypeSize(spec.dtype); }
@@ -236,8 +237,10 @@ RunBytes CountRun(const ModelConfig& config, const RunOptions& options, const Te
   run.kv_per_token = KvBytesPerToken(config, options.kv);
   run.kv = options.batch * options.ctx * run.kv_per_token;
   run.snapshot = state > 0 ? state + kPositionBytes : 0;
-  run.scratch =
-      (std::min(kPrefillPiece, options.ctx) * ScratchNumbers(config) + options.batch * config.vocab_size) * kF32Bytes;
+  const int64_t tokens = std::min(kPassTokens, options.ctx);
+  run.scratch = (tokens * ScratchNumbers(config) + options.threads * ThreadScratchNumbers(config, tokens) +
+                 options.batch * config.vocab_size) *
+                kF32Bytes;
   run.read_per_token = (StepWeightBytes(config, table, options.batch, bytes) + run.state + run.kv) / options.batch;
   return run;
 }

@@ -18,6 +18,11 @@ namespace hydra {
 
 inline constexpr int64_t kF32Bytes = 4;
 
+// Tokens that the runtime reads in one pass; longer prompts are cut into passes.
+inline constexpr int64_t kPassTokens = 512;
+// Tokens that one sequence may have: positions of landmarks are stored in 32 bits.
+inline constexpr int64_t kMaxSequenceTokens = int64_t{1} << 31;
+
 struct ComponentParams {
   Component component;
   int64_t total;   // parameters, buffers not counted
@@ -79,6 +84,7 @@ struct RunOptions {
   int64_t batch = 1;
   KvDtype kv = KvDtype::kF16;
   StateDtype state = StateDtype::kF32;
+  int64_t threads = 1;  // each has scratch of its own
 };
 struct RunBytes {
   int64_t weights = 0;
@@ -86,7 +92,7 @@ struct RunBytes {
   int64_t kv = 0;              // of all sequences at ctx
   int64_t kv_per_token = 0;    // of one sequence
   int64_t snapshot = 0;        // of one: a copy of the constant state, with the position
-  int64_t scratch = 0;         // activations of one prefill piece, logits of a row for each sequence
+  int64_t scratch = 0;         // activations of one pass, of all threads; logits of a row for each sequence
   int64_t read_per_token = 0;  // a decode step's weights, state and KV at ctx, divided by batch
   // What must be had: one snapshot for each sequence that has constant state.
   [[nodiscard]] int64_t total(int64_t batch) const { return weights + state + kv + batch * snapshot + scratch; }

@@ -342,9 +342,8 @@ Json ToJson(const ModelConfig& config) {
 ModelConfig FromJson(const Json& json, const std::string& where, std::vector<std::string>* warnings) {
   if (!json.is_object()) throw Error(ErrorCode::kConfig, StrCat(where, ": must be a JSON object"));
   const auto type = json.find("model_type");
-  if (type == json.end()) throw Error(ErrorCode::kConfig, StrCat(where, ": model_type is missing"));
   std::string family;
-  ReadJson(*type, where + ": model_type", &family);
+  if (type != json.end()) ReadJson(*type, where + ": model_type", &family);
   ModelConfig config;
   if (family == "hydra")
     config = ParseHydra(json, where, ModelConfig{}, true);

@@ -39,6 +39,11 @@ class Keys {
     if (value != nullptr && *value != Json(allowed))
       Refuse(key, *value, StrCat("only ", Json(allowed).dump(), " is supported"));
   }
+  [[nodiscard]] bool Has(const char* key) const { return json_.contains(key); }
+  // A token id, or none where the file has null or a negative number, as old files say "none".
+  void GetTokenId(const char* key, std::optional<int64_t>* out) {
+    if (Get(key, out) && *out && **out < 0) out->reset();
+  }
   void Ignore(std::initializer_list<const char*> keys) { asked_.insert(keys.begin(), keys.end()); }
 
   [[noreturn]] void Refuse(const char* key, const Json& value, const std::string& rule) const {
@@ -60,12 +65,53 @@ class Keys {
   std::set<std::string> asked_;
 };
 
+// What transformers writes into any config and no forward pass reads: names and versions, training's dropout, defaults
+// of generation (generation_config.json has them now), the shape of outputs, tasks with labels.
+void IgnoreWithoutEffect(Keys& k) {
+  k.Ignore({"model_type", "architectures", "transformers_version", "auto_map", "use_cache", "torch_dtype", "dtype",
+            "_name_or_path", "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "unsloth_version",
+            "unsloth_fixed", "tokenizer_class", "task_specific_params", "max_sequence_length", "pretraining_tp"});
+  k.Ignore({"attention_dropout", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "embd_pdrop",
+            "resid_pdrop", "attn_pdrop", "dropout", "gradient_checkpointing", "residual_dropout"});
+  k.Ignore({"do_sample",
+            "temperature",
+            "top_k",
+            "top_p",
+            "typical_p",
+            "num_beams",
+            "num_beam_groups",
+            "repetition_penalty",
+            "length_penalty",
+            "max_length",
+            "min_length",
+            "early_stopping",
+            "bad_words_ids",
+            "no_repeat_ngram_size",
+            "encoder_no_repeat_ngram_size",
+            "diversity_penalty",
+            "num_return_sequences",
+            "forced_bos_token_id",
+            "forced_eos_token_id",
+            "suppress_tokens",
+            "begin_suppress_tokens",
+            "exponential_decay_length_penalty",
+            "remove_invalid_values",
+            "prefix",
+            "sep_token_id",
+            "decoder_start_token_id"});
+  k.Ignore({"output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate",
+            "torchscript", "tf_legacy_loss", "use_bfloat16", "chunk_size_feed_forward", "pruned_heads", "id2label",
+            "label2id", "problem_type", "finetuning_task", "is_decoder", "is_encoder_decoder", "add_cross_attention",
+            "cross_attention_hidden_size", "tie_encoder_decoder"});
+}
+
 void ReadCommon(Keys& k, ModelConfig* c) {
   k.Need("vocab_size", &c->vocab_size);
   k.Need("hidden_size", &c->d_model);
   k.Get("initializer_range", &c->initializer_range);
-  k.Get("bos_token_id", &c->bos_token_id);
-  k.Get("pad_token_id", &c->pad_token_id);
+  k.GetTokenId("bos_token_id", &c->bos_token_id);
+  k.GetTokenId("pad_token_id", &c->pad_token_id);
+  if (c->pad_token_id && *c->pad_token_id >= c->vocab_size) c->pad_token_id.reset();  // never looked up
   if (const Json* eos =
           k.Find("eos_token_id")) {  // may be a list: generation stops at each, training appends the first
     std::vector<int64_t> ids;
@@ -73,6 +119,7 @@ void ReadCommon(Keys& k, ModelConfig* c) {
       ReadJson(*eos, k.Field("eos_token_id"), &ids);
     } else {
       ReadJson(*eos, k.Field("eos_token_id"), &ids.emplace_back());
+      if (ids[0] < 0) ids.clear();  // none, as in GetTokenId
     }
     if (!ids.empty()) {
       c->eos_token_id = ids[0];
@@ -85,7 +132,9 @@ void ReadCommon(Keys& k, ModelConfig* c) {
     k.Refuse("torch_dtype", dtype, "must be float32, bfloat16, float16 or float64");
   if (const Json* q = k.Find("quantization_config"))
     k.Refuse("quantization_config", *q, "quantised Hugging Face models are not supported");
-  k.Ignore({"model_type", "architectures", "transformers_version", "auto_map", "use_cache", "torch_dtype", "dtype"});
+  if (const Json* act = k.Find("hidden_act"); act != nullptr && *act != "silu" && *act != "swish")
+    k.Refuse("hidden_act", *act, "only \"silu\" (or \"swish\", its other name) is supported");
+  IgnoreWithoutEffect(k);
 }
 
 int64_t ReadLayerCount(Keys& k) {
@@ -116,6 +165,8 @@ void ReadRopeObject(Keys& k, const char* key, AttentionConfig* a) {
   std::string type = "default";
   if (!read("rope_type", &type)) read("type", &type);
   if (type == "default") return;
+  double factor = 0;
+  if (type == "linear" && read("factor", &factor) && factor == 1) return;  // positions divided by 1
   RopeScaling& scaling = a->rope_scaling.emplace();
   if (type == "llama3") {
     need("factor", &scaling.factor);
@@ -129,7 +180,8 @@ void ReadRopeObject(Keys& k, const char* key, AttentionConfig* a) {
   }
 }
 
-void ReadLayerTypes(Keys& k, int64_t n_layers) {
+// Every layer sees all positions: full attention, or a sliding window that no text of a trained length leaves.
+void CheckLayerTypes(Keys& k, int64_t n_layers, bool wide_window) {
   const Json* value = k.Find("layer_types");
   if (value == nullptr) return;
   if (value->is_array() && static_cast<int64_t>(value->size()) != n_layers)
@@ -137,11 +189,32 @@ void ReadLayerTypes(Keys& k, int64_t n_layers) {
   std::vector<std::string> types;
   ReadJson(*value, k.Field("layer_types"), &types);
   for (const std::string& type : types)
-    if (type != "full_attention") k.Refuse("layer_types", type, "only full_attention is supported");
+    if (type != "full_attention" && !(type == "sliding_attention" && wide_window))
+      k.Refuse("layer_types", type, "only full_attention is supported");
+}
+
+// Sliding windows: none, or as long as the longest text the model was trained for. Mistral has one wherever there is a
+// sliding_window; Qwen where use_sliding_window says so, in layers from max_window_layers on or those of layer_types;
+// Llama never, whatever its file holds. A missing key has transformers' default.
+void ReadWindow(Keys& k, const ModelConfig& c, bool mistral) {
+  const bool qwen = c.family != Family::kLlama;
+  bool on = mistral;
+  if (qwen)
+    k.Get("use_sliding_window", &on);
+  else
+    k.Only("use_sliding_window", false);
+  int64_t window = k.Has("sliding_window") ? INT64_MAX : 4096, first = qwen ? 28 : 0;  // null: none
+  k.Get("sliding_window", &window);
+  if (qwen) k.Get("max_window_layers", &first);
+  const bool wide = window >= c.max_position_embeddings, listed = qwen && k.Has("layer_types");
+  if (on && !wide && !listed && first < c.n_layers())
+    k.Refuse("sliding_window", window,
+             StrCat("a window below max_position_embeddings = ", c.max_position_embeddings, " is not supported"));
+  CheckLayerTypes(k, c.n_layers(), wide && k.Has("sliding_window"));
 }
 
 // Llama, Qwen 2 (with biases of q, k, v) and Qwen 3 (with norms of q and k per head).
-ModelConfig ReadDecoder(Keys& k, Family family) {
+ModelConfig ReadDecoder(Keys& k, Family family, bool mistral) {
   const bool qwen = family != Family::kLlama;
   ModelConfig c;
   c.family = family;
@@ -150,14 +223,14 @@ ModelConfig ReadDecoder(Keys& k, Family family) {
   ReadCommon(k, &c);
   c.layers.assign(static_cast<size_t>(ReadLayerCount(k)),
                   {.ssm = false, .attention = AttentionKind::kFull, .ffn = FfnKind::kDense});
-  ReadLayerTypes(k, c.n_layers());
   c.tie_embeddings = false;
   k.Get("tie_word_embeddings", &c.tie_embeddings);
   k.Need("intermediate_size", &c.d_ff);
   c.norm_eps = 1e-6;
   k.Get("rms_norm_eps", &c.norm_eps);
-  c.max_position_embeddings = qwen ? 32768 : 2048;
+  c.max_position_embeddings = qwen ? 32768 : mistral ? 131072 : 2048;
   k.Get("max_position_embeddings", &c.max_position_embeddings);
+  ReadWindow(k, c, mistral);
   AttentionConfig& a = c.attention;
   a.qk_norm = family == Family::kQwen3;
   a.qkv_bias = family == Family::kQwen2;
@@ -175,14 +248,13 @@ ModelConfig ReadDecoder(Keys& k, Family family) {
   k.Get("rope_theta", &a.rope_theta);
   ReadRopeObject(k, "rope_scaling", &a);
   ReadRopeObject(k, "rope_parameters", &a);
-  k.Only("hidden_act", "silu");
   k.Only("partial_rotary_factor", 1);
-  if (family != Family::kQwen2) k.Only("attention_bias", false);
+  if (family == Family::kQwen2)
+    k.Ignore({"attention_bias"});  // this family always has them
+  else
+    k.Only("attention_bias", false);
   k.Only("mlp_bias", false);
-  k.Only("pretraining_tp", 1);
-  k.Only("use_sliding_window", false);
-  k.Ignore({"attention_dropout", "rope_interleaved", "is_llama_config"});
-  if (qwen) k.Ignore({"sliding_window", "max_window_layers"});  // of no effect with use_sliding_window false
+  k.Ignore({"rope_interleaved", "is_llama_config"});
   return c;
 }
 
@@ -216,7 +288,6 @@ ModelConfig ReadMamba2(Keys& k) {
   k.Get("time_step_floor", &s.dt_floor);
   k.Get("A_initializer_range", &s.A_init);
   k.Only("use_bias", false);
-  k.Only("hidden_act", "silu");
   k.Only("rms_norm", true);
   k.Only("norm_before_gate", false);
   k.Ignore(
@@ -271,23 +342,45 @@ Json WriteDecoder(const ModelConfig& c) {
   return j;
 }
 
+// Names of families in files, and of their classes. Mistral is a Llama but for its window.
+struct HfFamily {
+  const char* model_type;
+  const char* architecture;
+  Family family;
+};
+constexpr HfFamily kFamilies[] = {{"llama", "LlamaForCausalLM", Family::kLlama},
+                                  {"mistral", "MistralForCausalLM", Family::kLlama},
+                                  {"qwen2", "Qwen2ForCausalLM", Family::kQwen2},
+                                  {"qwen3", "Qwen3ForCausalLM", Family::kQwen3},
+                                  {"mamba2", "Mamba2ForCausalLM", Family::kMamba2}};
+
+// By model_type; where that is not known, by the class that the file says it was made by.
+const HfFamily& FamilyOf(const Json& json, const std::string& model_type, const std::string& where) {
+  for (const HfFamily& row : kFamilies)
+    if (model_type == row.model_type) return row;
+  const auto classes = json.find("architectures");
+  if (classes != json.end() && classes->is_array())
+    for (const Json& name : *classes)
+      for (const HfFamily& row : kFamilies)
+        if (name == row.architecture) return row;
+  if (model_type.empty()) throw Error(ErrorCode::kConfig, StrCat(where, ": model_type is missing"));
+  throw Error(ErrorCode::kConfig, StrCat(where, ": model_type = \"", OneLine(model_type, 60),
+                                         "\": must be hydra, llama, mistral, mamba2, qwen2 or qwen3"));
+}
+
 }  // namespace
 
 ModelConfig ReadHfConfig(const Json& json, const std::string& family, const std::string& where,
                          std::vector<std::string>* warnings) {
   Keys keys(json, where);
-  ModelConfig config;
-  if (family == "llama")
-    config = ReadDecoder(keys, Family::kLlama);
-  else if (family == "qwen2")
-    config = ReadDecoder(keys, Family::kQwen2);
-  else if (family == "qwen3")
-    config = ReadDecoder(keys, Family::kQwen3);
-  else if (family == "mamba2")
-    config = ReadMamba2(keys);
-  else
-    throw Error(ErrorCode::kConfig, StrCat(where, ": model_type = \"", OneLine(family, 60),
-                                           "\": must be hydra, llama, mamba2, qwen2 or qwen3"));
+  const HfFamily& row = FamilyOf(json, family, where);
+  const ModelConfig config = row.family == Family::kMamba2
+                                 ? ReadMamba2(keys)
+                                 : ReadDecoder(keys, row.family, std::string_view(row.model_type) == "mistral");
+  if (!family.empty() && family != row.model_type && warnings != nullptr)
+    warnings->push_back(
+        internal::WithoutControls(StrCat(where, ": model_type = \"", OneLine(family, 60), "\" is not known: read as ",
+                                         row.model_type, ", as architectures says")));
   keys.WarnUnknown(warnings);
   return config;
 }

@@ -11,7 +11,8 @@
 
 namespace hydra {
 
-// Refuses by name what the engines do not compute; an unknown key gives one warning.
+// `family` is the file's model_type, or "" where it has none: then, and where it is not known, `architectures` decides.
+// Refuses by name what the engines do not compute; all unknown keys together give one warning.
 [[nodiscard]] ModelConfig ReadHfConfig(const nlohmann::ordered_json& json, const std::string& family,
                                        const std::string& where, std::vector<std::string>* warnings);
 [[nodiscard]] nlohmann::ordered_json WriteHfConfig(const ModelConfig& config);

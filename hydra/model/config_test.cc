@@ -161,7 +161,7 @@ TEST(Config, BadFilesAreRefusedByName) {
   expect("[]", "object");
   expect("{}", "model_type is missing");                                                     // key-missing
   expect(R"({"model_type": 5})", "must be a string");                                        // wrong-type
-  expect(R"({"model_type": "gpt9"})", "hydra, llama, mamba2, qwen2 or qwen3");               // unknown-family
+  expect(R"({"model_type": "gpt9"})", "hydra, llama, mistral, mamba2, qwen2 or qwen3");      // unknown-family
   expect(R"({"model_type": "hydra", "hidden_size": -1})", "hidden_size");                    // negative
   expect(R"({"model_type": "hydra", "num_attention_heads": 0})", "num_attention_heads");     // zero-heads
   expect(R"({"model_type": "hydra", "num_hidden_layers": 99999999})", "num_hidden_layers");  // huge-layers
@@ -290,11 +290,67 @@ TEST(Config, QwenIsReadAndWritten) {
   EXPECT_NE(Refusal(R"({"model_type": "qwen3", "attention_bias": true)" + tail + "}").find("attention_bias"),
             std::string::npos);
   Json json = Json::parse(R"({"model_type": "qwen2")" + tail + "}");
+  json.erase("layer_types");
   json["use_sliding_window"] = true;
-  EXPECT_NE(Refusal(json.dump()).find("use_sliding_window"), std::string::npos);
+  EXPECT_EQ(Refusal(json.dump()), "");  // no window after all, and none of its layers
+  json["sliding_window"] = 4;
+  EXPECT_EQ(Refusal(json.dump()), "");
+  json["max_window_layers"] = 1;
+  EXPECT_NE(Refusal(json.dump()).find("sliding_window"), std::string::npos);
+  json["sliding_window"] = 32768;  // as long as any text
+  EXPECT_EQ(Refusal(json.dump()), "");
   json["use_sliding_window"] = false;
   json.erase("num_key_value_heads");
   EXPECT_NE(Refusal(json.dump()).find("num_key_value_heads is missing"), std::string::npos);
+}
+
+constexpr const char* kLlamaTail = R"("vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+    "intermediate_size": 48, "num_attention_heads": 4)";
+
+TEST(Config, MistralIsALlamaUnlessItsWindowIsShort) {
+  const std::string head = std::string(R"({"model_type": "mistral", )") + kLlamaTail;
+  const ModelConfig config = ParseConfig(head + R"(, "sliding_window": null})", "c");
+  EXPECT_EQ(config.family, Family::kLlama);
+  EXPECT_EQ(config.max_position_embeddings, 131072);
+  EXPECT_EQ(ParseConfig(ConfigJson(config), "c"), config);
+  EXPECT_EQ(Refusal(head + R"(, "sliding_window": 4096, "max_position_embeddings": 4096})"), "");
+  EXPECT_NE(
+      Refusal(head + R"(, "sliding_window": 4096, "max_position_embeddings": 4097})").find("sliding_window = 4096"),
+      std::string::npos);
+  EXPECT_NE(Refusal(head + "}").find("sliding_window = 4096"), std::string::npos);  // what the family has without a key
+}
+
+TEST(Config, AnUnknownTypeIsReadByItsClass) {
+  std::vector<std::string> warnings;
+  const std::string tail = std::string(", ") + kLlamaTail + "}";
+  EXPECT_EQ(
+      ParseConfig(R"({"model_type": "nobody", "architectures": ["LlamaForCausalLM"])" + tail, "c", &warnings).family,
+      Family::kLlama);
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("nobody"), std::string::npos);
+  EXPECT_EQ(ParseConfig(R"({"architectures": ["LlamaForCausalLM"])" + tail, "c").family, Family::kLlama);
+  EXPECT_NE(Refusal(R"({"model_type": "nobody", "architectures": ["Own"])" + tail).find("nobody"), std::string::npos);
+}
+
+TEST(Config, SettingsThatChangeNothingAreAcceptedInSilence) {
+  std::vector<std::string> warnings;
+  const ModelConfig plain = ParseConfig(std::string(R"({"model_type": "llama", )") + kLlamaTail + "}", "c");
+  const ModelConfig old = ParseConfig(std::string(R"({"model_type": "llama", )") + kLlamaTail + R"(,
+      "pretraining_tp": 2, "rope_scaling": null, "attention_bias": false, "use_cache": false, "hidden_act": "swish",
+      "pad_token_id": -1, "num_key_value_heads": null, "_name_or_path": "x", "max_sequence_length": 2048,
+      "attention_dropout": 0.1, "tokenizer_class": "LlamaTokenizer", "do_sample": true, "temperature": 0.9})",
+                                      "c", &warnings);
+  EXPECT_EQ(old, plain);
+  EXPECT_EQ(warnings, std::vector<std::string>());
+  const auto with = [](const char* more) {
+    return std::string(R"({"model_type": "llama", )") + kLlamaTail + ", " + more + "}";
+  };
+  EXPECT_EQ(ParseConfig(with(R"("rope_scaling": {"type": "linear", "factor": 1.0})"), "c"), plain);
+  EXPECT_EQ(ParseConfig(with(R"("pad_token_id": 64)"), "c"), plain);  // added to the tokenizer alone
+  EXPECT_EQ(ParseConfig(with(R"("eos_token_id": -1)"), "c"), plain);
+  for (const char* other : {R"("rope_scaling": {"type": "linear", "factor": 2.0})", R"("hidden_act": "gelu")",
+                            R"("attention_bias": true)", R"("mlp_bias": true)", R"("partial_rotary_factor": 0.5)"})
+    EXPECT_NE(Refusal(with(other)), "") << other;
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "hydra/base/error.h"
+#include "hydra/model/model_tensors.h"
 #include "hydra/model/rope.h"
 
 namespace hydra {
@@ -83,6 +84,11 @@ class Keys {
   }
   void OnlyNumber(const char* name, double want) {
     const auto value = file_.FindFloat(Asked(name));
+    if (value && !(std::fabs(*value - want) <= 1e-6 * std::fabs(want)))  // stored as f32; NaN is refused
+      file_.Fail(Key(name), fmt::format("= {}: only {} is supported", *value, want));
+  }
+  void OnlyBool(const char* name, bool want) {
+    const auto value = file_.FindBool(Asked(name));
     if (value && *value != want) file_.Fail(Key(name), fmt::format("= {}: only {} is supported", *value, want));
   }
   void OnlyText(const char* name, std::string_view want) {
@@ -90,10 +96,17 @@ class Keys {
     if (value && *value != want)
       file_.Fail(Key(name), fmt::format("= {}: only {} is supported", OneLine(*value, 60), want));
   }
+  // A window of so many tokens: none, or one that no trained length leaves.
+  void OnlyWideWindow(const char* name, int64_t context) {
+    const auto value = file_.FindInt(Asked(name));
+    if (value && *value != 0 && *value < context)
+      file_.Fail(Key(name),
+                 fmt::format("= {}: sliding windows below context_length = {} are not supported", *value, context));
+  }
   void Ignore(std::initializer_list<const char*> names) {
     for (const char* name : names) asked_.insert(Key(name));
   }
-  // One warning for all keys of the family that nobody asked for: each may change the model.
+  // One warning for all keys of the family that nobody asked for.
   void WarnUnknown(std::vector<std::string>* warnings) const {
     std::string unknown;
     for (const GgufEntry& entry : file_.entries())
@@ -118,6 +131,22 @@ class Keys {
   std::string prefix_;
   std::set<std::string> asked_;
 };
+
+// Architectures by their names in files. Those of one family have its tensors, its order of rows and its maths.
+struct GgufArchitecture {
+  const char* name;
+  Family family;
+};
+constexpr GgufArchitecture kArchitectures[] = {
+    {"llama", Family::kLlama}, {"mistral3", Family::kLlama}, {"xverse", Family::kLlama},  {"internlm2", Family::kLlama},
+    {"qwen2", Family::kQwen2}, {"qwen3", Family::kQwen3},    {"mamba2", Family::kMamba2}, {"hydra", Family::kHydra},
+};
+
+std::optional<Family> FamilyOf(std::string_view architecture) {
+  for (const GgufArchitecture& known : kArchitectures)
+    if (architecture == known.name) return known.family;
+  return std::nullopt;
+}
 
 // The embedding, which tells the vocabulary's size and whether the head is tied.
 void ReadEmbedding(const GgufFile& file, ModelConfig* c) {
@@ -151,12 +180,53 @@ void ReadTokenIds(const GgufFile& file, ModelConfig* c) {
   }
 }
 
+// Keys that llama.cpp's families share and that change what is computed, but for one value each: 0, 1 or false.
+void RefuseOtherMaths(Keys& k) {
+  for (const char* name : {"expert_count", "expert_used_count", "expert_shared_count", "nextn_predict_layers",
+                           "embedding_length_per_layer_input", "attention.q_lora_rank", "attention.kv_lora_rank",
+                           "attention.shared_kv_layers", "attention.relative_buckets_count", "rescale_every_n_layers",
+                           "token_shift_count", "altup.num_inputs", "n_deepstack_layers"})
+    k.OnlyInt(name, 0);
+  for (const char* name : {"attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv",
+                           "attention.max_alibi_bias", "attention.temperature_scale", "attention.temperature_length"})
+    k.OnlyNumber(name, 0);
+  for (const char* name : {"logit_scale", "residual_scale", "embedding_scale", "attention.output_scale",
+                           "attention.value_scale", "rope.scaling.attn_factor"})
+    k.OnlyNumber(name, 1);
+  for (const char* name : {"use_parallel_residual", "swin_norm", "ssm.dt_b_c_rms"}) k.OnlyBool(name, false);
+  k.OnlyBool("attention.causal", true);
+  // Of no effect without experts, yarn or windows, or notes of how the file was made.
+  k.Ignore({"expert_feed_forward_length",   "expert_shared_feed_forward_length",
+            "expert_weights_scale",         "expert_weights_norm",
+            "expert_gating_func",           "expert_group_count",
+            "expert_group_used_count",      "leading_dense_block_count",
+            "moe_every_n_layers",           "interleave_moe_layer_step",
+            "tensor_data_layout",           "rope.scaling.original_context_length",
+            "rope.scaling.finetuned",       "rope.scaling.yarn_log_multiplier",
+            "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor",
+            "rope.scaling.yarn_beta_fast",  "rope.scaling.yarn_beta_slow",
+            "rope.freq_base_swa",           "rope.dimension_count_swa",
+            "attention.key_length_swa",     "attention.value_length_swa",
+            "attention.layer_norm_epsilon"});
+}
+
+// No scaling, or a linear one by 1. 0 is "not set".
+void ReadRopeScaling(const GgufFile& file, Keys& k) {
+  const auto type = file.FindText(k.Key("rope.scaling.type"));
+  k.OnlyText("rope.scaling.type", type == "linear" ? "linear" : "none");
+  for (const char* name : {"rope.scale_linear", "rope.scaling.factor"})
+    k.OnlyNumber(name, file.FindFloat(k.Key(name)) == 0.0 ? 0 : 1);
+  const char* sections = "rope.dimension_sections";
+  k.Ignore({sections});
+  if (file.Find(k.Key(sections)) == nullptr) return;
+  for (const int64_t width : file.Ints(k.Key(sections)))
+    if (width != 0) file.Fail(k.Key(sections), fmt::format("has a section of {}: only 0 is supported", width));
+}
+
 void ReadRope(const GgufFile& file, Keys& k, AttentionConfig* a) {
   a->rope_theta = k.Number("rope.freq_base", 10000.0);
   k.OnlyInt("rope.dimension_count", a->head_dim);
-  k.OnlyText("rope.scaling.type", "none");
-  k.OnlyNumber("rope.scale_linear", 1);
-  k.OnlyNumber("rope.scaling.factor", 1);
+  ReadRopeScaling(file, k);
   const GgufTensor* freqs = file.FindTensor(kGgufRopeFreqs);
   if (freqs == nullptr) return;
   const std::vector<int64_t> want{a->head_dim / 2};
@@ -185,6 +255,7 @@ ModelConfig Sequential(const GgufFile& file, Keys& k, Family family, const Layer
   c.max_position_embeddings = k.Count("context_length");
   c.norm_eps = k.Number("attention.layer_norm_rms_epsilon");
   k.Ignore({"vocab_size"});
+  RefuseOtherMaths(k);
   ReadEmbedding(file, &c);
   ReadTokenIds(file, &c);
   return c;
@@ -205,9 +276,9 @@ ModelConfig ReadDecoder(const GgufFile& file, Keys& k, Family family) {
     file.Fail(k.Key("attention.head_count"),
               fmt::format("= {}: must divide embedding_length = {}", a.n_heads, c.d_model));
   k.OnlyInt("attention.value_length", a.head_dim);
-  k.OnlyInt("attention.sliding_window", 0);
-  k.OnlyInt("expert_count", 0);
-  k.OnlyInt("expert_used_count", 0);
+  k.OnlyWideWindow("attention.sliding_window", c.max_position_embeddings);
+  const double usual_scale = 1.0 / std::sqrt(static_cast<double>(a.head_dim));
+  k.OnlyNumber("attention.scale", file.FindFloat(k.Key("attention.scale")) == 0.0 ? 0 : usual_scale);  // 0: not set
   ReadRope(file, k, &a);
   return c;
 }
@@ -229,7 +300,8 @@ ModelConfig ReadMamba2(const GgufFile& file, Keys& k) {
   s.expand = inner / c.d_model;
   s.head_dim = inner / s.n_heads;
   s.conv_bias = file.FindTensor("blk.0.ssm_conv1d.bias") != nullptr;
-  k.Ignore({"feed_forward_length", "attention.head_count", "attention.head_count_kv"});  // 0, said for old readers
+  for (const char* name : {"feed_forward_length", "attention.head_count", "attention.head_count_kv"})
+    k.OnlyInt(name, 0);  // said for readers that want the keys
   return c;
 }
 
@@ -251,11 +323,7 @@ void CheckVocabulary(const GgufFile& file, const ModelConfig& c) {
 
 }  // namespace
 
-bool IsGgufFamily(std::string_view architecture) {
-  for (const char* known : {"llama", "qwen2", "qwen3", "mamba2", "hydra"})
-    if (architecture == known) return true;
-  return false;
-}
+bool IsGgufFamily(std::string_view architecture) { return FamilyOf(architecture).has_value(); }
 
 std::string GgufName(const ModelConfig& config, const TensorSpec& spec) {
   if (config.family == Family::kHydra) return spec.name;
@@ -286,20 +354,15 @@ GgufStorage GgufStorageOf(const ModelConfig& config, const TensorSpec& spec) {
 ModelConfig ReadGgufConfig(const GgufFile& file, std::vector<std::string>* warnings) {
   const std::string architecture(file.Text(kArchitecture));
   Keys k(file, architecture);
-  ModelConfig c;
-  if (architecture == "llama")
-    c = ReadDecoder(file, k, Family::kLlama);
-  else if (architecture == "qwen2")
-    c = ReadDecoder(file, k, Family::kQwen2);
-  else if (architecture == "qwen3")
-    c = ReadDecoder(file, k, Family::kQwen3);
-  else if (architecture == "mamba2")
-    c = ReadMamba2(file, k);
-  else if (architecture == "hydra")
-    c = ReadHydra(file, warnings);
-  else
-    file.Fail(kArchitecture,
-              fmt::format("= \"{}\": must be llama, qwen2, qwen3, mamba2 or hydra", OneLine(architecture, 60)));
+  const auto family = FamilyOf(architecture);
+  if (!family) {
+    std::string known;
+    for (const GgufArchitecture& row : kArchitectures) known += StrCat(known.empty() ? "" : ", ", row.name);
+    file.Fail(kArchitecture, fmt::format("= \"{}\": must be one of {}", OneLine(architecture, 60), known));
+  }
+  ModelConfig c = *family == Family::kHydra    ? ReadHydra(file, warnings)
+                  : *family == Family::kMamba2 ? ReadMamba2(file, k)
+                                               : ReadDecoder(file, k, *family);
   if (c.family != Family::kHydra) k.WarnUnknown(warnings);
   if (file.FindInt("split.count").value_or(1) > 1)
     file.Fail("split.count", "is over 1: a file in parts is not read; join them with llama.cpp's gguf-split --merge");
@@ -324,21 +387,27 @@ const GgufTensor& GgufModel::Tensor(const TensorSpec& spec) const {
 }
 
 void GgufModel::CheckTensors() const {
-  std::set<std::string_view> used;
-  if (config_.family != Family::kHydra && config_.family != Family::kMamba2) used.insert(kGgufRopeFreqs);
-  TensorTable::ForEach(config_, [&](const TensorSpec& spec) {
+  const std::vector<GgufTensor>& tensors = file_->tensors();
+  TensorList list;
+  list.path = file_->path();
+  list.config_says = "the metadata say";
+  list.count = tensors.size();
+  list.find = [&](const TensorSpec& spec) {
     const GgufTensor& tensor = Tensor(spec);
-    const std::vector<int64_t> want = GgufShape(config_, spec);
-    if (tensor.shape != want)
-      throw Error(ErrorCode::kTensor, fmt::format("{}: {}: shape {}, the metadata say {}", file_->path(),
-                                                  OneLine(tensor.name, 80), ShapeText(tensor.shape), ShapeText(want)));
-    if (GgufStorageOf(config_, spec) == GgufStorage::kNegativeExp) CheckA(spec, tensor);
-    used.insert(tensor.name);
-  });
-  for (const GgufTensor& tensor : file_->tensors())
-    if (!used.contains(tensor.name))
-      throw Error(ErrorCode::kTensor, fmt::format("{}: tensor {} is not in a {} model of these metadata", file_->path(),
-                                                  OneLine(tensor.name, 80), FamilyName(config_.family)));
+    if (GgufStorageOf(config_, spec) == GgufStorage::kNegativeExp && tensor.shape == GgufShape(config_, spec))
+      CheckA(spec, tensor);
+    return static_cast<size_t>(&tensor - tensors.data());
+  };
+  list.shape = [&](const TensorSpec& spec) { return GgufShape(config_, spec); };
+  list.name = [&](size_t i) { return tensors[i].name; };
+  list.stored_shape = [&](size_t i) { return std::span<const int64_t>(tensors[i].shape); };
+  list.other = [&](size_t i) {
+    const bool rope = config_.family != Family::kHydra && config_.family != Family::kMamba2;
+    if ((rope && tensors[i].name == kGgufRopeFreqs) || IsSavedBuffer(config_, tensors[i].name)) return;
+    throw Error(ErrorCode::kTensor, fmt::format("{}: tensor {} is not in a {} model of these metadata", file_->path(),
+                                                OneLine(tensors[i].name, 80), FamilyName(config_.family)));
+  };
+  hydra::CheckTensors(config_, list);
 }
 
 void GgufModel::CheckA(const TensorSpec& spec, const GgufTensor& tensor) const {
@@ -363,14 +432,14 @@ GgufMetadata GgufModelMetadata(const ModelConfig& c) {
     m.SetText("hydra.config", ConfigJson(c));
     return m;
   }
-  if (c.family == Family::kQwen2 || c.family == Family::kQwen3)
-    refuse(fmt::format("model_type = \"{}\": GGUF files of this family are read, not written", family));
+  if (c.family != Family::kLlama && c.attention.rope_scaling)
+    refuse(fmt::format("rope_scaling: GGUF files of {} cannot say it", family));
   const auto key = [&](const char* name) { return family + "." + name; };
   m.SetU32(key("block_count"), c.n_layers());
   m.SetU32(key("context_length"), c.max_position_embeddings);
   m.SetU32(key("embedding_length"), c.d_model);
   m.SetU32(key("vocab_size"), c.vocab_size);
-  if (c.family == Family::kLlama) {
+  if (c.family != Family::kMamba2) {
     const AttentionConfig& a = c.attention;
     m.SetU32(key("feed_forward_length"), c.d_ff);
     m.SetU32(key("attention.head_count"), a.n_heads);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Models in GGUF files: metadata to config and back, tensor names and shapes per role, and how values are stored there.
-// llama, mamba2 and hydra are read and written, qwen2 and qwen3 read. Not here: bytes of the format (gguf.h),
+// llama, qwen2, qwen3, mamba2 and hydra are read and written. Not here: bytes of the format (gguf.h),
 // tokenizers in GGUF (tokenizer_gguf.h). Dims as in tensor_table.h.
 #pragma once
 
@@ -69,11 +69,11 @@ class GgufModel {
 // The config that a file's metadata and tensors say, validated.
 [[nodiscard]] ModelConfig ReadGgufConfig(const GgufFile& file, std::vector<std::string>* warnings = nullptr);
 
-// Whether the architecture is one that ReadGgufConfig knows.
+// Whether the architecture is one that ReadGgufConfig knows, or another name of one.
 [[nodiscard]] bool IsGgufFamily(std::string_view architecture);
 
-// Metadata of the model (not of its tokenizer). Throws kConfig for what GGUF cannot say: qwen, a time_step_limit,
-// norm groups other than the SSM's, a conv without bias.
+// Metadata of the model (not of its tokenizer). Throws kConfig for what GGUF cannot say: rope scaling of qwen, a
+// time_step_limit, norm groups other than the SSM's, a conv without bias.
 [[nodiscard]] GgufMetadata GgufModelMetadata(const ModelConfig& config);
 
 // One tensor of a file to be written; spec is null for kGgufRopeFreqs, which holds RopeDivisors. The type is the

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -28,6 +29,14 @@ ModelConfig TinyLlama() {
   c.tie_embeddings = false;
   c.dtype = DType::kF32;
   c.bos_token_id = 1, c.eos_token_id = 2;
+  return c;
+}
+
+ModelConfig TinyQwen(Family family) {
+  ModelConfig c = TinyLlama();
+  c.family = family;
+  c.attention.qkv_bias = family == Family::kQwen2;
+  c.attention.qk_norm = family == Family::kQwen3;
   return c;
 }
 
@@ -107,7 +116,8 @@ TEST_F(GgufModelTest, EachFamilyComesBackEqual) {
   tied.tie_embeddings = true;
   ModelConfig hydra = HydraNano();
   hydra.bos_token_id = hydra.eos_token_id = 3;
-  for (const ModelConfig& want : {TinyLlama(), scaled, tied, TinyMamba(), hydra}) {
+  for (const ModelConfig& want :
+       {TinyLlama(), scaled, tied, TinyQwen(Family::kQwen2), TinyQwen(Family::kQwen3), TinyMamba(), hydra}) {
     SCOPED_TRACE(FamilyName(want.family));
     const Draft draft = MakeDraft(want);
     const std::string path = Write(draft);
@@ -164,35 +174,77 @@ TEST(GgufQkRow, IsThePermutationOfTheConverter) {
   }
 }
 
-TEST_F(GgufModelTest, QwenIsRead) {
+TEST_F(GgufModelTest, QwensRowsAreNotPermuted) {
   for (const Family family : {Family::kQwen2, Family::kQwen3}) {
-    ModelConfig want = TinyLlama();
-    want.family = family;
-    want.attention.qkv_bias = family == Family::kQwen2;
-    want.attention.qk_norm = family == Family::kQwen3;
-    ExpectError([&] { (void)GgufModelMetadata(want); }, ErrorCode::kConfig, {FamilyName(family), "not written"});
-    // llama's keys under the other family's name, and its tensors.
-    ModelConfig llama = want;
-    llama.family = Family::kLlama;
+    const ModelConfig config = TinyQwen(family);
+    const TensorTable table(config);
+    for (const TensorSpec& spec : table.specs()) EXPECT_EQ(GgufStorageOf(config, spec), GgufStorage::kSame);
+    EXPECT_FALSE(GgufModel::Open(Write(MakeDraft(config))).rope_interleaved());
+  }
+}
+
+TEST_F(GgufModelTest, ArchitecturesThatAreALlamaButForTheName) {
+  for (const std::string name : {"mistral3", "xverse", "internlm2"}) {
     const std::string from = Write(MakeDraft(TinyLlama()));
     const GgufFile file = GgufFile::Open(from);
-    Draft draft = MakeDraft(llama);
+    Draft draft = MakeDraft(TinyLlama());
     draft.metadata = {};
     for (GgufEntry entry : file.entries()) {
       std::string key(entry.key);
-      if (key.starts_with("llama.")) key = FamilyName(family) + key.substr(5);
+      if (key.starts_with("llama.")) key = name + key.substr(5);
       entry.key = key;
       draft.metadata.Set(entry);
     }
-    draft.metadata.SetText("general.architecture", FamilyName(family));
+    draft.metadata.SetText("general.architecture", name);
     const GgufModel model = GgufModel::Open(Write(draft));
-    ModelConfig got = model.config();
-    got.initializer_range = want.initializer_range;
-    EXPECT_EQ(got, want);
-    EXPECT_FALSE(model.rope_interleaved());
-    const TensorTable table(want);
-    for (const TensorSpec& spec : table.specs()) EXPECT_EQ(GgufStorageOf(want, spec), GgufStorage::kSame);
+    EXPECT_EQ(model.config().family, Family::kLlama);
+    EXPECT_TRUE(model.rope_interleaved());
   }
+}
+
+TEST_F(GgufModelTest, KeysThatChangeTheMathsAreRefusedUnlessNeutral) {
+  const auto number = [](const char* key, double value) {
+    return [=](Draft& d) { d.metadata.SetF32(std::string("llama.") + key, value); };
+  };
+  const auto whole = [](const char* key, int64_t value) {
+    return [=](Draft& d) { d.metadata.SetU32(std::string("llama.") + key, value); };
+  };
+  const auto flag = [](const char* key, bool value) {
+    return [=](Draft& d) { d.metadata.SetBool(std::string("llama.") + key, value); };
+  };
+  using Change = std::function<void(Draft&)>;
+  const std::pair<Change, Change> rows[] = {
+      // neutral, not neutral
+      {number("logit_scale", 1), number("logit_scale", 0.5)},
+      {number("residual_scale", 1), number("residual_scale", 0.25)},
+      {number("embedding_scale", 1), number("embedding_scale", 12)},
+      {number("attention.scale", 1 / std::sqrt(8.0)), number("attention.scale", 0.25)},
+      {number("attn_logit_softcapping", 0), number("attn_logit_softcapping", 50)},
+      {number("final_logit_softcapping", 0), number("final_logit_softcapping", 30)},
+      {number("attention.clamp_kqv", 0), number("attention.clamp_kqv", 8)},
+      {number("attention.max_alibi_bias", 0), number("attention.max_alibi_bias", 8)},
+      {number("rope.scaling.attn_factor", 1), number("rope.scaling.attn_factor", 1.2)},
+      {number("rope.scaling.factor", 1), number("rope.scaling.factor", 4)},
+      {whole("attention.sliding_window", 1 << 20), whole("attention.sliding_window", 16)},
+      {whole("expert_count", 0), whole("expert_shared_count", 1)},
+      {flag("use_parallel_residual", false), flag("use_parallel_residual", true)},
+      {flag("attention.causal", true), flag("attention.causal", false)},
+  };
+  for (const auto& [neutral, other] : rows) {
+    Draft draft = MakeDraft(TinyLlama());
+    neutral(draft);
+    std::vector<std::string> warnings;
+    EXPECT_NO_THROW((void)GgufModel::Open(Write(draft), &warnings));
+    EXPECT_EQ(warnings, std::vector<std::string>());
+    Bad(TinyLlama(), other, ErrorCode::kFormat, {"m.gguf", "llama.", "supported"});
+  }
+}
+
+TEST_F(GgufModelTest, SavedFrequenciesAreLeftOut) {
+  Draft draft = MakeDraft(TinyLlama());
+  draft.tensors.push_back({"blk.0.attn_rot_embd.weight", WeightType::kF32, {4}});
+  draft.values.push_back({1, 2, 3, 4});
+  EXPECT_NO_THROW((void)GgufModel::Open(Write(draft)));
 }
 
 TEST_F(GgufModelTest, RefusesInconsistentFiles) {
@@ -267,6 +319,9 @@ TEST(GgufModelMetadata, RefusesWhatGgufCannotSay) {
   c = TinyMamba();
   c.ssm.norm_groups = 1;
   ExpectError([&] { (void)GgufModelMetadata(c); }, ErrorCode::kConfig, {"mamba_norm_groups = 1"});
+  c = TinyQwen(Family::kQwen3);
+  c.attention.rope_scaling = RopeScaling{};
+  ExpectError([&] { (void)GgufModelMetadata(c); }, ErrorCode::kConfig, {"rope_scaling", "qwen3"});
   c = TinyMamba();
   c.ssm.conv_bias = false;
   ExpectError([&] { (void)GgufModelMetadata(c); }, ErrorCode::kConfig, {"use_conv_bias"});

@@ -9,6 +9,7 @@
 #include "hydra/base/version.h"
 #include "hydra/io/file.h"
 #include "hydra/io/safetensors.h"
+#include "hydra/model/model_tensors.h"
 
 namespace hydra::nn {
 
@@ -29,39 +30,20 @@ torch::Dtype TorchType(DType dtype, const std::string& where) {
   }
 }
 
-// A tied model may carry its head once more; it must be the same.
-void CheckTiedHead(const SafeTensors& file, const ModelImpl& model) {
-  const TensorView* head = file.Find("lm_head.weight");
-  const TensorView* embedding = file.Find(model.table().Find(TensorRole::kEmbedding)->name);
-  if (head == nullptr || embedding == nullptr) return;
-  if (head->dtype != embedding->dtype || head->nbytes != embedding->nbytes ||
-      std::memcmp(head->data, embedding->data, static_cast<size_t>(head->nbytes)) != 0)
-    throw Error(
-        ErrorCode::kTensor,
-        StrCat(file.path(), ": lm_head.weight differs from the embedding, but config.json says tie_word_embeddings"));
-}
-
 }  // namespace
 
 void LoadWeights(const std::string& path, Model& model) {
   torch::NoGradGuard no_grad;
   const SafeTensors file = SafeTensors::Open(path);
-  const bool tied = model->config().tie_embeddings;
-  for (const TensorView& view : file.tensors()) {
-    if (model->table().FindName(view.name) != nullptr || (tied && view.name == "lm_head.weight")) continue;
-    throw Error(ErrorCode::kTensor, StrCat(file.path(), ": tensor ", view.name, " is not in the model of config.json"));
-  }
-  if (tied) CheckTiedHead(file, *model);
+  CheckTensors(model->config(), file, {});
   for (auto& [spec, tensor] : model->Tensors()) {
-    const TensorView& view = file.Get(spec->name);
-    if (view.shape != spec->shape)
-      throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", spec->name, ": shape ", ShapeText(view.shape),
-                                             ", config.json says ", ShapeText(spec->shape)));
+    const TensorView& view = FindTensor(model->config(), file, *spec);
     const auto type = TorchType(view.dtype, StrCat(file.path(), ": ", spec->name));
     Tensor host = torch::empty(spec->shape, torch::TensorOptions().dtype(type));
     std::memcpy(host.data_ptr(), view.data, static_cast<size_t>(view.nbytes));  // the file may be unaligned
     tensor.copy_(host);
   }
+  file.CheckUnchanged();
 }
 
 Model LoadModel(const std::string& folder, const ModelOptions& options) {

@@ -22,7 +22,7 @@ Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span
       pieces_(pieces),
       pool_(pool),
       act_(weights.options.act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32) {
-  for (const Piece& p : pieces_) n_ += p.T;
+  for (const Piece& p : pieces_) n_ += p.T, longest_ = std::max(longest_, p.T);
 }
 
 void Pass::Run() {
@@ -224,6 +224,7 @@ void CheckSegments(const ModelWeights& w, std::span<const Segment> segments) {
       if (id < 0 || id >= w.config.vocab_size)
         throw Error(ErrorCode::kUsage, StrCat("token id ", id, ": must be 0 to ", w.config.vocab_size - 1));
     const int64_t length = s.state->pos() + static_cast<int64_t>(s.ids.size());
+    CheckSequenceLength(length);
     if (grows && length > w.options.ctx_size)
       throw Error(ErrorCode::kUsage,
                   StrCat("--ctx-size ", w.options.ctx_size, ": the sequence would have ", length, " tokens"));
@@ -236,6 +237,7 @@ std::span<const float> Model::Forward(std::span<const Segment> segments, LogitsO
                                       ForwardScratch& scratch) const {
   const ModelWeights& w = *weights_;
   CheckSegments(w, segments);
+  w.CheckUnchanged();
   ForwardScratch::Data& s = scratch.data();
   const int64_t V = w.config.vocab_size;
   int64_t total = 0;
@@ -245,17 +247,17 @@ std::span<const float> Model::Forward(std::span<const Segment> segments, LogitsO
                                                       : 0;
   float* logits = s.logits.Get(out_rows * V);
 
-  // Passes of at most kPassRows rows, segments in order.
+  // Passes of at most kPassTokens rows, segments in order.
   int64_t done = 0, out = 0;
   size_t segment = 0, offset = 0;
   while (segment < segments.size()) {
     s.pieces.clear();
     s.row_ids.clear();
-    int32_t* wanted = s.wanted.Get(kPassRows);
+    int32_t* wanted = s.wanted.Get(kPassTokens);
     int64_t rows = 0, n_wanted = 0;
-    while (segment < segments.size() && rows < kPassRows) {
+    while (segment < segments.size() && rows < kPassTokens) {
       const Segment& now = segments[segment];
-      const int64_t left = static_cast<int64_t>(now.ids.size() - offset), T = std::min(left, kPassRows - rows);
+      const int64_t left = static_cast<int64_t>(now.ids.size() - offset), T = std::min(left, kPassTokens - rows);
       s.pieces.push_back({now.state, rows, T, now.state->pos()});
       const auto ids = now.ids.subspan(offset, static_cast<size_t>(T));
       s.row_ids.insert(s.row_ids.end(), ids.begin(), ids.end());

@@ -47,10 +47,9 @@ Utf8Stream Generator::TailOf(const SequenceState& state) const {
 
 bool Generator::ReadPrompt(SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options,
                            std::span<const float>* logits) const {
-  constexpr size_t kPiece = 512;  // as many as a pass takes: between pieces a stop is obeyed
   while (!prompt.empty()) {
     if (Cancelled(options)) return false;
-    const auto piece = prompt.first(std::min(kPiece, prompt.size()));
+    const auto piece = prompt.first(std::min<size_t>(kPassTokens, prompt.size()));  // between passes a stop is obeyed
     prompt = prompt.subspan(piece.size());
     const Segment segment{&state, piece};
     *logits = model.Forward({&segment, 1}, prompt.empty() ? LogitsOf::kLast : LogitsOf::kNone, pool, state.scratch());

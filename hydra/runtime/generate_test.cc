@@ -8,6 +8,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/base/testing.h"
+#include "hydra/base/utf8.h"
 #include "hydra/runtime/perplexity.h"
 #include "hydra/runtime/speed.h"
 #include "hydra/runtime/testing.h"

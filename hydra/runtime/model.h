@@ -71,7 +71,8 @@ class Model {
   // Reads all tokens of every segment after what its state holds and moves the states on. Returns logits,
   // [rows, vocab]: the last token's of each segment, or every token's, in the order of the segments; they live in
   // `scratch` until its next use. Long prompts go in pieces, which changes no result beyond rounding. Throws kUsage
-  // for an id outside the vocabulary or a sequence longer than ctx_size, before any state changes.
+  // for an id outside the vocabulary or a sequence longer than ctx_size, kIo where a file of the model was written to,
+  // both before any state changes.
   std::span<const float> Forward(std::span<const Segment> segments, LogitsOf logits, ThreadPool& pool,
                                  ForwardScratch& scratch) const;
 

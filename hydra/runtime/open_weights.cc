@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opens model files for the runtime and holds them to the tensor table.
-#include <cstring>
 #include <filesystem>
-#include <unordered_map>
 
 #include "hydra/base/error.h"
 #include "hydra/io/safetensors.h"
 #include "hydra/model/gguf_model.h"
+#include "hydra/model/model_tensors.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {
@@ -18,30 +17,6 @@ WeightType TypeOf(const TensorView& view, const std::string& path) {
   if (const auto type = WeightTypeOf(view.dtype)) return *type;
   throw Error(ErrorCode::kTensor,
               StrCat(path, ": ", view.name, ": type ", DTypeName(view.dtype), ": must be F32, F16 or BF16"));
-}
-
-// Each tensor of the table once, in its shape; nothing else but a tied model's second copy of its head.
-void CheckSafeTensors(const ModelConfig& config, const SafeTensors& file) {
-  TensorTable::ForEach(config, [&](const TensorSpec& spec) {
-    const TensorView& view = file.Get(spec.name);
-    if (view.shape != spec.shape)
-      throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", spec.name, ": shape ", ShapeText(view.shape),
-                                             ", config.json says ", ShapeText(spec.shape)));
-    (void)TypeOf(view, file.path());
-  });
-  const TensorTable table(config);
-  constexpr const char* kHead = "lm_head.weight";
-  for (const TensorView& view : file.tensors())
-    if (table.FindName(view.name) == nullptr && !(config.tie_embeddings && view.name == kHead))
-      throw Error(ErrorCode::kTensor,
-                  StrCat(file.path(), ": tensor ", view.name, " is not in the model of config.json"));
-  const TensorView* head = config.tie_embeddings ? file.Find(kHead) : nullptr;
-  if (head == nullptr) return;
-  const TensorView& embedding = file.Get(table.Find(TensorRole::kEmbedding)->name);
-  if (head->dtype != embedding.dtype || head->nbytes != embedding.nbytes ||
-      std::memcmp(head->data, embedding.data, static_cast<size_t>(head->nbytes)) != 0)
-    throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", kHead,
-                                           " differs from the embedding, but config.json says tie_word_embeddings"));
 }
 
 WeightSource OpenFolder(const std::string& path, std::vector<std::string>* warnings) {
@@ -56,12 +31,15 @@ WeightSource OpenFolder(const std::string& path, std::vector<std::string>* warni
     throw Error(ErrorCode::kFormat, StrCat((home / "pytorch_model.bin").string(),
                                            ": the runtime reads no pickles: hydralm convert makes safetensors of it"));
   const auto file = std::make_shared<const SafeTensors>(SafeTensors::Open(path));
-  CheckSafeTensors(source.config, *file);
+  CheckTensors(source.config, *file, {.warnings = warnings});
   source.keep = file;
-  source.tensor = [file](const TensorSpec& spec) {
-    const TensorView& view = file->Get(spec.name);
-    return StoredTensor{*WeightTypeOf(view.dtype), view.data, view.nbytes};
+  source.check_unchanged = [file] { file->CheckUnchanged(); };
+  source.metadata = file->metadata();
+  source.tensor = [file, config = source.config](const TensorSpec& spec) {
+    const TensorView& view = FindTensor(config, *file, spec);
+    return StoredTensor{TypeOf(view, file->path()), view.data, view.nbytes};
   };
+  TensorTable::ForEach(source.config, [&](const TensorSpec& spec) { (void)source.tensor(spec); });  // types
   return source;
 }
 
@@ -73,6 +51,7 @@ WeightSource OpenGguf(const std::string& path, std::vector<std::string>* warning
   source.keep = model;
   source.rope_interleaved = model->rope_interleaved();
   source.A_is_negative = model->A_is_negative();
+  source.check_unchanged = [model] { model->file().CheckUnchanged(); };
   source.tensor = [model](const TensorSpec& spec) {
     const GgufTensor& tensor = model->Tensor(spec);
     return StoredTensor{tensor.type, tensor.data, tensor.nbytes};

@@ -17,9 +17,6 @@
 
 namespace hydra {
 
-// Tokens that one pass reads; longer prompts are cut (model/accounting.cc counts scratch for it).
-inline constexpr int64_t kPassRows = 512;
-
 struct Piece {
   SequenceState* state;
   int64_t row;  // of its first token in the pass
@@ -187,8 +184,9 @@ class Pass {
   std::span<const Piece> pieces_;
   ThreadPool& pool_;
   kernels::ActType act_;
-  int64_t n_ = 0;  // rows
-  Rows rows_[3];   // of each path
+  int64_t n_ = 0;        // rows
+  int64_t longest_ = 0;  // rows of the longest piece
+  Rows rows_[3];         // of each path
 };
 
 }  // namespace hydra

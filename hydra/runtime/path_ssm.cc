@@ -121,7 +121,7 @@ void Pass::RunTask(int layer, const Task& task, float* scratch) {
                     .P = c.head_dim,
                     .G = c.n_groups,
                     .N = c.d_state,
-                    .Q = c.scan_chunk,
+                    .Q = std::min(c.scan_chunk, p.T),  // scratch is for the tokens that there are
                     .h0 = task.begin,
                     .h1 = task.end,
                     .x_stride = c.conv_dim(),
@@ -189,7 +189,7 @@ void Pass::RunTasks(int layer) {
   if (s_.tasks.empty()) return;
   const SsmConfig& c = c_.ssm;
   const AttentionConfig& a = c_.attention;
-  const int64_t floats = (std::max(kernels::SsdScratchFloats(c.scan_chunk, c.head_dim, c.d_state),
+  const int64_t floats = (std::max(kernels::SsdScratchFloats(std::min(c.scan_chunk, longest_), c.head_dim, c.d_state),
                                    kernels::AttentionScratchFloats(a.n_heads / a.n_kv_heads, a.head_dim)) +
                           15) /
                          16 * 16;

@@ -15,9 +15,6 @@
 namespace hydra {
 namespace {
 
-constexpr int64_t kAlign = 64;
-constexpr int64_t kF32 = 4;
-
 int64_t RoomForExperts(const ModelConfig& config, const Controls& controls) {
   return std::max(
       {config.moe.top_k, controls.moe_top_k.value_or(0), static_cast<int64_t>(controls.force_experts.size())});
@@ -25,68 +22,10 @@ int64_t RoomForExperts(const ModelConfig& config, const Controls& controls) {
 
 }  // namespace
 
-int64_t StateLayout::Add(int block, const char* name, int64_t n, DType dtype, int64_t growing_heads) {
-  const int64_t offset = bytes;
-  buffers[static_cast<size_t>(block)].push_back({name, offset, n, dtype, growing_heads});
-  bytes += (n + kAlign - 1) / kAlign * kAlign;
-  if (growing_heads == 0) constant_bytes += n;
-  return offset;
-}
-
-StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, StateDtype state_dtype, int64_t ctx,
-                         int64_t experts)
-    : blocks(config.layers.size()),
-      buffers(config.layers.size()),
-      kv(kv_dtype),
-      state(state_dtype),
-      ctx_size(ctx),
-      moe_k(experts) {
-  const SsmConfig& s = config.ssm;
-  const AttentionConfig& a = config.attention;
-  const WorkspaceConfig& w = config.workspace;
-  const DType f = DType::kF32, i = DType::kI32;
-  const DType kv_type = kv == KvDtype::kF32    ? DType::kF32
-                        : kv == KvDtype::kF16  ? DType::kF16
-                        : kv == KvDtype::kBF16 ? DType::kBF16
-                                               : DType::kU8;
-  const int64_t row = a.n_kv_heads * KvRowBytes(kv, a.head_dim);
-  for (int n = 0; n < static_cast<int>(blocks.size()); ++n) {
-    const LayerConfig& layer = config.layers[static_cast<size_t>(n)];
-    BlockOffsets& b = blocks[static_cast<size_t>(n)];
-    if (layer.ssm && s.kind == SsmKind::kMamba2) {
-      b.conv = Add(n, "conv_state", (s.d_conv - 1) * s.conv_dim() * kF32, f);
-      const DType number = state == StateDtype::kBF16 ? DType::kBF16 : f;
-      b.ssm = Add(n, "ssm_state", s.d_inner() * s.d_state * DTypeSize(number), number);
-    } else if (layer.ssm) {
-      b.ssm = Add(n, "ssm_state", config.d_model * kF32, f);
-    }
-    if (layer.attention == AttentionKind::kFull) {
-      b.k = Add(n, "k", ctx * row, kv_type, a.n_kv_heads);
-      b.v = Add(n, "v", ctx * row, kv_type, a.n_kv_heads);
-    } else if (layer.attention == AttentionKind::kSparse) {
-      b.k = Add(n, "k", a.window * row, kv_type);
-      b.v = Add(n, "v", a.window * row, kv_type);
-      if (a.landmark_budget > 0) {
-        b.pool_k = Add(n, "pool_k", a.landmark_budget * row, kv_type);
-        b.pool_v = Add(n, "pool_v", a.landmark_budget * row, kv_type);
-        b.ring_scores = Add(n, "ring_scores", a.window * kF32, f);
-        b.pool_scores = Add(n, "pool_scores", a.landmark_budget * kF32, f);
-        b.pool_pos = Add(n, "pool_pos", a.landmark_budget * kF32, i);
-      }
-    }
-    if (layer.ffn == FfnKind::kChunkMoe) {
-      b.moe_sum = Add(n, "moe_sum", config.d_model * kF32, f);
-      b.moe_mean = Add(n, "moe_mean", config.d_model * kF32, f);
-      b.moe_ids = Add(n, "moe_ids", experts * kF32, i);
-      b.moe_weights = Add(n, "moe_weights", experts * kF32, f);
-    }
-    if (layer.workspace) {
-      b.ws_M = Add(n, "workspace_M", w.n_slots * w.rank * kF32, f);
-      b.ws_acc = Add(n, "workspace_acc", w.n_slots * w.rank * kF32, f);
-      b.ws_sum = Add(n, "workspace_sum", w.n_slots * kF32, f);
-      b.ws_max = Add(n, "workspace_max", w.n_slots * kF32, f);
-    }
-  }
+void CheckSequenceLength(int64_t tokens) {
+  if (tokens > kMaxSequenceTokens)
+    throw Error(ErrorCode::kUsage,
+                StrCat("a sequence of ", tokens, " tokens: at most ", kMaxSequenceTokens, " are possible"));
 }
 
 SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, const Controls& controls)

@@ -19,8 +19,6 @@
 namespace hydra {
 namespace {
 
-constexpr int64_t kPassRows = 512;  // tokens that the runtime reads at once
-
 double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
@@ -76,7 +74,7 @@ TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test) {
   const double flops_per_key = static_cast<double>(4 * a.n_heads * a.head_dim);
   const double bytes_per_key = static_cast<double>(2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim));
 
-  const int64_t step = test.prompt > 0 ? std::min(test.prompt, kPassRows) : 1;  // tokens of a sequence a pass
+  const int64_t step = test.prompt > 0 ? std::min(test.prompt, kPassTokens) : 1;  // tokens of a sequence a pass
   TokenBytes sum;
   int64_t tokens = 0;
   for (int64_t done = 0; done < test.length() - test.depth; done += step) {

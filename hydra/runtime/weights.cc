@@ -259,6 +259,9 @@ std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& sour
   if (out->options.ctx_size == 0) out->options.ctx_size = source.config.max_position_embeddings;
   if (out->options.ctx_size < 1)
     throw Error(ErrorCode::kUsage, StrCat("--ctx-size ", options.ctx_size, ": must be 0 or more"));
+  if (out->options.ctx_size > kMaxSequenceTokens)
+    throw Error(ErrorCode::kUsage,
+                StrCat("--ctx-size ", options.ctx_size, ": a sequence has at most ", kMaxSequenceTokens, " tokens"));
   out->path = source.path;
   out->target = kernels::CurrentTarget();
   out->rope_interleaved = source.rope_interleaved;
@@ -268,6 +271,7 @@ std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& sour
   std::unique_ptr<ThreadPool> own;
   if (pool == nullptr) own = std::make_unique<ThreadPool>(1);
   Loader(source, out.get(), pool != nullptr ? *pool : *own).Run();
+  out->CheckUnchanged();  // else what was packed and what is mapped would be of two models
   if (out->options.act == Activations::kAuto) out->options.act = out->quantised ? Activations::kQ8 : Activations::kF32;
   return out;
 }
@@ -282,6 +286,7 @@ const std::string& ModelWeights::Fingerprint() const {
       hash.Update(StrCat(spec.name, " ", Info(t.type).name, "\n"));
       hash.Update({t.data, static_cast<size_t>(t.nbytes)});
     }
+    CheckUnchanged();
     fingerprint_ = Hex(hash.Finish());
   });
   return fingerprint_;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -33,9 +34,12 @@ struct WeightSource {
   std::string path;  // what messages call it
   std::function<StoredTensor(const TensorSpec&)> tensor;
   std::shared_ptr<const void> keep;
-  bool mapped = true;             // pages of packed tensors may be given back to the system
-  bool rope_interleaved = false;  // Q and K rows are stored in GGUF's llama order
-  bool A_is_negative = false;     // kSsmALog holds -exp(A_log), as GGUF stores it
+  // Throws kIo where a mapped file was written to since it was opened; empty for weights in memory.
+  std::function<void()> check_unchanged;
+  std::map<std::string, std::string> metadata;  // of a safetensors file, else empty
+  bool mapped = true;                           // pages of packed tensors may be given back to the system
+  bool rope_interleaved = false;                // Q and K rows are stored in GGUF's llama order
+  bool A_is_negative = false;                   // kSsmALog holds -exp(A_log), as GGUF stores it
 };
 
 // Opens a model folder, a .gguf or a .safetensors file and checks every tensor against the table: each found once, with
@@ -119,6 +123,10 @@ struct ModelWeights {
   std::vector<std::shared_ptr<std::byte>> owned;  // packed and copied matrices
   WeightSource source;                            // to name the model by its bytes
 
+  // Throws kIo where a file of the model was written to since it was opened.
+  void CheckUnchanged() const {
+    if (source.check_unchanged) source.check_unchanged();
+  }
   // SHA-256 over config and every tensor's type and bytes, in hexadecimal; computed when first asked for.
   [[nodiscard]] const std::string& Fingerprint() const;
 

@@ -15,6 +15,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 GLOBALS = {
     "hydra/base/thread_pool.cc": "which pool this thread works for",
     "hydra/cli/signals.cc": "a signal handler reaches nothing else",
+    "hydra/io/mapped_files.cc": "a signal handler reaches nothing else",
+    "hydra/io/staged_folder.cc": "numbers temporary folders",
     "hydra/kernels/target.cc": "the dispatch table of SIMD levels",
     "hydra/text/tokenizer.cc": "numbers tokenizers, so that a cache knows its own",
 }
