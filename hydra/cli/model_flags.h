@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ namespace hydra::cli {
 
 struct ModelFlags {
   std::string model = ".";
+  std::string pre;  // of a .gguf: the name of its pre-tokenizer
   std::string device = "auto";
   int threads = 0;                    // 0 = physical cores
   std::vector<std::string> controls;  // KEY=VALUE
@@ -25,8 +27,10 @@ struct ModelFlags {
   bool explain = false;
 };
 
-// -m -t --device --control: both engines.
+// -m --pre -t --device --control: both engines.
 void AddModelFlags(CLI::App* verb, ModelFlags* flags);
+// --pre, for verbs that have flags of their own.
+void AddPreFlag(CLI::App* verb, std::string* pre);
 // --kv-dtype --state-dtype: what a sequence's memory is made of.
 void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype);
 // -c --kv-dtype --state-dtype --target --explain: the runtime's.
@@ -36,6 +40,12 @@ void AddActivationFlag(CLI::App* verb, ModelFlags* flags);
 
 // KEY=VALUE of specs/hydra.md 4, such as ban_experts=0,3 or path_scale=1,0,1. Throws kUsage naming the control.
 [[nodiscard]] Controls ParseControls(const std::vector<std::string>& controls);
+
+// The tokenizer of a model folder, a tokenizer.json or a .gguf; what its files say and is not obeyed goes to stderr as
+// warnings. `pre`: what --pre says, or nothing.
+[[nodiscard]] Tokenizer LoadTokenizer(const std::string& path, const std::string& pre = {});
+// Warns where a prompt that the tokenizer encoded begins with bos twice.
+void WarnOfTwoBos(const Tokenizer& tokenizer, std::span<const int32_t> prompt);
 
 // The text of -p or of the file of -f ("-" = stdin); nothing when neither is given. Both are an error.
 [[nodiscard]] std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text,

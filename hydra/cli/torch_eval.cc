@@ -48,7 +48,7 @@ int RunEval(const EvalFlags& flags, const CommonFlags& common) {
   if (flags.split != "train" && flags.split != "val")
     throw Error(ErrorCode::kUsage, StrCat("eval: --split ", flags.split, ": must be train or val"));
   nn::Model model = OpenModel(flags.model);
-  const Tokenizer tokenizer = Tokenizer::Load(flags.model.model);
+  const Tokenizer tokenizer = LoadTokenizer(flags.model.model, flags.model.pre);
   const eval::PerplexityOptions options{
       .ctx = flags.ctx, .max_tokens = flags.max_tokens, .device = train::ResolveDevice(flags.model.device)};
   const eval::PerplexityResult result =

@@ -83,7 +83,7 @@ class Chat {
         config_(LoadGenerationConfig(flags.model.model)),
         sampling_(ResolveSampling(flags.sampling, verb, config_)),
         runner_(OpenRunner(flags.model, {.quiet = common.quiet})),
-        tokenizer_(LoadTokenizerOf(runner_.model)),
+        tokenizer_(LoadTokenizerOf(runner_.model, flags_.model)),
         template_(LoadTemplate()),
         state_(runner_.model, ParseControls(flags.model.controls)),
         sampler_(sampling_),

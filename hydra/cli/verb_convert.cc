@@ -10,6 +10,7 @@
 #include "hydra/base/error.h"
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/io/file.h"
@@ -18,7 +19,7 @@ namespace hydra::cli {
 namespace {
 
 struct ConvertFlags {
-  std::string source, target, to, dtype, shard_size = "5GB";
+  std::string source, target, to, dtype, pre, shard_size = "5GB";
   int threads = 0;
   bool verify = false;
 };
@@ -53,10 +54,10 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
     const WeightType matrix = *WeightTypeOf(dtype);
     report = WriteModelGguf(
         source, flags.target, [&](const TensorSpec& spec) { return spec.matmul ? matrix : WeightType::kF32; },
-        TokenizerKeys(source));
+        TokenizerKeys(source, flags.pre));
   } else {
+    WriteTokenizerFiles(source, flags.target, flags.pre);  // first: a tokenizer that cannot be read ends it at once
     report = WriteModelFolder(source, flags.target, dtype, shard_bytes);
-    WriteTokenizerFiles(source, flags.target);
   }
 
   VerifyReport verified;
@@ -107,6 +108,7 @@ void AddConvertVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--dtype", flags->dtype, "matrices as f32, bf16 or f16; default the source's")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   verb->add_option("--shard-size", flags->shard_size, "largest .safetensors file, such as 2GB")->type_name("BYTES");
+  AddPreFlag(verb, &flags->pre);
   verb->add_option("-t,--threads", flags->threads, "threads of --verify; 0 = all cores")->check(Range(0, 1024));
   verb->add_flag("--verify", flags->verify, "read it back: tensors and logits must agree, else exit 1");
   context.AddJsonFlag(verb);

@@ -3,6 +3,7 @@
 #include "hydra/cli/verb_convert_files.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 
 #include "hydra/base/error.h"
@@ -16,11 +17,24 @@ namespace {
 namespace fs = std::filesystem;
 
 // Files of a model folder that are about text, not weights.
-constexpr const char* kTextFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                                      "generation_config.json", "chat_template.jinja"};
+constexpr const char* kTextFiles[] = {"tokenizer.json",    "tokenizer_config.json",  "special_tokens_map.json",
+                                      "added_tokens.json", "generation_config.json", "chat_template.jinja",
+                                      "chat_template.json"};
 
 std::string HomeOf(const std::string& path) {
   return fs::is_directory(path) ? path : fs::path(path).parent_path().string();
+}
+
+Error PreOfFolder(const std::string& path, const std::string& pre) {
+  return {ErrorCode::kUsage,
+          StrCat("--pre ", pre, ": ", path, " is no GGUF file: its tokenizer.json says the steps itself")};
+}
+
+// Throws where the name is unknown or the file has no use for it.
+void CheckPre(const GgufFile& file, const std::string& pre) {
+  if (file.Find("tokenizer.ggml.model") == nullptr)
+    throw Error(ErrorCode::kUsage, StrCat("--pre ", pre, ": ", file.path(), " has no tokenizer"));
+  (void)ReadGgufTokenizer(file, pre);
 }
 
 }  // namespace
@@ -31,14 +45,20 @@ void CheckTarget(const std::string& source, const std::string& target) {
     throw Error(ErrorCode::kUsage, StrCat("-o ", target, ": is the source: choose another name"));
 }
 
-std::function<void(GgufMetadata&)> TokenizerKeys(const WeightSource& source) {
+std::function<void(GgufMetadata&)> TokenizerKeys(const WeightSource& source, const std::string& pre) {
   if (GgufFile::IsGguf(source.path)) {
-    return [path = source.path](GgufMetadata& metadata) {
+    if (!pre.empty()) CheckPre(GgufFile::Open(source.path), pre);
+    return [path = source.path, pre](GgufMetadata& metadata) {
       const GgufFile file = GgufFile::Open(path);
       for (const GgufEntry& entry : file.entries())
-        if (entry.key.starts_with("tokenizer.") || entry.key == "general.name") metadata.Set(entry);
+        if (entry.key.starts_with("tokenizer.") || entry.key == "hydralm.chat_template" || entry.key == "general.name")
+          metadata.Set(entry);
+      if (pre.empty()) return;
+      metadata.Remove("tokenizer.huggingface.json");  // the tokenizer of the name that counted before
+      metadata.SetText("tokenizer.ggml.pre", pre);
     };
   }
+  if (!pre.empty()) throw PreOfFolder(source.path, pre);
   const std::string home = HomeOf(source.path);
   if (!fs::exists(fs::path(home) / "tokenizer.json")) return {};
   const ModelConfig& config = source.config;
@@ -50,15 +70,23 @@ std::function<void(GgufMetadata&)> TokenizerKeys(const WeightSource& source) {
   };
 }
 
-void WriteTokenizerFiles(const WeightSource& source, const std::string& folder) {
+void WriteTokenizerFiles(const WeightSource& source, const std::string& folder, const std::string& pre) {
   const fs::path to(folder);
   if (GgufFile::IsGguf(source.path)) {
     const GgufFile file = GgufFile::Open(source.path);
+    if (!pre.empty()) CheckPre(file, pre);
     if (file.Find("tokenizer.ggml.model") == nullptr) return;
-    WriteFileAtomic((to / "tokenizer.json").string(), TokenizerJson(ReadGgufTokenizer(file)));
-    WriteFileAtomic((to / "tokenizer_config.json").string(), TokenizerConfigJsonOfGguf(file));
+    const GgufTokenizer tokenizer = ReadGgufTokenizer(file, pre);
+    for (const std::string& warning : tokenizer.file.warnings)
+      std::fprintf(stderr, "hydralm: warning: %s\n", warning.c_str());
+    const std::string text = TokenizerJson(tokenizer), config = TokenizerConfigJsonOfGguf(file);
+    MakeDirs(folder);
+    WriteFileAtomic((to / "tokenizer.json").string(), text);
+    WriteFileAtomic((to / "tokenizer_config.json").string(), config);
     return;
   }
+  if (!pre.empty()) throw PreOfFolder(source.path, pre);
+  MakeDirs(folder);
   for (const char* name : kTextFiles)
     if (const fs::path from = fs::path(HomeOf(source.path)) / name; fs::exists(from))
       WriteFileAtomic((to / name).string(), ReadFile(from.string()));

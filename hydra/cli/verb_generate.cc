@@ -54,13 +54,14 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const SamplerOptions sampling = ResolveSampling(flags.sampling, verb, config);
   const double start = Seconds();
   const Runner runner = OpenRunner(flags.model, {.quiet = common.quiet});
-  const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
+  const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
   sampling.CheckIds(tokenizer.vocab_size());
   SequenceState state = FirstState(flags, runner.model);
   const double loaded = Seconds();
 
   std::vector<int32_t> prompt;
   if (text) prompt = tokenizer.Encode(*text, {.add_special = state.pos() == 0 && state.pending().empty()});
+  WarnOfTwoBos(tokenizer, prompt);
   if (prompt.empty() && state.pending().empty())
     throw Error(ErrorCode::kUsage, flags.load.empty()
                                        ? fmt::format("generate: {}the prompt has no tokens",

@@ -9,6 +9,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/convert/quantize.h"
@@ -18,7 +19,7 @@ namespace hydra::cli {
 namespace {
 
 struct QuantizeFlags {
-  std::string source, target, type = "q8_0";
+  std::string source, target, pre, type = "q8_0";
 };
 
 int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
@@ -29,7 +30,7 @@ int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
   const WeightSource source = OpenWeights(flags.source);
   const ConvertReport report = WriteModelGguf(
       source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); },
-      TokenizerKeys(source));
+      TokenizerKeys(source, flags.pre));
   constexpr size_t kShown = 5;
   const auto worst = WorstChanges(report, kShown);
   const double share =
@@ -67,6 +68,7 @@ void AddQuantizeVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-o,--output", flags->target, "the .gguf file to write")->required()->type_name("FILE.gguf");
   verb->add_option("--type", flags->type, "q8_0, q4_0, q4_1 or q4_k_m (Q4_K, with Q6_K where it matters)")
       ->check(CLI::IsMember({"q8_0", "q4_0", "q4_1", "q4_k_m"}));
+  AddPreFlag(verb, &flags->pre);
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunQuantize(*flags, common); });
 }

@@ -40,8 +40,8 @@ struct Runner {
 // The same from weights at hand.
 [[nodiscard]] Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options);
 
-// The model's tokenizer; throws where it has more tokens than the model.
-[[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model);
+// The model's tokenizer, with its warnings on stderr; throws where it has more tokens than the model.
+[[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model, const ModelFlags& flags);
 // Every id that ends a text: of config.json, generation_config.json or GGUF's metadata, and the tokenizer's eos and
 // eot.
 [[nodiscard]] std::vector<int32_t> EndIds(const Model& model, const GenerationConfig& config,
