@@ -137,7 +137,7 @@ TEST_F(SpmTokenizer, MergesByScore) {
       metadata.SetBool("tokenizer.ggml.add_space_prefix", prefix);
       const Tokenizer tokenizer = Tokenizer::Load(Write(metadata));
       std::mt19937_64 rng(seed);
-      for (int round = 0; round < 400; ++round) {
+      for (int round = 0; round < 150; ++round) {
         const std::string text = RandomWords(rng);
         if (text.find("   ") != std::string::npos) continue;  // a token of users
         const auto ids = tokenizer.Encode(text, {.parse_special = false});
@@ -179,7 +179,7 @@ TEST_F(SpmTokenizer, GoesIntoAFolderAndBackByScores) {
       const Tokenizer in_folder = Tokenizer::Load(folder), after = Tokenizer::FromGguf(file);
       EXPECT_EQ(in_folder.sha256(), before.sha256());
       std::mt19937_64 rng(seed);
-      for (int round = 0; round < 200; ++round) {
+      for (int round = 0; round < 100; ++round) {
         const std::string text = RandomWords(rng) + (round % 3 == 0 ? "<s>@tool@" : "") + RandomWords(rng);
         const EncodeOptions options{.parse_special = round % 2 == 0, .add_special = true};
         const auto ids = before.Encode(text, options);
@@ -207,7 +207,7 @@ TEST_F(SpmTokenizer, WhatScoresCannotSayIsCarriedWhole) {
   EXPECT_EQ(file.Text("tokenizer.ggml.pre"), "hydra");
   const Tokenizer before = Tokenizer::Load(folder), after = Tokenizer::FromGguf(file);
   std::mt19937_64 rng(5);
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < 100; ++round) {
     const std::string text = RandomWords(rng) + "<s>" + RandomWords(rng);
     ASSERT_EQ(after.Encode(text), before.Encode(text)) << text;
   }
