@@ -75,10 +75,16 @@ void SetControl(const std::string& key, const std::string& value, const ModelCon
 
 void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
   verb->add_option("-m,--model", flags->model, "model folder, .gguf or .safetensors")->type_name("PATH");
+  AddPreFlag(verb, &flags->pre);
   verb->add_option("-t,--threads", flags->threads, "threads; 0 = physical cores")->check(Range(0, 1024));
   verb->add_option("--device", flags->device, "auto or cpu; LibTorch takes cuda or cuda:N too")->type_name("DEVICE");
   verb->add_option("--control", flags->controls, "KEY=VALUE, repeatable, such as ban_experts=0,3")
       ->type_name("KEY=VALUE");
+}
+
+void AddPreFlag(CLI::App* verb, std::string* pre) {
+  verb->add_option("--pre", *pre, "pre-tokenizer of a .gguf that names none or an unknown one, such as llama-bpe")
+      ->type_name("NAME");
 }
 
 void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype) {
@@ -132,6 +138,22 @@ void RefuseTextFlags(const CLI::App* verb, const std::string& rule) {
     if (verb->count(flag) > 0) throw Error(ErrorCode::kUsage, fmt::format("{}: {}: {}", verb->get_name(), flag, rule));
 }
 
+Tokenizer LoadTokenizer(const std::string& path, const std::string& pre) {
+  std::vector<std::string> warnings;
+  Tokenizer tokenizer = Tokenizer::Load(path, {.pre = pre, .warnings = &warnings});
+  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
+  return tokenizer;
+}
+
+void WarnOfTwoBos(const Tokenizer& tokenizer, std::span<const int32_t> prompt) {
+  if (!tokenizer.StartsWithTwoBos(prompt)) return;
+  fmt::print(
+      stderr,
+      "hydralm: warning: the prompt begins with {0} and the model puts one more before it: that is two bos tokens; "
+      "leave yours out\n",
+      tokenizer.TokenText(prompt[0]));
+}
+
 std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text, const std::string& file) {
   const bool has_text = verb->count("-p") > 0, has_file = verb->count("-f") > 0;
   if (has_text && has_file) throw Error(ErrorCode::kUsage, fmt::format("{}: give one of -p and -f", verb->get_name()));
@@ -157,7 +179,7 @@ std::vector<int32_t> InputIds(const LogitsFlags& flags, const CLI::App* verb, in
   std::vector<int64_t> ids = flags.ids;
   if (!text) RefuseTextFlags(verb, "is for -p and -f");
   if (text)
-    for (const int32_t id : Tokenizer::Load(flags.model.model).Encode(*text, flags.special.Options()))
+    for (const int32_t id : LoadTokenizer(flags.model.model, flags.model.pre).Encode(*text, flags.special.Options()))
       ids.push_back(id);
   if (ids.empty()) throw Error(ErrorCode::kUsage, "logits: no tokens; give -p TEXT, -f FILE or --ids 1,2,3");
   std::vector<int32_t> out;

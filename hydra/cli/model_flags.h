@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ namespace hydra::cli {
 
 struct ModelFlags {
   std::string model = ".";
+  std::string pre;  // of a .gguf: the name of its pre-tokenizer
   std::string device = "auto";
   int threads = 0;                    // 0 = physical cores
   std::vector<std::string> controls;  // KEY=VALUE
@@ -25,8 +27,10 @@ struct ModelFlags {
   bool explain = false;
 };
 
-// -m -t --device --control: both engines.
+// -m --pre -t --device --control: both engines.
 void AddModelFlags(CLI::App* verb, ModelFlags* flags);
+// --pre, for verbs that have flags of their own.
+void AddPreFlag(CLI::App* verb, std::string* pre);
 // --kv-dtype --state-dtype: what a sequence's memory is made of.
 void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype);
 // -c --kv-dtype --state-dtype --target --explain: the runtime's.
@@ -51,6 +55,12 @@ struct TextFlags {
 void AddTextFlags(CLI::App* verb, const EncodeOptions& defaults, TextFlags* flags);
 // Throws kUsage where one of them is given although there is no text; `rule` says when there is one.
 void RefuseTextFlags(const CLI::App* verb, const std::string& rule);
+
+// The tokenizer of a model folder, a tokenizer.json or a .gguf; what its files say and is not obeyed goes to stderr as
+// warnings. `pre`: what --pre says, or nothing.
+[[nodiscard]] Tokenizer LoadTokenizer(const std::string& path, const std::string& pre = {});
+// Warns where a prompt that the tokenizer encoded begins with bos twice.
+void WarnOfTwoBos(const Tokenizer& tokenizer, std::span<const int32_t> prompt);
 
 // The text of -p or of the file of -f ("-" = stdin); nothing when neither is given. Both are an error.
 [[nodiscard]] std::optional<std::string> PromptText(const CLI::App* verb, const std::string& text,

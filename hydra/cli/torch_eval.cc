@@ -50,7 +50,7 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
     throw Error(ErrorCode::kUsage, StrCat("eval: --split ", flags.split, ": must be train or val"));
   if (flags.file.empty()) RefuseTextFlags(verb, "is for -f; shards are tokens already");
   nn::Model model = OpenModel(flags.model);
-  const Tokenizer tokenizer = Tokenizer::Load(flags.model.model);
+  const Tokenizer tokenizer = LoadTokenizer(flags.model.model, flags.model.pre);
   const eval::PerplexityOptions options{.ctx = flags.ctx,
                                         .max_tokens = flags.max_tokens,
                                         .text = flags.special.Options(),

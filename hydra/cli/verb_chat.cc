@@ -41,7 +41,7 @@ class Chat {
         wishes_(LoadWishes(flags.model.model)),
         sampling_(ResolveSampling(flags.sampling, verb, wishes_)),
         runner_(OpenRunner(flags.model, {.quiet = common.quiet})),
-        tokenizer_(LoadTokenizerOf(runner_.model)),
+        tokenizer_(LoadTokenizerOf(runner_.model, flags_.model)),
         template_(LoadTemplate(verb)),
         conversation_(
             {runner_.model, tokenizer_, *runner_.pool}, template_,

@@ -9,6 +9,7 @@
 #include "hydra/base/error.h"
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/convert/verify.h"
@@ -17,7 +18,7 @@ namespace hydra::cli {
 namespace {
 
 struct ConvertFlags {
-  std::string source, target, to, dtype, shard_size = "5GB";
+  std::string source, target, to, dtype, pre, shard_size = "5GB";
   int threads = 0;
   bool verify = false;
 };
@@ -48,7 +49,7 @@ Verdict Verify(const WeightSource& source, const ConvertFlags& flags, const Boun
   ThreadPool pool(flags.threads);
   Verdict verdict{.report = VerifyModel(source, OpenWeights(flags.target), pool)};
   VerifyReport& report = verdict.report;
-  const std::optional<Tokenizer> from = TokenizerOf(flags.source), to = TokenizerOf(flags.target);
+  const std::optional<Tokenizer> from = TokenizerOf(flags.source, flags.pre), to = TokenizerOf(flags.target);
   if (from) {
     const std::string difference = to ? CompareTokenizers(*from, *to) : "tokenizer: is not there";
     if (!difference.empty()) report.differences.push_back(difference);
@@ -85,10 +86,11 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
   ConvertReport report;
   if (gguf) {
     const WeightType matrix = *WeightTypeOf(dtype);
-    report = WriteGgufModel(source, flags.target,
-                            [&](const TensorSpec& spec) { return spec.matmul ? matrix : WeightType::kF32; });
+    report = WriteGgufModel(
+        source, flags.target, [&](const TensorSpec& spec) { return spec.matmul ? matrix : WeightType::kF32; },
+        flags.pre);
   } else {
-    report = WriteFolderModel(source, flags.target, dtype, shard_bytes);
+    report = WriteFolderModel(source, flags.target, dtype, shard_bytes, flags.pre);
   }
   const Bounds bounds = BoundsOf(dtype);
   std::optional<Verdict> verdict;
@@ -120,6 +122,7 @@ void AddConvertVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--dtype", flags->dtype, "matrices as f32, bf16 or f16; default the source's")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   verb->add_option("--shard-size", flags->shard_size, "largest .safetensors file, such as 2GB")->type_name("BYTES");
+  AddPreFlag(verb, &flags->pre);
   verb->add_option("-t,--threads", flags->threads, "threads of --verify; 0 = all cores")->check(Range(0, 1024));
   verb->add_flag("--verify", flags->verify,
                  "read it back: tensors, logits, config and tokenizer must agree, else exit 1");

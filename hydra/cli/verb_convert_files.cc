@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 
@@ -18,13 +19,26 @@ namespace {
 namespace fs = std::filesystem;
 
 // Files of a model folder that are about text, not weights.
-constexpr const char* kTextFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                                      "generation_config.json", "chat_template.jinja"};
+constexpr const char* kTextFiles[] = {"tokenizer.json",    "tokenizer_config.json",  "special_tokens_map.json",
+                                      "added_tokens.json", "generation_config.json", "chat_template.jinja",
+                                      "chat_template.json"};
 
 fs::path HomeOf(const std::string& path) {
   if (fs::is_directory(path)) return path;
   const fs::path home = fs::path(path).parent_path();
   return home.empty() ? fs::path(".") : home;
+}
+
+Error PreOfFolder(const std::string& path, const std::string& pre) {
+  return {ErrorCode::kUsage,
+          StrCat("--pre ", pre, ": ", path, " is no GGUF file: its tokenizer.json says the steps itself")};
+}
+
+// Throws where the name is unknown or the file has no use for it.
+void CheckPre(const GgufFile& file, const std::string& pre) {
+  if (file.Find("tokenizer.ggml.model") == nullptr)
+    throw Error(ErrorCode::kUsage, StrCat("--pre ", pre, ": ", file.path(), " has no tokenizer"));
+  (void)ReadGgufTokenizer(file, pre);
 }
 
 bool Same(const fs::path& a, const fs::path& b) {
@@ -47,13 +61,18 @@ void CheckTarget(const std::string& source, const std::string& target, TargetKin
 }
 
 // Sets a GGUF file's tokenizer keys from those of another GGUF file or from a model folder.
-void SetTokenizer(const WeightSource& source, GgufMetadata* metadata) {
+void SetTokenizer(const WeightSource& source, const std::string& pre, GgufMetadata* metadata) {
   if (GgufFile::IsGguf(source.path)) {
     const GgufFile file = GgufFile::Open(source.path);
+    if (!pre.empty()) CheckPre(file, pre);
     for (const GgufEntry& entry : file.entries())
       if (entry.key.starts_with("tokenizer.") || entry.key.starts_with("hydralm.")) metadata->Set(entry);
+    if (pre.empty()) return;
+    metadata->Remove("tokenizer.huggingface.json");  // the tokenizer of the name that counted before
+    metadata->SetText("tokenizer.ggml.pre", pre);
     return;
   }
+  if (!pre.empty()) throw PreOfFolder(source.path, pre);
   const fs::path home = HomeOf(source.path);
   if (!fs::exists(home / "tokenizer.json")) return;
   const ModelConfig& config = source.config;
@@ -65,14 +84,20 @@ void SetTokenizer(const WeightSource& source, GgufMetadata* metadata) {
                    metadata);
 }
 
-void WriteTokenizerFiles(const WeightSource& source, const fs::path& to) {
+void WriteTokenizerFiles(const WeightSource& source, const fs::path& to, const std::string& pre) {
   if (GgufFile::IsGguf(source.path)) {
     const GgufFile file = GgufFile::Open(source.path);
+    if (!pre.empty()) CheckPre(file, pre);
     if (file.Find("tokenizer.ggml.model") == nullptr) return;
-    WriteFileAtomic((to / "tokenizer.json").string(), TokenizerJson(ReadGgufTokenizer(file)));
-    WriteFileAtomic((to / "tokenizer_config.json").string(), TokenizerConfigJsonOfGguf(file));
+    const GgufTokenizer tokenizer = ReadGgufTokenizer(file, pre);
+    for (const std::string& warning : tokenizer.file.warnings)
+      std::fprintf(stderr, "hydralm: warning: %s\n", warning.c_str());
+    const std::string text = TokenizerJson(tokenizer), config = TokenizerConfigJsonOfGguf(file);
+    WriteFileAtomic((to / "tokenizer.json").string(), text);
+    WriteFileAtomic((to / "tokenizer_config.json").string(), config);
     return;
   }
+  if (!pre.empty()) throw PreOfFolder(source.path, pre);
   for (const char* name : kTextFiles)
     if (const fs::path from = HomeOf(source.path) / name; fs::exists(from))
       WriteFileAtomic((to / name).string(), ReadFile(from.string()));
@@ -88,21 +113,22 @@ WeightSource OpenSource(const std::string& source, const std::string& target, Ta
   return opened;
 }
 
-ConvertReport WriteGgufModel(const WeightSource& source, const std::string& target, const TypeOfTensor& type_of) {
-  return WriteModelGguf(source, target, type_of, [&](GgufMetadata& metadata) { SetTokenizer(source, &metadata); });
+ConvertReport WriteGgufModel(const WeightSource& source, const std::string& target, const TypeOfTensor& type_of,
+                             const std::string& pre) {
+  return WriteModelGguf(source, target, type_of, [&](GgufMetadata& metadata) { SetTokenizer(source, pre, &metadata); });
 }
 
-ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype,
-                               int64_t shard_bytes) {
+ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype, int64_t shard_bytes,
+                               const std::string& pre) {
   return WriteModelFolder(source, target, dtype, shard_bytes,
-                          [&](const std::string& folder) { WriteTokenizerFiles(source, folder); });
+                          [&](const std::string& folder) { WriteTokenizerFiles(source, folder, pre); });
 }
 
-std::optional<Tokenizer> TokenizerOf(const std::string& model) {
+std::optional<Tokenizer> TokenizerOf(const std::string& model, const std::string& pre) {
   if (GgufFile::IsGguf(model)) {
     const GgufFile file = GgufFile::Open(model);
     if (file.Find("tokenizer.ggml.model") == nullptr) return std::nullopt;
-    return Tokenizer::FromGguf(file);
+    return Tokenizer::FromGguf(file, {.pre = pre});
   }
   const fs::path home = HomeOf(model);
   if (!fs::exists(home / "tokenizer.json")) return std::nullopt;

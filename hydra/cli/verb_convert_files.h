@@ -18,14 +18,16 @@ enum class TargetKind { kFolder, kGguf };
 // place of the source, of a folder or of another kind of file.
 [[nodiscard]] WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind);
 
-// One GGUF file with the tokenizer of the source, if that has one.
-ConvertReport WriteGgufModel(const WeightSource& source, const std::string& target, const TypeOfTensor& type_of);
+// One GGUF file with the tokenizer of the source, if that has one. `pre`: what --pre says of a GGUF source, or nothing.
+ConvertReport WriteGgufModel(const WeightSource& source, const std::string& target, const TypeOfTensor& type_of,
+                             const std::string& pre);
 // A model folder with tokenizer.json, tokenizer_config.json and what else a folder keeps about text; from GGUF metadata
 // or copied.
-ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype, int64_t shard_bytes);
+ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype, int64_t shard_bytes,
+                               const std::string& pre);
 
 // The tokenizer of a model's file or folder, if there is one.
-[[nodiscard]] std::optional<Tokenizer> TokenizerOf(const std::string& model);
+[[nodiscard]] std::optional<Tokenizer> TokenizerOf(const std::string& model, const std::string& pre = {});
 
 // {"file", "bytes_before", "bytes_after"} and their line of text.
 [[nodiscard]] nlohmann::ordered_json ReportJson(const std::string& target, const ConvertReport& report);

@@ -96,12 +96,13 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const SamplerOptions sampling = ResolveSampling(flags.sampling, verb, config);
   const double start = Seconds();
   const Runner runner = OpenRunner(flags.model, {.quiet = common.quiet});
-  const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
+  const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
   sampling.CheckIds(tokenizer.vocab_size());
   SequenceState state = FirstState(flags, runner.model);
   const double loaded = Seconds();
 
   const std::vector<int32_t> prompt = PromptIds(flags, text, tokenizer, state);
+  WarnOfTwoBos(tokenizer, prompt);
   Sampler sampler(sampling);
   for (const int32_t id : state.ids()) sampler.Accept(id);
   for (const int32_t id : state.pending()) sampler.Accept(id);

@@ -9,6 +9,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/convert/quantize.h"
@@ -17,7 +18,7 @@ namespace hydra::cli {
 namespace {
 
 struct QuantizeFlags {
-  std::string source, target, type = "q8_0";
+  std::string source, target, pre, type = "q8_0";
 };
 
 // The tensors whose values changed most, worst first.
@@ -35,7 +36,8 @@ int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
   const QuantRecipe recipe = *ParseQuantRecipe(flags.type);
   const WeightSource source = OpenSource(flags.source, flags.target, TargetKind::kGguf);
   const ConvertReport report = WriteGgufModel(
-      source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); });
+      source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); },
+      flags.pre);
   const auto worst = WorstChanges(report);
   const double share =
       static_cast<double>(report.bytes_after) / static_cast<double>(std::max<int64_t>(report.bytes_before, 1));
@@ -68,6 +70,7 @@ void AddQuantizeVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-o,--output", flags->target, "the .gguf file to write")->required()->type_name("FILE.gguf");
   verb->add_option("--type", flags->type, "q8_0, q4_0, q4_1 or q4_k_m (Q4_K, with Q6_K where it matters)")
       ->check(CLI::IsMember({"q8_0", "q4_0", "q4_1", "q4_k_m"}));
+  AddPreFlag(verb, &flags->pre);
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunQuantize(*flags, common); });
 }

@@ -181,8 +181,8 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   return {std::move(pool), std::move(model)};
 }
 
-Tokenizer LoadTokenizerOf(const Model& model) {
-  Tokenizer tokenizer = Tokenizer::Load(model.path());
+Tokenizer LoadTokenizerOf(const Model& model, const ModelFlags& flags) {
+  Tokenizer tokenizer = LoadTokenizer(model.path(), flags.pre);
   if (tokenizer.vocab_size() > model.config().vocab_size)
     throw Error(ErrorCode::kConfig, fmt::format("{}: the tokenizer has {} tokens, the model's vocab_size is {}",
                                                 model.path(), tokenizer.vocab_size(), model.config().vocab_size));

@@ -43,8 +43,8 @@ struct Runner {
 // The same from weights at hand.
 [[nodiscard]] Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options);
 
-// The model's tokenizer; throws where it has more tokens than the model.
-[[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model);
+// The model's tokenizer, with its warnings on stderr; throws where it has more tokens than the model.
+[[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model, const ModelFlags& flags);
 // The model's generation_config.json; what is not obeyed of it becomes a warning.
 [[nodiscard]] GenerationConfig LoadWishes(const std::string& path);
 // Every id that ends a text: of config.json, generation_config.json or GGUF's metadata, and the tokenizer's eos and

@@ -15,6 +15,7 @@
 #include "hydra/base/error.h"
 #include "hydra/base/utf8.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/model_flags.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/data/text_input.h"
 #include "hydra/io/file.h"
@@ -179,14 +180,14 @@ void AddTrain(CLI::App& parent, VerbContext& context) {
 // ---- encode ----
 
 struct CodeFlags {
-  std::string model = ".", file;
+  std::string model = ".", pre, file;
   bool lines = false;
   bool no_special = false, add_special = false;  // encode
   bool skip_special = false;                     // decode
 };
 
 int RunEncode(const CodeFlags& flags, const CommonFlags& common) {
-  const Tokenizer tokenizer = Tokenizer::Load(flags.model);
+  const Tokenizer tokenizer = LoadTokenizer(flags.model, flags.pre);
   const EncodeOptions options{.parse_special = !flags.no_special, .add_special = flags.add_special};
   const std::string text = ReadInput(flags.file);
   Tokenizer::Scratch scratch;
@@ -216,15 +217,16 @@ int RunEncode(const CodeFlags& flags, const CommonFlags& common) {
   return kDone;
 }
 
-void AddModelFlag(CLI::App* verb, std::string& model) {
-  verb->add_option("-m,--model", model, "model folder or tokenizer.json");
+void AddModelFlag(CLI::App* verb, std::string& model, std::string& pre) {
+  verb->add_option("-m,--model", model, "model folder, tokenizer.json or .gguf");
+  AddPreFlag(verb, &pre);
 }
 
 void AddEncode(CLI::App& parent, VerbContext& context) {
   auto flags = std::make_shared<CodeFlags>();
   CLI::App* verb = context.AddVerb(parent, {"encode", "text to token ids, separated by spaces"},
                                    "echo 'In the beginning' | hydralm tokenizer encode -m model/");
-  AddModelFlag(verb, flags->model);
+  AddModelFlag(verb, flags->model, flags->pre);
   verb->add_option("FILE", flags->file, "the text (none or -: stdin)");
   verb->add_flag("--lines", flags->lines, "each line by itself: one line of ids for each");
   verb->add_flag("--no-special", flags->no_special, "special tokens in the text are plain characters");
@@ -275,7 +277,7 @@ std::string OneLine(std::string_view text) {
 }
 
 int RunDecode(const CodeFlags& flags, const CommonFlags& common) {
-  const Tokenizer tokenizer = Tokenizer::Load(flags.model);
+  const Tokenizer tokenizer = LoadTokenizer(flags.model, flags.pre);
   const std::string input = ReadInput(flags.file);
   const std::string name = flags.file.empty() || flags.file == "-" ? "stdin" : flags.file;
   const DecodeOptions options{.skip_special = flags.skip_special};
@@ -308,7 +310,7 @@ void AddDecode(CLI::App& parent, VerbContext& context) {
   auto flags = std::make_shared<CodeFlags>();
   CLI::App* verb = context.AddVerb(parent, {"decode", "token ids to text"},
                                    "hydralm tokenizer encode -m model/ a.txt | hydralm tokenizer decode -m model/");
-  AddModelFlag(verb, flags->model);
+  AddModelFlag(verb, flags->model, flags->pre);
   verb->add_option("FILE", flags->file, "ids separated by white space or commas (none or -: stdin)");
   verb->add_flag("--lines", flags->lines, "each line by itself; line ends in a text are written \\n and \\r");
   verb->add_flag("--skip-special", flags->skip_special, "leave special tokens out");
@@ -319,7 +321,7 @@ void AddDecode(CLI::App& parent, VerbContext& context) {
 // ---- info ----
 
 struct InfoFlags {
-  std::string model = ".", file;
+  std::string model = ".", pre, file;
 };
 
 // What encoding a file shows.
@@ -339,7 +341,7 @@ Measured Measure(const Tokenizer& tokenizer, const std::string& file) {
 }
 
 int RunInfo(const InfoFlags& flags, const CommonFlags& common) {
-  const Tokenizer tokenizer = Tokenizer::Load(flags.model);
+  const Tokenizer tokenizer = LoadTokenizer(flags.model, flags.pre);
   const auto named = [&](std::optional<int32_t> id) {
     return id ? fmt::format("{} ({})", *id, tokenizer.TokenText(*id)) : std::string("none");
   };
@@ -387,7 +389,7 @@ void AddInfo(CLI::App& parent, VerbContext& context) {
   auto flags = std::make_shared<InfoFlags>();
   CLI::App* verb = context.AddVerb(parent, {"info", "describe a tokenizer; with a file, its bytes per token"},
                                    "hydralm tokenizer info -m model/ corpus.txt");
-  AddModelFlag(verb, flags->model);
+  AddModelFlag(verb, flags->model, flags->pre);
   verb->add_option("FILE", flags->file, "a text to measure bytes per token and speed on (-: stdin)");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunInfo(*flags, common); });

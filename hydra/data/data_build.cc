@@ -13,13 +13,15 @@
 #include <set>
 #include <utility>
 
+#include "hydra/text/tokenizer_folder.h"
+
 namespace hydra {
 namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-std::string TokenizerFile(const std::string& path) {
+std::string TokenizerPath(const std::string& path) {
   std::error_code ignored;
   return fs::is_directory(path, ignored) ? (fs::path(path) / "tokenizer.json").string() : path;
 }
@@ -171,7 +173,7 @@ bool IsValidation(const TextDocument& document, double fraction) {
 
 DataBuildResult BuildData(const DataBuildOptions& options) {
   CheckOptions(options);
-  const std::string tokenizer_file = TokenizerFile(options.tokenizer);
+  const std::string tokenizer_file = TokenizerPath(options.tokenizer);
   const Tokenizer tokenizer = Tokenizer::Load(options.tokenizer);
   const int32_t end = EndOfText(tokenizer, tokenizer_file);
   const FileOps& ops = *options.ops;
@@ -225,7 +227,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
   manifest.vocab_size = tokenizer.vocab_size();
   manifest.eos_id = end;
   manifest.val_fraction = options.val_fraction;
-  const std::string tokenizer_text = ReadFile(tokenizer_file);
+  const std::string tokenizer_text = WholeTokenizerJson(options.tokenizer);
   if (Sha256Hex(tokenizer_text) != manifest.tokenizer_sha256)
     throw Error(ErrorCode::kData, tokenizer_file + ": changed while the data were built with it");
   RemoveOldData(options.out, ops);

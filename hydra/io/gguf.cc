@@ -342,6 +342,25 @@ std::optional<std::vector<int64_t>> GgufFile::FindInts(std::string_view key) con
   return values;
 }
 
+std::optional<std::vector<float>> GgufFile::FindFloats(std::string_view key) const {
+  const GgufEntry* entry = Find(key);
+  if (entry == nullptr) return std::nullopt;
+  const GgufType type = entry->element;
+  const bool is_float = type == GgufType::kF32 || type == GgufType::kF64;
+  if (entry->type != GgufType::kArray || (!is_float && !IsInteger(type))) WrongType(*entry, "an array of numbers");
+  std::vector<float> values(entry->count);
+  for (uint64_t i = 0; i < entry->count; ++i) {
+    if (type == GgufType::kF32) {
+      values[i] = At<float>(entry->data, i);
+    } else if (type == GgufType::kF64) {
+      values[i] = static_cast<float>(At<double>(entry->data, i));
+    } else {
+      values[i] = static_cast<float>(IntAt(type, entry->data, i).value_or(INT64_MAX));
+    }
+  }
+  return values;
+}
+
 const GgufEntry* GgufFile::FindTextArray(std::string_view key) const {
   const GgufEntry* entry = Find(key);
   if (entry != nullptr && (entry->type != GgufType::kArray || entry->element != GgufType::kText))

@@ -85,6 +85,8 @@ class GgufFile {
   [[nodiscard]] std::optional<std::string_view> FindText(std::string_view key) const;
   [[nodiscard]] std::optional<std::vector<int64_t>> FindInts(std::string_view key) const;
   [[nodiscard]] std::optional<std::vector<std::string_view>> FindTexts(std::string_view key) const;
+  // An array of f32, f64 or integers, each as the nearest f32.
+  [[nodiscard]] std::optional<std::vector<float>> FindFloats(std::string_view key) const;
   // Calls found(index, text) for each text of an array, without a list of them; as Texts otherwise.
   void ForEachText(std::string_view key, const std::function<void(size_t, std::string_view)>& found) const;
   // A value as one line of text, cut off where it is long: for messages and `inspect`.
@@ -138,6 +140,7 @@ class GgufMetadata {
   void SetBool(std::string_view key, bool value);
   void SetText(std::string_view key, std::string_view value);
   void SetI32s(std::string_view key, std::span<const int32_t> values);
+  void SetF32s(std::string_view key, std::span<const float> values);
   void SetTexts(std::string_view key, std::span<const std::string_view> values);
   void Set(const GgufEntry& entry);  // a value of another file, as it is
   void Remove(std::string_view key);

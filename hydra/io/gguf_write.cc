@@ -81,6 +81,12 @@ void GgufMetadata::SetI32s(std::string_view key, std::span<const int32_t> values
   out.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
 }
 
+void GgufMetadata::SetF32s(std::string_view key, std::span<const float> values) {
+  std::string& out = Slot(key);
+  AppendArray(out, GgufType::kF32, values.size());
+  out.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
+}
+
 void GgufMetadata::SetTexts(std::string_view key, std::span<const std::string_view> values) {
   std::string& out = Slot(key);
   AppendArray(out, GgufType::kText, values.size());

@@ -6,17 +6,13 @@
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
 
 #include "hydra/base/error.h"
 #include "hydra/io/file.h"
-#include "hydra/io/gguf.h"
-#include "hydra/io/json.h"
+#include "hydra/text/template_text.h"
 
 namespace hydra {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct FormInfo {
   ChatForm form;
@@ -209,37 +205,23 @@ void CheckMessages(const Messages& messages) {
   }
 }
 
-// What a model's files say.
-struct Said {
-  std::string chosen, text;
-};
-Said ReadSaid(const std::string& path) {
-  if (!fs::is_directory(path) && GgufFile::IsGguf(path)) {
-    const GgufFile file = GgufFile::Open(path);
-    return {std::string(file.FindText("hydralm.chat_template").value_or("")),
-            std::string(file.FindText("tokenizer.chat_template").value_or(""))};
+// The form of a template's text and the system line that it puts first; null where the text is not known. Texts that
+// Jinja reads alike are one: line ends may differ, and one at the end of the text.
+const KnownText* FindKnown(std::string_view text) {
+  const std::string read = AsJinjaReads(text);
+  for (const std::string& form : {read, read + "\n"}) {
+    const std::string sha256 = Sha256Hex(form);
+    for (const KnownText& known : kKnownTexts)
+      if (sha256 == known.sha256) return &known;
   }
-  constexpr uint64_t kMaxBytes = uint64_t{16} << 20;
-  const fs::path folder = fs::is_directory(path) ? fs::path(path) : fs::path(path).parent_path();
-  const fs::path own = folder / "chat_template.jinja", config = folder / "tokenizer_config.json";
-  Said said;
-  if (fs::exists(config)) {
-    const auto json = ParseJson(MappedFile(config.string(), kMaxBytes).text(), config.string());
-    const auto get = [&](const char* key) {
-      return json.is_object() && json.contains(key) && json[key].is_string() ? json[key].get<std::string>()
-                                                                             : std::string();
-    };
-    said = {get("hydralm_chat_template"), get("chat_template")};
-  }
-  if (fs::exists(own)) said.text = ReadFile(own.string(), kMaxBytes);  // the newer place of the two
-  return said;
+  return nullptr;
 }
 
 }  // namespace
 
 ChatTemplate ChatTemplate::Load(const std::string& path, const std::string& name, const Tokenizer& tokenizer,
                                 std::vector<std::string>* warnings) {
-  const Said said = ReadSaid(path);
+  const TemplateTexts said = ReadTemplateTexts(path);
   return Choose(path, name, said.chosen, said.text, tokenizer, warnings);
 }
 
@@ -251,10 +233,7 @@ ChatTemplate ChatTemplate::Choose(const std::string& where, const std::string& n
       throw Error(ErrorCode::kConfig, fmt::format("{}: chat template {} needs the token {}: the vocabulary lacks it",
                                                   where, Of(form).name, missing));
   };
-  const KnownText* known = nullptr;
-  const std::string sha256 = text.empty() ? std::string() : Sha256Hex(text);
-  for (const KnownText& candidate : kKnownTexts)
-    if (sha256 == candidate.sha256) known = &candidate;
+  const KnownText* known = FindKnown(text);
   if (!name.empty() || !chosen.empty()) {
     const FormInfo* form = ByName(name.empty() ? chosen : name);
     if (form == nullptr && !name.empty())

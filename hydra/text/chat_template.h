@@ -24,9 +24,9 @@ class ChatTemplate {
  public:
   // For a model folder, a .gguf, or the folder of a .safetensors file. `name` (--chat-template) decides where it is not
   // empty; else hydralm_chat_template of tokenizer_config.json (hydralm.chat_template of a .gguf); else the SHA-256 of
-  // the template's text, with the system line that this text puts first; else the one form whose markers are all
-  // tokens of the vocabulary, with a warning. Throws kUsage for a bad name, kConfig where none of these decides or the
-  // vocabulary lacks a marker.
+  // the template's text as Jinja reads it, wherever it is kept (template_text.h), with the system line that this text
+  // puts first; else the one form whose markers are all tokens of the vocabulary, with a warning. Throws kUsage for a
+  // bad name, kConfig where none of these decides or the vocabulary lacks a marker.
   [[nodiscard]] static ChatTemplate Load(const std::string& path, const std::string& name, const Tokenizer& tokenizer,
                                          std::vector<std::string>* warnings = nullptr);
   // The same for what a file says: `chosen` its own name for a form, `text` its template; either may be empty.

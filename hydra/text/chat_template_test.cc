@@ -190,5 +190,56 @@ TEST(ChatTemplate, IsReadFromFoldersAndGguf) {
   EXPECT_EQ(load(dir / "b.gguf").form(), ChatForm::kPlain);
 }
 
+// Jinja reads every line end as \n and drops one at the end, so editors and git change nothing.
+TEST(ChatTemplate, LineEndsDoNotHideAKnownText) {
+  const auto system_of = [](const std::string& text) {
+    std::vector<std::string> warnings;
+    const ChatTemplate t = ChatTemplate::Choose("m", "", "", text, Chatml(), &warnings);
+    return warnings.empty() ? t.default_system() : "unknown";
+  };
+  const std::string known = system_of(kSmolText);
+  ASSERT_NE(known, "unknown");
+  std::string crlf, cr;
+  for (const char c : kSmolText) crlf += c == '\n' ? "\r\n" : std::string(1, c), cr += c == '\n' ? '\r' : c;
+  EXPECT_EQ(system_of(kSmolText + "\n"), known);
+  EXPECT_EQ(system_of(kSmolText + "\r\n"), known);
+  EXPECT_EQ(system_of(crlf), known);
+  EXPECT_EQ(system_of(crlf + "\r\n"), known);
+  EXPECT_EQ(system_of(cr), known);
+  EXPECT_EQ(system_of(kSmolText + "\n\n"), "unknown");  // Jinja writes the first of the two
+  EXPECT_EQ(system_of(kSmolText + " "), "unknown");
+}
+
+TEST(ChatTemplate, TheTextDecidesWhereverItIsKept) {
+  const auto known = [](const std::string& path) {
+    std::vector<std::string> warnings;
+    return !ChatTemplate::Load(path, "", Chatml(), &warnings).default_system().empty() && warnings.empty();
+  };
+  const nlohmann::json named = {{{"name", "tool_use"}, {"template", "{{ t }}"}},
+                                {{"name", "default"}, {"template", kSmolText}}};
+  const auto folder_with = [&](const char* file, const nlohmann::json& value) {
+    const TempDir dir;
+    WriteFileAtomic(dir / file, nlohmann::json{{"chat_template", value}}.dump());
+    return known(dir.path());
+  };
+  EXPECT_TRUE(folder_with("tokenizer_config.json", named));
+  EXPECT_TRUE(folder_with("tokenizer_config.json", {{{"name", "only"}, {"template", kSmolText}}}));
+  EXPECT_FALSE(folder_with("tokenizer_config.json",
+                           {{{"name", "a"}, {"template", kSmolText}}, {{"name", "b"}, {"template", kSmolText}}}));
+  EXPECT_TRUE(folder_with("chat_template.json", kSmolText));
+  EXPECT_TRUE(folder_with("chat_template.json", named));
+  const auto gguf_with = [&](std::initializer_list<std::pair<const char*, std::string>> texts) {
+    const TempDir dir;
+    GgufMetadata metadata;
+    for (const auto& [key, text] : texts) metadata.SetText(key, text);
+    WriteGguf(dir / "a.gguf", metadata, {}, [](size_t) { return std::span<const std::byte>(); });
+    return known(dir / "a.gguf");
+  };
+  EXPECT_TRUE(
+      gguf_with({{"tokenizer.chat_template.default", kSmolText}, {"tokenizer.chat_template.tool_use", "{{ t }}"}}));
+  EXPECT_TRUE(gguf_with({{"tokenizer.chat_template", kSmolText}, {"tokenizer.chat_template.tool_use", "{{ t }}"}}));
+  EXPECT_TRUE(gguf_with({{"tokenizer.chat_template.only", kSmolText + "\n"}}));
+}
+
 }  // namespace
 }  // namespace hydra

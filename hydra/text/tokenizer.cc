@@ -12,22 +12,21 @@
 
 #include "hydra/base/error.h"
 #include "hydra/base/utf8.h"
-#include "hydra/io/file.h"
-#include "hydra/io/json.h"
+#include "hydra/io/gguf.h"
 #include "hydra/text/bpe.h"
 #include "hydra/text/pretokenizer.h"
 #include "hydra/text/tokenizer_added.h"
 #include "hydra/text/tokenizer_decoder.h"
 #include "hydra/text/tokenizer_file.h"
+#include "hydra/text/tokenizer_folder.h"
 #include "hydra/text/tokenizer_gguf.h"
+#include "hydra/text/tokenizer_write.h"
 
 namespace hydra {
 
 using nlohmann::json;
 
 namespace {
-
-constexpr uint64_t kMaxFileBytes = uint64_t{256} << 20;
 
 // What a post-processor puts before and after a text.
 struct Surround {
@@ -136,15 +135,15 @@ struct Tokenizer::Impl {
   std::optional<int32_t> bos, eos, eot;
   // Of the tokenizer.json: of its text where there was one, else when first asked for: writing it takes long.
   mutable std::array<uint8_t, 32> sha256{};
-  std::optional<GgufTokenizer> unhashed;  // without the tokens' texts
+  std::optional<TokenizerFile> unhashed;  // without the tokens' texts
   mutable std::once_flag hash_once;
   [[nodiscard]] const std::array<uint8_t, 32>& Hash() const;
 
   void Build(TokenizerFile& file, const std::string& name);
+  static void HideSpecial(TokenizerFile& file);
   void BuildAdded(const std::vector<AddedToken>& added);
   void BuildBytes();
   void GuessEnds();
-  void ReadConfig(const std::string& path);
   void EncodeText(std::string_view text, bool at_start, Scratch::Data& scratch, std::vector<int32_t>& ids) const;
   void EncodePiece(std::string_view piece, Scratch::Data& scratch, std::vector<int32_t>& ids) const;
   void CheckId(int32_t id) const {
@@ -168,20 +167,19 @@ Tokenizer::Scratch& Tokenizer::Scratch::operator=(Scratch&&) noexcept = default;
 
 // ---- Loading ----
 
-Tokenizer Tokenizer::Load(const std::string& path) {
-  namespace fs = std::filesystem;
-  const bool folder = fs::is_directory(path);
-  if (!folder && GgufFile::IsGguf(path)) return FromGguf(GgufFile::Open(path));
-  const std::string file = folder ? (fs::path(path) / "tokenizer.json").string() : path;
+Tokenizer Tokenizer::Load(const std::string& path, const TokenizerLoadOptions& options) {
+  if (!std::filesystem::is_directory(path) && GgufFile::IsGguf(path)) return FromGguf(GgufFile::Open(path), options);
+  if (!options.pre.empty())
+    throw Error(ErrorCode::kUsage, fmt::format("--pre {}: {} is no GGUF file: its tokenizer.json says the steps itself",
+                                               options.pre, path));
+  FolderTokenizer read = ReadFolderTokenizer(path);
   auto impl = std::make_shared<Impl>();
-  {
-    const MappedFile mapped(file, kMaxFileBytes);
-    impl->sha256 = Sha256::Of(mapped.bytes());
-    TokenizerFile parsed = ParseTokenizerFile(mapped.text(), file);
-    impl->Build(parsed, file);
-  }
-  const std::string config = (fs::path(path) / "tokenizer_config.json").string();
-  if (folder && fs::exists(config)) impl->ReadConfig(config);
+  impl->sha256 = read.sha256;
+  impl->Build(read.file, read.name);
+  if (read.bos.said) impl->bos = read.bos.id;
+  if (read.eos.said) impl->eos = read.eos.id;
+  if (options.warnings != nullptr)
+    options.warnings->insert(options.warnings->end(), read.file.warnings.begin(), read.file.warnings.end());
   return Tokenizer(std::move(impl));
 }
 
@@ -193,9 +191,9 @@ Tokenizer Tokenizer::FromJson(std::string_view text, const std::string& name) {
   return Tokenizer(std::move(impl));
 }
 
-Tokenizer Tokenizer::FromGguf(const GgufFile& file) {
+Tokenizer Tokenizer::FromGguf(const GgufFile& file, const TokenizerLoadOptions& options) {
   auto impl = std::make_shared<Impl>();
-  GgufTokenizer read = ReadGgufTokenizer(file);
+  GgufTokenizer read = ReadGgufTokenizer(file, options.pre);
   if (!read.json.empty()) {
     impl->sha256 = Sha256::Of(read.json);
     read.file = ParseTokenizerFile(read.json, file.path() + ": tokenizer.huggingface.json");
@@ -208,15 +206,17 @@ Tokenizer Tokenizer::FromGguf(const GgufFile& file) {
   impl->eot = read.eot;
   for (const auto& id : {impl->bos, impl->eos, impl->eot})
     if (id) impl->CheckId(*id);
+  if (options.warnings != nullptr)
+    options.warnings->insert(options.warnings->end(), read.file.warnings.begin(), read.file.warnings.end());
   return Tokenizer(std::move(impl));
 }
 
 const std::array<uint8_t, 32>& Tokenizer::Impl::Hash() const {
   std::call_once(hash_once, [this] {
     if (!unhashed) return;
-    GgufTokenizer whole = *unhashed;
-    whole.file.tokens = tokens;
-    sha256 = TokenizerSha256(whole);
+    TokenizerFile whole = *unhashed;
+    whole.tokens = tokens;
+    sha256 = TokenizerJsonSha256(whole);
   });
   return sha256;
 }
@@ -224,24 +224,36 @@ const std::array<uint8_t, 32>& Tokenizer::Impl::Hash() const {
 void Tokenizer::Impl::Build(TokenizerFile& file, const std::string& name) {
   tokens = std::move(file.tokens);
   if (unhashed) {
-    unhashed->file.in_model = file.in_model;
-    unhashed->file.options = file.options;
-    unhashed->file.added = file.added;
-    unhashed->file.steps = file.steps;
+    unhashed->in_model = file.in_model;
+    unhashed->options = file.options;
+    unhashed->added = file.added;
+    unhashed->steps = file.steps;
   }
   normalizer = Normalizer::FromJson(file.steps["normalizer"], name + ": normalizer");
   pre_tokenizer = PreTokenizer::FromJson(file.steps["pre_tokenizer"], name + ": pre_tokenizer");
   decoder = TokenDecoder::FromJson(file.steps["decoder"], name + ": decoder");
   PostProcessorReader(tokens, surround).Read(file.steps["post_processor"], name + ": post_processor");
   file.options.byte_level = pre_tokenizer.byte_level();
+  HideSpecial(file);
   bpe = BpeModel(&tokens, file.merges, file.options, std::move(file.in_model));
-  if (unhashed) unhashed->file.merges.swap(file.merges);
+  if (unhashed) unhashed->merges.swap(file.merges);
   file.merges = {};  // not needed any more, and there may be 10^5
   special.assign(static_cast<size_t>(tokens.size()), false);
   for (const AddedToken& token : file.added) special[static_cast<size_t>(token.id)] = token.special;
   BuildAdded(file.added);
   BuildBytes();
   GuessEnds();
+}
+
+// A special token is found where the text is searched for special tokens, and nowhere else: not by ignore_merges, which
+// would take a piece of a stranger's text for it.
+void Tokenizer::Impl::HideSpecial(TokenizerFile& file) {
+  if (!file.options.ignore_merges) return;
+  for (const AddedToken& token : file.added) {
+    const bool one_character = token.content.size() == static_cast<size_t>(Utf8Length(token.content[0]));
+    if (token.special && !token.single_word && !token.normalized && !one_character)
+      file.in_model[static_cast<size_t>(token.id)] = false;
+  }
 }
 
 void Tokenizer::Impl::BuildAdded(const std::vector<AddedToken>& added) {
@@ -285,27 +297,6 @@ void Tokenizer::Impl::GuessEnds() {
   };
   bos = first_of({"<|begin_of_text|>", "<s>", "<bos>"});
   eos = first_of({"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"});
-}
-
-void Tokenizer::Impl::ReadConfig(const std::string& path) {
-  const auto config = ParseJson(MappedFile(path, kMaxFileBytes).text(), path);
-  const auto read = [&](const char* key, std::optional<int32_t>& id) {
-    if (!config.is_object() || !config.contains(key)) return;
-    const auto& value = config[key];
-    if (value.is_null()) {
-      id.reset();
-      return;
-    }
-    const auto& text = value.is_object() && value.contains("content") ? value["content"] : value;
-    const int32_t found = text.is_string() ? tokens.Find(text.get<std::string>()) : -1;
-    if (found < 0) {
-      throw Error(ErrorCode::kFormat,
-                  fmt::format("{}: {} = {}: tokenizer.json has no such token", path, key, JsonExcerpt(text)));
-    }
-    id = found;
-  };
-  read("bos_token", bos);
-  read("eos_token", eos);
 }
 
 // ---- Encoding ----
@@ -422,6 +413,9 @@ int Tokenizer::vocab_size() const { return impl_->tokens.size(); }
 std::optional<int32_t> Tokenizer::bos_id() const { return impl_->bos; }
 std::optional<int32_t> Tokenizer::eos_id() const { return impl_->eos; }
 std::optional<int32_t> Tokenizer::eot_id() const { return impl_->eot; }
+bool Tokenizer::StartsWithTwoBos(std::span<const int32_t> ids) const {
+  return impl_->bos && ids.size() >= 2 && ids[0] == *impl_->bos && ids[1] == *impl_->bos;
+}
 bool Tokenizer::byte_level() const { return impl_->pre_tokenizer.byte_level(); }
 const std::array<uint8_t, 32>& Tokenizer::sha256() const { return impl_->Hash(); }
 const std::string& Tokenizer::pattern() const { return impl_->pre_tokenizer.description(); }

@@ -19,6 +19,11 @@ namespace hydra {
 
 class GgufFile;
 
+struct TokenizerLoadOptions {
+  std::string pre{};                             // of a .gguf: the name of its pre-tokenizer, whatever the file says
+  std::vector<std::string>* warnings = nullptr;  // gets what the files say and is not obeyed, one line each
+};
+
 struct EncodeOptions {
   bool parse_special = true;  // special tokens written in the text become their ids; off for text of strangers
   bool add_special = false;   // what the file's post-processor puts around a text (<s>, ...)
@@ -31,13 +36,14 @@ struct DecodeOptions {
 // Immutable, cheap to copy, safe to share between threads.
 class Tokenizer {
  public:
-  // A model folder, a tokenizer.json or a .gguf. From a folder, tokenizer_config.json, where it is, names bos and eos.
-  // Throws kIo for a file that cannot be read, kFormat "FILE: FIELD ..." for one that is broken or not supported.
-  [[nodiscard]] static Tokenizer Load(const std::string& path);
+  // A model folder, a tokenizer.json or a .gguf. From a folder, tokenizer_config.json, where it is, names bos and eos
+  // and may add tokens (tokenizer_folder.h). Throws kIo for a file that cannot be read, kFormat "FILE: FIELD ..." for
+  // one that is broken or not supported, kUsage for options.pre where the file has no pre-tokenizer to name.
+  [[nodiscard]] static Tokenizer Load(const std::string& path, const TokenizerLoadOptions& options = {});
   // `text` is a tokenizer.json; `name` stands for the file in messages.
   [[nodiscard]] static Tokenizer FromJson(std::string_view text, const std::string& name);
   // From a GGUF file's metadata, which need not live longer.
-  [[nodiscard]] static Tokenizer FromGguf(const GgufFile& file);
+  [[nodiscard]] static Tokenizer FromGguf(const GgufFile& file, const TokenizerLoadOptions& options = {});
 
   // Working memory and the ids of words seen before. One per thread; keeping it from call to call saves time.
   class Scratch {
@@ -78,7 +84,10 @@ class Tokenizer {
   [[nodiscard]] std::optional<int32_t> bos_id() const;
   [[nodiscard]] std::optional<int32_t> eos_id() const;
   [[nodiscard]] std::optional<int32_t> eot_id() const;  // end of a turn, where a GGUF file names one
-  // Of the bytes of tokenizer.json: token shards carry it. From GGUF: of the tokenizer.json that `convert` writes.
+  // Whether the first two ids are both bos: a prompt that spells it, and one that the model's files put before it.
+  [[nodiscard]] bool StartsWithTwoBos(std::span<const int32_t> ids) const;
+  // Of the bytes of tokenizer.json: token shards carry it. From GGUF, and from a folder whose other files add tokens:
+  // of the tokenizer.json that says it all (convert and data build write it).
   [[nodiscard]] const std::array<uint8_t, 32>& sha256() const;
   // "gpt2", "llama3", "qwen2", or the pre-tokenizer's steps.
   [[nodiscard]] const std::string& pattern() const;

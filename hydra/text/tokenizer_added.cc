@@ -2,6 +2,7 @@
 // Finding added tokens in text. Not here: reading them from the file (tokenizer_file.cc).
 #include "hydra/text/tokenizer_added.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "hydra/base/error.h"
@@ -45,7 +46,8 @@ AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens, const std::ve
       node = found->second;
     }
     if (ends_[static_cast<size_t>(node)] < 0) ends_[static_cast<size_t>(node)] = static_cast<int>(i);
-    if (tokens_[i].single_word && !word_) word_ = std::make_shared<Regex>("\\w", "single_word");
+    // Word characters as `tokenizers` has them here: those of a split pattern and the two joiners.
+    if (tokens_[i].single_word && !word_) word_ = std::make_shared<Regex>("[\\w\\u200C\\u200D]", "single_word");
   }
 }
 
@@ -75,7 +77,6 @@ bool AddedTokenFinder::Admit(size_t token, bool parse_special, std::string_view 
                              size_t& end) const {
   const AddedToken& t = tokens_[token];
   if (t.special && !parse_special) return false;
-  if (begin < done) return false;  // within whitespace that rstrip took
   if (t.single_word) {
     const auto is_word = [&](size_t at) {
       return Matches(*word_, text.substr(at, static_cast<size_t>(Utf8Length(text[at]))));
@@ -89,6 +90,7 @@ bool AddedTokenFinder::Admit(size_t token, bool parse_special, std::string_view 
       if (!IsSpaceAt(text, before)) break;
       begin = before;
     }
+    begin = std::max(begin, done);
   }
   if (t.rstrip) {
     while (end < text.size() && IsSpaceAt(text, end)) end += static_cast<size_t>(Utf8Length(text[end]));

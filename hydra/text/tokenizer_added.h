@@ -2,6 +2,7 @@
 // Added tokens: texts that become a token wherever they stand, before any other step. Not here: the vocabulary.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -23,6 +24,7 @@ struct AddedToken {
   bool lstrip = false;       // takes the whitespace before it
   bool rstrip = false;       // takes the whitespace after it
   bool normalized = false;   // looked for in the normalized text
+  friend bool operator==(const AddedToken&, const AddedToken&) = default;
 };
 
 // Finds added tokens: the leftmost first, of several there the longest. Immutable and thread-safe.
@@ -35,7 +37,8 @@ class AddedTokenFinder {
   [[nodiscard]] bool empty() const { return tokens_.empty(); }
 
   // Calls found(part, id) for the parts of `text` in order: id -1 for text between tokens (never empty). With
-  // parse_special off, special tokens are text.
+  // parse_special off, special tokens are text. A token that lies in the white space that the token before it took by
+  // rstrip is found too, as `tokenizers` does; its part may then be empty.
   template <class Found>
   void Split(std::string_view text, bool parse_special, Found&& found) const {
     size_t done = 0;
@@ -49,9 +52,8 @@ class AddedTokenFinder {
       at = NextStart(text, end);
       if (!Admit(static_cast<size_t>(match.token), parse_special, text, done, begin, end)) continue;
       if (done < begin) found(text.substr(done, begin - done), -1);
-      found(text.substr(begin, end - begin), tokens_[static_cast<size_t>(match.token)].id);
+      found(text.substr(begin, std::max(begin, end) - begin), tokens_[static_cast<size_t>(match.token)].id);
       done = end;
-      if (at < end) at = NextStart(text, end);
     }
     if (done < text.size()) found(text.substr(done), -1);
   }
@@ -64,7 +66,7 @@ class AddedTokenFinder {
   // The first place from `at` on where a token may start; the text's size where there is none.
   [[nodiscard]] size_t NextStart(std::string_view text, size_t at) const;
   [[nodiscard]] Match LongestAt(std::string_view text, size_t at) const;
-  // Whether the token counts at [begin, end), which lstrip and rstrip then widen, not before `done`.
+  // Whether the token counts at [begin, end), which lstrip and rstrip then widen, lstrip not before `done`.
   [[nodiscard]] bool Admit(size_t token, bool parse_special, std::string_view text, size_t done, size_t& begin,
                            size_t& end) const;
 

@@ -13,6 +13,7 @@
 #include "hydra/base/error.h"
 #include "hydra/base/utf8.h"
 #include "hydra/io/json.h"
+#include "hydra/text/tokenizer_text.h"
 
 namespace hydra {
 namespace {
@@ -237,6 +238,7 @@ class Reader {
     merges.Add(has_vocab ? &vocab : nullptr, left, right);
   }
   bool MergeText(std::string_view text) {
+    if (text.starts_with("#version")) return true;  // the comment of a merges file; `tokenizers` skips it too
     const size_t space = text.find(' ');
     if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) BadMerge("= " + Quoted(text));
     AddMerge(text.substr(0, space), text.substr(space + 1));
@@ -295,12 +297,10 @@ class Builder {
     throw Error(ErrorCode::kFormat, fmt::format("{}: {}{}{}", file_, field, field.empty() ? "" : " ", why));
   }
 
-  void CheckTop() const {
-    for (const char* key : {"truncation", "padding"}) {
-      if (reader_.tree.contains(key) && !reader_.tree[key].is_null()) {
-        Fail(key, "is set: it would change ids and is not supported; set it to null");
-      }
-    }
+  void CheckTop() {
+    for (const char* key : {"truncation", "padding"})
+      if (reader_.tree.contains(key) && !reader_.tree[key].is_null())
+        out_.warnings.push_back(fmt::format("{}: {} is set: it is not applied, texts are encoded whole", file_, key));
     if (!reader_.tree.contains("model") || !reader_.tree["model"].is_object()) Fail("model", "is missing");
   }
 
@@ -388,10 +388,13 @@ class Builder {
     return texts;
   }
 
-  // Those whose text is in the vocabulary have its id; the others are new.
+  // Those whose text is in the vocabulary have its id; the others are new. `tokenizers` looks at their texts and their
+  // order only and gives the new ones the ids after the vocabulary: a file that says other ids would be read otherwise
+  // there.
   void PlaceAdded(const std::vector<int32_t>& ids, const std::vector<int32_t>& own_of_added,
                   std::vector<int32_t>* entries) const {
     std::unordered_map<std::string_view, int32_t> seen;
+    auto next = static_cast<int32_t>(own_.size());
     for (size_t i = 0; i < out_.added.size(); ++i) {
       const AddedToken& token = out_.added[i];
       const auto entry = static_cast<int32_t>(own_.size() + i);
@@ -400,7 +403,12 @@ class Builder {
       const int32_t known = own >= 0 ? ids[static_cast<size_t>(own)] : before->second;
       if (known != token.id)
         Fail(FieldOf(entry), fmt::format("= {}: the same text has id {} already", token.id, known));
-      if (own < 0 && is_new) Place(entry, token.id, entries);
+      if (own >= 0 || !is_new) continue;
+      Place(entry, token.id, entries);
+      if (token.id != next)
+        Fail(FieldOf(entry),
+             fmt::format("= {}: it is not in model.vocab, so the tokenizers library gives it id {}", token.id, next));
+      ++next;
     }
   }
 
@@ -435,9 +443,19 @@ class Builder {
     if (unk.is_null()) return;
     if (!unk.is_string()) Fail("model.unk_token", "must be a text or null");
     const int32_t id = out_.tokens.Find(unk.get_ref<const std::string&>());
-    if (id < 0 || !out_.in_model[static_cast<size_t>(id)])
+    const bool own = id >= 0 && out_.in_model[static_cast<size_t>(id)];
+    if (!own && !(IsByteLevel() && HasEveryByte(out_.tokens, out_.in_model)))  // there nothing is unknown
       Fail("model.unk_token", fmt::format("= {}: it is not in model.vocab", Excerpt(unk)));
-    out_.options.unk_id = id;
+    out_.options.unk_id = own ? id : -1;
+  }
+
+  // Whether ByteLevel is the last step before the model.
+  [[nodiscard]] bool IsByteLevel() const {
+    const json* step = reader_.tree.contains("pre_tokenizer") ? &reader_.tree["pre_tokenizer"] : nullptr;
+    while (step != nullptr && step->is_object() && step->contains("pretokenizers") &&
+           (*step)["pretokenizers"].is_array() && !(*step)["pretokenizers"].empty())
+      step = &(*step)["pretokenizers"].back();
+    return step != nullptr && step->is_object() && step->value("type", json()) == "ByteLevel";
   }
 
   Reader& reader_;
@@ -456,6 +474,15 @@ TokenizerFile ParseTokenizerFile(std::string_view text, const std::string& file)
   Reader reader(file, text);
   (void)json::sax_parse(text.begin(), text.end(), &reader);
   return Builder(reader, file).Build();
+}
+
+bool HasEveryByte(const TokenTable& tokens, const std::vector<bool>& in_model) {
+  for (int byte = 0; byte < 256; ++byte) {
+    std::string text;
+    AppendUtf8(ByteLevelChar(static_cast<uint8_t>(byte)), text);
+    if (const int32_t id = tokens.Find(text); id < 0 || !in_model[static_cast<size_t>(id)]) return false;
+  }
+  return true;
 }
 
 }  // namespace hydra

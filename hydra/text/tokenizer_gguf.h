@@ -18,9 +18,12 @@ struct GgufTokenizer {
   std::string json;  // not empty: the whole tokenizer.json that the file carries (pre = hydra); `file` is then empty
 };
 
-// Throws kFormat "FILE: KEY RULE": a model other than gpt2, an unknown pre (naming those known), tokens given twice or
-// not UTF-8, types or merges that do not fit them, ids outside the vocabulary.
-[[nodiscard]] GgufTokenizer ReadGgufTokenizer(const GgufFile& file);
+// Models gpt2 (byte-level BPE) and llama (SentencePiece: merges are made from the scores). A file of gpt2 that names no
+// pre-tokenizer has the one of llama.cpp's older files, with a warning. `pre`: the name that counts instead of the
+// file's, where it is not empty. Throws kFormat "FILE: KEY RULE": another model, an unknown pre (naming those known),
+// tokens given twice or not UTF-8, types, scores or merges that do not fit them, ids outside the vocabulary; kUsage for
+// a `pre` that is unknown or that the model has no use for.
+[[nodiscard]] GgufTokenizer ReadGgufTokenizer(const GgufFile& file, const std::string& pre = {});
 
 // What a model's config says of tokens.
 struct ModelTokens {
@@ -29,15 +32,14 @@ struct ModelTokens {
   std::vector<int64_t> eos{};  // all that end a text; empty: the tokenizer's
 };
 
-// Sets the keys from a model folder (tokenizer.json; tokenizer_config.json and chat_template.jinja where they are) or
-// a tokenizer.json. The vocabulary is filled up to the model's with unused tokens; ends of text come from the model
-// where it has them. What the keys cannot say goes in as the whole tokenizer.json, pre = hydra. Throws kFormat for a
-// tokenizer that is not byte-level or has more tokens than the model.
+// Sets the keys from a model folder (with all that its files say of tokens and templates) or a tokenizer.json. The
+// vocabulary is filled up to the model's with unused tokens; ends of text come from the model where it has them. What
+// the keys cannot say goes in as the whole tokenizer.json, pre = hydra. Throws kFormat for a tokenizer that neither is
+// byte-level nor has byte fallback, or has more tokens than the model.
 void SetGgufTokenizer(const std::string& path, const ModelTokens& model, GgufMetadata* metadata);
 
 // Texts of tokenizer.json and tokenizer_config.json that say what a GGUF file says.
 [[nodiscard]] std::string TokenizerJson(const GgufTokenizer& tokenizer);
-[[nodiscard]] Sha256Digest TokenizerSha256(const GgufTokenizer& tokenizer);  // of TokenizerJson, which is not made
 [[nodiscard]] std::string TokenizerConfigJsonOfGguf(const GgufFile& file);
 
 }  // namespace hydra

@@ -136,6 +136,67 @@ TEST_F(TokenizerGguf, WhatKeysCannotSayIsCarriedWhole) {
   RoundTrip(t, "hydra");
 }
 
+// The library keeps the ids of added tokens that are in model.vocab and numbers others anew, wherever their ids lie.
+TEST_F(TokenizerGguf, WrittenAgainEveryTokenIsInTheVocabulary) {
+  GgufMetadata metadata;
+  SetGgufTokenizer(Folder(Trained()), Tokens(336), &metadata);
+  const json back = json::parse(TokenizerJson(ReadGgufTokenizer(GgufFile::Open(Write(metadata)))));
+  EXPECT_EQ(back["model"]["vocab"].size(), 336u);
+  for (const json& token : back["added_tokens"])
+    EXPECT_EQ(back["model"]["vocab"].value(token["content"].get<std::string>(), -1), token["id"].get<int>());
+  EXPECT_EQ(back["model"]["vocab"]["[PAD335]"], 335);
+}
+
+TEST_F(TokenizerGguf, NamesOfOnePatternGiveTheSameIds) {
+  GgufMetadata metadata;
+  SetGgufTokenizer(Folder(Trained()), Tokens(330), &metadata);
+  const auto ids_of = [&](const char* pre, const char* chosen = "") {
+    if (pre == nullptr) {
+      metadata.Remove("tokenizer.ggml.pre");
+    } else {
+      metadata.SetText("tokenizer.ggml.pre", pre);
+    }
+    return Tokenizer::Load(Write(metadata), {.pre = chosen}).Encode(kCorpus);
+  };
+  for (const auto& [name, same] : std::vector<std::pair<const char*, const char*>>{{"llama3", "llama-bpe"},
+                                                                                   {"llama-v3", "llama-bpe"},
+                                                                                   {"refact", "smollm"},
+                                                                                   {"command-r", "smollm"},
+                                                                                   {"deepseek-r1-qwen", "qwen2"},
+                                                                                   {"mpt", "gpt-2"},
+                                                                                   {"llama4", "gpt-4o"}})
+    EXPECT_EQ(ids_of(name), ids_of(same)) << name;
+  EXPECT_NE(ids_of("qwen2"), ids_of("gpt-2"));
+  EXPECT_EQ(ids_of("kimi-k2", "qwen2"), ids_of("qwen2"));
+  EXPECT_EQ(ids_of(nullptr), ids_of("default"));
+  std::vector<std::string> warnings;
+  metadata.Remove("tokenizer.ggml.pre");
+  (void)Tokenizer::Load(Write(metadata), {.warnings = &warnings});
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("tokenizer.ggml.pre is missing: default is used"), std::string::npos) << warnings[0];
+  ExpectError([&] { (void)Tokenizer::Load(Write(metadata), {.pre = "nonsense"}); }, ErrorCode::kUsage,
+              {"--pre nonsense", "llama-bpe"});
+  ExpectError([&] { (void)Tokenizer::Load(dir_ / "model", {.pre = "qwen2"}); }, ErrorCode::kUsage,
+              {"--pre qwen2", "no GGUF file"});
+}
+
+TEST_F(TokenizerGguf, CommentsAmongMergesAndTokensWithoutATextAreRead) {
+  const std::string folder = Folder(Trained());
+  GgufMetadata metadata;
+  SetGgufTokenizer(folder, Tokens(332), &metadata);
+  const GgufFile source = GgufFile::Open(Write(metadata));
+  auto merges = source.Texts("tokenizer.ggml.merges"), tokens = source.Texts("tokenizer.ggml.tokens");
+  merges.insert(merges.begin(), "#version: 0.2");
+  tokens[330] = tokens[331] = "";
+  metadata.SetTexts("tokenizer.ggml.merges", merges);
+  metadata.SetTexts("tokenizer.ggml.tokens", tokens);
+  const std::string path = dir_ / "odd.gguf";
+  WriteGguf(path, metadata, {}, [](size_t) { return std::span<const std::byte>(); });
+  const Tokenizer tokenizer = Tokenizer::Load(path);
+  EXPECT_EQ(tokenizer.Encode(kCorpus), Tokenizer::Load(folder).Encode(kCorpus));
+  EXPECT_EQ(tokenizer.TokenText(331), "[EMPTY_331]");
+}
+
 TEST_F(TokenizerGguf, UserDefinedTokensAreNotSpecial) {
   json t = Trained();
   t["added_tokens"].push_back({{"id", 330},
@@ -149,6 +210,23 @@ TEST_F(TokenizerGguf, UserDefinedTokensAreNotSpecial) {
   const Tokenizer tokenizer = Tokenizer::Load(dir_ / "t.gguf");
   EXPECT_FALSE(tokenizer.IsSpecial(330));
   EXPECT_EQ(tokenizer.Encode("@@tool@@", {.parse_special = false}), std::vector<int32_t>{330});
+}
+
+TEST_F(TokenizerGguf, EveryTemplateIsCarriedBothWays) {
+  const std::string folder = Folder(Trained(), R"({"hydralm_chat_template": "plain", "chat_template": [
+      {"name": "tool_use", "template": "{{ t }}"}, {"name": "default", "template": "{{ x }}"}]})");
+  GgufMetadata metadata;
+  SetGgufTokenizer(folder, Tokens(330), &metadata);
+  const GgufFile file = GgufFile::Open(Write(metadata));
+  EXPECT_EQ(file.Text("hydralm.chat_template"), "plain");
+  EXPECT_EQ(file.Text("tokenizer.chat_template"), "{{ x }}");
+  EXPECT_EQ(file.Text("tokenizer.chat_template.tool_use"), "{{ t }}");
+  EXPECT_EQ(file.Texts("tokenizer.chat_templates"), std::vector<std::string_view>{"tool_use"});
+  const json config = json::parse(TokenizerConfigJsonOfGguf(file));
+  EXPECT_EQ(config["hydralm_chat_template"], "plain");
+  EXPECT_EQ(
+      config["chat_template"],
+      json::parse(R"([{"name": "default", "template": "{{ x }}"}, {"name": "tool_use", "template": "{{ t }}"}])"));
 }
 
 TEST_F(TokenizerGguf, EndsAndTemplateAreWritten) {
@@ -167,7 +245,7 @@ TEST_F(TokenizerGguf, EndsAndTemplateAreWritten) {
   ExpectError([&] { SetGgufTokenizer(folder, Tokens(329), &metadata); }, ErrorCode::kFormat,
               {"330 tokens", "vocab_size = 329"});
   json spm = Trained();
-  spm["pre_tokenizer"] = nullptr;
+  spm["pre_tokenizer"] = nullptr;  // characters, and none for those that are no token
   ExpectError([&] { SetGgufTokenizer(Folder(spm), model, &metadata); }, ErrorCode::kFormat, {"byte-level"});
 }
 
@@ -189,10 +267,12 @@ TEST_F(TokenizerGguf, RefusesBadMetadata) {
     ExpectError([&] { (void)Tokenizer::Load(path); }, ErrorCode::kFormat, parts);
   };
   const std::string key = "tokenizer.ggml.";
-  bad([&](auto& m) { m.SetText(key + "model", "llama"); }, {"bad.gguf", "tokenizer.ggml.model", "llama", "gpt2"});
+  bad([&](auto& m) { m.SetText(key + "model", "bert"); },
+      {"bad.gguf", "tokenizer.ggml.model", "bert", "gpt2", "llama"});
+  bad([&](auto& m) { m.SetText(key + "model", "llama"); }, {"tokenizer.ggml.scores is missing"});
   bad([&](auto& m) { m.Remove(key + "model"); }, {"tokenizer.ggml.model is missing"});
-  bad([&](auto& m) { m.SetText(key + "pre", "tekken"); }, {"tokenizer.ggml.pre", "tekken", "llama-bpe", "qwen2"});
-  bad([&](auto& m) { m.Remove(key + "pre"); }, {"tokenizer.ggml.pre is missing"});
+  bad([&](auto& m) { m.SetText(key + "pre", "kimi-k2"); },
+      {"tokenizer.ggml.pre", "kimi-k2", "--pre NAME", "llama-bpe", "qwen2"});
   bad([&](auto& m) { m.SetText(key + "pre", "hydra"); }, {"tokenizer.huggingface.json is missing"});
   bad([&](auto& m) { m.SetI32s(key + "tokens", std::vector<int32_t>{1}); }, {"tokens is an array of i32", "texts"});
   bad([&](auto& m) { m.SetI32s(key + "token_type", std::vector<int32_t>(329, 1)); }, {"token_type has 329", "330"});

@@ -291,6 +291,51 @@ TEST(Tokenizer, SpecialTokensAreParsedOnlyWhereAsked) {
   EXPECT_NE(ErrorOf([&] { (void)tokenizer.Decode(-1); }), "");
 }
 
+// Word characters are letters, marks, digits, connectors and the two joiners, as in the library.
+TEST(Tokenizer, SingleWordsEndWhereTheLibrarySaysSo) {
+  Json json = SmallJson();
+  const auto id = static_cast<int32_t>(json["model"]["vocab"].size());
+  json["added_tokens"].push_back({{"id", id}, {"content", "qq"}, {"single_word", true}});
+  const Tokenizer tokenizer = FromJson(json);
+  const auto found = [&](const std::string& text) {
+    const auto ids = tokenizer.Encode(text);
+    return std::count(ids.begin(), ids.end(), id) == 1;
+  };
+  for (const char* word :
+       {"a", "7", "_", "\u00E9", "\u0301", "\u0663", "\u203F", "\u4E2D", "\u200C", "\u200D", "\u2160"}) {
+    EXPECT_FALSE(found(std::string("qq") + word)) << word;
+    EXPECT_FALSE(found(std::string(word) + "qq")) << word;
+  }
+  for (const char* other : {" ", "-", "\u00BD", "\u200B", "\u2014", "\U0001F600", "\u00AD"}) {
+    EXPECT_TRUE(found(std::string("qq") + other)) << other;
+    EXPECT_TRUE(found(std::string(other) + "qq")) << other;
+  }
+}
+
+// A token within the white space that the token before it took counts too, as in the library.
+TEST(Tokenizer, ATokenInStrippedSpaceIsFound) {
+  Json json = SmallJson();
+  const auto id = static_cast<int32_t>(json["model"]["vocab"].size());
+  json["added_tokens"].push_back({{"id", id}, {"content", "[R]"}, {"rstrip", true}});
+  json["added_tokens"].push_back({{"id", id + 1}, {"content", "  "}});
+  const Tokenizer tokenizer = FromJson(json);
+  EXPECT_EQ(tokenizer.Encode("[R]   "), (std::vector<int32_t>{id, id + 1, tokenizer.Encode(" ")[0]}));
+  EXPECT_EQ(tokenizer.Encode("[R] "), std::vector<int32_t>{id});
+}
+
+// Text of a stranger that spells a special token stays text, also where a piece that is a token is that token.
+TEST(Tokenizer, IgnoreMergesFindsNoSpecialTokens) {
+  Json json = SmallJson();
+  const auto id = static_cast<int32_t>(json["model"]["vocab"].size());
+  json["model"]["ignore_merges"] = true;
+  json["model"]["vocab"]["stop"] = id;
+  json["added_tokens"].push_back({{"id", id}, {"content", "stop"}, {"special", true}});
+  const Tokenizer tokenizer = FromJson(json);
+  EXPECT_EQ(tokenizer.Encode("stop"), std::vector<int32_t>{id});
+  const auto ids = tokenizer.Encode("stop", {.parse_special = false});
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), id), 0);
+}
+
 TEST(Tokenizer, AddedTokensStripSpacesAndKnowWords) {
   Json json = SmallJson();
   const auto add = [&](const char* content, const char* flag) {
@@ -398,7 +443,15 @@ std::vector<BadFile> BadFiles() {
              {"single", {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}}}}}},
              {"special_tokens", Json::object()}};
        }},
-      {"special-missing-unk", "model.unk_token", [](Json& j) { j["model"]["unk_token"] = "<unk>"; }},
+      {"special-missing-unk", "model.unk_token",
+       [](Json& j) {
+         j["model"]["unk_token"] = "<unk>";
+         j["pre_tokenizer"] = nullptr;  // of bytes nothing is unknown
+       }},
+      {"id-numbered-otherwise",
+       "added_tokens[0] (\"<|endoftext|>\").id = 0: it is not in model.vocab, so the tokenizers "
+       "library gives it id",
+       [](Json& j) { j["model"]["vocab"].erase("<|endoftext|>"); }},
       {"unknown-step", "pre_tokenizer.type",
        [](Json& j) {
          j["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
@@ -418,14 +471,6 @@ std::vector<BadFile> BadFiles() {
       {"unknown-model", "model.type", [](Json& j) { j["model"]["type"] = "WordPiece"; }},
       {"dropout", "model.dropout", [](Json& j) { j["model"]["dropout"] = 0.1; }},
       {"prefix", "model.continuing_subword_prefix", [](Json& j) { j["model"]["continuing_subword_prefix"] = "##"; }},
-      {"truncation", "truncation",
-       [](Json& j) {
-         j["truncation"] = {{"max_length", 4}};
-       }},
-      {"padding", "padding",
-       [](Json& j) {
-         j["padding"] = {{"strategy", "BatchLongest"}};
-       }},
       {"too-deep", "nested deeper than 64",
        [](Json& j) {
          Json deep = 1;
@@ -459,6 +504,26 @@ TEST(TokenizerFile, RefusesBadBytes) {
   for (size_t cut = 1; cut < whole.size() - 1; cut += cut < 600 ? 1 : 97) {
     EXPECT_NE(error(whole.substr(0, cut)).find("toy.json: "), std::string::npos) << cut;
   }
+}
+
+TEST(TokenizerFile, LeftoversThatChangeNoIdAreAccepted) {
+  const std::string text = "the cat and the dog don't say hello";
+  const std::vector<int32_t> want = Tokenizer::FromJson(SmallFile(), "toy.json").Encode(text);
+  Json json = SmallJson();
+  json["truncation"] = {{"max_length", 4}, {"strategy", "LongestFirst"}, {"stride", 0}, {"direction", "Right"}};
+  json["padding"] = {{"strategy", {{"Fixed", 64}}}, {"pad_id", 0}, {"pad_token", "<|endoftext|>"}};
+  json["model"]["unk_token"] = "<unk>";  // not a token, and never needed
+  json["model"]["fuse_unk"] = true;
+  json["model"]["dropout"] = 0.0;
+  json["model"]["merges"].insert(json["model"]["merges"].begin(), "#version: 0.2");
+  EXPECT_EQ(FromJson(json).Encode(text), want);
+  const TempDir dir;
+  WriteFileAtomic(dir / "tokenizer.json", json.dump());
+  std::vector<std::string> warnings;
+  EXPECT_EQ(Tokenizer::Load(dir.path(), {.warnings = &warnings}).Encode(text), want);
+  ASSERT_EQ(warnings.size(), 2u);
+  EXPECT_NE(warnings[0].find("tokenizer.json: truncation is set"), std::string::npos) << warnings[0];
+  EXPECT_NE(warnings[1].find("tokenizer.json: padding is set"), std::string::npos) << warnings[1];
 }
 
 TEST(TokenizerFile, ARegexThatGivesUpLaterIsAnErrorToo) {
