@@ -113,6 +113,7 @@ ConvertReport WriteModelFolder(const WeightSource& source, const std::string& fo
     in_shard += bytes;
   }
   MakeDirs(folder);
+  RemoveStaleTemporaries(folder);  // a killed conversion may have had other shards
   const std::string text = ConfigJson(config);
   const SafeTensorsMetadata metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(text)}};
   ConvertReport report;

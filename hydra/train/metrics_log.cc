@@ -2,7 +2,6 @@
 // Appending, cutting and reading of a run's numbers.
 #include "hydra/train/metrics_log.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -77,8 +76,7 @@ class AppendFile {
 
  private:
   void Open() {
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (fd_ < 0) ThrowIo(path_, "cannot open", errno);
+    fd_ = OpenForAppending(path_);
     struct stat info {};
     if (::fstat(fd_, &info) != 0) ThrowIo(path_, "cannot stat", errno);
     size_ = static_cast<uint64_t>(info.st_size);
