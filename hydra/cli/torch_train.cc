@@ -224,7 +224,8 @@ train::TrainerOptions Prepare(const TrainFlags& flags, train::RunConfig run) {
   ModelConfig model = train::ResolveModel(run, base ? &*base : nullptr);
   if (run.data.dir.empty())
     throw Error(ErrorCode::kUsage, "train: data.dir: missing: give --data DIR (made by hydralm data build)");
-  const std::string tokenizer_path = run.data.tokenizer.empty() ? run.data.dir + "/tokenizer.json" : run.data.tokenizer;
+  const std::string tokenizer_path =
+      run.data.tokenizer.empty() ? DataManifest::Load(run.data.dir).TokenizerPath(run.data.dir) : run.data.tokenizer;
   const Tokenizer tokenizer = Tokenizer::Load(tokenizer_path);
   if (tokenizer.vocab_size() > model.vocab_size)
     throw Error(ErrorCode::kData,

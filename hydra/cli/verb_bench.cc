@@ -147,7 +147,7 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
 
 TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t chunk, bool quiet) {
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model);
-  const std::string text = ReadFile(flags.ppl == "-" ? "/dev/stdin" : flags.ppl);
+  const std::string text = ReadText(flags.ppl);
   const std::vector<int32_t> ids = tokenizer.Encode(text, {.parse_special = false, .add_special = true});
   PerplexityOptions options{
       .name = "--ppl " + flags.ppl, .chunk = chunk, .controls = ParseControls(flags.model.controls)};

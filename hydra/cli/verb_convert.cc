@@ -13,6 +13,7 @@
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/io/file.h"
+#include "hydra/io/json.h"
 
 namespace hydra::cli {
 namespace {
@@ -80,7 +81,7 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
                         {"worst_error", verified.worst_tensor},
                         {"logits", verified.logits},
                         {"tokens", verified.tokens}};
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", DumpJson(json));
   } else {
     fmt::print("{}: {} tensors read, {} written, {} dropped; {} -> {} bytes\n", flags.target, report.read,
                report.written, report.read - report.written, WithCommas(static_cast<uint64_t>(report.bytes_before)),
