@@ -2,21 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 # `make demo`: real text -> tokenizer -> shards -> hydra-nano -> held-out score -> loss curve -> samples. Run again, it
 # goes on where it stopped; when the model is finished it only writes again. DATA=file takes another text: .txt is cut
-# into documents of some kilobytes, .jsonl (field "text") has one a line; both may be .gz or .zst.
+# into documents of some kilobytes, .jsonl or .ndjson (field "text") has one a line; both may be .gz or .zst.
 #   tools/demo.sh BUILD
 set -eu
 cd "$(dirname "$0")/.."
 build=${1:-build/release}
 hydralm=$PWD/$build/hydralm
 DATA=${DATA:-}
+ending=$(printf '%s' "$DATA" | tr '[:upper:]' '[:lower:]')
 say() { printf '\n== %s\n' "$*" >&2; }
 refuse() { echo "demo: $*" >&2; exit 2; }
 
 # DATA's text, whole or not at all.
 unpack() {
-  case $DATA in
-    *.gz) gzip -dc "$DATA" ;;
-    *.zst) zstd -dcq "$DATA" ;;
+  case $ending in
+    *.gz) gzip -dc < "$DATA" ;;
+    *.zst) zstd -dcq --long=31 < "$DATA" ;;
     *) cat "$DATA" ;;
   esac > "$1" || { rm -rf "$data"; refuse "$DATA: cannot be unpacked to its end"; }
 }
@@ -49,9 +50,10 @@ data=data/$name run=runs/$name text=data/$name/text.txt
 mkdir -p "$data"
 
 # Each step leaves its result under its own name only when it is whole.
-case $DATA in
-  *.jsonl | *.jsonl.gz | *.jsonl.zst)
-    text=$DATA
+separator=$(printf '\f')
+case ${ending%.gz} in
+  *.jsonl | *.jsonl.zst | *.ndjson | *.ndjson.zst | *.jsonlines | *.jsonlines.zst)
+    text=$DATA separator=
     if [ ! -s "$data/tokenizer.json" ]; then
       unpack "$data/whole.part"
       enough "$data/whole.part"
@@ -76,7 +78,7 @@ if [ ! -s "$data/data.json" ]; then
   documents=$(tr -cd '\f' < "$text" | wc -c)
   if [ "$documents" -ge 100 ]; then val=0.05; else val=0.2; fi
   say "shards: a share of $val of the documents is held out"
-  "$hydralm" data build "$text" --tokenizer "$data/tokenizer.json" --doc-sep "$(printf '\f')" --val "$val" -o "$data"
+  "$hydralm" data build "$text" --tokenizer "$data/tokenizer.json" --doc-sep "$separator" --val "$val" -o "$data"
 fi
 
 if [ ! -s "$run/model/config.json" ]; then

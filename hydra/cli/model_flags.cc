@@ -13,6 +13,7 @@
 #include "hydra/base/number.h"
 #include "hydra/cli/cli.h"
 #include "hydra/io/file.h"
+#include "hydra/io/json.h"
 
 namespace hydra::cli {
 namespace {
@@ -158,7 +159,7 @@ std::optional<std::string> PromptText(const CLI::App* verb, const std::string& t
   const bool has_text = verb->count("-p") > 0, has_file = verb->count("-f") > 0;
   if (has_text && has_file) throw Error(ErrorCode::kUsage, fmt::format("{}: give one of -p and -f", verb->get_name()));
   if (has_text) return text;
-  if (has_file) return ReadFile(file == "-" ? "/dev/stdin" : file);
+  if (has_file) return ReadText(file);
   return std::nullopt;
 }
 
@@ -193,8 +194,8 @@ std::vector<int32_t> InputIds(const LogitsFlags& flags, const CLI::App* verb, in
 
 void PrintLogitsResult(const LogitsFlags& flags, int64_t tokens, int64_t vocab, bool json) {
   if (json) {
-    const nlohmann::ordered_json out = {{"file", flags.output}, {"tokens", tokens}, {"vocab", vocab}};
-    fmt::print("{}\n", out.dump());
+    const Json out = {{"file", flags.output}, {"tokens", tokens}, {"vocab", vocab}};
+    fmt::print("{}\n", DumpJson(out));
   } else {
     fmt::print("{}: [{}, {}] float32\n", flags.output, tokens, vocab);
   }

@@ -57,8 +57,7 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
                                         .device = train::ResolveDevice(flags.model.device)};
   const eval::PerplexityResult result =
       flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
-                         : eval::EvaluateText(model, tokenizer, ReadFile(flags.file == "-" ? "/dev/stdin" : flags.file),
-                                              flags.file, options);
+                         : eval::EvaluateText(model, tokenizer, ReadText(flags.file), flags.file, options);
   if (common.json) {
     std::puts(eval::ToJson(result).dump().c_str());
   } else {

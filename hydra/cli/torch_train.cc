@@ -238,9 +238,12 @@ train::TrainerOptions Prepare(const TrainFlags& flags, train::RunConfig run) {
   ModelConfig model = train::ResolveModel(run, base ? &*base : nullptr);
   if (run.data.dir.empty())
     throw Error(ErrorCode::kUsage, "train: data.dir: missing: give --data DIR (made by hydralm data build)");
-  std::string tokenizer_path = run.data.tokenizer.empty() ? run.data.dir : run.data.tokenizer;
-  if (std::error_code ignored; run.data.tokenizer.empty() || fs::is_directory(tokenizer_path, ignored))
+  std::string tokenizer_path = run.data.tokenizer;
+  if (tokenizer_path.empty()) {
+    tokenizer_path = DataManifest::Load(run.data.dir).TokenizerPath(run.data.dir);
+  } else if (std::error_code ignored; fs::is_directory(tokenizer_path, ignored)) {
     tokenizer_path += "/tokenizer.json";
+  }
   const Tokenizer tokenizer = Tokenizer::Load(tokenizer_path);
   if (tokenizer.vocab_size() > model.vocab_size)
     throw Error(ErrorCode::kData,

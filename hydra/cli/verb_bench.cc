@@ -148,7 +148,7 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
 
 TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t chunk, const CommonFlags& common) {
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
-  const std::string text = ReadFile(flags.ppl == "-" ? "/dev/stdin" : flags.ppl);
+  const std::string text = ReadText(flags.ppl);
   const std::vector<int32_t> ids = tokenizer.Encode(text, flags.special.Options());
   PerplexityOptions options{.name = "--ppl " + flags.ppl,
                             .chunk = chunk,

@@ -155,7 +155,7 @@ void RowWriter::WriteCsv(const BenchRow& row) {
 
 void RowWriter::WriteJson(const Json& object) {
   if (format_ == RowFormat::kJson) fmt::print("{}", rows_ == 0 ? "[\n" : ",\n");
-  fmt::print("{}{}", object.dump(), format_ == RowFormat::kJsonLines ? "\n" : "");
+  fmt::print("{}{}", DumpJson(object), format_ == RowFormat::kJsonLines ? "\n" : "");
   std::fflush(stdout);
   ++rows_;
 }

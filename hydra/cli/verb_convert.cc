@@ -13,6 +13,7 @@
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/convert/verify.h"
+#include "hydra/io/json.h"
 
 namespace hydra::cli {
 namespace {
@@ -101,7 +102,7 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
     json["written"] = report.written;
     json["dropped"] = report.read - report.written;
     if (verdict) json["verify"] = VerifyJson(*verdict);
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", DumpJson(json));
   } else {
     fmt::print("{}: {} tensors read, {} written, {} dropped; {}\n", flags.target, report.read, report.written,
                report.read - report.written, BytesText(report));

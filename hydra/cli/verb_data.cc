@@ -3,6 +3,7 @@
 // Not here: what is done (data/data_build.h).
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -76,8 +77,10 @@ class ProgressLine {
 
   void Show(const DataBuildProgress& p) {
     if (flags_.quiet) return;
-    const double share =
-        p.bytes_total == 0 ? 1.0 : static_cast<double>(p.bytes_read) / static_cast<double>(p.bytes_total);
+    // What is piped has no size beforehand.
+    const double share = p.bytes_total == 0
+                             ? 0.0
+                             : std::min(1.0, static_cast<double>(p.bytes_read) / static_cast<double>(p.bytes_total));
     const std::string text = fmt::format("{:3.0f}% | {} documents | {} tokens | {}", 100 * share, Count(p.documents),
                                          Count(p.tokens), p.file);
     if (StderrIsTerminal()) {
@@ -114,7 +117,10 @@ int RunBuild(DataBuildOptions options, const CommonFlags& flags) {
     if (!flags.quiet) fmt::print(stderr, "hydralm: {}\n", text);
   };
   if (result.skipped > 0) note(fmt::format("{} blank documents were left out", Count(result.skipped)));
-  if (result.mended > 0) note(fmt::format("{} documents had invalid UTF-8, replaced by U+FFFD", Count(result.mended)));
+  if (result.mended > 0)
+    note(fmt::format("{} documents had invalid UTF-8 or half a surrogate pair, replaced by U+FFFD",
+                     Count(result.mended)));
+  for (const std::string& text : result.notes) note("warning: " + text);
   if (manifest.Totals("val").documents == 0 && options.val_fraction > 0)
     note(fmt::format("no document fell into the validation split: give more documents{} or a larger --val",
                      options.input.doc_sep.empty() ? " (--doc-sep)" : ""));
@@ -122,7 +128,8 @@ int RunBuild(DataBuildOptions options, const CommonFlags& flags) {
     Json json = ManifestJson(options.out, manifest);
     json["skipped"] = result.skipped;
     json["mended"] = result.mended;
-    fmt::print("{}\n", json.dump());
+    json["warnings"] = result.notes;
+    fmt::print("{}\n", DumpJson(json));
   } else {
     PrintManifest(options.out, manifest);
   }
@@ -132,7 +139,7 @@ int RunBuild(DataBuildOptions options, const CommonFlags& flags) {
 int RunInfo(const std::string& folder, const CommonFlags& flags) {
   const DataManifest manifest = DataManifest::Load(folder);
   if (flags.json) {
-    fmt::print("{}\n", ManifestJson(folder, manifest).dump());
+    fmt::print("{}\n", DumpJson(ManifestJson(folder, manifest)));
     return kDone;
   }
   PrintManifest(folder, manifest);
@@ -147,7 +154,7 @@ int RunCheck(const std::string& folder, const std::string& tokenizer, const Comm
   const std::vector<std::string> problems = CheckData(folder, sha);
   if (flags.json) {
     const Json json = {{"folder", folder}, {"ok", problems.empty()}, {"problems", problems}};
-    fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
+    fmt::print("{}\n", DumpJson(json));
   } else if (problems.empty()) {
     const DataManifest manifest = DataManifest::Load(folder);
     const SplitCounts train = manifest.Totals("train"), val = manifest.Totals("val");
@@ -161,9 +168,10 @@ int RunCheck(const std::string& folder, const std::string& tokenizer, const Comm
 
 void AddBuild(CLI::App& data, VerbContext& context) {
   auto options = std::make_shared<DataBuildOptions>();
+  auto format = std::make_shared<std::string>("auto");
   CLI::App* verb = context.AddVerb(data, {"build", "text and JSONL files to token shards"},
                                    "hydralm data build books.txt chats.jsonl.zst --tokenizer tokenizer.json -o data/");
-  verb->add_option("IN", options->inputs, "corpus files: .jsonl, else text; also .gz, .zst")
+  verb->add_option("IN", options->inputs, "corpus files, text or JSON lines, also .gz and .zst; - = stdin")
       ->required()
       ->type_name("FILE");
   verb->add_option("--tokenizer", options->tokenizer, "tokenizer.json, or a folder with one")
@@ -176,11 +184,16 @@ void AddBuild(CLI::App& data, VerbContext& context) {
   verb->add_option("--doc-sep", options->input.doc_sep,
                    "literal text between the documents of a text file (none: one a file)")
       ->type_name("TEXT");
-  verb->add_option("--field", options->input.field, "key of a .jsonl line: a string, or a list of {role, content}")
+  verb->add_option("--format", *format, "text, jsonl, or auto: by the name (.txt, .jsonl, .ndjson), else by content")
+      ->type_name("NAME");
+  verb->add_option("--field", options->input.field, "key of a JSON line: a string, or a list of {role, content}")
       ->type_name("KEY");
   verb->add_option("--shard-tokens", options->shard_tokens, "tokens after which a new shard begins")->type_name("N");
   context.AddJsonFlag(verb);
-  context.OnRun(verb, [options](const CommonFlags& flags) { return RunBuild(*options, flags); });
+  context.OnRun(verb, [options, format](const CommonFlags& flags) {
+    options->input.format = ParseTextFormat(*format);
+    return RunBuild(*options, flags);
+  });
 }
 
 struct FolderOptions {

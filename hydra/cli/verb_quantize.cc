@@ -13,6 +13,7 @@
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/convert/quantize.h"
+#include "hydra/io/json.h"
 
 namespace hydra::cli {
 namespace {
@@ -48,7 +49,7 @@ int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
     for (const TensorChange& c : worst)
       json["worst"].push_back(
           {{"name", c.name}, {"from", Info(c.from).name}, {"to", Info(c.to).name}, {"error", c.error}});
-    fmt::print("{}\n", json.dump());
+    fmt::print("{}\n", DumpJson(json));
     return kDone;
   }
   fmt::print("{}: {} tensors; {} ({:.1f}%)\n", flags.target, report.written, BytesText(report), 100 * share);

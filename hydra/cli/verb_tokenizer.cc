@@ -57,11 +57,12 @@ class Output {
 
 void Print(const Json& json) {
   Output out;
-  out.Add(json.dump() + "\n");
+  out.Add(DumpJson(json) + "\n");
   out.Flush();
 }
 
-std::string ReadInput(const std::string& path) { return ReadFile(path.empty() || path == "-" ? "/dev/stdin" : path); }
+std::string InputName(const std::string& path) { return path.empty() || path == "-" ? "stdin" : path; }
+std::string ReadInput(const std::string& path) { return ReadText(path.empty() ? "-" : path); }
 
 // The lines of `text` without their ends; a last line needs none.
 template <class Line>
@@ -82,7 +83,7 @@ struct TrainFlags {
   std::string pattern = "gpt2";
   std::vector<std::string> special = {"<|endoftext|>"};
   uint64_t min_count = 1;
-  std::string field = "text", doc_sep;
+  std::string field = "text", doc_sep, format = "auto";
 };
 
 // A line that is redrawn on a terminal, or one now and then with -v.
@@ -118,13 +119,19 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
                       .min_count = flags.min_count,
                       .progress = [&](const BpeTrainProgress& p) { line(p); }});
   const auto start = Clock::now();
+  const TextInputOptions options{
+      .doc_sep = flags.doc_sep, .field = flags.field, .format = ParseTextFormat(flags.format)};
+  InputNotes notes;
+  int64_t mended = 0;
   for (const auto& file : flags.files) {
-    TextInput input(file, {.doc_sep = flags.doc_sep, .field = flags.field});
+    TextInput input(file, options);
     for (TextDocument document; input.Next(&document);) {
       for (const TextSegment& segment : document.segments) {
         if (!segment.special) trainer.Add(segment.text);  // markup is no text to learn words from
       }
     }
+    notes.Add(input);
+    mended += input.mended();
   }
   if (trainer.empty())
     throw Error(ErrorCode::kData, StrCat(flags.files.front(), ": the corpus is empty: a tokenizer needs text"));
@@ -134,12 +141,14 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   const double merge_seconds = SecondsSince(merge_start);
   line.Clear();
   WriteFileAtomic(flags.out, result.json);
-  if (result.vocab_size < flags.vocab && !common.quiet) {
-    std::fputs(fmt::format("hydralm: warning: {} tokens, not {}: the text has no more pairs to merge\n",
-                           result.vocab_size, flags.vocab)
-                   .c_str(),
-               stderr);
-  }
+  const auto warn = [&](const std::string& text) {
+    if (!common.quiet) fmt::print(stderr, "hydralm: warning: {}\n", text);
+  };
+  if (mended > 0)
+    warn(fmt::format("{} documents had invalid UTF-8 or half a surrogate pair, replaced by U+FFFD", mended));
+  for (const std::string& text : notes.Lines(options)) warn(text);
+  if (result.vocab_size < flags.vocab)
+    warn(fmt::format("{} tokens, not {}: the text has no more pairs to merge", result.vocab_size, flags.vocab));
   const double bytes = static_cast<double>(result.bytes);
   if (common.json) {
     Print({{"file", flags.out},
@@ -163,7 +172,7 @@ void AddTrain(CLI::App& parent, VerbContext& context) {
   auto flags = std::make_shared<TrainFlags>();
   CLI::App* verb = context.AddVerb(parent, {"train", "train a byte-level BPE and write it as tokenizer.json"},
                                    "hydralm tokenizer train corpus.txt more.jsonl.gz --vocab 32768 -o tokenizer.json");
-  verb->add_option("FILES", flags->files, ".txt or .jsonl, also .gz and .zst")->required();
+  verb->add_option("FILES", flags->files, "text or JSON lines, also .gz and .zst; - = stdin")->required();
   verb->add_option("-o,--out", flags->out, "the file to write");
   verb->add_option("--vocab", flags->vocab, "tokens, with the 256 bytes and the special ones")
       ->check(Range(257, 1 << 24));
@@ -171,7 +180,10 @@ void AddTrain(CLI::App& parent, VerbContext& context) {
       ->check(CLI::IsMember({"gpt2", "llama3"}));
   verb->add_option("--special", flags->special, "special tokens, ids 0, 1, ... (repeatable)")->allow_extra_args(false);
   verb->add_option("--min-count", flags->min_count, "merge no pair that is rarer")->check(Range(0, LLONG_MAX));
-  verb->add_option("--field", flags->field, "key of the text in a .jsonl line");
+  verb->add_option("--format", flags->format,
+                   "text, jsonl, or auto: by the name (.txt, .jsonl, .ndjson), else by content")
+      ->type_name("NAME");
+  verb->add_option("--field", flags->field, "key of the text in a JSON line");
   verb->add_option("--doc-sep", flags->doc_sep, "text between the documents of a .txt (none: one document)");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunTrain(*flags, common); });
@@ -182,14 +194,47 @@ void AddTrain(CLI::App& parent, VerbContext& context) {
 struct CodeFlags {
   std::string model = ".", pre, file;
   bool lines = false;
-  bool no_special = false, add_special = false;  // encode
-  bool skip_special = false;                     // decode
+  bool no_special = false, add_special = false, unescape = false;  // encode
+  bool skip_special = false;                                       // decode
 };
+
+// A text as one line, and back again.
+std::string EscapedLine(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '\n': out += "\\n"; break;
+      case '\r': out += "\\r"; break;
+      case '\\': out += "\\\\"; break;
+      default: out += c;
+    }
+  }
+  return out;
+}
+
+std::string UnescapedLine(std::string_view line, const std::string& where) {
+  std::string out;
+  for (size_t i = 0; i < line.size(); ++i) {
+    if (line[i] != '\\') {
+      out += line[i];
+      continue;
+    }
+    const char next = ++i < line.size() ? line[i] : '\0';
+    if (next != 'n' && next != 'r' && next != '\\')
+      throw Error(ErrorCode::kData, fmt::format("{}: byte {}: a backslash before {}: with --unescape it must be one of "
+                                                "\\n, \\r, \\\\, as decode --lines writes them",
+                                                where, i, next == '\0' ? "the line's end" : OneLine({&next, 1})));
+    out += next == 'n' ? '\n' : next == 'r' ? '\r' : '\\';
+  }
+  return out;
+}
 
 int RunEncode(const CodeFlags& flags, const CommonFlags& common) {
   const Tokenizer tokenizer = LoadTokenizer(flags.model, flags.pre);
   const EncodeOptions options{.parse_special = !flags.no_special, .add_special = flags.add_special};
-  const std::string text = ReadInput(flags.file);
+  if (flags.unescape && !flags.lines)
+    throw Error(ErrorCode::kUsage, "--unescape: is for --lines, to read what decode --lines wrote");
+  const std::string text = ReadInput(flags.file), name = InputName(flags.file);
   Tokenizer::Scratch scratch;
   std::vector<int32_t> ids;
   Output out;
@@ -208,7 +253,11 @@ int RunEncode(const CodeFlags& flags, const CommonFlags& common) {
     out.Add("\n");
   };
   if (flags.lines) {
-    ForEachLine(text, emit);
+    int64_t number = 0;
+    ForEachLine(text, [&](std::string_view line) {
+      ++number;
+      emit(flags.unescape ? UnescapedLine(line, fmt::format("{}:{}", name, number)) : std::string(line));
+    });
   } else {
     emit(text);
   }
@@ -229,6 +278,8 @@ void AddEncode(CLI::App& parent, VerbContext& context) {
   AddModelFlag(verb, flags->model, flags->pre);
   verb->add_option("FILE", flags->file, "the text (none or -: stdin)");
   verb->add_flag("--lines", flags->lines, "each line by itself: one line of ids for each");
+  verb->add_flag("--unescape", flags->unescape,
+                 "with --lines: \\n, \\r and \\\\ in a line are what decode --lines wrote");
   verb->add_flag("--no-special", flags->no_special, "special tokens in the text are plain characters");
   verb->add_flag("--add-special", flags->add_special, "put around the text what the file's post-processor says");
   context.AddJsonFlag(verb);
@@ -261,25 +312,10 @@ std::vector<int32_t> ParseIds(std::string_view text, const std::string& where) {
   return ids;
 }
 
-// A text as one line.
-std::string OneLine(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '\n') {
-      out += "\\n";
-    } else if (c == '\r') {
-      out += "\\r";
-    } else {
-      out.push_back(c);
-    }
-  }
-  return out;
-}
-
 int RunDecode(const CodeFlags& flags, const CommonFlags& common) {
   const Tokenizer tokenizer = LoadTokenizer(flags.model, flags.pre);
   const std::string input = ReadInput(flags.file);
-  const std::string name = flags.file.empty() || flags.file == "-" ? "stdin" : flags.file;
+  const std::string name = InputName(flags.file);
   const DecodeOptions options{.skip_special = flags.skip_special};
   Output out;
   if (!flags.lines) {
@@ -297,7 +333,7 @@ int RunDecode(const CodeFlags& flags, const CommonFlags& common) {
       if (common.json) {
         all.push_back(text);
       } else {
-        out.Add(OneLine(text) + "\n");
+        out.Add(EscapedLine(text) + "\n");
       }
     });
     if (common.json) Print({{"lines", all}});
@@ -312,7 +348,8 @@ void AddDecode(CLI::App& parent, VerbContext& context) {
                                    "hydralm tokenizer encode -m model/ a.txt | hydralm tokenizer decode -m model/");
   AddModelFlag(verb, flags->model, flags->pre);
   verb->add_option("FILE", flags->file, "ids separated by white space or commas (none or -: stdin)");
-  verb->add_flag("--lines", flags->lines, "each line by itself; line ends in a text are written \\n and \\r");
+  verb->add_flag("--lines", flags->lines,
+                 "each line by itself; line ends and backslashes in a text are written \\n, \\r, \\\\");
   verb->add_flag("--skip-special", flags->skip_special, "leave special tokens out");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunDecode(*flags, common); });

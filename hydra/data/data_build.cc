@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Documents to shards. Shards are finished under NAME.part, since their number is in their names and known at the end.
+// Documents to shards. Shards are finished under NAME.part, since their number is in their names and known at the end;
+// then they get names beside those of an earlier build, and data.json takes the folder from the one to the other.
 #include "hydra/data/data_build.h"
 
 #include <fmt/format.h>
@@ -13,6 +14,7 @@
 #include <set>
 #include <utility>
 
+#include "hydra/io/folder_lock.h"
 #include "hydra/text/tokenizer_folder.h"
 
 namespace hydra {
@@ -38,8 +40,8 @@ class SplitWriter {
  public:
   SplitWriter(const DataBuildOptions& options, std::string split, const Tokenizer& tokenizer)
       : options_(options), split_(std::move(split)), tokenizer_(tokenizer) {}
-  ~SplitWriter() {  // after an error: shards without their final name are no use
-    for (const std::string& part : parts_) ::unlink(part.c_str());
+  ~SplitWriter() {  // after an error: shards that no data.json lists are no use
+    for (const std::string& path : unlisted_) ::unlink(path.c_str());
   }
   SplitWriter(const SplitWriter&) = delete;
   SplitWriter& operator=(const SplitWriter&) = delete;
@@ -60,22 +62,35 @@ class SplitWriter {
 
   void FinishShard() {
     if (!writer_) return;
-    parts_.push_back(PartPath(counts_.size()));  // first: it may exist even when Finish fails
+    unlisted_.push_back(PartPath(counts_.size()));  // first: it may exist even when Finish fails
     writer_->Finish();
     writer_.reset();
   }
 
-  // Gives the shards their names and lists them.
+  // Gives the shards names that no other shard of the folder has, and lists them. A shard that is there already, byte
+  // for byte, is kept, so that building twice from the same gives the same.
   void Publish(DataManifest* manifest) {
     for (size_t i = 0; i < counts_.size(); ++i) {
-      const std::string name = fmt::format("{}-{:05}-of-{:05}.tok", split_, i + 1, counts_.size());
-      const std::string path = (fs::path(options_.out) / name).string();
-      if (options_.ops->rename(parts_[i].c_str(), path.c_str()) != 0)
-        ThrowIo(path, "cannot rename " + parts_[i] + " to it", errno);
+      std::string& part = unlisted_[i];
+      std::string name = fmt::format("{}-{:05}-of-{:05}.tok", split_, i + 1, counts_.size());
+      const std::string stem = name.substr(0, name.size() - 4);
+      std::error_code ignored;
+      for (int n = 2; fs::exists(fs::path(options_.out) / name, ignored) && !SameBytes(part, PathOf(name)); ++n)
+        name = fmt::format("{}.{}.tok", stem, n);
+      if (fs::exists(PathOf(name), ignored)) {
+        ::unlink(part.c_str());
+        part.clear();
+      } else if (options_.ops->rename(part.c_str(), PathOf(name).c_str()) != 0) {
+        ThrowIo(PathOf(name), "cannot rename " + part + " to it", errno);
+      } else {
+        part = PathOf(name);
+      }
       manifest->shards.push_back({.file = name, .split = split_, .counts = counts_[i]});
     }
-    parts_.clear();
   }
+
+  // data.json lists them.
+  void Keep() { unlisted_.clear(); }
 
   [[nodiscard]] int64_t documents() const {
     int64_t sum = 0;
@@ -84,8 +99,11 @@ class SplitWriter {
   }
 
  private:
-  std::string PartPath(size_t number) const {
-    return (fs::path(options_.out) / fmt::format("{}-{:05}.tok.part", split_, number)).string();
+  std::string PartPath(size_t number) const { return PathOf(fmt::format("{}-{:05}.tok.part", split_, number)); }
+  std::string PathOf(const std::string& name) const { return (fs::path(options_.out) / name).string(); }
+  static bool SameBytes(const std::string& a, const std::string& b) {
+    const MappedFile x(a), y(b);
+    return x.text() == y.text();
   }
 
   const DataBuildOptions& options_;
@@ -93,7 +111,8 @@ class SplitWriter {
   const Tokenizer& tokenizer_;
   std::optional<TokenShardWriter> writer_;
   std::vector<SplitCounts> counts_;  // of each shard
-  std::vector<std::string> parts_;   // finished, not yet renamed
+  // Files of this build for the counts_: under NAME.part or their own names; empty for one that was there already.
+  std::vector<std::string> unlisted_;
 };
 
 // Ids and loss mask of a document, the end of text included.
@@ -125,7 +144,7 @@ class DocumentEncoder {
   std::vector<uint8_t> mask_;
 };
 
-// "train-00001-of-00004.tok" or "val-00001.tok.part": names that only a build gives.
+// "train-00001-of-00004.tok", "train-00001-of-00004.2.tok", "val-00001.tok.part": names that only a build gives.
 bool IsShardName(std::string_view name) {
   for (const std::string_view split : {"train-", "val-"}) {
     if (!name.starts_with(split)) continue;
@@ -134,22 +153,83 @@ bool IsShardName(std::string_view name) {
     if (!part && !name.ends_with(".tok")) return false;
     name.remove_suffix(part ? 9 : 4);
     if (const size_t of = name.find("-of-"); part ? of != name.npos : of == name.npos) return false;
-    return name.find_first_not_of("0123456789-of") == name.npos;
+    return name.find_first_not_of("0123456789-of.") == name.npos;
   }
   return false;
 }
 
-// Removes data.json, then the shards and unfinished files of earlier builds. In this order a folder is never a
-// mixture that opens.
-void RemoveOldData(const std::string& folder, const FileOps& ops) {
-  const std::string manifest = (fs::path(folder) / "data.json").string();
-  if (::unlink(manifest.c_str()) != 0 && errno != ENOENT) ThrowIo(manifest, "cannot remove the old one", errno);
-  FsyncDir(folder, ops);
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (IsShardName(name) && name.ends_with(".tok") && ::unlink(entry.path().c_str()) != 0)
-      ThrowIo(entry.path().string(), "cannot remove the old shard", errno);
+// "tokenizer-0123456789abcdef.json": see DataManifest::NewTokenizerName.
+bool IsNewTokenizerName(std::string_view name) {
+  constexpr std::string_view kBegin = "tokenizer-", kEnd = ".json";
+  return name.size() == kBegin.size() + 16 + kEnd.size() && name.starts_with(kBegin) && name.ends_with(kEnd) &&
+         name.substr(kBegin.size(), 16).find_first_not_of("0123456789abcdef") == name.npos;
+}
+
+// Removes the shards and tokenizers of builds that are no more: all but those of `kept`, which is in data.json. Best
+// effort: they take only space.
+void RemoveOldData(const std::string& folder, const std::optional<DataManifest>& kept) {
+  std::set<std::string> listed;
+  if (kept)
+    for (const DataManifest::Shard& shard : kept->shards) listed.insert(shard.file);
+  std::vector<fs::path> old;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (const std::string name = entry.path().filename().string();
+        (IsShardName(name) || IsNewTokenizerName(name)) && !listed.contains(name))
+      old.push_back(entry.path());
+  for (const fs::path& path : old) ::unlink(path.c_str());
+}
+
+// The build that the folder holds, if any. Throws kUsage where it holds files of something else by names that a build
+// gives to its own.
+std::optional<DataManifest> EarlierBuild(const std::string& folder, const std::string& tokenizer_text) {
+  const fs::path path(folder), data = path / "data.json", tokenizer = path / "tokenizer.json";
+  const auto refuse = [](const fs::path& file, const std::string& what) {
+    throw Error(ErrorCode::kUsage, StrCat(file.string(), ": ", what, ": choose another folder, or remove the file"));
+  };
+  std::optional<DataManifest> earlier;
+  if (fs::exists(data)) {
+    try {
+      earlier = DataManifest::Load(folder);
+    } catch (const Error& error) {
+      refuse(data, StrCat("is of no earlier build that can be read (", error.what(), ")"));
+    }
+    if (const fs::path fresh = path / earlier->NewTokenizerName(); fs::exists(fresh))
+      RenameDurably(fresh.string(), tokenizer.string());  // what a killed build did not come to
   }
+  const std::string there = fs::exists(tokenizer) ? ReadFile(tokenizer.string()) : std::string();
+  if (there == tokenizer_text) return earlier;
+  for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json"})
+    if (fs::exists(path / name)) refuse(path / name, "is of a model, which would get the tokenizer of the data");
+  if (!there.empty() && (!earlier || Sha256Hex(there) != earlier->tokenizer_sha256))
+    refuse(tokenizer, "is another tokenizer than the one given, and of no earlier build");
+  return earlier;
+}
+
+// Puts a new build in place of an earlier one. The order makes the folder one of the two at any time.
+void Replace(const std::string& folder, const std::string& tokenizer_text, SplitWriter& train, SplitWriter& val,
+             DataManifest* manifest, const FileOps& ops) {
+  const fs::path path(folder);
+  const std::string tokenizer = (path / "tokenizer.json").string();
+  const std::string fresh = (path / manifest->NewTokenizerName()).string();
+  const bool exists = fs::exists(tokenizer), same = exists && ReadFile(tokenizer) == tokenizer_text;
+  if (!same) WriteFileAtomic(exists ? fresh : tokenizer, tokenizer_text, ops);
+  train.Publish(manifest);
+  val.Publish(manifest);
+  FsyncDir(folder, ops);
+  const auto keep = [&] {
+    train.Keep();
+    val.Keep();
+  };
+  try {
+    manifest->Save(folder, ops);
+  } catch (...) {  // its name may be there, only not yet durable
+    if (const std::string data = (path / "data.json").string(); fs::exists(data) && ReadFile(data) == manifest->Text())
+      keep();
+    throw;
+  }
+  keep();
+  if (exists && !same) RenameDurably(fresh, tokenizer, ops);
+  RemoveOldData(folder, *manifest);
 }
 
 void CheckOptions(const DataBuildOptions& options) {
@@ -158,6 +238,10 @@ void CheckOptions(const DataBuildOptions& options) {
     throw Error(ErrorCode::kUsage, fmt::format("--val {}: must be at least 0 and below 1", options.val_fraction));
   if (options.shard_tokens < 1)
     throw Error(ErrorCode::kUsage, fmt::format("--shard-tokens {}: must be at least 1", options.shard_tokens));
+  std::set<int> streams;
+  for (const std::string& path : options.inputs)
+    if (const auto stream = path == "-" ? 0 : OwnDescriptor(path); stream && !streams.insert(*stream).second)
+      throw Error(ErrorCode::kUsage, fmt::format("data build: {}: is given twice and can be read once", path));
 }
 
 }  // namespace
@@ -181,15 +265,18 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
   DataBuildProgress progress;
   for (const std::string& path : options.inputs)  // all are opened first: a wrong name fails at once
     progress.bytes_total += TextInput(path, options.input).file_bytes();
+  const std::string tokenizer_text = WholeTokenizerJson(options.tokenizer);
+  if (Sha256::Of(tokenizer_text) != tokenizer.sha256())
+    throw Error(ErrorCode::kData, tokenizer_file + ": is no tokenizer.json, or changed while it was read");
   MakeDirs(options.out);
+  const FolderLock lock(options.out, "hydralm data build");
   RemoveStaleTemporaries(options.out);
-  for (const auto& entry : fs::directory_iterator(options.out))
-    if (const std::string name = entry.path().filename().string(); IsShardName(name) && name.ends_with(".part"))
-      ::unlink(entry.path().c_str());  // of a killed build
+  RemoveOldData(options.out, EarlierBuild(options.out, tokenizer_text));  // of a killed build
 
   DataBuildResult result;
   SplitWriter train(options, "train", tokenizer), val(options, "val", tokenizer);
   DocumentEncoder encoder(tokenizer, end);
+  InputNotes notes;
   uint64_t bytes_before = 0;
   auto next_report = Clock::now();
   for (const std::string& path : options.inputs) {
@@ -210,7 +297,9 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
     bytes_before += input.file_bytes();
     result.skipped += input.skipped();
     result.mended += input.mended();
+    notes.Add(input);
   }
+  result.notes = notes.Lines(options.input);
   if (progress.documents == 0)
     throw Error(ErrorCode::kData, fmt::format("{}{}: no document with text: the corpus is empty", options.inputs[0],
                                               options.inputs.size() > 1 ? " and the others" : ""));
@@ -227,15 +316,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
   manifest.vocab_size = tokenizer.vocab_size();
   manifest.eos_id = end;
   manifest.val_fraction = options.val_fraction;
-  const std::string tokenizer_text = WholeTokenizerJson(options.tokenizer);
-  if (Sha256Hex(tokenizer_text) != manifest.tokenizer_sha256)
-    throw Error(ErrorCode::kData, tokenizer_file + ": changed while the data were built with it");
-  RemoveOldData(options.out, ops);
-  WriteFileAtomic((fs::path(options.out) / "tokenizer.json").string(), tokenizer_text, ops);
-  train.Publish(&manifest);
-  val.Publish(&manifest);
-  FsyncDir(options.out, ops);
-  manifest.Save(options.out, ops);
+  Replace(options.out, tokenizer_text, train, val, &manifest, ops);
   if (options.progress) {
     progress.bytes_read = progress.bytes_total;
     options.progress(progress);
@@ -260,7 +341,7 @@ std::vector<std::string> CheckData(const std::string& folder, const std::string&
   if (!manifest) return problems;
 
   attempt([&] {
-    const std::string path = (fs::path(folder) / "tokenizer.json").string();
+    const std::string path = manifest->TokenizerPath(folder);
     const std::string sha = Sha256Hex(ReadFile(path));
     if (sha != manifest->tokenizer_sha256)
       problems.push_back(fmt::format("{}: SHA-256 {}: data.json says {}", path, sha, manifest->tokenizer_sha256));
@@ -272,9 +353,7 @@ std::vector<std::string> CheckData(const std::string& folder, const std::string&
   if (!tokenizer_sha256.empty() && tokenizer_sha256 != manifest->tokenizer_sha256)
     problems.push_back(fmt::format("{}: tokenizer_sha256 = {}: the tokenizer given has {}", manifest_path,
                                    manifest->tokenizer_sha256, tokenizer_sha256));
-  std::set<std::string> listed;
   for (const DataManifest::Shard& row : manifest->shards) {
-    listed.insert(row.file);
     attempt([&] {
       const TokenShard shard = TokenShard::Open((fs::path(folder) / row.file).string());
       CheckShard(shard, row, *manifest);
@@ -288,9 +367,6 @@ std::vector<std::string> CheckData(const std::string& folder, const std::string&
       }
     });
   }
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (const std::string name = entry.path().filename().string(); IsShardName(name) && !listed.contains(name))
-      problems.push_back(fmt::format("{}: data.json does not list it", entry.path().string()));
   return problems;
 }
 

@@ -24,7 +24,7 @@ struct DataBuildProgress {
 struct DataBuildOptions {
   std::vector<std::string> inputs;     // read in this order
   std::string tokenizer;               // tokenizer.json or a folder with one; copied to the output
-  std::string out;                     // folder; made if missing; shards of an earlier build there are replaced
+  std::string out;                     // folder; made if missing; an earlier build there is replaced at the end
   double val_fraction = 0.005;         // see IsValidation
   int64_t shard_tokens = 100'000'000;  // a shard ends with the document that reaches this
   TextInputOptions input = {};
@@ -35,14 +35,17 @@ struct DataBuildOptions {
 
 struct DataBuildResult {
   DataManifest manifest;
-  int64_t skipped = 0;  // blank documents
-  int64_t mended = 0;   // documents with invalid UTF-8
+  int64_t skipped = 0;             // blank documents
+  int64_t mended = 0;              // documents with invalid UTF-8 or half a surrogate pair
+  std::vector<std::string> notes;  // see InputNotes
 };
 
 // Streams: memory is one document, its tokens, and per open shard 8 bytes a document and a bit a token. Each document
 // gets the tokenizer's <|endoftext|>, or else its eos, appended; special tokens spelled in a corpus are plain text.
-// data.json is written last and an old one removed first, so a folder with data.json is whole.
-// Throws kData for an empty corpus or a tokenizer without end of text, and what reading and writing throw.
+// The new shards get names that an earlier build's do not have, and data.json is written last: until then the folder is
+// the earlier build, whole, whatever stops this one, and from then on the new one. Its old shards go after that.
+// Throws kUsage where another build is at work in the folder, or where it holds a tokenizer.json or data.json of
+// something else; kData for an empty corpus or a tokenizer without end of text; and what reading and writing throw.
 [[nodiscard]] DataBuildResult BuildData(const DataBuildOptions& options);
 
 // True where the first 8 bytes of the SHA-256 of the document's text (its segments joined), read big-endian as a
@@ -50,7 +53,8 @@ struct DataBuildResult {
 [[nodiscard]] bool IsValidation(const TextDocument& document, double fraction);
 
 // Reads every byte of a folder. Returns what is wrong, a line each; empty is good. `tokenizer_sha256` (hexadecimal)
-// is one that the folder must have been made with; empty: the tokenizer.json in it. Throws kIo without data.json.
+// is one that the folder must have been made with; empty: the tokenizer.json in it. Shards that data.json does not list
+// are left over from a build that was stopped and are not looked at. Throws kIo without data.json.
 [[nodiscard]] std::vector<std::string> CheckData(const std::string& folder, const std::string& tokenizer_sha256 = "");
 
 }  // namespace hydra

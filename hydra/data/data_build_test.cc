@@ -5,9 +5,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "hydra/base/testing.h"
+#include "hydra/io/folder_lock.h"
 #include "hydra/text/tokenizer_text.h"
 
 namespace hydra {
@@ -184,7 +187,9 @@ TEST_F(Build, ErrorsLeaveNoHalfBuilds) {
   options.tokenizer = dir_ / "noend.json";
   bad(options, ErrorCode::kData, {"noend.json", "<|endoftext|>"});
 
-  // A failure at each write, sync and rename: the folder has the old build, whole, or no data.json.
+  // A failure at each write, sync and rename: the folder has one of the two builds, whole.
+  const std::string other = dir_ / "other.json";
+  WriteFileAtomic(other, TokenizerJson({"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|more|>"}));
   (void)BuildData(Options());
   for (int fail_at = 0;; ++fail_at) {
     int seen = 0;
@@ -196,6 +201,8 @@ TEST_F(Build, ErrorsLeaveNoHalfBuilds) {
     ops.rename = [&](const char* a, const char* b) { return fails() ? -1 : ::rename(a, b); };
     options = Options();
     options.ops = &ops;
+    options.shard_tokens = fail_at % 2 == 0 ? 1000 : 700;  // not what is there
+    if (fail_at % 3 == 0) options.tokenizer = other;
     bool failed = false;
     try {
       (void)BuildData(options);
@@ -205,11 +212,10 @@ TEST_F(Build, ErrorsLeaveNoHalfBuilds) {
     }
     for (const auto& entry : std::filesystem::directory_iterator(dir_ / "out")) {
       const std::string name = entry.path().filename().string();
-      EXPECT_TRUE(name.ends_with(".tok") || name.ends_with(".json")) << name << " at " << fail_at;
+      EXPECT_TRUE(name.ends_with(".tok") || name.ends_with(".json") || name == FolderLock::kFileName)
+          << name << " at " << fail_at;
     }
-    if (std::filesystem::exists(dir_ / "out/data.json")) {
-      EXPECT_EQ(CheckData(dir_ / "out"), std::vector<std::string>{}) << fail_at;
-    }
+    EXPECT_EQ(CheckData(dir_ / "out"), std::vector<std::string>{}) << fail_at;
     if (!failed) break;
     ASSERT_LT(fail_at, 1000);
   }
@@ -234,9 +240,8 @@ TEST_F(Build, CheckNamesWhatIsWrong) {
   std::filesystem::remove(path);
   problems("No such file");
   WriteFileAtomic(path, good);
-  WriteFileAtomic(out + "/val-00009-of-00009.tok", good);
-  problems("data.json does not list it");
-  std::filesystem::remove(out + "/val-00009-of-00009.tok");
+  WriteFileAtomic(out + "/val-00009-of-00009.tok", "of a build that was killed");
+  EXPECT_EQ(CheckData(out), std::vector<std::string>{});
   EXPECT_EQ(CheckData(out, std::string(64, 'a')).size(), 1u);  // another tokenizer than the one given
   WriteFileAtomic(out + "/tokenizer.json", TokenizerJson({"<|endoftext|>", "<x>", "<y>"}));
   problems("tokenizer.json: SHA-256");
@@ -251,7 +256,110 @@ TEST_F(Build, ProgressCanStopIt) {
     throw Stop();
   };
   EXPECT_THROW((void)BuildData(options), Stop);
-  for (const auto& entry : std::filesystem::directory_iterator(dir_ / "out")) ADD_FAILURE() << entry.path();
+  for (const auto& entry : std::filesystem::directory_iterator(dir_ / "out"))
+    EXPECT_EQ(entry.path().filename(), FolderLock::kFileName);
+}
+
+TEST_F(Build, OneBuildAtATimeInAFolder) {
+  (void)BuildData(Options());
+  const FolderLock lock(dir_ / "out", "hydralm data build");
+  ExpectError([&] { (void)BuildData(Options()); }, ErrorCode::kUsage, {"out", "in use by process", "data build"});
+  EXPECT_EQ(CheckData(dir_ / "out"), std::vector<std::string>{});
+}
+
+// What a killed build can leave, put there by hand: the earlier one is good, and the next one clears it away.
+TEST_F(Build, AKilledBuildLeavesTheEarlierOne) {
+  (void)BuildData(Options());
+  const std::string out = dir_ / "out/", first = ReadFile(out + "data.json");
+  const std::string shard = ReadFile(out + DataManifest::Load(out).shards[0].file);
+  WriteFileAtomic(out + "train-00003.tok.part", "half");
+  WriteFileAtomic(out + "train-00004.tok.part.tmp-999999999-0", "half");
+  WriteFileAtomic(out + "train-00001-of-00099.tok", shard);
+  WriteFileAtomic(out + "train-00001-of-00099.2.tok", shard);
+  WriteFileAtomic(out + "tokenizer-0123456789abcdef.json", "{}");
+  WriteFileAtomic(out + "train-notes.txt", "the user's");
+  EXPECT_EQ(CheckData(out), std::vector<std::string>{});
+  EXPECT_EQ(Texts("train").size() + Texts("val").size(), 200u);
+  DataBuildOptions options = Options();
+  options.inputs = {dir_ / "none.txt"};
+  EXPECT_THROW((void)BuildData(options), Error);
+  EXPECT_EQ(ReadFile(out + "data.json"), first);
+  (void)BuildData(Options());
+  EXPECT_EQ(ReadFile(out + "data.json"), first);
+  std::set<std::string> left;
+  for (const auto& entry : std::filesystem::directory_iterator(out)) left.insert(entry.path().filename());
+  for (const DataManifest::Shard& row : DataManifest::Load(out).shards) left.erase(row.file);
+  EXPECT_EQ(left, (std::set<std::string>{".lock", "data.json", "tokenizer.json", "train-notes.txt"}));
+}
+
+TEST_F(Build, ABuildOfOtherTextsHasShardsOfOtherNames) {
+  (void)BuildData(Options());
+  const std::string out = dir_ / "out";
+  const TokenDataset open = TokenDataset::Open(out, "train");  // a run that reads on
+  const auto before = DataManifest::Load(out).shards;
+  std::string text;
+  for (int i = 0; i < 200; ++i) text += StrCat("document ", i, " <|im_end|>\xc3\xa9", i == 0 ? "?" : "", "%%");
+  WriteFileAtomic(dir_ / "a.txt", text);
+  (void)BuildData(Options());
+  EXPECT_EQ(CheckData(out), std::vector<std::string>{});
+  const auto after = DataManifest::Load(out).shards;
+  EXPECT_EQ(std::count_if(after.begin(), after.end(), [](const auto& s) { return s.file.ends_with(".2.tok"); }) > 0,
+            before.size() == after.size());
+  for (const auto& shard : before) EXPECT_TRUE(IsPlainFileName(shard.file));
+  open.Verify();
+}
+
+TEST_F(Build, AnotherTokenizerReplacesThatOfTheEarlierBuild) {
+  (void)BuildData(Options());
+  const std::string out = dir_ / "out/", other = TokenizerJson({"<|endoftext|>", "<x>"});
+  WriteFileAtomic(dir_ / "other.json", other);
+  DataBuildOptions options = Options();
+  options.tokenizer = dir_ / "other.json";
+  (void)BuildData(options);
+  EXPECT_EQ(ReadFile(out + "tokenizer.json"), other);
+  EXPECT_EQ(CheckData(out), std::vector<std::string>{});
+  // As a kill between the two renames leaves it; readers and the next build go on.
+  const DataManifest manifest = DataManifest::Load(out);
+  std::filesystem::rename(out + "tokenizer.json", out + manifest.NewTokenizerName());
+  WriteFileAtomic(out + "tokenizer.json", ReadFile(tokenizer_));
+  EXPECT_EQ(CheckData(out), std::vector<std::string>{});
+  EXPECT_EQ(ReadFile(manifest.TokenizerPath(out)), other);
+  (void)BuildData(Options());
+  EXPECT_EQ(CheckData(out), std::vector<std::string>{});
+  EXPECT_EQ(ReadFile(out + "tokenizer.json"), ReadFile(tokenizer_));
+  EXPECT_FALSE(std::filesystem::exists(out + manifest.NewTokenizerName()));
+}
+
+TEST_F(Build, FoldersOfSomethingElseAreLeftAlone) {
+  const std::string out = dir_ / "out/", other = TokenizerJson({"<|endoftext|>", "<x>"});
+  MakeDirs(out);
+  const auto refused = [&](std::initializer_list<std::string_view> parts) {
+    ExpectError([&] { (void)BuildData(Options()); }, ErrorCode::kUsage, parts);
+  };
+  WriteFileAtomic(out + "tokenizer.json", other);
+  refused({"tokenizer.json", "another tokenizer", "another folder"});
+  EXPECT_EQ(ReadFile(out + "tokenizer.json"), other);
+  WriteFileAtomic(out + "data.json", "[1, 2]");
+  refused({"data.json", "no earlier build"});
+  EXPECT_EQ(ReadFile(out + "data.json"), "[1, 2]");
+  std::filesystem::remove(out + "data.json");
+  std::filesystem::remove(out + "tokenizer.json");
+  WriteFileAtomic(out + "config.json", "{}");
+  refused({"config.json", "is of a model"});
+  WriteFileAtomic(out + "tokenizer.json", ReadFile(tokenizer_));  // the model's is the one of the data: nothing is lost
+  (void)BuildData(Options());
+  EXPECT_EQ(ReadFile(out + "config.json"), "{}");
+  EXPECT_EQ(CheckData(out), std::vector<std::string>{});
+  DataBuildOptions options = Options();
+  WriteFileAtomic(dir_ / "other.json", other);
+  options.tokenizer = dir_ / "other.json";
+  ExpectError([&] { (void)BuildData(options); }, ErrorCode::kUsage, {"config.json", "is of a model"});
+}
+
+TEST_F(Build, AStreamIsReadOnce) {
+  DataBuildOptions options = Options();
+  options.inputs = {"-", dir_ / "a.txt", "/dev/stdin"};
+  ExpectError([&] { (void)BuildData(options); }, ErrorCode::kUsage, {"/dev/stdin", "given twice"});
 }
 
 }  // namespace

@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decompression, splitting into documents, and the two forms of a .jsonl line.
+// Splitting into documents, the two forms of a JSON line, and what is mended in them.
 #include "hydra/data/text_input.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <cctype>
+#include <charconv>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include "hydra/base/utf8.h"
@@ -29,120 +26,120 @@ constexpr size_t kReadBytes = 1 << 20;
 
 bool IsBlank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos; }
 
-// "a/b.jsonl.gz" -> ".jsonl"
+// "a/b.JSONL.gz" -> ".jsonl"
 std::string TypeOf(const std::string& path) {
+  const auto lower = [](std::string text) {
+    for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return text;
+  };
   std::filesystem::path name(path);
-  if (name.extension() == ".gz" || name.extension() == ".zst") name = name.stem();
-  return name.extension().string();
+  if (const std::string last = lower(name.extension().string()); last == ".gz" || last == ".zst") name = name.stem();
+  return lower(name.extension().string());
+}
+
+// The 16 bits of an escape \uXXXX at the start of `text`.
+std::optional<uint32_t> EscapedUnit(std::string_view text) {
+  uint32_t unit = 0;
+  if (text.size() < 6 || !text.starts_with("\\u")) return std::nullopt;
+  const auto [end, error] = std::from_chars(text.data() + 2, text.data() + 6, unit, 16);
+  return error == std::errc() && end == text.data() + 6 ? std::optional(unit) : std::nullopt;
+}
+
+// JSON can spell half of a surrogate pair, which is no character: \ufffd takes its place, in as many bytes. Returns
+// `line` itself where there is none, else a copy in `buffer`.
+std::string_view MendSurrogates(std::string_view line, std::string& buffer) {
+  const auto is_high = [](std::optional<uint32_t> unit) { return unit && *unit >= 0xD800 && *unit < 0xDC00; };
+  const auto is_low = [](std::optional<uint32_t> unit) { return unit && *unit >= 0xDC00 && *unit < 0xE000; };
+  bool copied = false;
+  for (size_t at = 0; (at = line.find('\\', at)) != line.npos;) {
+    const auto unit = EscapedUnit(line.substr(at));
+    const bool high = is_high(unit);
+    if (high && is_low(EscapedUnit(line.substr(at + 6)))) {
+      at += 12;
+    } else if (high || is_low(unit)) {
+      if (!std::exchange(copied, true)) buffer.assign(line);
+      buffer.replace(at, 6, "\\ufffd");
+      at += 6;
+    } else {
+      at += 2;  // a backslash and what it escapes, such as another backslash
+    }
+  }
+  return copied ? std::string_view(buffer) : line;
+}
+
+// The text with each `from` replaced.
+std::string Replaced(std::string_view text, std::string_view from, std::string_view to) {
+  std::string out;
+  for (size_t at = 0;;) {
+    const size_t found = text.find(from, at);
+    out += text.substr(at, found - at);
+    if (found == text.npos) return out;
+    out += to;
+    at = found + from.size();
+  }
+}
+
+constexpr std::pair<char, char> kEscapes[] = {{'n', '\n'}, {'r', '\r'}, {'t', '\t'},
+                                              {'f', '\f'}, {'v', '\v'}, {'\\', '\\'}};
+
+// What a text means where its escapes (\n, \x0c) were to be characters.
+std::string Unescaped(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\\' || i + 1 == text.size()) {
+      out += text[i];
+      continue;
+    }
+    const auto* const known = std::ranges::find(kEscapes, text[i + 1], &std::pair<char, char>::first);
+    unsigned byte = 0;
+    if (known != std::end(kEscapes)) {
+      out += known->second;
+      ++i;
+    } else if (text[i + 1] == 'x' && i + 4 <= text.size() &&
+               std::from_chars(text.data() + i + 2, text.data() + i + 4, byte, 16).ptr == text.data() + i + 4) {
+      out += static_cast<char>(byte);
+      i += 3;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+// As a shell takes it: $'\r\n'.
+std::string ShellText(std::string_view text) {
+  std::string out = "$'";
+  for (const char c : text) {
+    const auto* const known = std::ranges::find(kEscapes, c, &std::pair<char, char>::second);
+    if (known != std::end(kEscapes)) {
+      out += StrCat('\\', known->first);
+    } else if (c == '\'') {
+      out += "\\'";
+    } else {
+      out += static_cast<unsigned char>(c) < 32 ? fmt::format("\\x{:02x}", c) : std::string(1, c);
+    }
+  }
+  return out + "'";
+}
+
+// How a separator that does not occur in a text would: with other line ends, or with its escapes read; "" for not.
+std::string SeparatorHint(std::string_view text, std::string_view separator) {
+  for (const std::string& base : {std::string(separator), Unescaped(separator)}) {
+    const std::string lf = Replaced(base, "\r\n", "\n");
+    for (const std::string& other : {base, lf, Replaced(lf, "\n", "\r\n")})
+      if (text.find(other) != text.npos) return fmt::format("; --doc-sep {} does", ShellText(other));
+  }
+  return "";
 }
 
 }  // namespace
 
-struct ByteSource::Impl {
-  enum Kind { kPlain, kGzip, kZstd };
-  std::string path;
-  Kind kind = kPlain;
-  int fd = -1;
-  uint64_t file_bytes = 0, bytes_read = 0;
-  std::string input;  // compressed bytes, from `at` on not yet used
-  size_t at = 0;
-  bool in_stream = false;  // inside a gzip member or a Zstandard frame
-  z_stream gzip{};
-  ZSTD_DStream* zstd = nullptr;
-
-  ~Impl() {
-    if (kind == kGzip) ::inflateEnd(&gzip);
-    ZSTD_freeDStream(zstd);
-    if (fd >= 0) ::close(fd);
-  }
-
-  size_t ReadRaw(char* out, size_t n) {
-    ssize_t got;
-    do got = ::read(fd, out, n);
-    while (got < 0 && errno == EINTR);
-    if (got < 0) ThrowIo(path, "cannot read", errno);
-    bytes_read += static_cast<uint64_t>(got);
-    return static_cast<size_t>(got);
-  }
-
-  [[noreturn]] void Damaged(const char* what) const {
-    throw Error(ErrorCode::kFormat,
-                fmt::format("{}: {} data: {} near byte {} of {}", path, kind == kGzip ? "gzip" : "zstd", what,
-                            WithCommas(bytes_read), WithCommas(file_bytes)));
-  }
-
-  // One step of decompression; returns the bytes put out, perhaps 0.
-  size_t Decompress(char* out, size_t n) {
-    const auto left = input.size() - at;
-    if (kind == kGzip) {
-      gzip.next_in = reinterpret_cast<Bytef*>(input.data() + at);
-      gzip.avail_in = static_cast<uInt>(left);
-      gzip.next_out = reinterpret_cast<Bytef*>(out);
-      gzip.avail_out = static_cast<uInt>(n);
-      in_stream = true;
-      const int status = ::inflate(&gzip, Z_NO_FLUSH);
-      if (status == Z_STREAM_END) {
-        in_stream = false;  // another member may follow
-        ::inflateReset(&gzip);
-      } else if (status != Z_OK && status != Z_BUF_ERROR) {
-        Damaged(gzip.msg != nullptr ? gzip.msg : "damaged");
-      }
-      at = input.size() - gzip.avail_in;
-      return n - gzip.avail_out;
-    }
-    ZSTD_inBuffer in{input.data() + at, left, 0};
-    ZSTD_outBuffer put{out, n, 0};
-    const size_t hint = ZSTD_decompressStream(zstd, &put, &in);
-    if (ZSTD_isError(hint)) Damaged(ZSTD_getErrorName(hint));
-    in_stream = hint != 0;
-    at += in.pos;
-    return put.pos;
-  }
-
-  size_t Read(char* out, size_t n) {
-    if (kind == kPlain) return ReadRaw(out, n);
-    for (;;) {
-      if (at == input.size()) {
-        // Output that the decompressor still holds comes before more input.
-        if (in_stream)
-          if (const size_t got = Decompress(out, n); got > 0) return got;
-        input.resize(kReadBytes);
-        input.resize(ReadRaw(input.data(), input.size()));
-        at = 0;
-        if (input.empty()) {
-          if (in_stream || bytes_read == 0) Damaged("the file ends too early: incomplete copy?");
-          return 0;
-        }
-      }
-      if (const size_t got = Decompress(out, n); got > 0) return got;
-    }
-  }
-};
-
-ByteSource::ByteSource(const std::string& path) : impl_(std::make_unique<Impl>()) {
-  impl_->path = path;
-  impl_->fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (impl_->fd < 0) ThrowIo(path, "cannot open", errno);
-  struct stat info {};
-  if (::fstat(impl_->fd, &info) != 0) ThrowIo(path, "cannot stat", errno);
-  if (S_ISDIR(info.st_mode)) ThrowIo(path, "cannot read", EISDIR);
-  impl_->file_bytes = static_cast<uint64_t>(info.st_size);
-  if (path.ends_with(".gz")) {
-    HYDRA_CHECK(::inflateInit2(&impl_->gzip, 15 + 16) == Z_OK, "inflateInit2");  // + 16: gzip's header, no other
-    impl_->kind = Impl::kGzip;
-  } else if (path.ends_with(".zst")) {
-    impl_->zstd = ZSTD_createDStream();
-    HYDRA_CHECK(impl_->zstd != nullptr, "ZSTD_createDStream");
-    impl_->kind = Impl::kZstd;
-  }
+TextFormat ParseTextFormat(const std::string& name) {
+  if (name == "auto") return TextFormat::kAuto;
+  if (name == "text") return TextFormat::kText;
+  if (name == "jsonl") return TextFormat::kJsonLines;
+  throw Error(ErrorCode::kUsage, StrCat("--format ", OneLine(name, 40), ": must be auto, text or jsonl"));
 }
-
-ByteSource::~ByteSource() = default;
-ByteSource::ByteSource(ByteSource&&) noexcept = default;
-ByteSource& ByteSource::operator=(ByteSource&&) noexcept = default;
-size_t ByteSource::Read(char* out, size_t n) { return impl_->Read(out, n); }
-uint64_t ByteSource::bytes_read() const { return impl_->bytes_read; }
-uint64_t ByteSource::file_bytes() const { return impl_->file_bytes; }
 
 uint64_t TextDocument::bytes() const {
   uint64_t sum = 0;
@@ -151,8 +148,64 @@ uint64_t TextDocument::bytes() const {
 }
 
 TextInput::TextInput(const std::string& path, const TextInputOptions& options)
-    : path_(path), options_(options), source_(path), json_(TypeOf(path) == ".jsonl") {
-  if (TypeOf(path) == ".json") BadData(path, "one JSON document: must be .jsonl, a JSON object a line");
+    : path_(path), options_(options), source_(path) {
+  path_ = source_.name();
+  const std::string type = TypeOf(path);
+  if (options.format != TextFormat::kAuto) {
+    json_ = options.format == TextFormat::kJsonLines;
+  } else if (type == ".json") {
+    BadData(path_, "one JSON document: must be JSON lines, an object a line (.jsonl; --format jsonl under any name)");
+  } else {
+    json_ = type == ".jsonl" || type == ".ndjson" || type == ".jsonlines";
+    by_content_ = type.empty();
+  }
+}
+
+// Reads on behind what the buffer holds; at_end_ is set where nothing comes.
+void TextInput::Fill() {
+  buffer_.erase(0, begin_);
+  scanned_ -= begin_;
+  begin_ = 0;
+  const size_t used = buffer_.size();
+  buffer_.resize(used + kReadBytes);
+  const size_t got = source_.Read(buffer_.data() + used, kReadBytes);
+  buffer_.resize(used + got);
+  at_end_ = got == 0;
+}
+
+// The first bytes: a byte order mark, and what the file is where its name does not say so.
+void TextInput::Begin() {
+  at_start_ = false;
+  constexpr std::string_view kMark = "\xEF\xBB\xBF";
+  while (!at_end_ && buffer_.size() < kMark.size()) Fill();
+  if (buffer_.starts_with(kMark)) begin_ = scanned_ = kMark.size();
+  if (json_ || options_.format == TextFormat::kText || !FirstLineIsObject()) return;
+  json_ = by_content_;
+  if (!json_)
+    notes_.push_back(
+        fmt::format("{}: read as text, but its first line is a JSON object: --format jsonl reads a "
+                    "document a line, --format text is quiet",
+                    path_));
+}
+
+bool TextInput::FirstLineIsObject() {
+  constexpr size_t kLongestLine = 16 * kReadBytes;  // longer ones are taken for text
+  for (;;) {
+    const size_t first = buffer_.find_first_not_of(" \t\r\n", begin_);
+    if (first != buffer_.npos && buffer_[first] != '{') return false;
+    const size_t end = first == buffer_.npos ? first : buffer_.find('\n', first);
+    if (end == buffer_.npos && !at_end_ && buffer_.size() < kLongestLine) {
+      Fill();
+      continue;
+    }
+    if (first == buffer_.npos) return false;
+    try {
+      const std::string line(MendUtf8(std::string_view(buffer_).substr(first, end - first), mend_buffer_));
+      return ParseJsonLine(MendSurrogates(line, surrogate_buffer_), path_).is_object();
+    } catch (const Error&) {
+      return false;
+    }
+  }
 }
 
 // The bytes up to the next separator or the end, not empty; valid until the next call. An empty separator takes all.
@@ -162,6 +215,7 @@ bool TextInput::NextPiece(std::string_view separator, std::string_view* piece) {
     if (found != std::string::npos || (at_end_ && begin_ < buffer_.size())) {
       const size_t end = found == std::string::npos ? buffer_.size() : found;
       const size_t next = found == std::string::npos ? end : found + separator.size();
+      separator_seen_ |= found != std::string::npos;
       *piece = std::string_view(buffer_).substr(begin_, end - begin_);
       piece_line_ = line_;
       line_ += std::count(buffer_.begin() + static_cast<std::ptrdiff_t>(begin_),
@@ -175,37 +229,37 @@ bool TextInput::NextPiece(std::string_view separator, std::string_view* piece) {
       BadData(StrCat(path_, ":", line_),
               fmt::format("a {} of more than {} bytes: {}", json_ ? "line" : "document", WithCommas(kMaxDocumentBytes),
                           json_ ? "is it .jsonl?" : "split it with --doc-sep"));
-    const size_t used = buffer_.size() - begin_;
     // What is left may end in the first bytes of a separator.
-    const size_t keep = std::min(used, separator.empty() ? 0 : separator.size() - 1);
-    buffer_.erase(0, begin_);
-    begin_ = 0;
-    scanned_ = used - keep;
-    buffer_.resize(used + kReadBytes);
-    const size_t got = source_.Read(buffer_.data() + used, kReadBytes);
-    buffer_.resize(used + got);
-    at_end_ = got == 0;
-    if (std::exchange(at_start_, false) && std::string_view(buffer_).starts_with("\xEF\xBB\xBF")) begin_ = scanned_ = 3;
+    const size_t keep = std::min(buffer_.size() - begin_, separator.empty() ? 0 : separator.size() - 1);
+    scanned_ = buffer_.size() - keep;
+    Fill();
   }
 }
 
 bool TextInput::Next(TextDocument* document) {
+  if (at_start_) Begin();
   std::string_view piece;
   while (NextPiece(json_ ? std::string_view("\n") : std::string_view(options_.doc_sep), &piece)) {
     *document = {};
     document->where = StrCat(path_, ":", piece_line_);
     if (json_ && IsBlank(piece)) continue;  // an empty line is no document
-    const std::string_view text = MendUtf8(piece, mend_buffer_);
-    mended_ += text.data() != piece.data() ? 1 : 0;
+    std::string_view text = MendUtf8(piece, mend_buffer_);
+    bool mended = text.data() != piece.data();
     if (json_) {
-      JsonDocument(text, document);
+      const std::string_view whole = MendSurrogates(text, surrogate_buffer_);
+      mended |= whole.data() != text.data();
+      JsonDocument(whole, document);
     } else {
       if (const size_t at = text.find('\0'); at != std::string_view::npos)
         BadData(StrCat(path_, ":",
                        piece_line_ + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n')),
-                "a zero byte: not a text file");
+                "a zero byte: not a text file, or not in UTF-8 (iconv -f UTF-16 -t UTF-8)");
+      if (!options_.doc_sep.empty() && !separator_seen_)  // so this piece is the whole file
+        notes_.push_back(fmt::format("{}: the separator --doc-sep {} does not occur: the file is one document{}", path_,
+                                     ShellText(options_.doc_sep), SeparatorHint(text, options_.doc_sep)));
       document->segments.push_back({.text = std::string(text)});
     }
+    mended_ += mended ? 1 : 0;
     const bool blank = std::ranges::all_of(document->segments, [](const TextSegment& s) { return IsBlank(s.text); });
     if (!blank) return true;
     ++skipped_;
@@ -213,9 +267,29 @@ bool TextInput::Next(TextDocument* document) {
   return false;
 }
 
+void InputNotes::Add(const TextInput& input) {
+  constexpr size_t kShown = 3;
+  any_text_ |= !input.json_lines();
+  for (const std::string& note : input.notes()) {
+    if (first_.size() < kShown) {
+      first_.push_back(note);
+    } else {
+      ++more_;
+    }
+  }
+}
+
+std::vector<std::string> InputNotes::Lines(const TextInputOptions& options) const {
+  std::vector<std::string> lines = first_;
+  if (more_ > 0) lines.push_back(fmt::format("and {} more such warnings", more_));
+  if (!any_text_ && !options.doc_sep.empty())
+    lines.push_back("the separator --doc-sep is not used: all files are JSON lines, a document a line");
+  return lines;
+}
+
 void TextInput::JsonDocument(std::string_view line, TextDocument* document) const {
   const std::string& where = document->where;
-  const auto json = ParseJson(line, where);
+  const auto json = ParseJsonLine(line, where);
   if (!json.is_object()) BadData(where, StrCat(JsonExcerpt(json), ": must be a JSON object"));
   const auto it = json.find(options_.field);
   if (it == json.end()) {
@@ -223,7 +297,8 @@ void TextInput::JsonDocument(std::string_view line, TextDocument* document) cons
     std::vector<std::string> keys;
     for (const auto& [name, value] : json.items()) keys.push_back(name);
     BadData(where, StrCat("field \"", options_.field, "\" is missing",
-                          chat ? " (--field messages?)" : DidYouMean(options_.field, keys)));
+                          chat ? " (--field messages?)" : DidYouMean(options_.field, keys),
+                          by_content_ ? "; --format text reads it as text" : ""));
   }
   const std::string field = StrCat(where, ": ", options_.field);
   if (it->is_string()) {

@@ -126,6 +126,10 @@ DataManifest DataManifest::Load(const std::string& folder) {
 }
 
 void DataManifest::Save(const std::string& folder, const FileOps& ops) const {
+  WriteFileAtomic(ManifestPath(folder), Text(), ops);
+}
+
+std::string DataManifest::Text() const {
   Json list = Json::array();
   for (const Shard& shard : shards) {
     Json row = {{"file", shard.file}, {"split", shard.split}};
@@ -141,7 +145,7 @@ void DataManifest::Save(const std::string& folder, const FileOps& ops) const {
                      {"train", CountsJson(Totals("train"))},
                      {"val", CountsJson(Totals("val"))},
                      {"shards", list}};
-  WriteFileAtomic(ManifestPath(folder), json.dump(2) + "\n", ops);
+  return json.dump(2) + "\n";
 }
 
 SplitCounts DataManifest::Totals(std::string_view split) const {
@@ -153,6 +157,17 @@ SplitCounts DataManifest::Totals(std::string_view split) const {
     sum.text_bytes += shard.counts.text_bytes;
   }
   return sum;
+}
+
+std::string DataManifest::NewTokenizerName() const {
+  return fmt::format("tokenizer-{}.json", tokenizer_sha256.substr(0, 16));
+}
+
+std::string DataManifest::TokenizerPath(const std::string& folder) const {
+  const std::filesystem::path path(folder);
+  std::error_code ignored;
+  const std::filesystem::path fresh = path / NewTokenizerName();
+  return (std::filesystem::exists(fresh, ignored) ? fresh : path / "tokenizer.json").string();
 }
 
 void CheckShard(const TokenShard& shard, const DataManifest::Shard& row, const DataManifest& manifest) {

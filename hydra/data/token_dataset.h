@@ -40,7 +40,12 @@ struct DataManifest {
   // Throws kIo or kFormat naming file and field.
   [[nodiscard]] static DataManifest Load(const std::string& folder);
   void Save(const std::string& folder, const FileOps& ops = FileOps::Real()) const;
+  [[nodiscard]] std::string Text() const;  // of data.json
   [[nodiscard]] SplitCounts Totals(std::string_view split) const;
+  // The tokenizer.json of the folder. A build that was stopped while it put its own in that place has left it under
+  // another name, tokenizer-DIGITS.json with the first 16 of the SHA-256.
+  [[nodiscard]] std::string TokenizerPath(const std::string& folder) const;
+  [[nodiscard]] std::string NewTokenizerName() const;  // that other name
 };
 
 // Throws kFormat where a shard is another than its row of data.json says: tokenizer, vocabulary, counts.

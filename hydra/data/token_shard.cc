@@ -216,6 +216,7 @@ TokenShardWriter::TokenShardWriter(const std::string& path, uint32_t vocab_size,
              .vocab_size = vocab_size,
              .has_mask = false,
              .tokenizer = tokenizer};
+  file_.NeedSeek();
   file_.WriteZeros(kHeaderBytes);
   file_.RestartCrc();
   file_.WriteZeros(kTokensOffset - kHeaderBytes);

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files: mapping, bounds-checked reading, atomic writing, checksums. Not here: any format.
+// Opening and reading of files, mapping, bounds-checked reading, checksums. Not here: writing (file_write.cc), any
+// format.
 #include "hydra/io/file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/evp.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
-#include <array>
-#include <atomic>
 #include <cerrno>
 #include <charconv>
-#include <csignal>
-#include <cstdio>
-#include <filesystem>
 #include <system_error>
 #include <utility>
 
@@ -25,25 +22,11 @@
 namespace hydra {
 namespace {
 
-constexpr size_t kWriteBuffer = 1 << 20;
-
-// A descriptor that closes itself; errors of close are seen only where they matter (AtomicFile).
-struct Fd {
-  int fd;
-  explicit Fd(int f) : fd(f) {}
-  ~Fd() {
-    if (fd >= 0) ::close(fd);
-  }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-};
-
-int OpenForReading(const std::string& path) {
-  int fd;
-  do fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  while (fd < 0 && errno == EINTR);
-  if (fd < 0) ThrowIo(path, "cannot open", errno);
-  return fd;
+// Refuses what may be waited for without end, or never ends.
+void CheckInput(const std::string& name, mode_t mode) {
+  if (S_ISDIR(mode)) ThrowIo(name, "cannot read", EISDIR);
+  if (!S_ISREG(mode))
+    throw Error(ErrorCode::kIo, fmt::format("{}: {}: must be a regular file", name, FileKindText(mode)));
 }
 
 [[noreturn]] void TooLarge(const std::string& path, uint64_t max_bytes) {
@@ -54,11 +37,6 @@ int OpenForReading(const std::string& path) {
 std::array<int64_t, 5> IdentityOf(const struct stat& info) {
   return {static_cast<int64_t>(info.st_dev), static_cast<int64_t>(info.st_ino), static_cast<int64_t>(info.st_size),
           static_cast<int64_t>(info.st_mtim.tv_sec), static_cast<int64_t>(info.st_mtim.tv_nsec)};
-}
-
-std::string FolderOf(const std::string& path) {
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  return folder.empty() ? "." : folder;
 }
 
 }  // namespace
@@ -102,42 +80,94 @@ std::string OneLine(std::string_view text, size_t max_bytes) {
 }
 
 void ThrowIo(const std::string& path, std::string_view what, int error) {
-  throw Error(ErrorCode::kIo, fmt::format("{}: {}: {}", path, what, std::generic_category().message(error)));
+  const char* const hint = error == EFBIG ? " (ulimit -f, or the file system, limits the size of files)" : "";
+  throw Error(ErrorCode::kIo, fmt::format("{}: {}: {}{}", path, what, std::generic_category().message(error), hint));
+}
+
+const char* FileKindText(mode_t mode) {
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  if (S_ISCHR(mode)) return "a character device";
+  if (S_ISBLK(mode)) return "a block device";
+  return S_ISSOCK(mode) ? "a socket" : "a regular file";
+}
+
+std::optional<int> OwnDescriptor(std::string_view path) {
+  constexpr std::string_view kNames[] = {"/dev/stdin", "/dev/stdout", "/dev/stderr"};
+  for (int fd = 0; fd < 3; ++fd)
+    if (path == kNames[fd]) return fd;
+  for (const std::string_view folder : {"/dev/fd/", "/proc/self/fd/"}) {
+    if (!path.starts_with(folder)) continue;
+    int fd = -1;
+    const auto [end, error] = std::from_chars(path.data() + folder.size(), path.data() + path.size(), fd);
+    if (error == std::errc() && end == path.data() + path.size() && fd >= 0) return fd;
+  }
+  return std::nullopt;
+}
+
+InputFile::InputFile(const std::string& path, InputKind kind) : name_(path) {
+  std::optional<int> own;
+  if (kind == InputKind::kStream) own = path == "-" ? 0 : OwnDescriptor(path);
+  if (path == "-" && own) name_ = "stdin";
+  struct stat info {};
+  // Looked at before it is opened, for the opening of a device or FIFO may be felt at its other end; and afterwards,
+  // for it may have changed. O_NONBLOCK: a FIFO must not be waited for in between.
+  if (!own && ::stat(path.c_str(), &info) == 0) CheckInput(name_, info.st_mode);
+  do fd_ = own ? ::fcntl(*own, F_DUPFD_CLOEXEC, 0) : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  while (fd_ < 0 && errno == EINTR);
+  if (fd_ < 0) ThrowIo(name_, "cannot open", errno);
+  try {
+    if (::fstat(fd_, &info) != 0) ThrowIo(name_, "cannot stat", errno);
+    if (!own || S_ISDIR(info.st_mode)) CheckInput(name_, info.st_mode);
+  } catch (...) {
+    ::close(fd_);
+    throw;
+  }
+  is_regular_ = S_ISREG(info.st_mode);
+  if (is_regular_) size_ = static_cast<uint64_t>(info.st_size);
+}
+
+InputFile::~InputFile() { ::close(fd_); }
+
+size_t InputFile::Read(char* out, size_t n) {
+  for (;;) {
+    const ssize_t got = ::read(fd_, out, n);
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno == EAGAIN && !is_regular_) {  // whoever gave us the pipe may have made it so
+      pollfd ready{.fd = fd_, .events = POLLIN, .revents = 0};
+      ::poll(&ready, 1, -1);
+    } else if (errno != EINTR) {
+      ThrowIo(name_, "cannot read", errno);
+    }
+  }
 }
 
 std::string ReadFile(const std::string& path, uint64_t max_bytes) {
-  const Fd file(OpenForReading(path));
-  struct stat info {};
-  if (::fstat(file.fd, &info) != 0) ThrowIo(path, "cannot stat", errno);
-  if (S_ISDIR(info.st_mode)) ThrowIo(path, "cannot read", EISDIR);
+  InputFile file(path, InputKind::kStream);
+  if (!file.is_regular()) max_bytes = std::min(max_bytes, kMaxTextBytes);
   std::string text;
-  const auto declared = S_ISREG(info.st_mode) ? static_cast<uint64_t>(info.st_size) : 0;
-  if (declared <= max_bytes) text.reserve(declared);
+  if (file.size() <= max_bytes) text.reserve(file.size());
   size_t used = 0;
   for (;;) {  // read on to the end: the size of a pipe or of /proc is not known, and a file may grow
-    if (used > max_bytes) TooLarge(path, max_bytes);
+    if (used > max_bytes || file.size() > max_bytes) TooLarge(file.name(), max_bytes);
     text.resize(std::max<size_t>(used + 65536, text.capacity()));
-    const ssize_t got = ::read(file.fd, text.data() + used, text.size() - used);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) ThrowIo(path, "cannot read", errno);
+    const size_t got = file.Read(text.data() + used, text.size() - used);
     if (got == 0) break;
-    used += static_cast<size_t>(got);
+    used += got;
   }
   text.resize(used);
   return text;
 }
 
 MappedFile::MappedFile(const std::string& path, uint64_t max_bytes) : path_(path) {
-  const Fd file(OpenForReading(path));
+  const InputFile file(path, InputKind::kFile);
+  if (file.size() > max_bytes) TooLarge(path, max_bytes);
+  size_ = static_cast<size_t>(file.size());
   struct stat info {};
-  if (::fstat(file.fd, &info) != 0) ThrowIo(path, "cannot stat", errno);
-  if (S_ISDIR(info.st_mode)) ThrowIo(path, "cannot read", EISDIR);
-  if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::kIo, path + ": not a regular file: it cannot be mapped");
-  if (static_cast<uint64_t>(info.st_size) > max_bytes) TooLarge(path, max_bytes);
-  size_ = static_cast<size_t>(info.st_size);
+  if (::fstat(file.fd(), &info) != 0) ThrowIo(path, "cannot stat", errno);
   identity_ = IdentityOf(info);
   if (size_ == 0) return;  // mmap refuses a length of 0
-  void* data = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.fd, 0);
+  void* data = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.fd(), 0);
   if (data == MAP_FAILED) ThrowIo(path, "cannot map", errno);
   data_ = static_cast<const std::byte*>(data);
   RememberMapping(data_, size_, path_);
@@ -205,173 +235,6 @@ void ByteReader::AlignTo(uint64_t alignment, std::string_view field) {
 
 void ByteReader::Fail(std::string_view field, std::string_view rule) const {
   throw Error(ErrorCode::kFormat, fmt::format("{}: {} {}", file_, field, rule));
-}
-
-namespace {
-
-// Names of the unfinished files, which their AtomicFiles own; a signal handler may read them.
-std::array<std::atomic<const char*>, 32> g_temporaries;
-static_assert(std::atomic<const char*>::is_always_lock_free);
-
-void Remember(const char* name) {
-  for (auto& slot : g_temporaries)
-    if (const char* none = nullptr; slot.compare_exchange_strong(none, name)) return;
-}
-
-void Forget(const char* name) {
-  for (auto& slot : g_temporaries)
-    if (const char* same = name; slot.compare_exchange_strong(same, nullptr)) return;
-}
-
-}  // namespace
-
-void UnlinkTemporaries() noexcept {
-  for (auto& slot : g_temporaries)
-    if (const char* name = slot.load(); name != nullptr) ::unlink(name);
-}
-
-const FileOps& FileOps::Real() {
-  static const FileOps ops{::write, ::pwrite, ::fsync, ::rename};
-  return ops;
-}
-
-AtomicFile::AtomicFile(const std::string& path, const FileOps& ops) : path_(path), ops_(ops) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode))
-    ThrowIo(path, "cannot write", EISDIR);  // not at the end
-  // O_EXCL with a number finds a free name without a race; mkstemp would force mode 0600 upon the result.
-  for (int n = 0; fd_ < 0; ++n) {
-    temporary_ = fmt::format("{}.tmp-{}-{}", path, ::getpid(), n);
-    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd_ < 0 && errno != EEXIST && errno != EINTR) ThrowIo(path, "cannot create", errno);
-  }
-  Remember(temporary_.c_str());
-  buffer_.reserve(kWriteBuffer);
-}
-
-AtomicFile::~AtomicFile() { Discard(); }
-
-void AtomicFile::Discard() noexcept {
-  if (fd_ >= 0) ::close(fd_);
-  fd_ = -1;
-  if (temporary_.empty()) return;
-  ::unlink(temporary_.c_str());
-  Forget(temporary_.c_str());
-  temporary_.clear();
-}
-
-void AtomicFile::Fail(const std::string& what, int error) {
-  Discard();
-  ThrowIo(path_, what, error);
-}
-
-void AtomicFile::Write(std::span<const std::byte> bytes) {
-  HYDRA_CHECK(fd_ >= 0, "write after commit or failure: ", path_);
-  crc32_ = Crc32(bytes, crc32_);
-  size_ += bytes.size();
-  while (!bytes.empty()) {
-    const size_t n = std::min(bytes.size(), kWriteBuffer - buffer_.size());
-    buffer_.insert(buffer_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(n));
-    bytes = bytes.subspan(n);
-    if (buffer_.size() == kWriteBuffer) Flush();
-  }
-}
-
-void AtomicFile::WriteZeros(uint64_t n) {
-  static constexpr std::array<std::byte, 4096> kZeros{};
-  for (; n > 0; n -= std::min<uint64_t>(n, kZeros.size()))
-    Write(std::span(kZeros).first(std::min<uint64_t>(n, kZeros.size())));
-}
-
-void AtomicFile::Flush() {
-  for (size_t done = 0; done < buffer_.size();) {
-    const ssize_t n = ops_.write(fd_, buffer_.data() + done, buffer_.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    // A short write is legal and is continued; one of nothing would loop for ever.
-    if (n <= 0) Fail(fmt::format("cannot write {} bytes", WithCommas(buffer_.size() - done)), n < 0 ? errno : ENOSPC);
-    done += static_cast<size_t>(n);
-  }
-  buffer_.clear();
-}
-
-void AtomicFile::WriteAt(uint64_t offset, std::span<const std::byte> bytes) {
-  HYDRA_CHECK(fd_ >= 0 && offset <= size_ && bytes.size() <= size_ - offset, "write past the end: ", path_);
-  Flush();
-  for (size_t done = 0; done < bytes.size();) {
-    const ssize_t n = ops_.pwrite(fd_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) Fail(fmt::format("cannot write {} bytes", WithCommas(bytes.size() - done)), n < 0 ? errno : ENOSPC);
-    done += static_cast<size_t>(n);
-  }
-}
-
-void AtomicFile::Commit() {
-  HYDRA_CHECK(fd_ >= 0, "commit twice or after failure: ", path_);
-  Flush();
-  if (ops_.fsync(fd_) != 0) Fail("cannot sync", errno);
-  // close reports delayed write errors on network file systems.
-  if (::close(std::exchange(fd_, -1)) != 0) Fail("cannot close", errno);
-  if (ops_.rename(temporary_.c_str(), path_.c_str()) != 0) Fail("cannot rename its temporary file to it", errno);
-  Forget(temporary_.c_str());
-  temporary_.clear();  // it is gone: nothing to remove if the next line fails
-  FsyncDir(FolderOf(path_), ops_);
-}
-
-void WriteFileAtomic(const std::string& path, std::span<const std::byte> bytes, const FileOps& ops) {
-  AtomicFile file(path, ops);
-  file.Write(bytes);
-  file.Commit();
-}
-
-void WriteFileAtomic(const std::string& path, std::string_view text, const FileOps& ops) {
-  WriteFileAtomic(path, AsBytes(text), ops);
-}
-
-void FsyncDir(const std::string& folder, const FileOps& ops) {
-  const Fd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.fd < 0) ThrowIo(folder, "cannot open", errno);
-  // Some file systems cannot sync a folder and say EINVAL; their renames are as durable as they get.
-  if (ops.fsync(fd.fd) != 0 && errno != EINVAL) ThrowIo(folder, "cannot sync", errno);
-}
-
-void FsyncFile(const std::string& path, const FileOps& ops) {
-  const Fd fd(OpenForReading(path));
-  if (ops.fsync(fd.fd) != 0) ThrowIo(path, "cannot sync", errno);
-}
-
-void RenameDurably(const std::string& from, const std::string& to, const FileOps& ops) {
-  if (ops.rename(from.c_str(), to.c_str()) != 0) ThrowIo(to, fmt::format("cannot rename {} to it", from), errno);
-  FsyncDir(FolderOf(to), ops);
-}
-
-bool IsPlainFileName(std::string_view name) {
-  return !name.empty() && name != "." && name != ".." && name.find_first_of(std::string_view("/\\\0", 3)) == name.npos;
-}
-
-void MakeDirs(const std::string& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) ThrowIo(folder, "cannot create the folder", error.value());
-}
-
-int RemoveStaleTemporaries(const std::string& folder) {
-  int removed = 0;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    const std::string name = entry.path().filename().string();
-    const size_t at = name.rfind(".tmp-");
-    if (at == std::string::npos) continue;
-    const char* const first = name.data() + at + 5;
-    const char* const last = name.data() + name.size();
-    int pid = 0;
-    const auto [end, bad] = std::from_chars(first, last, pid);
-    if (bad != std::errc() || end == last || *end != '-' || pid <= 0) continue;
-    // Our own number can only be an earlier process's (common in containers): the caller has not written yet.
-    if (pid != ::getpid() && (::kill(pid, 0) == 0 || errno == EPERM)) continue;  // its writer may still be at work
-    std::error_code ignored;                                                     // best effort: it takes only space
-    removed += std::filesystem::remove(entry.path(), ignored) ? 1 : 0;
-  }
-  return removed;
 }
 
 uint32_t Crc32(std::span<const std::byte> bytes, uint32_t crc) {

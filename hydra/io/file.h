@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files as every format here needs them: checked arithmetic, a bounds-checked reader over mapped bytes, atomic writing,
-// CRC-32 and SHA-256. Not here: what the bytes mean (safetensors.h, token_shard.h, npy.h, ...).
+// Files as every format here needs them: checked arithmetic, one opener of inputs, a bounds-checked reader over mapped
+// bytes, atomic writing, CRC-32 and SHA-256. Not here: what the bytes mean (safetensors.h, token_shard.h, npy.h, ...).
 #pragma once
 
 #include <sys/types.h>
@@ -48,11 +48,53 @@ template <class T>
 
 // ---- Reading ----
 
-// The whole of a file or pipe. kIo where it cannot be read, kFormat where it holds more than max_bytes.
-[[nodiscard]] std::string ReadFile(const std::string& path, uint64_t max_bytes = UINT64_MAX);
+// A text that is read as a whole has at most this many bytes, and so has all that is read as a whole from a pipe.
+inline constexpr uint64_t kMaxTextBytes = uint64_t{1} << 30;
 
-// A file mapped read-only; an empty file is an empty span. Moves keep the addresses. The bytes are as the disk has
-// them: a file truncated by another process while it is mapped kills the reader (SIGBUS; the commands then name the
+// The number of a descriptor that this process was given, for /dev/stdin, /dev/stdout, /dev/stderr, /dev/fd/N and
+// /proc/self/fd/N; nullopt for other names.
+[[nodiscard]] std::optional<int> OwnDescriptor(std::string_view path);
+
+// "a FIFO", "a character device", ...: what the mode of stat(2) says that a file is.
+[[nodiscard]] const char* FileKindText(mode_t mode);
+
+enum class InputKind {
+  kFile,    // regular files only
+  kStream,  // also what this process was given under a name of OwnDescriptor or as "-" (stdin): a pipe, a terminal
+};
+
+// The one opener of inputs. A FIFO would be waited for without end and a device may never end, so that both are refused
+// by name. Not thread-safe.
+class InputFile {
+ public:
+  // Throws kIo for what does not exist, may not be read, is a folder or is of another kind than asked for.
+  InputFile(const std::string& path, InputKind kind);
+  ~InputFile();
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+
+  // Up to n bytes into `out`; 0 only at the end. Throws kIo.
+  [[nodiscard]] size_t Read(char* out, size_t n);
+  [[nodiscard]] int fd() const { return fd_; }
+  [[nodiscard]] bool is_regular() const { return is_regular_; }
+  [[nodiscard]] uint64_t size() const { return size_; }            // bytes; 0 where it is not known
+  [[nodiscard]] const std::string& name() const { return name_; }  // for messages: "stdin" for "-"
+
+ private:
+  std::string name_;
+  int fd_ = -1;
+  bool is_regular_ = false;
+  uint64_t size_ = 0;
+};
+
+// The whole of an input of InputKind::kStream. kIo where it cannot be read, kFormat where it holds more than max_bytes,
+// or more than kMaxTextBytes and is no regular file.
+[[nodiscard]] std::string ReadFile(const std::string& path, uint64_t max_bytes = UINT64_MAX);
+// A text that a user names, "-" for stdin: at most kMaxTextBytes.
+[[nodiscard]] inline std::string ReadText(const std::string& path) { return ReadFile(path, kMaxTextBytes); }
+
+// A regular file mapped read-only; an empty file is an empty span. Moves keep the addresses. The bytes are as the disk
+// has them: a file truncated by another process while it is mapped kills the reader (SIGBUS; the commands then name the
 // file), so we only ever replace files by rename. Safe to read from many threads.
 class MappedFile {
  public:
@@ -139,6 +181,9 @@ struct FileOps {
 
 // A file that appears under its name whole or not at all: bytes go to a temporary name in the same folder
 // (NAME.tmp-PID-N), Commit() syncs it, renames it and syncs the folder; without Commit() the destructor removes it.
+// Temporaries that killed processes left for the same name are removed first. A symbolic link is followed: its target
+// is replaced and the link stays. A character device, a FIFO that is read from and a descriptor of our own (see
+// OwnDescriptor) are written through, which is not atomic; other things that are no regular files are refused.
 // Any failure throws kIo with file and errno's text, and removes the temporary. Not thread-safe. `ops` must outlive it.
 class AtomicFile {
  public:
@@ -151,27 +196,32 @@ class AtomicFile {
   void Write(std::string_view text) { Write(AsBytes(text)); }
   // `n` zero bytes.
   void WriteZeros(uint64_t n);
+  // For formats that use WriteAt: throws kIo where the output is a pipe or the like.
+  void NeedSeek();
   // Overwrites bytes already written (a header known last); crc32() does not see the change.
   void WriteAt(uint64_t offset, std::span<const std::byte> bytes);
   // crc32() is from here on that of the bytes still to come.
   void RestartCrc() { crc32_ = 0; }
   void Commit();
-  // Renames to another name of the same folder than the one given first; before Commit().
-  void set_path(const std::string& path) { path_ = path; }
 
   [[nodiscard]] uint64_t size() const { return size_; }    // bytes written so far
   [[nodiscard]] uint32_t crc32() const { return crc32_; }  // of all bytes given to Write, in order
   [[nodiscard]] const std::string& path() const { return path_; }
-  [[nodiscard]] const std::string& temporary_path() const { return temporary_; }
 
  private:
+  void OpenOwn(int descriptor);
+  void OpenSpecial(mode_t mode);
+  void CreateTemporary();
   void Flush();
   void Discard() noexcept;
   [[noreturn]] void Fail(const std::string& what, int error);
 
-  std::string path_, temporary_;
+  std::string path_;       // as given
+  std::string target_;     // what is replaced: path_, or what it links to
+  std::string temporary_;  // empty where nothing has to be renamed or removed
   const FileOps& ops_;
   int fd_ = -1;
+  bool can_seek_ = true;
   uint64_t size_ = 0;
   uint32_t crc32_ = 0;
   std::vector<std::byte> buffer_;
@@ -193,9 +243,13 @@ void MakeDirs(const std::string& folder);
 // Removes the unfinished files of all AtomicFiles of this process (the first 32 at a time), for a signal handler that
 // ends it.
 void UnlinkTemporaries() noexcept;
-// Removes what killed processes left in a folder: files named *.tmp-PID-N whose process no longer runs. Returns how
-// many. To be called before this process itself writes there.
+// Removes what killed processes left in a folder: files named *.tmp-PID-N that nobody has locked, as the AtomicFile of
+// a living process has in whatever container it runs, and whose process no longer runs or began after they were
+// written. Returns how many.
 int RemoveStaleTemporaries(const std::string& folder);
+
+// An existing or new file for adding to its end. Throws kIo, also for what is no regular file. The caller closes it.
+[[nodiscard]] int OpenForAppending(const std::string& path);
 
 // "FILE: WHAT: errno's text" as kIo.
 [[noreturn]] void ThrowIo(const std::string& path, std::string_view what, int error);

@@ -2,6 +2,7 @@
 // Files: arithmetic at its limits, reading past ends, and every way in which atomic writing can fail.
 #include "hydra/io/file.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -50,6 +51,52 @@ TEST(File, ErrorsNameTheFileAndTheReason) {
   WriteFileAtomic(dir / "f", "12345");
   EXPECT_EQ(ReadFile(dir / "f", 5), "12345");
   ExpectError([&] { (void)ReadFile(dir / "f", 4); }, ErrorCode::kFormat, {"more than 4 bytes"});
+}
+
+TEST(InputFile, WhatMayNeverComeOrNeverEndIsRefused) {
+  TempDir dir;
+  ASSERT_EQ(::mkfifo((dir / "fifo").c_str(), 0600), 0);
+  std::filesystem::create_symlink("fifo", dir / "link");
+  for (const char* name : {"fifo", "link"}) {
+    ExpectError([&] { (void)ReadFile(dir / name); }, ErrorCode::kIo, {name, "a FIFO", "regular file"});
+    ExpectError([&] { MappedFile m(dir / name); }, ErrorCode::kIo, {name, "a FIFO", "regular file"});
+  }
+  for (const char* name : {"/dev/zero", "/dev/urandom", "/dev/null"}) {
+    ExpectError([&] { (void)ReadText(name); }, ErrorCode::kIo, {name, "a character device", "regular file"});
+    ExpectError([&] { MappedFile m(name); }, ErrorCode::kIo, {name, "a character device", "regular file"});
+  }
+  std::filesystem::resize_file(((void)WriteFileAtomic(dir / "sparse", "x"), dir / "sparse"), kMaxTextBytes + 1);
+  ExpectError([&] { (void)ReadText(dir / "sparse"); }, ErrorCode::kFormat, {"sparse", "1,073,741,824"});
+}
+
+TEST(InputFile, WhatTheProcessWasGivenIsRead) {
+  TempDir dir;
+  int pipe[2];
+  ASSERT_EQ(::pipe2(pipe, O_NONBLOCK), 0);
+  ASSERT_EQ(::write(pipe[1], "piped", 5), 5);
+  ::close(pipe[1]);
+  const std::string name = StrCat("/dev/fd/", pipe[0]);
+  ExpectError([&] { MappedFile m(name); }, ErrorCode::kIo, {name, "a FIFO"});
+  EXPECT_EQ(ReadText(name), "piped");
+  ::close(pipe[0]);
+  // A file goes on where it was read to before, as `(read line; hydralm ... -f -) < file` means it.
+  WriteFileAtomic(dir / "f", "line\nrest");
+  const int fd = ::open((dir / "f").c_str(), O_RDONLY);
+  std::string line(5, ' ');
+  ASSERT_EQ(::read(fd, line.data(), 5), 5);
+  EXPECT_EQ(ReadText(StrCat("/proc/self/fd/", fd)), "rest");
+  ::close(fd);
+  ExpectError([&] { (void)ReadText(StrCat("/dev/fd/", fd)); }, ErrorCode::kIo, {"/dev/fd/", "Bad file descriptor"});
+}
+
+TEST(InputFile, APipeIsReadToItsLimit) {
+  int pipe[2];
+  ASSERT_EQ(::pipe(pipe), 0);
+  ASSERT_EQ(::write(pipe[1], "12345", 5), 5);
+  const std::string name = StrCat("/dev/fd/", pipe[0]);
+  ExpectError([&] { (void)ReadFile(name, 4); }, ErrorCode::kFormat, {"more than 4 bytes"});
+  ::close(pipe[0]);
+  ::close(pipe[1]);
 }
 
 TEST(ByteReader, NeverPassesTheEnd) {

@@ -51,10 +51,8 @@ class Handler : public nlohmann::json_sax<Json> {
  public:
   explicit Handler(const std::string& where) : where_(where) {}
   bool binary(binary_t&) override { return false; }  // JSON has none
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& e) override {
-    std::string what = e.what();  // "[json.exception.parse_error.101] parse error at ...: syntax error ..."
-    if (const size_t colon = what.find(": "); colon != std::string::npos) what = what.substr(colon + 2);
-    Bad(StrCat("not valid JSON at byte ", position, After(), ": ", what.substr(0, 200)));
+  bool parse_error(std::size_t position, const std::string& token, const nlohmann::detail::exception& e) override {
+    Bad(StrCat("not valid JSON at byte ", position, After(), ": ", JsonErrorText(e, token)));
   }
 
  protected:
@@ -250,18 +248,42 @@ size_t LongestJsonToken(std::string_view text) {
   return longest;
 }
 
-Json ParseJson(std::string_view text, const std::string& where) {
+namespace {
+
+// `budget`: bytes of memory for the parser and the tree.
+Json Parse(std::string_view text, const std::string& where, uint64_t budget) {
   if (text.empty()) throw Error(ErrorCode::kFormat, StrCat(where, ": the file is empty, JSON is expected"));
   const bool python_words = text.find("Infinity") != text.npos || text.find("NaN") != text.npos;
   const std::string quoted = python_words ? QuoteNonFinite(text) : std::string();
   const std::string_view source = python_words ? std::string_view(quoted) : text;
-  Checker checker(where, quoted.size() + kJsonTokenCopies * LongestJsonToken(source),
-                  2 * uint64_t{text.size()} + (1 << 20));
+  Checker checker(where, quoted.size() + kJsonTokenCopies * LongestJsonToken(source), budget);
   Json::sax_parse(source.begin(), source.end(), &checker);
   Builder builder(where, checker.sizes);
   Json::sax_parse(source.begin(), source.end(), &builder);
   return std::move(builder.root);
 }
+
+}  // namespace
+
+Json ParseJson(std::string_view text, const std::string& where) {
+  return Parse(text, where, 2 * uint64_t{text.size()} + (1 << 20));
+}
+
+Json ParseJsonLine(std::string_view text, const std::string& where) {
+  return Parse(text, where, 8 * uint64_t{text.size()} + (64 << 20));
+}
+
+std::string JsonErrorText(const nlohmann::detail::exception& error, const std::string& token) {
+  constexpr int kNumberOverflow = 406;
+  if (error.id == kNumberOverflow) return StrCat("the number ", token.substr(0, 60), " is too large");
+  std::string what = error.what();  // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax ..."
+  if (what.starts_with("[json.exception.")) what = what.substr(std::min(what.find("] "), what.size() - 2) + 2);
+  if (what.starts_with("parse error"))
+    if (const size_t colon = what.find(": "); colon != std::string::npos) what = what.substr(colon + 2);
+  return what.substr(0, 200);
+}
+
+std::string DumpJson(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 std::string JsonExcerpt(const Json& value) {
   std::string text;

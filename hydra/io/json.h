@@ -23,10 +23,20 @@ using Json = nlohmann::ordered_json;
 // Python's bare NaN, Infinity and -Infinity are read as the strings "NaN", "Infinity", "-Infinity".
 [[nodiscard]] Json ParseJson(std::string_view text, const std::string& where);
 
+// For a line of a corpus, which may hold a document of a gigabyte: as ParseJson, with 8 times its size + 64 MiB of
+// memory.
+[[nodiscard]] Json ParseJsonLine(std::string_view text, const std::string& where);
+
 // Bytes of the longest string, number or run of spaces. nlohmann's parser keeps what it reads in two buffers that
 // double as they grow, up to kJsonTokenCopies times that: a reader with a limit on memory counts it.
 [[nodiscard]] size_t LongestJsonToken(std::string_view text);
 inline constexpr uint64_t kJsonTokenCopies = 6;
+
+// What an exception of nlohmann's parser says, in one line without the library's names; `token` is what it read last.
+[[nodiscard]] std::string JsonErrorText(const nlohmann::detail::exception& error, const std::string& token);
+
+// As text on one line; invalid UTF-8, such as a path may have, becomes U+FFFD.
+[[nodiscard]] std::string DumpJson(const Json& value);
 
 // At most 60 characters of a value, for messages.
 [[nodiscard]] std::string JsonExcerpt(const Json& value);

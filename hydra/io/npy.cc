@@ -108,6 +108,7 @@ void WriteNpy(const std::string& path, std::span<const float> values, const std:
 NpyRowWriter::NpyRowWriter(const std::string& path, int64_t row_elements, const FileOps& ops)
     : file_(path, ops), row_elements_(row_elements) {
   HYDRA_CHECK(row_elements > 0, "rows of ", row_elements, " elements");
+  file_.NeedSeek();
   file_.WriteZeros(kRowHeader);
 }
 

@@ -169,11 +169,9 @@ class Reader {
     }
     return true;
   }
-  bool parse_error(size_t position, const std::string&, const json::exception& e) {
-    std::string what = e.what();
-    if (const size_t colon = what.find(": "); colon != std::string::npos) what = what.substr(colon + 2);
+  bool parse_error(size_t position, const std::string& token, const json::exception& e) {
     throw Error(ErrorCode::kFormat,
-                fmt::format("{}: not valid JSON at byte {}: {}", file_, position, what.substr(0, 200)));
+                fmt::format("{}: not valid JSON at byte {}: {}", file_, position, JsonErrorText(e, token)));
   }
 
  private:

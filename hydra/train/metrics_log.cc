@@ -2,7 +2,6 @@
 // Appending, cutting and reading of a run's numbers.
 #include "hydra/train/metrics_log.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -77,9 +76,7 @@ class AppendFile {
 
  private:
   void Open() {
-    // Not blocking: a pipe of that name would be waited for without end.
-    fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);
-    if (fd_ < 0) ThrowIo(path_, "cannot open", errno);
+    fd_ = OpenForAppending(path_);
     struct stat info {};
     if (::fstat(fd_, &info) != 0) ThrowIo(path_, "cannot stat", errno);
     if (!S_ISREG(info.st_mode)) throw Error(ErrorCode::kIo, path_ + ": not a regular file");
