@@ -6,18 +6,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <optional>
 #include <set>
 #include <utility>
 
+#include "hydra/base/clock.h"
+
 namespace hydra {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
 
 std::string TokenizerFile(const std::string& path) {
   std::error_code ignored;
@@ -189,7 +189,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
   SplitWriter train(options, "train", tokenizer), val(options, "val", tokenizer);
   DocumentEncoder encoder(tokenizer, end);
   uint64_t bytes_before = 0;
-  auto next_report = Clock::now();
+  Pace pace(0.1);
   for (const std::string& path : options.inputs) {
     TextInput input(path, options.input);
     progress.file = path;
@@ -200,10 +200,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
       progress.documents += 1;
       progress.tokens += static_cast<int64_t>(encoder.ids().size());
       progress.bytes_read = bytes_before + input.bytes_read();
-      if (options.progress && Clock::now() >= next_report) {
-        options.progress(progress);
-        next_report = Clock::now() + std::chrono::milliseconds(100);
-      }
+      if (options.progress && pace.Due()) options.progress(progress);
     }
     bytes_before += input.file_bytes();
     result.skipped += input.skipped();

@@ -5,11 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <span>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/pages.h"
 #include "hydra/base/rng.h"
@@ -20,8 +20,6 @@ namespace hydra {
 namespace {
 
 constexpr int64_t kPassRows = 512;  // tokens that the runtime reads at once
-
-double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 
