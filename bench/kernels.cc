@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/rng.h"
 #include "hydra/base/thread_pool.h"
@@ -51,8 +51,6 @@ HWY_AFTER_NAMESPACE();
 namespace hydra::kernels {
 HWY_EXPORT(SumBytes);
 namespace {
-
-double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 struct FreeDeleter {
   void operator()(void* p) const { std::free(p); }

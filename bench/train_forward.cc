@@ -8,11 +8,11 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/cli/process.h"
 #include "hydra/model/accounting.h"
@@ -22,7 +22,7 @@
 
 namespace {
 
-double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+using hydra::Seconds;
 
 // Best of ten square products: what this machine's fp32 GEMM reaches, in FLOP/s.
 double GemmLimit() {

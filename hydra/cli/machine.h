@@ -7,9 +7,10 @@
 
 namespace hydra::cli {
 
-// Bytes that this process can take without swapping: what the kernel calls available, or what the control group's limit
-// leaves where that is less (its page cache counts as free). 0 where neither can be read.
-[[nodiscard]] int64_t AvailableMemory();
+// Bytes that this process can take without swapping: what the kernel calls available, or what the limits of its control
+// groups leave where that is less (base/cgroup.h). At least 1, or 0 where neither can be read. `root` stands before the
+// paths of /proc and /sys, for tests.
+[[nodiscard]] int64_t AvailableMemory(const std::string& root = "");
 
 // Bytes that this process has now apart from mapped data files: what it allocated, and its code and libraries whole, as
 // they are once all of it has run. 0 where it cannot be read.

@@ -81,7 +81,8 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
       ->check(Range(0, 1 << 24));
   verb->add_option("--max-tokens", flags->max_tokens, "stop after so many; 0 = all")->check(Range(0, int64_t{1} << 50));
   verb->add_option("--device", flags->model.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
-  verb->add_option("-t,--threads", flags->model.threads, "threads; 0 = all cores")->check(Range(0, 1024));
+  verb->add_option("-t,--threads", flags->model.threads, "threads; 0 = the cores that this process may use")
+      ->check(Range(0, 1024));
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunEval(*flags, verb, common); });
 }

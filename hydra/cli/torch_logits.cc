@@ -24,7 +24,7 @@ int RunLogits(const LogitsFlags& flags, const CLI::App* verb, const CommonFlags&
   const torch::Device device = model->at(TensorRole::kFinalNorm).device();
   const auto batch =
       nn::Batch::OneDocumentPerRow(torch::tensor(ids, torch::kInt64).unsqueeze(0), model->config().chunk_len);
-  const auto hidden = model->forward(batch.To(device), ToForwardOptions(controls)).hidden[0];
+  const auto hidden = model->forward(batch.To(device), {.controls = controls}).hidden[0];
   NpyRowWriter writer(flags.output, vocab);
   constexpr int64_t kRows = 512;  // logits held at once
   for (int64_t t = 0; t < n; t += kRows) {

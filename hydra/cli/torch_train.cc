@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm train`: a run file and flags to a trained model folder, with progress, Ctrl-C and resume.
 // Not here: training (train/trainer.h), what a run file holds (train/run_config.h).
-#include <chrono>
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -10,12 +10,14 @@
 #include <fstream>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/machine.h"
+#include "hydra/cli/torch_model_flags.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/io/json.h"
 #include "hydra/model/accounting.h"
@@ -112,14 +114,6 @@ std::string DefaultFolder(const TrainFlags& flags, const train::RunConfig& run) 
   return StrCat("runs/", date, "-", name);
 }
 
-int64_t AvailableBytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  for (int64_t kib = 0; file >> key >> kib; file.ignore(64, '\n'))
-    if (key == "MemAvailable:") return kib * 1024;
-  return 0;
-}
-
 // What the run will cost.
 struct Costs {
   ParamCounts params;
@@ -138,7 +132,7 @@ Costs Count(const train::RunConfig& run, const ModelConfig& model) {
   costs.steps = run.TotalSteps();
   costs.tokens_per_step = rows * seq_len * run.optim.accum;
   costs.flops_per_token = 3 * MeanForwardFlops(model, seq_len);
-  costs.have = AvailableBytes();
+  costs.have = AvailableMemory();
   return costs;
 }
 
@@ -190,17 +184,27 @@ void CheckMemory(const Costs& costs, const train::RunConfig& run) {
   throw Error(ErrorCode::kUsage, StrCat("needs ", gib(costs.memory.total()), ", ", gib(costs.have), " free: ", advice));
 }
 
-// Progress on stderr: drawn in place on a terminal, plain lines elsewhere with -v.
+// Progress on stderr: drawn in place on a terminal. Elsewhere a line every few seconds, so that a log file or a pipe
+// shows that the run lives and how it does; with -v all that is logged.
 class Progress {
  public:
   explicit Progress(const CommonFlags& common)
-      : live_(!common.quiet && StderrIsTerminal()), plain_(!live_ && common.verbose && !common.quiet) {}
+      : live_(!common.quiet && StderrIsTerminal()),
+        all_(!live_ && !common.quiet && common.verbose),
+        some_(!live_ && !common.quiet && !common.verbose),
+        pace_(live_ ? 0.1 : 5) {}
   ~Progress() { Clear(); }
 
   train::TrainerCallbacks Callbacks() {
     return {.on_step = [this](const train::StepReport& report) { Step(report); },
-            .on_eval = [this](const train::EvalReport& report) { Line(train::EvalLine(report)); },
-            .on_note = [this](const std::string& text) { Line(text); },
+            .on_eval =
+                [this](const train::EvalReport& report) {
+                  if (live_ || all_ || Wanted(report.step == report.total_steps)) Line(train::EvalLine(report));
+                },
+            .on_note =
+                [this](const std::string& text) {
+                  if (live_ || all_) Line(text);
+                },
             .on_warning =
                 [this](const std::string& text) {
                   Clear();
@@ -213,29 +217,34 @@ class Progress {
   }
 
  private:
+  // Is it time for one of the lines that only some of are shown? The last ones always are.
+  bool Wanted(bool last) { return some_ && (pace_.Due() || last); }
   void Line(const std::string& text) {
     Clear();
-    if (live_ || plain_) std::fprintf(stderr, "%s\n", text.c_str());
+    std::fprintf(stderr, "%s\n", text.c_str());
   }
   void Step(const train::StepReport& report) {
-    if (plain_ && report.logged) Line(train::StepLine(report));
-    const auto now = std::chrono::steady_clock::now();
-    if (!live_ || (now - last_ < std::chrono::milliseconds(100) && report.step < report.total_steps)) return;
-    last_ = now;
+    const bool last = report.step == report.total_steps;
+    if ((all_ && report.logged) || Wanted(last)) return Line(train::StepLine(report));
+    if (!live_ || (!pace_.Due() && !last)) return;
     std::fprintf(stderr, "\r%s\033[K", train::StepLine(report).c_str());
     std::fflush(stderr);
     drawn_ = true;
   }
 
-  bool live_, plain_, drawn_ = false;
-  std::chrono::steady_clock::time_point last_{};
+  bool live_, all_, some_, drawn_ = false;
+  Pace pace_;
 };
 
 // Corpus, tokenizer and model of the run, checked against one another.
 train::TrainerOptions Prepare(const TrainFlags& flags, train::RunConfig run) {
   std::optional<ModelConfig> base;
   if (!flags.init.empty()) base = LoadConfig(flags.init);
-  ModelConfig model = train::ResolveModel(run, base ? &*base : nullptr);
+  const bool settings = std::any_of(flags.settings.begin(), flags.settings.end(),
+                                    [](const std::string& setting) { return setting.starts_with("model."); });
+  const std::string where = StrCat(flags.file, !flags.file.empty() && settings ? " and " : "", settings ? "--set" : "",
+                                   flags.file.empty() && !settings ? "" : ": ", "[model]");
+  ModelConfig model = train::ResolveModel(run, base ? &*base : nullptr, where);
   if (run.data.dir.empty())
     throw Error(ErrorCode::kUsage, "train: data.dir: missing: give --data DIR (made by hydralm data build)");
   std::string tokenizer_path = run.data.tokenizer;
@@ -302,8 +311,7 @@ void PrintResult(const train::TrainResult& result, const Costs& costs, const Com
 int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   InstallStopSignals();
   ::signal(SIGPIPE, SIG_IGN);  // who reads the progress may go: the run goes on
-  at::set_num_threads(flags.threads > 0 ? flags.threads
-                                        : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
+  SetThreads(flags.threads);
   train::TrainerOptions options = Prepare(flags, train::LoadRunConfig(flags.file, Settings(flags)));
   const Costs costs = Count(options.run, options.model);
   const std::string name =
@@ -355,7 +363,8 @@ void AddTrainVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--seq-len", flags->seq_len, "optim.seq_len, tokens of a row")->type_name("N");
   verb->add_option("--seed", flags->seed, "optim.seed, of weights and data order")->type_name("N");
   verb->add_option("--device", flags->device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
-  verb->add_option("-t,--threads", flags->threads, "threads; 0 = all cores")->check(Range(0, 1024));
+  verb->add_option("-t,--threads", flags->threads, "threads; 0 = the cores that this process may use")
+      ->check(Range(0, 1024));
   verb->add_flag("--dry-run", flags->dry_run, "check everything, print what the run costs, stop");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunTrain(*flags, common); });

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"

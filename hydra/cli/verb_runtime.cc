@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -148,8 +147,6 @@ void PrintExplain(const Model& model, const ModelFlags& flags) {
 void PrintWarnings(const std::vector<std::string>& warnings) {
   for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
 }
-
-double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options) {
   std::vector<std::string> warnings;

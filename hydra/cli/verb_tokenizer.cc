@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <charconv>
-#include <chrono>
 #include <climits>
 #include <cstdint>
 #include <cstdio>
@@ -12,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/utf8.h"
 #include "hydra/cli/cli.h"
@@ -26,11 +26,7 @@
 namespace hydra::cli {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr size_t kOutputBytes = 1 << 16;
-
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Results on stdout, in large pieces; a full disk or a closed pipe is an error, not silence.
 class Output {
@@ -90,13 +86,12 @@ struct TrainFlags {
 class TrainProgressLine {
  public:
   explicit TrainProgressLine(const CommonFlags& common)
-      : draw_(!common.quiet && StderrIsTerminal()), lines_(common.verbose && !draw_) {}
+      : draw_(!common.quiet && StderrIsTerminal()), lines_(common.verbose && !draw_), pace_(draw_ ? 0.1 : 2.0) {}
   void operator()(const BpeTrainProgress& p) {
     if (!draw_ && !lines_) return;
     const bool counting = p.phase == BpeTrainProgress::Phase::kCount;
     const bool last = !counting && p.done == p.total;
-    if (!last && SecondsSince(shown_) < (draw_ ? 0.1 : 2.0)) return;
-    shown_ = Clock::now();
+    if (!pace_.Due() && !last) return;
     const std::string text = counting ? fmt::format("counting words: {:.1f} MB", static_cast<double>(p.done) / 1e6)
                                       : fmt::format("merging pairs: {} of {} tokens", p.done, p.total);
     std::fprintf(stderr, draw_ ? "\r\x1b[K%s" : "%s\n", text.c_str());
@@ -108,7 +103,7 @@ class TrainProgressLine {
 
  private:
   bool draw_, lines_, drawn_ = false;
-  Clock::time_point shown_{};
+  Pace pace_;
 };
 
 int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
@@ -118,7 +113,7 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
                       .special_tokens = flags.special,
                       .min_count = flags.min_count,
                       .progress = [&](const BpeTrainProgress& p) { line(p); }});
-  const auto start = Clock::now();
+  const auto start = Seconds();
   const TextInputOptions options{
       .doc_sep = flags.doc_sep, .field = flags.field, .format = ParseTextFormat(flags.format)};
   InputNotes notes;
@@ -135,10 +130,10 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   }
   if (trainer.empty())
     throw Error(ErrorCode::kData, StrCat(flags.files.front(), ": the corpus is empty: a tokenizer needs text"));
-  const double count_seconds = SecondsSince(start);
-  const auto merge_start = Clock::now();
+  const double count_seconds = Seconds() - start;
+  const auto merge_start = Seconds();
   const BpeTrainResult result = trainer.Train();
-  const double merge_seconds = SecondsSince(merge_start);
+  const double merge_seconds = Seconds() - merge_start;
   line.Clear();
   WriteFileAtomic(flags.out, result.json);
   const auto warn = [&](const std::string& text) {
@@ -372,9 +367,9 @@ struct Measured {
 
 Measured Measure(const Tokenizer& tokenizer, const std::string& file) {
   const std::string text = ReadInput(file);
-  const auto start = Clock::now();
+  const auto start = Seconds();
   const size_t tokens = tokenizer.Encode(text).size();
-  return {text.size(), tokens, SecondsSince(start)};
+  return {text.size(), tokens, Seconds() - start};
 }
 
 int RunInfo(const InfoFlags& flags, const CommonFlags& common) {

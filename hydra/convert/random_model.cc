@@ -3,7 +3,6 @@
 #include "hydra/convert/random_model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <unordered_map>
@@ -11,33 +10,10 @@
 
 #include "hydra/base/error.h"
 #include "hydra/base/rng.h"
+#include "hydra/model/initial_value.h"
 
 namespace hydra {
 namespace {
-
-double LogUniform(Rng& rng, double low, double high) {
-  return std::exp(std::log(low) + rng.Uniform() * (std::log(high) - std::log(low)));
-}
-
-// Value number i of a tensor.
-double Draw(const ModelConfig& config, const TensorSpec& spec, size_t i, Rng& rng) {
-  const SsmConfig& ssm = config.ssm;
-  switch (spec.init) {
-    case Init::kNormal: return spec.init_arg * rng.Normal();
-    case Init::kUniform: return spec.init_arg * (2 * rng.Uniform() - 1);
-    case Init::kConstant: return spec.init_arg;
-    case Init::kPathGates: return config.path_gates_init.at(i);
-    case Init::kALog: return std::log(ssm.A_init[0] + rng.Uniform() * (ssm.A_init[1] - ssm.A_init[0]));
-    case Init::kDtBias: {  // softplus of it is dt
-      const double dt = std::max(LogUniform(rng, ssm.dt_min, ssm.dt_max), ssm.dt_floor);
-      return dt + std::log(-std::expm1(-dt));
-    }
-    case Init::kLambdaLog: return std::log(LogUniform(rng, 1e-3, 1.0) / std::log(2.0));
-    case Init::kWsController: return i == 0 ? spec.init_arg : 0;
-  }
-  HYDRA_CHECK(false, "init of ", spec.name);
-  return 0;
-}
 
 // The wanted type where the table allows it and rows are whole blocks.
 WeightType TypeOf(const TensorSpec& spec, WeightType wanted) {
@@ -56,7 +32,7 @@ std::vector<std::byte> Fill(const ModelConfig& config, const TensorSpec& spec, W
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t r = 0; r < drawn; ++r) {
     for (int64_t i = 0; i < cols; ++i)
-      row[static_cast<size_t>(i)] = static_cast<float>(Draw(config, spec, static_cast<size_t>(r * cols + i), rng));
+      row[static_cast<size_t>(i)] = static_cast<float>(InitialValue(config, spec, r * cols + i, rng));
     EncodeRow(type, row.data(), cols, out.data() + r * bytes);
   }
   for (int64_t r = drawn; r < rows; ++r)

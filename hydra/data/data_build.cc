@@ -7,13 +7,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <optional>
 #include <set>
 #include <utility>
 
+#include "hydra/base/clock.h"
 #include "hydra/io/folder_lock.h"
 #include "hydra/text/tokenizer_folder.h"
 
@@ -21,7 +21,6 @@ namespace hydra {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
 
 std::string TokenizerPath(const std::string& path) {
   std::error_code ignored;
@@ -278,7 +277,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
   DocumentEncoder encoder(tokenizer, end);
   InputNotes notes;
   uint64_t bytes_before = 0;
-  auto next_report = Clock::now();
+  Pace pace(0.1);
   for (const std::string& path : options.inputs) {
     TextInput input(path, options.input);
     progress.file = path;
@@ -289,10 +288,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
       progress.documents += 1;
       progress.tokens += static_cast<int64_t>(encoder.ids().size());
       progress.bytes_read = bytes_before + input.bytes_read();
-      if (options.progress && Clock::now() >= next_report) {
-        options.progress(progress);
-        next_report = Clock::now() + std::chrono::milliseconds(100);
-      }
+      if (options.progress && pace.Due()) options.progress(progress);
     }
     bytes_before += input.file_bytes();
     result.skipped += input.skipped();

@@ -29,6 +29,8 @@ PerplexityResult Evaluate(nn::Model& model, const train::Corpus& corpus, const T
                                  .rows = std::max<int64_t>(1, kBatchTokens / result.ctx),
                                  .max_tokens = options.max_tokens,
                                  .device = options.device});
+  if (result.sums.tokens == 0)
+    throw Error(ErrorCode::kData, "nothing to predict: every document has one token only, or all tokens are masked");
   return result;
 }
 

@@ -8,11 +8,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <vector>
 
+#include "hydra/base/buffer.h"
 #include "hydra/base/error.h"
 #include "hydra/kernels/matmul_kernels.h"
 
@@ -28,31 +28,6 @@ constexpr int64_t kMostTokens = 16;         // of a tile, on any level
 constexpr int64_t kSerialFloats = 1 << 15;  // x up to this is prepared by the caller: a region would cost more
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Memory that only grows, 64-byte aligned.
-class Buffer {
- public:
-  std::byte* Reserve(int64_t bytes) {
-    if (bytes > capacity_) {
-      memory_.reset();
-      capacity_ = 0;
-      const int64_t rounded = CeilDiv(bytes, 4096) * 4096;
-      memory_.reset(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>(rounded))));
-      if (memory_ == nullptr) throw std::bad_alloc();
-      capacity_ = rounded;
-    }
-    return memory_.get();
-  }
-  [[nodiscard]] std::byte* data() const { return memory_.get(); }
-  [[nodiscard]] int64_t capacity() const { return capacity_; }
-
- private:
-  struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
-  };
-  std::unique_ptr<std::byte, Free> memory_;
-  int64_t capacity_ = 0;
-};
 
 enum class Way { kDot, kInt8, kGemm };
 
@@ -82,7 +57,7 @@ struct Task {
 }  // namespace
 
 struct MatMulScratch::Data {
-  Buffer x, work;
+  Buffer<std::byte> x, work;
   std::vector<Plan> plans;
   std::vector<Prepared> prepared;
   std::vector<Task> tasks;
@@ -95,7 +70,7 @@ MatMulScratch& MatMulScratch::operator=(MatMulScratch&&) noexcept = default;
 
 int64_t MatMulScratch::bytes() const {
   const auto vector_bytes = [](const auto& v) { return static_cast<int64_t>(v.capacity() * sizeof(v[0])); };
-  return data_->x.capacity() + data_->work.capacity() + vector_bytes(data_->plans) + vector_bytes(data_->prepared) +
+  return data_->x.bytes() + data_->work.bytes() + vector_bytes(data_->plans) + vector_bytes(data_->prepared) +
          vector_bytes(data_->tasks);
 }
 
@@ -195,7 +170,7 @@ class Driver {
       floats += p.map->T * K;
       tiles += CeilDiv(p.map->T, p.stride);
     }
-    data_.x.Reserve(bytes);
+    data_.x.Get(bytes);
     if (floats <= kSerialFloats) {
       for (const Prepared& p : data_.prepared)
         for (int64_t tile = 0; tile < CeilDiv(p.map->T, p.stride); ++tile) PrepareTile(p, tile);
@@ -285,7 +260,7 @@ class Driver {
       work_bytes_ = std::max(work_bytes_, bytes);
     }
     work_bytes_ = CeilDiv(work_bytes_, 4096) * 4096;
-    data_.work.Reserve(work_bytes_ * pool_.threads());
+    data_.work.Get(work_bytes_ * pool_.threads());
   }
 
   // ---- One task ----

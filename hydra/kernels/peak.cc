@@ -4,13 +4,13 @@
 #include "hydra/kernels/peak.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <numeric>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "hydra/base/clock.h"
 #include "hydra/kernels/dispatch.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -89,8 +89,6 @@ int Bits(WeightType type) {
     default: return 4;
   }
 }
-
-double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 

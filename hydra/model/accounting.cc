@@ -87,6 +87,16 @@ double VisibleLandmarks(const ModelConfig& c, int64_t t) {
   return static_cast<double>(PoolSize(c, chunk)) * static_cast<double>(old) / static_cast<double>(chunk * c.chunk_len);
 }
 
+// Keys that the token at position t sees in a sparse layer.
+double SparseKeys(const ModelConfig& c, int64_t t) {
+  return static_cast<double>(std::min(t + 1, c.attention.window)) + VisibleLandmarks(c, t);
+}
+
+// Of a token in the scan form, attention left out.
+double FlopsWithoutKeys(const ModelConfig& c) {
+  return static_cast<double>(LinearFlops(c) + ScanFlops(c, FlopForm::kScan) + WorkspaceFlops(c));
+}
+
 // Numbers of the activations of one token while it passes the widest part of the model: residual, its norm and the
 // part's own buffers. Head and query buffers of a piece are reused from part to part.
 int64_t ScratchNumbers(const ModelConfig& c) {
@@ -168,12 +178,27 @@ double MeanForwardFlops(const ModelConfig& config, int64_t tokens) {
   const double full = static_cast<double>(tokens + 1) / 2;  // position t sees t + 1 keys
   double sparse = 0;
   if (SparseLayers(config) > 0)
-    for (int64_t t = 0; t < tokens; ++t)
-      sparse += static_cast<double>(std::min(t + 1, config.attention.window)) + VisibleLandmarks(config, t);
+    for (int64_t t = 0; t < tokens; ++t) sparse += SparseKeys(config, t);
   const double keys = static_cast<double>(FullLayers(config)) * full +
                       static_cast<double>(SparseLayers(config)) * sparse / static_cast<double>(tokens);
-  return static_cast<double>(LinearFlops(config) + ScanFlops(config, FlopForm::kScan) + WorkspaceFlops(config)) +
-         keys * static_cast<double>(FlopsPerKey(config));
+  return FlopsWithoutKeys(config) + keys * static_cast<double>(FlopsPerKey(config));
+}
+
+DocumentFlops::DocumentFlops(const ModelConfig& config, int64_t longest)
+    : per_token_(FlopsWithoutKeys(config)),
+      per_key_(static_cast<double>(FlopsPerKey(config))),
+      full_layers_(static_cast<double>(FullLayers(config))),
+      sparse_layers_(static_cast<double>(SparseLayers(config))),
+      sparse_keys_(static_cast<size_t>(longest) + 1) {
+  for (size_t t = 0; t + 1 < sparse_keys_.size() && sparse_layers_ > 0; ++t)
+    sparse_keys_[t + 1] = sparse_keys_[t] + SparseKeys(config, static_cast<int64_t>(t));
+}
+
+double DocumentFlops::operator()(int64_t tokens) const {
+  HYDRA_CHECK(tokens > 0 && static_cast<size_t>(tokens) < sparse_keys_.size(), "tokens ", tokens);
+  const auto n = static_cast<double>(tokens);
+  const double keys = full_layers_ * n * (n + 1) / 2 + sparse_layers_ * sparse_keys_[static_cast<size_t>(tokens)];
+  return n * per_token_ + keys * per_key_;
 }
 
 StateBytes CountState(const ModelConfig& config, KvDtype kv, StateDtype state) {

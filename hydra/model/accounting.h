@@ -54,6 +54,20 @@ struct Flops {
 // Forward FLOPs of one token, scan form, averaged over a causal document of `tokens` tokens with the keys each sees.
 [[nodiscard]] double MeanForwardFlops(const ModelConfig& config, int64_t tokens);
 
+// The same for many documents of up to `longest` tokens, summed: a token of a short document asks for less attention
+// than one of a long document. Made once, then cheap for each document.
+class DocumentFlops {
+ public:
+  DocumentFlops(const ModelConfig& config, int64_t longest);
+  // Of a whole document of `tokens` tokens, 1 to longest: tokens * MeanForwardFlops.
+  [[nodiscard]] double operator()(int64_t tokens) const;
+
+ private:
+  double per_token_, per_key_;  // without attention; of a query and a key in one layer
+  double full_layers_, sparse_layers_;
+  std::vector<double> sparse_keys_;  // [longest + 1] keys seen by the first t tokens together in one layer
+};
+
 // The decode state of a sequence that does not grow (specs/hydra.md 10), without position and control values.
 struct StateBytes {
   int64_t ssm = 0;        // recurrence, state dtype

@@ -182,6 +182,21 @@ TEST(Accounting, LandmarksCountOnlyOnceTheyLeaveTheWindow) {
   EXPECT_GT(attention(config, 128), attention(window_only, 128));
 }
 
+TEST(Accounting, DocumentsOfARowAddUpByTheirOwnLengths) {
+  for (const char* preset : {"hydra-29m", "transformer-29m", "mamba2-29m"}) {
+    const ModelConfig config = Preset(preset);
+    const DocumentFlops flops(config, 2048);
+    for (const int64_t tokens : {1, 2, 255, 256, 257, 700, 2048})
+      EXPECT_NEAR(flops(tokens) / (static_cast<double>(tokens) * MeanForwardFlops(config, tokens)), 1, 1e-12)
+          << preset << " " << tokens;
+    if (config.HasAttention(AttentionKind::kFull) || config.HasAttention(AttentionKind::kSparse)) {
+      EXPECT_LT(8 * flops(256), 0.99 * flops(2048)) << preset;  // eight short ones ask for less than a long one
+    } else {
+      EXPECT_NEAR(8 * flops(256) / flops(2048), 1, 1e-12) << preset;
+    }
+  }
+}
+
 TEST(Accounting, WeightBytesFollowTheDtypes) {
   ModelConfig config = HydraNano();
   const ParamCounts counts = CountParams(config);

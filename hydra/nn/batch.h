@@ -6,12 +6,12 @@
 
 #include <torch/torch.h>
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
 #include "hydra/model/config.h"
+#include "hydra/model/controls.h"
 
 namespace hydra::nn {
 
@@ -32,19 +32,12 @@ struct Batch {
   [[nodiscard]] Batch To(torch::Device device) const;
 };
 
-// Controls of specs/hydra.md 4 and the curriculum's switches. Defaults: the model as trained.
+// What one forward pass may change. Defaults: the model as trained.
 struct ForwardOptions {
-  std::array<double, 3> path_scale{1, 1, 1};  // a: ssm, sga, moe; 0 = not computed
-  double workspace_read = 1, pkm_read = 1;    // 0 skips the read; the workspace write goes on
-  bool workspace = true, pkm = true;          // false: the site is not there at all
-  bool landmarks = true;                      // false: window only
-  std::optional<RouterMode> router_mode{};
-  std::optional<double> router_temperature{};
-  std::optional<int64_t> moe_top_k{};
-  std::vector<int64_t> force_experts{};  // empty: none forced
-  std::vector<int64_t> ban_experts{};
-  std::vector<double> expert_bias{};  // [E] or empty, added for selection only
-  bool checkpoint_blocks = false;     // training: recompute each block in the backward pass
+  Controls controls = {};             // of specs/hydra.md 4, as the runtime takes them
+  bool workspace = true, pkm = true;  // false: the site is not there at all
+  std::optional<RouterMode> router_mode = {};
+  bool checkpoint_blocks = false;  // training: recompute each block in the backward pass
 };
 
 }  // namespace hydra::nn

@@ -62,8 +62,10 @@ BlockWeights BlockWeights::Of(const ModelImpl& model, int layer) {
 
 Tensor PathFactors(const BlockWeights& w, const Tensor& u, const ForwardOptions& options) {
   Tensor g = w.path_gates;
-  if (options.path_scale != std::array<double, 3>{1, 1, 1})
-    g = g * torch::tensor({options.path_scale[0], options.path_scale[1], options.path_scale[2]}, g.options());
+  if (options.controls.path_scale != std::array<double, 3>{1, 1, 1})
+    g = g *
+        torch::tensor({options.controls.path_scale[0], options.controls.path_scale[1], options.controls.path_scale[2]},
+                      g.options());
   if (!w.controller_w.defined()) return g;
   return g * 2 * torch::sigmoid(torch::linear(u.to(g.scalar_type()), w.controller_w, w.controller_b));
 }
@@ -78,7 +80,7 @@ namespace {
 BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, Tensor x, const Layout& layout,
                   const ForwardOptions& options) {
   const LayerConfig& parts = config.layers[static_cast<size_t>(layer)];
-  const auto& a = options.path_scale;
+  const auto& a = options.controls.path_scale;
   BlockOut out;
   const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
   const Tensor factors = PathFactors(w, u, options);
@@ -87,16 +89,16 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   };
   if (parts.ssm && a[0] != 0) add(0, Ssm(config, w.ssm, u, layout));
   if (parts.attention != AttentionKind::kNone && a[1] != 0)
-    add(1, Attention(config, parts.attention, w.attention, u, layout, options.landmarks));
+    add(1, Attention(config, parts.attention, w.attention, u, layout, options.controls.landmarks));
   if (parts.ffn == FfnKind::kChunkMoe && a[2] != 0) {
     const Routes routes = Route(config, layer, w.moe, u, layout, options);
     add(2, ApplyExperts(w.moe, u, routes, layout));
     out.router = LossesOfRouter(config.moe, routes, layout, options);
   }
-  if (parts.workspace && options.workspace && options.workspace_read != 0)
-    x = x + Workspace(config, w.workspace, x, layout, options.workspace_read);
-  if (parts.pkm && options.pkm && options.pkm_read != 0)
-    x = x + Pkm(config, w.pkm, w.pkm_table, x, options.pkm_read, layout.real_rows);
+  if (parts.workspace && options.workspace && options.controls.workspace_read != 0)
+    x = x + Workspace(config, w.workspace, x, layout, options.controls.workspace_read);
+  if (parts.pkm && options.pkm && options.controls.pkm_read != 0)
+    x = x + Pkm(config, w.pkm, w.pkm_table, x, options.controls.pkm_read, layout.real_rows);
   out.x = x;
   return out;
 }
@@ -107,7 +109,7 @@ BlockOut Sequential(const ModelConfig& config, int layer, const BlockWeights& w,
   const LayerConfig& parts = config.layers[static_cast<size_t>(layer)];
   const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
   x = x + (parts.ssm ? Ssm(config, w.ssm, u, layout)
-                     : Attention(config, parts.attention, w.attention, u, layout, options.landmarks));
+                     : Attention(config, parts.attention, w.attention, u, layout, options.controls.landmarks));
   if (parts.ffn == FfnKind::kDense) x = x + Dense(w.dense, RmsNorm(x, w.dense.norm, config.norm_eps));
   return {x, {}};
 }

@@ -87,10 +87,11 @@ TEST(Golden, Diagonal) {
 }
 
 TEST(Golden, Controls) {
-  ExpectCase("mamba2", "top1_tau2", {.router_temperature = 2.0, .moe_top_k = 1});
-  ExpectCase("mamba2", "ban0_no_sga", {.path_scale = {1, 0, 1}, .ban_experts = {0}});
-  ExpectCase("mamba2", "force13_half_reads", {.workspace_read = 0.5, .pkm_read = 0.5, .force_experts = {1, 3}});
-  ExpectCase("mamba2", "path_scale", {.path_scale = {0.5, 1.5, 0}, .workspace_read = 0, .pkm_read = 0});
+  ExpectCase("mamba2", "top1_tau2", {.controls = {.router_temperature = 2.0, .moe_top_k = 1}});
+  ExpectCase("mamba2", "ban0_no_sga", {.controls = {.path_scale = {1, 0, 1}, .ban_experts = {0}}});
+  ExpectCase("mamba2", "force13_half_reads",
+             {.controls = {.workspace_read = 0.5, .pkm_read = 0.5, .force_experts = {1, 3}}});
+  ExpectCase("mamba2", "path_scale", {.controls = {.path_scale = {0.5, 1.5, 0}, .workspace_read = 0, .pkm_read = 0}});
 }
 
 TEST(Golden, TheFamiliesOfTheControls) {

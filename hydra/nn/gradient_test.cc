@@ -185,7 +185,7 @@ TEST(Gradient, IsTheSameWithRecomputedBlocks) {
 TEST(Gradient, PathsThatAreOffGetNone) {
   Model model = RandomModel(Tiny(), 7);
   const Batch batch = TinyBatch(Tiny(), 7);
-  Backward(model, model->Loss(batch, {.path_scale = {1, 0, 1}, .workspace = false, .pkm = false}).total);
+  Backward(model, model->Loss(batch, {.controls = {.path_scale = {1, 0, 1}}, .workspace = false, .pkm = false}).total);
   for (const auto& [spec, tensor] : model->Tensors()) {
     const bool off = spec->name.find("self_attn") != std::string::npos ||
                      spec->name.find("workspace") != std::string::npos || spec->name.find("pkm") != std::string::npos;

@@ -201,8 +201,8 @@ TEST(Moe, SelectionObeysTiesAndControls) {
   config.n_experts = 5;
   config.top_k = 2;
   const Tensor z = torch::tensor({1.0, 3.0, 3.0, 0.0, 2.0}, torch::kFloat64), none = torch::zeros({5}, torch::kFloat64);
-  const auto ids = [&](const ForwardOptions& options, const Tensor& bias) {
-    const Tensor chosen = SelectExperts(config, z, bias, options).ids;
+  const auto ids = [&](const Controls& controls, const Tensor& bias) {
+    const Tensor chosen = SelectExperts(config, z, bias, controls).ids;
     return std::vector<int64_t>(chosen.data_ptr<int64_t>(), chosen.data_ptr<int64_t>() + chosen.numel());
   };
   using Ids = std::vector<int64_t>;

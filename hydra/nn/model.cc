@@ -29,27 +29,6 @@ Tensor RegisterAt(torch::nn::Module& root, const TensorSpec& spec, Tensor value)
   return spec.parameter ? module->register_parameter(rest, value) : module->register_buffer(rest, value);
 }
 
-void CheckOptions(const ModelConfig& config, const ForwardOptions& o) {
-  const int64_t E = config.moe.n_experts;
-  const auto check_ids = [&](const char* name, const std::vector<int64_t>& ids) {
-    for (const int64_t id : ids)
-      if (id < 0 || id >= E) throw Error(ErrorCode::kUsage, StrCat(name, " = ", id, ": must be 0 to ", E - 1));
-  };
-  check_ids("force_experts", o.force_experts);
-  check_ids("ban_experts", o.ban_experts);
-  for (const int64_t id : o.force_experts)
-    if (std::count(o.ban_experts.begin(), o.ban_experts.end(), id) > 0)
-      throw Error(ErrorCode::kUsage, StrCat("force_experts = ", id, ": is banned"));
-  if (static_cast<int64_t>(o.ban_experts.size()) >= E)
-    throw Error(ErrorCode::kUsage, StrCat("ban_experts: at least one of ", E, " experts must be left"));
-  if (!o.expert_bias.empty() && static_cast<int64_t>(o.expert_bias.size()) != E)
-    throw Error(ErrorCode::kUsage, StrCat("expert_bias has ", o.expert_bias.size(), " numbers: must be ", E));
-  if (o.moe_top_k && (*o.moe_top_k < 1 || *o.moe_top_k > E))
-    throw Error(ErrorCode::kUsage, StrCat("moe_top_k = ", *o.moe_top_k, ": must be 1 to ", E));
-  if (o.router_temperature && !(*o.router_temperature > 0))
-    throw Error(ErrorCode::kUsage, StrCat("router_temperature = ", *o.router_temperature, ": must be positive"));
-}
-
 // What only the torch-free runtime computes.
 void CheckFamily(const ModelConfig& config) {
   if (config.family == Family::kQwen2 || config.family == Family::kQwen3)
@@ -89,7 +68,7 @@ std::vector<std::pair<const TensorSpec*, Tensor>> ModelImpl::Tensors() const {
 }
 
 ForwardOut ModelImpl::forward(const Batch& batch, const ForwardOptions& options) {
-  CheckOptions(config_, options);
+  options.controls.Validate(config_);
   const Layout layout = Layout::Make(batch, config_.chunk_len);
   Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
   std::vector<Tensor> balance, z, load;
@@ -114,7 +93,7 @@ Tensor ModelImpl::HeadWeight() const { return at(config_.tie_embeddings ? Tensor
 
 Tensor ModelImpl::Logits(const Tensor& hidden) const { return torch::linear(hidden, HeadWeight()); }
 
-LossOut ModelImpl::Loss(const Batch& batch, const ForwardOptions& options) {
+LossOut ModelImpl::Loss(const Batch& batch, const ForwardOptions& options, const LossShares& shares) {
   HYDRA_CHECK(batch.targets.defined(), "a loss needs targets");
   const ForwardOut out = forward(batch, options);
   const Tensor targets = batch.targets.reshape({-1});
@@ -124,12 +103,12 @@ LossOut ModelImpl::Loss(const Batch& batch, const ForwardOptions& options) {
   HYDRA_CHECK(loss.n_targets > 0, "a batch without targets");
   const Tensor hidden = GatherRows(out.hidden.reshape({-1, config_.d_model}), wanted);
   loss.lm = LinearCrossEntropy(hidden, HeadWeight(), targets.index_select(0, wanted));
-  loss.total = loss.lm;
+  loss.total = loss.lm * shares.targets;
   loss.router = out.router;
   if (out.router.load.defined()) {
     if (config_.moe.balance == RouterBalance::kLoss)
-      loss.total = loss.total + config_.moe.aux_loss_coef * out.router.balance_loss;
-    loss.total = loss.total + config_.moe.z_loss_coef * out.router.z_loss;
+      loss.total = loss.total + shares.chunks * config_.moe.aux_loss_coef * out.router.balance_loss;
+    loss.total = loss.total + shares.chunks * config_.moe.z_loss_coef * out.router.z_loss;
   }
   return loss;
 }

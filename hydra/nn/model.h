@@ -33,8 +33,16 @@ struct ForwardOut {
   RouterOut router;
 };
 
+// The part of a step's loss that one batch of the step is: its share of the step's targets weighs its cross entropy,
+// its share of the step's chunks the router's losses, since those are means over chunks.
+struct LossShares {
+  double targets = 1, chunks = 1;
+};
+
 struct LossOut {
-  torch::Tensor total;    // scalar: lm + aux_loss_coef * balance (router_balance = loss) + z_loss_coef * z
+  // Scalar: targets * lm + chunks * (aux_loss_coef * balance (router_balance = loss) + z_loss_coef * z), the two
+  // factors being those of LossShares.
+  torch::Tensor total;
   torch::Tensor lm;       // scalar, mean nats over targets
   int64_t n_targets = 0;  // targets that are not -100
   RouterOut router;
@@ -55,7 +63,7 @@ class ModelImpl : public torch::nn::Module {
   ForwardOut forward(const Batch& batch, const ForwardOptions& options = {});
   torch::Tensor Logits(const torch::Tensor& hidden) const;  // [.., D] -> [.., V]
   // Cross entropy of batch.targets, with the router's losses as the config says. n_targets must be > 0.
-  LossOut Loss(const Batch& batch, const ForwardOptions& options = {});
+  LossOut Loss(const Batch& batch, const ForwardOptions& options = {}, const LossShares& shares = {});
   // Summed nats of each target: [B, T] float, 0 where the target is -100. No gradient.
   torch::Tensor TokenLoss(const Batch& batch, const ForwardOptions& options = {});
 

@@ -2,10 +2,10 @@
 // Initial weights: each tensor from its own random stream, so a value depends on the seed and its place alone.
 #include <ATen/Parallel.h>
 
-#include <cmath>
+#include <algorithm>
 
-#include "hydra/base/error.h"
 #include "hydra/base/rng.h"
+#include "hydra/model/initial_value.h"
 #include "hydra/nn/model.h"
 
 namespace hydra::nn {
@@ -13,29 +13,6 @@ namespace hydra::nn {
 using torch::Tensor;
 
 namespace {
-
-double LogUniform(Rng& rng, double low, double high) {
-  return std::exp(std::log(low) + rng.Uniform() * (std::log(high) - std::log(low)));
-}
-
-// The next value of a tensor drawn number by number.
-double Draw(const ModelConfig& config, const TensorSpec& spec, Rng& rng) {
-  const SsmConfig& ssm = config.ssm;
-  switch (spec.init) {
-    case Init::kNormal: return spec.init_arg * rng.Normal();
-    case Init::kUniform: return spec.init_arg * (2 * rng.Uniform() - 1);
-    case Init::kConstant: return spec.init_arg;
-    case Init::kALog: return std::log(ssm.A_init[0] + rng.Uniform() * (ssm.A_init[1] - ssm.A_init[0]));
-    case Init::kDtBias: {  // softplus of it is dt
-      const double dt = std::max(LogUniform(rng, ssm.dt_min, ssm.dt_max), ssm.dt_floor);
-      return dt + std::log(-std::expm1(-dt));
-    }
-    case Init::kLambdaLog: return std::log(LogUniform(rng, 1e-3, 1.0) / std::log(2.0));
-    case Init::kPathGates:
-    case Init::kWsController: break;
-  }
-  throw std::logic_error("an Init that is not drawn number by number");
-}
 
 void Fill(const ModelConfig& config, const TensorSpec& spec, uint64_t seed, uint64_t index, Tensor& host) {
   constexpr int64_t kBlock = 1 << 16;  // numbers of one stream
@@ -46,8 +23,8 @@ void Fill(const ModelConfig& config, const TensorSpec& spec, uint64_t seed, uint
       for (int64_t block = begin; block < end; ++block) {
         Rng rng(seed, (index << 32) + static_cast<uint64_t>(block));
         for (int64_t i = block * kBlock; i < std::min(n, (block + 1) * kBlock); ++i)
-          out[i] =
-              static_cast<scalar_t>(static_cast<float>(Draw(config, spec, rng)));  // fp32 values in fp64 models too
+          out[i] = static_cast<scalar_t>(
+              static_cast<float>(InitialValue(config, spec, i, rng)));  // fp32 values in fp64 models too
       }
     });
   });
@@ -60,11 +37,9 @@ void ModelImpl::InitWeights(uint64_t seed) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const TensorSpec& spec = table_.specs()[i];
     Tensor host = torch::empty(spec.shape, torch::TensorOptions().dtype(options_.dtype));
-    if (spec.init == Init::kPathGates) {
-      for (int64_t p = 0; p < 3; ++p) host[p] = config_.path_gates_init[static_cast<size_t>(p)];
-    } else if (spec.init == Init::kWsController) {
-      host[0] = spec.init_arg;
-      host[1] = 0;
+    if (spec.init == Init::kPathGates || spec.init == Init::kWsController) {  // a few set numbers, not rounded to fp32
+      Rng unused(seed);
+      for (int64_t k = 0; k < host.numel(); ++k) host[k] = InitialValue(config_, spec, k, unused);
     } else {
       Fill(config_, spec, seed, i, host);
     }

@@ -86,14 +86,14 @@ TEST(Model, ATokenAtATimeGivesWhatAWholeRowGives) {
 
 TEST(Model, StepsObeyTheControlsAsRowsDo) {
   std::vector<std::pair<const char*, ForwardOptions>> controls(8);
-  controls[0] = {"path_scale", {.path_scale = {0.5, 1.5, 0.7}}};
-  controls[1] = {"no attention", {.path_scale = {1, 0, 1}}};
-  controls[2] = {"reads", {.workspace_read = 0.5, .pkm_read = 0}};
-  controls[3] = {"no landmarks", {.landmarks = false}};
+  controls[0] = {"path_scale", {.controls = {.path_scale = {0.5, 1.5, 0.7}}}};
+  controls[1] = {"no attention", {.controls = {.path_scale = {1, 0, 1}}}};
+  controls[2] = {"reads", {.controls = {.workspace_read = 0.5, .pkm_read = 0}}};
+  controls[3] = {"no landmarks", {.controls = {.landmarks = false}}};
   controls[4] = {"round robin", {.router_mode = RouterMode::kRoundRobin}};
-  controls[5] = {"top 3, tau 2", {.router_temperature = 2.0, .moe_top_k = 3}};
-  controls[6] = {"forced", {.force_experts = {5, 1}}};
-  controls[7] = {"banned, biased", {.ban_experts = {0, 2}, .expert_bias = {0, 0, 0, 3, 0, 0, -3, 0}}};
+  controls[5] = {"top 3, tau 2", {.controls = {.router_temperature = 2.0, .moe_top_k = 3}}};
+  controls[6] = {"forced", {.controls = {.force_experts = {5, 1}}}};
+  controls[7] = {"banned, biased", {.controls = {.ban_experts = {0, 2}, .expert_bias = {0, 0, 0, 3, 0, 0, -3, 0}}}};
   const ModelConfig config = testing::NanoWithEviction();
   Model model = RandomModel(config, 3);
   const Tensor ids = RandomIds(1, 100, config.vocab_size, 3);
@@ -214,11 +214,11 @@ TEST(Model, ImpossibleControlsAreRefused) {
   const ModelConfig config = testing::Tiny();
   Model model = RandomModel(config, 1);
   const Batch batch = Alone(config, RandomIds(1, 9, config.vocab_size, 1));
-  for (const ForwardOptions& bad : {ForwardOptions{.force_experts = {4}}, ForwardOptions{.ban_experts = {-1}},
-                                    ForwardOptions{.force_experts = {1}, .ban_experts = {1}},
-                                    ForwardOptions{.ban_experts = {0, 1, 2, 3}}, ForwardOptions{.moe_top_k = 5},
-                                    ForwardOptions{.router_temperature = 0.0}, ForwardOptions{.expert_bias = {1.0}}})
-    EXPECT_THROW(model->forward(batch, bad), Error);
+  for (const Controls& bad :
+       {Controls{.force_experts = {4}}, Controls{.ban_experts = {-1}},
+        Controls{.force_experts = {1}, .ban_experts = {1}}, Controls{.ban_experts = {0, 1, 2, 3}},
+        Controls{.moe_top_k = 5}, Controls{.router_temperature = 0.0}, Controls{.expert_bias = {1.0}}})
+    EXPECT_THROW(model->forward(batch, {.controls = bad}), Error);
 }
 
 }  // namespace

@@ -62,23 +62,23 @@ Assignment Assign(const Routes& routes, const Layout& layout, int64_t n_experts)
 }  // namespace
 
 Routes SelectExperts(const MoeConfig& config, const Tensor& router_logits, const Tensor& balance_bias,
-                     const ForwardOptions& options) {
+                     const Controls& controls) {
   const int64_t E = config.n_experts;
-  const double tau = options.router_temperature.value_or(config.temperature);
+  const double tau = controls.router_temperature.value_or(config.temperature);
   Routes r;
   r.router_logits = router_logits;
-  if (!options.force_experts.empty()) {
-    const Tensor forced = torch::tensor(options.force_experts, torch::kInt64).to(router_logits.device());
+  if (!controls.force_experts.empty()) {
+    const Tensor forced = torch::tensor(controls.force_experts, torch::kInt64).to(router_logits.device());
     auto shape = router_logits.sizes().vec();
     shape.back() = forced.numel();
     r.ids = forced.expand(shape).contiguous();
   } else {
     Tensor score = router_logits.detach() + balance_bias;
-    if (!options.expert_bias.empty())
-      score = score + torch::tensor(options.expert_bias, torch::kFloat64).to(score.options());
-    for (const int64_t e : options.ban_experts) score.select(-1, e).fill_(-std::numeric_limits<double>::infinity());
-    const int64_t left = E - static_cast<int64_t>(options.ban_experts.size());
-    r.ids = TopK(score, std::min(options.moe_top_k.value_or(config.top_k), left));
+    if (!controls.expert_bias.empty())
+      score = score + torch::tensor(controls.expert_bias, torch::kFloat64).to(score.options());
+    for (const int64_t e : controls.ban_experts) score.select(-1, e).fill_(-std::numeric_limits<double>::infinity());
+    const int64_t left = E - static_cast<int64_t>(controls.ban_experts.size());
+    r.ids = TopK(score, std::min(controls.moe_top_k.value_or(config.top_k), left));
   }
   r.route_weights = torch::softmax(router_logits.gather(-1, r.ids) / tau, -1);
   return r;
@@ -87,13 +87,13 @@ Routes SelectExperts(const MoeConfig& config, const Tensor& router_logits, const
 Routes Route(const ModelConfig& config, int layer, const MoeWeights& w, const Tensor& u, const Layout& layout,
              const ForwardOptions& options) {
   if (options.router_mode.value_or(config.moe.mode) == RouterMode::kRoundRobin)
-    return RoundRobin(config.moe, layer, u, layout, options.moe_top_k.value_or(config.moe.top_k));
+    return RoundRobin(config.moe, layer, u, layout, options.controls.moe_top_k.value_or(config.moe.top_k));
   const NoAutocast fp32;
   const Tensor chunks = u.view({layout.B, layout.n_chunks, layout.C, -1}).to(w.prev_proj.scalar_type());
   const Tensor before = torch::constant_pad_nd(chunks.mean(2).narrow(1, 0, layout.n_chunks - 1), {0, 0, 1, 0});
   const Tensor summary = torch::where(layout.chunk_first.unsqueeze(-1), w.init_summary, before);
   const Tensor z = torch::linear(summary, w.prev_proj) + torch::linear(chunks.select(2, 0), w.first_proj);
-  return SelectExperts(config.moe, z, w.balance_bias, options);
+  return SelectExperts(config.moe, z, w.balance_bias, options.controls);
 }
 
 Tensor ApplyExperts(const MoeWeights& w, const Tensor& u, const Routes& routes, const Layout& layout) {
@@ -116,7 +116,7 @@ RouterLosses LossesOfRouter(const MoeConfig& config, const Routes& routes, const
     out.balance = out.z = torch::zeros({}, real.options());
     return out;
   }
-  const double tau = options.router_temperature.value_or(config.temperature);
+  const double tau = options.controls.router_temperature.value_or(config.temperature);
   const Tensor probability = torch::softmax(routes.router_logits / tau, -1);
   const Tensor mean_probability = (probability * real.unsqueeze(-1)).sum({0, 1}) / n_real;  // P_e
   const Tensor share = out.load / out.load.sum();                                           // f_e

@@ -31,9 +31,9 @@ struct Routes {
 Routes Route(const ModelConfig& config, int layer, const MoeWeights& w, const torch::Tensor& u, const Layout& layout,
              const ForwardOptions& options);
 
-// Selection and weights of given router logits [.., E], with the controls of `options`: ids and weights [.., k].
+// Selection and weights of given router logits [.., E]: ids and weights [.., k].
 Routes SelectExperts(const MoeConfig& config, const torch::Tensor& router_logits, const torch::Tensor& balance_bias,
-                     const ForwardOptions& options);
+                     const Controls& controls);
 
 // y_t = sum_e p_e Expert_e(u_t). u [B, T, D] -> [B, T, D], 0 on pads. Only chosen experts are computed.
 torch::Tensor ApplyExperts(const MoeWeights& w, const torch::Tensor& u, const Routes& routes, const Layout& layout);

@@ -87,15 +87,16 @@ Stats ModelImpl::CollectStats(const Batch& batch, const ForwardOptions& options)
     collect.layer = i;
     const Tensor u = RmsNorm(x, w.norm, config_.norm_eps);
     if (config_.wiring == Wiring::kParallel) collect.Gates(w, u);
-    if (parts.ssm && options.path_scale[0] != 0) collect.HalfLife(w.ssm, u);
+    if (parts.ssm && options.controls.path_scale[0] != 0) collect.HalfLife(w.ssm, u);
     x = RunBlock(config_, i, w, x, layout, paths_only).x;
     if (parts.workspace && options.workspace) {
       collect.WorkspaceGates(w.workspace, x);
-      if (options.workspace_read != 0) x = x + Workspace(config_, w.workspace, x, layout, options.workspace_read);
+      if (options.controls.workspace_read != 0)
+        x = x + Workspace(config_, w.workspace, x, layout, options.controls.workspace_read);
     }
-    if (parts.pkm && options.pkm && options.pkm_read != 0) {
+    if (parts.pkm && options.pkm && options.controls.pkm_read != 0) {
       collect.PkmGates(w.pkm, x);
-      x = x + Pkm(config_, w.pkm, w.pkm_table, x, options.pkm_read, layout.real_rows);
+      x = x + Pkm(config_, w.pkm, w.pkm_table, x, options.controls.pkm_read, layout.real_rows);
     }
   }
   return stats;

@@ -69,12 +69,13 @@ Tensor Stepper::RunBlock(int layer, const Tensor& input, BlockState& state) {
     return parts.ffn == FfnKind::kDense ? x + Dense(w.dense, RmsNorm(x, w.dense.norm, c.norm_eps)) : x;
   }
   const Tensor g = PathFactors(w, u, options_);
-  const auto& a = options_.path_scale;
+  const auto& a = options_.controls.path_scale;
   if (parts.ssm && a[0] != 0) x = x + g[0] * Ssm(w, u, state);
   if (parts.attention != AttentionKind::kNone && a[1] != 0) x = x + g[1] * Attention(layer, w, u, state);
   if (parts.ffn == FfnKind::kChunkMoe && a[2] != 0) x = x + g[2] * Moe(layer, w, u, state);
   if (parts.workspace && options_.workspace) x = x + Workspace(w, x, state);
-  if (parts.pkm && options_.pkm && options_.pkm_read != 0) x = x + Pkm(c, w.pkm, w.pkm_table, x, options_.pkm_read);
+  if (parts.pkm && options_.pkm && options_.controls.pkm_read != 0)
+    x = x + Pkm(c, w.pkm, w.pkm_table, x, options_.controls.pkm_read);
   return x;
 }
 
@@ -115,7 +116,7 @@ Tensor Stepper::Attention(int layer, const BlockWeights& weights, const Tensor& 
   const AttentionConfig& c = model.attention;
   const AttentionWeights& w = weights.attention;
   const bool sparse = model.layers[static_cast<size_t>(layer)].attention == AttentionKind::kSparse;
-  const bool landmarks = sparse && options_.landmarks && w.scorer_w.defined();
+  const bool landmarks = sparse && options_.controls.landmarks && w.scorer_w.defined();
   const Tensor at = torch::full({1, 1}, pos_, torch::TensorOptions().dtype(torch::kInt64).device(u.device()));
   const auto head = [&](const Tensor& map, int64_t n, const Tensor& norm, bool rotate) {
     Tensor y = torch::matmul(map, u).view({1, 1, n, c.head_dim});
@@ -179,7 +180,7 @@ Tensor Stepper::Moe(int layer, const BlockWeights& weights, const Tensor& u, Blo
       state.routes.route_weights = all.route_weights.narrow(1, layout.n_chunks - 1, 1);
     } else {
       const Tensor z = torch::matmul(w.prev_proj, state.mean) + torch::matmul(w.first_proj, u);
-      state.routes = SelectExperts(c.moe, z.view({1, 1, -1}), w.balance_bias, options_);
+      state.routes = SelectExperts(c.moe, z.view({1, 1, -1}), w.balance_bias, options_.controls);
     }
   }
   state.sum = state.sum + u;
@@ -201,8 +202,9 @@ Tensor Stepper::Workspace(const BlockWeights& weights, const Tensor& x, BlockSta
   const WorkspaceWeights& w = weights.workspace;
   const Tensor u = RmsNorm(x, w.norm, c.norm_eps);
   Tensor y = torch::zeros_like(x);
-  if (options_.workspace_read != 0)
-    y = options_.workspace_read * WorkspaceReadGate(w, u) * ReadWorkspace(c, w, u.unsqueeze(0), state.M).squeeze(0);
+  if (options_.controls.workspace_read != 0)
+    y = options_.controls.workspace_read * WorkspaceReadGate(w, u) *
+        ReadWorkspace(c, w, u.unsqueeze(0), state.M).squeeze(0);
   // online softmax over the open chunk, one row a slot
   const Tensor logit =
       torch::matmul(w.slot_queries, torch::matmul(w.write_k, u)) / std::sqrt(static_cast<double>(c.workspace.rank)) +

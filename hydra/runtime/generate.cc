@@ -3,16 +3,14 @@
 #include "hydra/runtime/generate.h"
 
 #include <algorithm>
-#include <chrono>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/utf8.h"
 #include "hydra/runtime/stop_strings.h"
 
 namespace hydra {
 namespace {
-
-double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 bool Cancelled(const GenerateOptions& options) { return options.cancelled && options.cancelled(); }
 

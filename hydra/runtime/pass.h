@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "hydra/base/buffer.h"
 #include "hydra/kernels/matmul.h"
 #include "hydra/kernels/ops.h"
 #include "hydra/runtime/sequence_state.h"
@@ -22,21 +23,6 @@ struct Piece {
   int64_t row;  // of its first token in the pass
   int64_t T;
   int64_t pos;  // of its first token in the sequence
-};
-
-// Memory that grows to what is asked for and keeps it. Contents are lost when it grows.
-template <class T>
-class Buffer {
- public:
-  T* Get(int64_t n) {
-    if (static_cast<int64_t>(data_.size()) < n) data_.resize(static_cast<size_t>(n));
-    return data_.data();
-  }
-  T* data() { return data_.data(); }
-  [[nodiscard]] int64_t bytes() const { return static_cast<int64_t>(data_.capacity() * sizeof(T)); }
-
- private:
-  std::vector<T> data_;
 };
 
 // A piece of the work between two products, for one worker.

@@ -5,11 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <span>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/pages.h"
 #include "hydra/base/rng.h"
@@ -17,11 +17,6 @@
 #include "hydra/runtime/weights.h"
 
 namespace hydra {
-namespace {
-
-double Seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-}  // namespace
 
 SpeedRunner::SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& pool)
     : model_(model), test_(test), pool_(pool) {

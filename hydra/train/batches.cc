@@ -3,6 +3,7 @@
 #include "hydra/train/batches.h"
 
 #include <span>
+#include <utility>
 
 namespace hydra::train {
 namespace {
@@ -47,8 +48,14 @@ TokenBatch NextBatch(RowPacker& packer, int64_t rows, int64_t seq_len) {
     break;
   }
   TokenBatch out;
-  for (const std::vector<PlacedPiece>& row : packed)
-    for (const PlacedPiece& placed : row) out.n_tokens += placed.piece.size();
+  for (const std::vector<PlacedPiece>& row : packed) {
+    for (const PlacedPiece& placed : row) {
+      const int64_t n = placed.piece.size(), chunk = packer.chunk_len();
+      out.documents.push_back(n);
+      out.n_tokens += n;
+      out.n_chunks += (n + chunk - 1) / chunk;
+    }
+  }
   out.n_rows = static_cast<int64_t>(packed.size());
   const auto full = [&](int64_t value) { return torch::full({out.n_rows, seq_len}, value, torch::kInt64); };
   out.batch = {.ids = full(0), .targets = full(kNoTarget), .seq_idx = full(-1), .pos = full(0)};
@@ -65,9 +72,13 @@ TokenBatch NextBatch(RowPacker& packer, int64_t rows, int64_t seq_len) {
 StepBatches NextStep(RowPacker& packer, int64_t accum, int64_t rows, int64_t seq_len) {
   StepBatches step;
   for (int64_t i = 0; i < accum; ++i) {
-    step.micro.push_back(NextBatch(packer, rows, seq_len));
-    step.n_targets += step.micro.back().n_targets;
-    step.n_tokens += step.micro.back().n_tokens;
+    TokenBatch batch = NextBatch(packer, rows, seq_len);
+    step.n_read += batch.n_tokens;
+    if (batch.n_targets == 0) continue;
+    step.n_targets += batch.n_targets;
+    step.n_chunks += batch.n_chunks;
+    step.n_tokens += batch.n_tokens;
+    step.micro.push_back(std::move(batch));
   }
   return step;
 }

@@ -12,19 +12,23 @@
 namespace hydra::train {
 
 struct TokenBatch {
-  nn::Batch batch;        // on the CPU
-  int64_t n_targets = 0;  // targets that are not -100
-  int64_t n_tokens = 0;   // without pads
-  int64_t n_rows = 0;     // fewer than asked for only at the end of a packer that does not repeat
+  nn::Batch batch;                 // on the CPU
+  std::vector<int64_t> documents;  // tokens of each piece, in the order of rows
+  int64_t n_targets = 0;           // targets that are not -100
+  int64_t n_tokens = 0;            // without pads
+  int64_t n_chunks = 0;            // that hold a token: what routers choose experts for
+  int64_t n_rows = 0;              // fewer than asked for only at the end of a packer that does not repeat
 };
 
 // The next `rows` rows of `seq_len` tokens. Pads hold id 0.
 [[nodiscard]] TokenBatch NextBatch(RowPacker& packer, int64_t rows, int64_t seq_len);
 
-// The batches of one optimiser step: `accum` of them, and their targets together.
+// The batches of one optimiser step that have a target; those that have none change nothing and are left out. With
+// masked documents (chats) all of them may be.
 struct StepBatches {
-  std::vector<TokenBatch> micro;
-  int64_t n_targets = 0, n_tokens = 0;
+  std::vector<TokenBatch> micro;                      // at most `accum`
+  int64_t n_targets = 0, n_chunks = 0, n_tokens = 0;  // of those
+  int64_t n_read = 0;                                 // tokens of all, also of those that were left out
 };
 [[nodiscard]] StepBatches NextStep(RowPacker& packer, int64_t accum, int64_t rows, int64_t seq_len);
 

@@ -5,8 +5,9 @@
 #include <ATen/autocast_mode.h>
 
 #include <algorithm>
-#include <chrono>
+#include <vector>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 
 namespace hydra::train {
@@ -48,17 +49,18 @@ AutocastScope::~AutocastScope() {
 double MeasurePeakFlops(const Device& device) {
   const torch::NoGradGuard no_grad;
   const bool gpu = device.device.is_cuda();
-  const int64_t n = gpu ? 8192 : 512;
   const auto options =
       torch::TensorOptions().device(device.device).dtype(device.autocast ? torch::kBFloat16 : torch::kFloat32);
-  const torch::Tensor a = torch::ones({n, n}, options), b = torch::ones({n, n}, options);
   double best = 0;
-  for (int i = 0; i < 6; ++i) {  // the first ones warm up
-    const auto begin = std::chrono::steady_clock::now();
-    const torch::Tensor c = torch::mm(a, b);
-    if (gpu) torch::cuda::synchronize();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    best = std::max(best, 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / seconds);
+  for (const int64_t n : gpu ? std::vector<int64_t>{8192} : std::vector<int64_t>{512, 1024}) {
+    const torch::Tensor a = torch::ones({n, n}, options), b = torch::ones({n, n}, options);
+    const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
+    for (int i = 0; i < 6; ++i) {  // the first ones warm up
+      const double begin = Seconds();
+      const torch::Tensor c = torch::mm(a, b);
+      if (gpu) torch::cuda::synchronize();
+      best = std::max(best, flops / (Seconds() - begin));
+    }
   }
   return best;
 }

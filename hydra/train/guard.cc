@@ -76,8 +76,9 @@ bool Guard::CheckValidation(int64_t step, double loss) {
 }
 
 nlohmann::ordered_json Guard::Save() const {
-  return {{"losses", losses_}, {"norms", norms_},       {"nonfinite", nonfinite_}, {"outliers", outliers_},
-          {"streak", streak_}, {"best_val", best_val_}, {"best_step", best_step_}, {"rises", rises_}};
+  return {{"losses", losses_},     {"norms", norms_},         {"nonfinite", nonfinite_},
+          {"outliers", outliers_}, {"empty", empty_},         {"streak", streak_},
+          {"best_val", best_val_}, {"best_step", best_step_}, {"rises", rises_}};
 }
 
 void Guard::Load(const nlohmann::ordered_json& json, const std::string& where) {
@@ -90,6 +91,7 @@ void Guard::Load(const nlohmann::ordered_json& json, const std::string& where) {
   read("norms", &loaded.norms_);
   read("nonfinite", &loaded.nonfinite_);
   read("outliers", &loaded.outliers_);
+  if (json.contains("empty")) read("empty", &loaded.empty_);
   read("streak", &loaded.streak_);
   read("best_val", &loaded.best_val_);
   read("best_step", &loaded.best_step_);

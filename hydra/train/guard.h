@@ -39,18 +39,24 @@ class Guard {
   // Called once for each step, in order, with the step's loss and gradient norm before clipping.
   Decision Check(int64_t step, double loss, double grad_norm);
 
+  // In the place of Check() for a step whose batch has no target: nothing is known of it, so it is counted and nothing
+  // else; a row of steps that are not finite is neither ended nor made longer by it.
+  void CountEmpty() { ++empty_; }
+
   // Called after each validation; true when the run should end. The best loss and its step are kept.
   bool CheckValidation(int64_t step, double loss);
 
-  [[nodiscard]] int64_t skipped() const { return nonfinite_ + outliers_; }
+  [[nodiscard]] int64_t skipped() const { return nonfinite_ + outliers_ + empty_; }
   [[nodiscard]] int64_t nonfinite() const { return nonfinite_; }
   [[nodiscard]] int64_t outliers() const { return outliers_; }
+  [[nodiscard]] int64_t empty() const { return empty_; }
   [[nodiscard]] int64_t nonfinite_streak() const { return streak_; }
   [[nodiscard]] bool has_best() const { return best_step_ >= 0; }
   [[nodiscard]] double best_val() const { return best_val_; }
   [[nodiscard]] int64_t best_step() const { return best_step_; }
 
-  // Exact: a restored guard decides as the saved one would have. Load throws kFormat naming `where`.
+  // Exact: a restored guard decides as the saved one would have. Load throws kFormat naming `where`; what older states
+  // do not have (empty) is 0.
   [[nodiscard]] nlohmann::ordered_json Save() const;
   void Load(const nlohmann::ordered_json& json, const std::string& where);
 
@@ -61,7 +67,7 @@ class Guard {
 
   GuardConfig config_;
   std::vector<double> losses_, norms_;
-  int64_t nonfinite_ = 0, outliers_ = 0, streak_ = 0;
+  int64_t nonfinite_ = 0, outliers_ = 0, empty_ = 0, streak_ = 0;
   double best_val_ = 0;
   int64_t best_step_ = -1, rises_ = 0;
 };

@@ -73,6 +73,23 @@ TEST(Guard, ValidationRisingThreeTimesStops) {
   for (int i = 1; i < 9; ++i) EXPECT_FALSE(off.CheckValidation(i, 50));
 }
 
+TEST(Guard, StepsWithoutTargetsAreCountedAndChangeNothingElse) {
+  Guard guard({});
+  EXPECT_EQ(guard.Check(0, kNan, 1).verdict, Guard::Verdict::kSkip);
+  guard.CountEmpty();
+  EXPECT_EQ(guard.Check(2, kNan, 1).verdict, Guard::Verdict::kSkip);
+  EXPECT_EQ(guard.nonfinite_streak(), 2);
+  EXPECT_EQ(guard.skipped(), 3);
+  Guard other({});
+  other.Load(guard.Save(), "guard");
+  EXPECT_EQ(other.empty(), 1);
+  EXPECT_EQ(other.skipped(), 3);
+  nlohmann::ordered_json older = guard.Save();  // of a state from before they were counted
+  older.erase("empty");
+  other.Load(older, "guard");
+  EXPECT_EQ(other.empty(), 0);
+}
+
 TEST(Guard, SavedGuardDecidesLikeTheOneThatWentOn) {
   for (const uint64_t seed : {4, 5, 6}) {
     SCOPED_TRACE(seed);

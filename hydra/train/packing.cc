@@ -17,6 +17,19 @@ int64_t CountPieces(int64_t n, int64_t row_len) {
 
 }  // namespace
 
+bool HasTargets(const Corpus& corpus) {
+  std::vector<uint8_t> mask;
+  for (int64_t doc = 0; doc < corpus.n_docs(); ++doc) {
+    const int64_t n = corpus.DocLength(doc) - 1;
+    if (n < 1) continue;
+    if (!corpus.has_mask()) return true;
+    mask.resize(static_cast<size_t>(n));
+    corpus.ReadMask(doc, 1, mask);
+    if (std::find(mask.begin(), mask.end(), 1) != mask.end()) return true;
+  }
+  return false;
+}
+
 RowPacker::RowPacker(Corpus corpus, const PackingOptions& options) : corpus_(std::move(corpus)), options_(options) {
   HYDRA_CHECK(options_.chunk_len >= 1, "chunk_len ", options_.chunk_len);
   for (int64_t doc = 0; doc < corpus_.n_docs(); ++doc)

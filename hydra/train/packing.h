@@ -27,6 +27,10 @@ struct PlacedPiece {
   int64_t offset = 0;  // in the row, a multiple of C
 };
 
+// Does any token of the corpus count in the loss? False where every document is shorter than two tokens or masked but
+// for its first token, which nothing predicts.
+[[nodiscard]] bool HasTargets(const Corpus& corpus);
+
 struct PackingOptions {
   int64_t chunk_len = 1;  // C: pieces start at its multiples
   uint64_t seed = 1;

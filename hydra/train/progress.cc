@@ -31,13 +31,21 @@ std::string Duration(double seconds) {
 }  // namespace
 
 std::string StepLine(const StepReport& r) {
-  std::string line = StrCat("step ", r.step, "/", r.total_steps, " | loss ", Format("%.3f", r.loss));
+  std::string line = StrCat("step ", r.step, "/", r.total_steps,
+                            r.targets > 0 ? " | loss " + Format("%.3f", r.loss) : std::string(" | no targets"));
   if (!std::isnan(r.bpb)) line += " | bpb " + Format("%.3f", r.bpb);
   line += " | lr " + Format("%.1e", r.lr) + " | " + WithCommas(static_cast<uint64_t>(r.tok_per_sec)) + " tok/s";
   if (r.mfu > 0) line += " | mfu " + Format("%.2f", r.mfu);
   line += " | eta " + Duration(r.eta_seconds);
   if (r.skipped > 0) line += StrCat(" | skipped ", r.skipped);
   return line;
+}
+
+std::string LrJumpLine(int64_t step, double was, double is) {
+  return StrCat(
+      "step ", step, ": the learning rate rises from ", Format("%.1e", was), " to ", Format("%.1e", is),
+      ", as the run's length or schedule differs from the checkpoint's: the loss may rise for a while; a lower "
+      "--lr avoids it");
 }
 
 std::string EvalLine(const EvalReport& r) {

@@ -4,10 +4,11 @@
 
 #include <toml++/toml.h>
 #include <algorithm>
-#include <sstream>
+#include <cmath>
 #include <type_traits>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 #include "hydra/io/file.h"
 #include "hydra/io/json.h"
 
@@ -89,10 +90,11 @@ void VisitRunFields(Visitor&& v, Config& c) {
 // ---- Values ----
 
 void CheckBounds(double value, const std::string& field, const Bounds& bounds) {
+  CheckNumber(value, field);
   if (value >= bounds.low && value <= bounds.high) return;
-  const bool half = bounds.high >= 1e15;
-  throw Error(ErrorCode::kConfig, StrCat(field, " = ", value, ": must be ", half ? ">= " : "", bounds.low,
-                                         half ? std::string() : StrCat(" to ", bounds.high)));
+  std::string rule = StrCat(bounds.low, " to ", bounds.high);
+  if (bounds.high >= 1e15) rule = value < bounds.low ? StrCat(">= ", bounds.low) : StrCat("at most ", bounds.high);
+  throw Error(ErrorCode::kConfig, StrCat(field, " = ", value, ": must be ", rule));
 }
 
 template <class T>
@@ -117,33 +119,82 @@ std::string Text(const std::array<double, 2>& value) { return StrCat("[", Text(v
 
 // ---- TOML to JSON, so that every file of ours is read by the same typed readers ----
 
-Json ToJson(const toml::node& node, const std::string& field) {
+// An integer that is written as people write one; 0x10, 0o20 and 0b10000 are TOML, but no flag of ours takes them
+// either.
+int64_t DecimalOf(const toml::value<int64_t>& value, const std::string& field) {
+  if (value.flags() != toml::value_flags::none)
+    throw Error(ErrorCode::kConfig,
+                StrCat(field, " = ", value.get(), ", written in another base: must be a decimal number"));
+  return value.get();
+}
+
+// A finite number that f32 can hold. One key may be infinite; config.json, which has no such number, has a word for it.
+Json NumberOf(double value, const std::string& field, const std::string& key) {
+  if (std::isinf(value) && value > 0 && key.starts_with("model.time_step_limit[")) return "inf";
+  CheckNumber(value, field);
+  return value;
+}
+
+// `key` is the way to the node, as "optim.lr"; `where` names the file. Nothing of ours lies deeper than kMostLevels.
+Json ToJson(const toml::node& node, const std::string& where, const std::string& key, int level = 0) {
+  constexpr int kMostLevels = 16;
+  const std::string field = StrCat(where, ": ", key);
+  if (level > kMostLevels)
+    throw Error(ErrorCode::kConfig, StrCat(field, ": nested deeper than ", kMostLevels, " levels"));
   if (const auto* table = node.as_table()) {
     Json out = Json::object();
-    for (const auto& [key, value] : *table)
-      out[std::string(key.str())] = ToJson(value, StrCat(field, field.empty() ? "" : ".", key.str()));
+    // Straight into the list of members, for Json would look through all of them for each new key.
+    auto& members = out.get_ref<Json::object_t&>();
+    for (const auto& [name, value] : *table)
+      members.emplace_back(std::string(name.str()),
+                           ToJson(value, where, StrCat(key, key.empty() ? "" : ".", name.str()), level + 1));
     return out;
   }
   if (const auto* array = node.as_array()) {
     Json out = Json::array();
-    for (const auto& value : *array) out.push_back(ToJson(value, field));
+    for (const auto& value : *array) out.push_back(ToJson(value, where, StrCat(key, "[", out.size(), "]"), level + 1));
     return out;
   }
   if (const auto* value = node.as_string()) return value->get();
-  if (const auto* value = node.as_integer()) return value->get();
-  if (const auto* value = node.as_floating_point()) return value->get();
+  if (const auto* value = node.as_integer()) return DecimalOf(*value, field);
+  if (const auto* value = node.as_floating_point()) return NumberOf(value->get(), field, key);
   if (const auto* value = node.as_boolean()) return value->get();
-  throw Error(ErrorCode::kConfig, StrCat(field, ": dates and times are no values here"));
+  throw Error(ErrorCode::kConfig, field + ": dates and times are no values here");
+}
+
+// The library goes down a key of many parts (a.b.c) by recursion, until the stack ends.
+void CheckDots(std::string_view text, const std::string& where) {
+  constexpr int kMostDots = 1000;
+  int64_t line = 1;
+  int dots = 0;
+  for (const char c : text) {
+    if (c == '\n') ++line, dots = 0;
+    if (c == '.' && ++dots > kMostDots)
+      throw Error(ErrorCode::kConfig, StrCat(where, ":", line, ": more than ", kMostDots, " dots in a line"));
+  }
 }
 
 Json ParseToml(const std::string& text, const std::string& where) {
+  CheckDots(text, where);
   try {
-    return ToJson(toml::parse(text), "");
+    return ToJson(toml::parse(text), where, "");
   } catch (const toml::parse_error& error) {
     std::string what(error.description());
     std::replace(what.begin(), what.end(), '\n', ' ');
     throw Error(ErrorCode::kConfig, StrCat(where, ":", error.source().begin.line, ": ", what));
   }
+}
+
+// The value of KEY=VALUE; what is no TOML value is text: --set model.preset=hydra-nano.
+Json ParseTomlValue(const std::string& text, const std::string& where, const std::string& key) {
+  CheckDots(text, StrCat(where, " ", key));
+  toml::table table;
+  try {
+    table = toml::parse("v = " + text);
+  } catch (const toml::parse_error&) {
+    return text;
+  }
+  return ToJson(*table.get("v"), where, key);
 }
 
 // ---- Reading ----
@@ -195,10 +246,19 @@ void Apply(const Json& root, const std::string& where, RunConfig* config) {
     config->model.config.clear();
   if (model.contains("config") && !model.contains("preset") && !config->model.config.empty())
     config->model.preset.clear();
-  Json overrides = ParseJson(config->model.overrides, where);
+  auto overrides = nlohmann::json::parse(config->model.overrides);  // sorted: each key is found in no time
   for (const auto& [key, value] : model.items())
     if (key != "preset" && key != "config") overrides[key] = value;
   config->model.overrides = overrides.dump();
+}
+
+void CheckPreset(const std::string& name, const std::string& where) {
+  const std::vector<std::string> known = PresetNames();
+  if (name.empty() || std::find(known.begin(), known.end(), name) != known.end()) return;
+  std::string list;
+  for (const std::string& preset : known) list += " " + preset;
+  throw Error(ErrorCode::kConfig,
+              StrCat(where, ": model.preset = \"", name, "\": unknown", DidYouMean(name, known), "; there are:", list));
 }
 
 // "optim.lr=3e-4" as a document of its own.
@@ -218,13 +278,7 @@ Json ParseSetting(const std::string& setting) {
     }
     throw Error(ErrorCode::kUsage, StrCat(where, ": unknown key ", key, DidYouMean(key, names)));
   }
-  Json parsed;
-  try {
-    parsed = ParseToml("v = " + value, where)["v"];
-  } catch (const Error&) {
-    parsed = value;  // bare text: --set model.preset=hydra-nano
-  }
-  return Json{{key.substr(0, dot), Json{{key.substr(dot + 1), parsed}}}};
+  return Json{{key.substr(0, dot), Json{{key.substr(dot + 1), ParseTomlValue(value, "--set", key)}}}};
 }
 
 }  // namespace
@@ -238,9 +292,15 @@ std::vector<std::string> RunConfigKeys() {
 
 RunConfig ParseRunConfig(const std::string& text, const std::string& where, const std::vector<std::string>& settings) {
   RunConfig config;
-  Apply(ParseToml(text, where), where, &config);
-  for (const std::string& setting : settings) Apply(ParseSetting(setting), StrCat("--set ", setting), &config);
+  std::string preset_from;  // the file or setting that named the preset
+  const auto apply = [&](const Json& root, const std::string& from) {
+    Apply(root, from, &config);
+    if (root.contains("model") && root["model"].contains("preset")) preset_from = from;
+  };
+  apply(ParseToml(text, where), where);
+  for (const std::string& setting : settings) apply(ParseSetting(setting), StrCat("--set ", setting));
   config.Validate(where);
+  CheckPreset(config.model.preset, preset_from);
   return config;
 }
 
@@ -257,7 +317,7 @@ std::string RunToml(const RunConfig& config) {
     if (key.substr(0, dot) != section) {
       // The keys of config.json end their section.
       if (section == "model") {
-        const Json overrides = Json::parse(config.model.overrides);
+        const auto overrides = nlohmann::json::parse(config.model.overrides);
         for (const auto& [k, v] : overrides.items()) out += StrCat(k, " = ", v.dump(), "\n");
       }
       section = key.substr(0, dot);
@@ -306,9 +366,8 @@ LrSchedule RunConfig::Lr() const {
           .decay_share = optim.decay_share};
 }
 
-ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base) {
+ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base, const std::string& where) {
   ModelConfig model;
-  std::string where = "[model]";
   if (!config.model.preset.empty()) {
     model = Preset(config.model.preset);
   } else if (!config.model.config.empty()) {

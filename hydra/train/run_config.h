@@ -80,9 +80,10 @@ struct RunConfig {
   [[nodiscard]] LrSchedule Lr() const;
 };
 
-// Reads a run file and then settings ("optim.lr=3e-4", the value as TOML; what is no TOML value is text). An empty
-// path is an empty file. Unknown keys, bad types and values out of bounds are errors naming file or setting, key,
-// value and rule. Keys of [model] that are keys of config.json are checked by ResolveModel.
+// Reads a run file (at most 16 MiB) and then settings ("optim.lr=3e-4", the value as TOML; what is no TOML value is
+// text). An empty path is an empty file. Unknown keys, bad types, numbers that are not decimal or not finite and values
+// out of bounds are errors naming file or setting, key, value and rule. Keys of [model] that are keys of config.json
+// are checked by ResolveModel.
 [[nodiscard]] RunConfig LoadRunConfig(const std::string& path, const std::vector<std::string>& settings = {});
 // The same from the text of a file; `where` names it.
 [[nodiscard]] RunConfig ParseRunConfig(const std::string& text, const std::string& where,
@@ -95,7 +96,9 @@ struct RunConfig {
 // "section.key" of every field, for messages and help.
 [[nodiscard]] std::vector<std::string> RunConfigKeys();
 
-// The model that [model] describes. `base` (of --init) is used where neither preset nor config is given.
-[[nodiscard]] ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base = nullptr);
+// The model that [model] describes. `base` (of --init) is used where neither preset nor config is given; `where` begins
+// the messages about keys of config.json.
+[[nodiscard]] ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base = nullptr,
+                                       const std::string& where = "[model]");
 
 }  // namespace hydra::train

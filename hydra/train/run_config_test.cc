@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "hydra/base/error.h"
 #include "hydra/train/testing.h"
 
@@ -60,7 +62,7 @@ TEST(RunConfig, EveryKeyIsReadWrittenAndCompared) {
   for (const std::string& key : RunConfigKeys()) {
     SCOPED_TRACE(key);
     RunConfig changed;
-    for (const char* value : {"7", "0.25", "[0.5, 0.5]", "wsd", "adafactor", "true", "text"}) {
+    for (const char* value : {"7", "0.25", "[0.5, 0.5]", "wsd", "adafactor", "true", "hydra-nano"}) {
       if (key == "optim.tokens" && std::string(value) != "7") continue;
       try {
         changed = ParseRunConfig("", "run", {key + "=" + value});
@@ -97,7 +99,19 @@ TEST(RunConfig, BadFilesNameTheField) {
       {"lr = 1", "unknown section [lr]"},
       {"[log]\nevery = 1979-05-27", "dates and times"},
       {"[[stage]]\nname = \"x\"", "unknown section [stage]"},
-      {"[optim]\nlr = 1\nlr = 2", "run.toml:3: "}};
+      {"[optim]\nlr = 1\nlr = 2", "run.toml:3: "},
+      {"[optim]\nlr = inf", "run.toml: optim.lr = inf: must be a finite number"},
+      {"[optim]\nclip = -inf", "run.toml: optim.clip = -inf: must be a finite number"},
+      {"[optim]\nbetas = [0.9, nan]", "run.toml: optim.betas[1] = nan: must be a finite number"},
+      {"[optim]\nbatch_rows = [[0, 4], [inf, 8]]", "run.toml: optim.batch_rows[1][0] = inf"},
+      {"[optim]\nclip = \"inf\"", "run.toml: optim.clip = inf: must be a finite number"},
+      {"[optim]\nclip = 1e16", "run.toml: optim.clip = 1e+16: must be at most 1e+15"},
+      {"[optim]\neps = 1e-50", "run.toml: optim.eps = 1e-50: is too small"},
+      {"[optim]\nsteps = 0x10", "run.toml: optim.steps = 16, written in another base: must be a decimal number"},
+      {"[model]\npreset = \"hydra-nano\"\nrms_norm_eps = nan", "run.toml: model.rms_norm_eps = nan"},
+      {"[model]\npreset = \"hydra-nano\"\nrope_theta = inf", "run.toml: model.rope_theta = inf"},
+      {"[model]\npreset = \"hydra-nan\"",
+       "run.toml: model.preset = \"hydra-nan\": unknown (did you mean hydra-nano?)"}};
   for (const auto& [text, want] : cases) {
     const std::string got = ErrorText([&] { (void)ParseRunConfig(text, "run.toml"); });
     EXPECT_NE(got.find(want), std::string::npos) << text << "\n" << got;
@@ -112,6 +126,49 @@ TEST(RunConfig, BadFilesNameTheField) {
             std::string::npos);
   EXPECT_NE(ErrorText([] { (void)ResolveModel(RunConfig{}); }).find("model.preset"), std::string::npos);
   EXPECT_NE(ErrorText([] { (void)RunConfig{}.TotalSteps(); }).find("optim.steps"), std::string::npos);
+}
+
+TEST(RunConfig, SettingsObeyTheSameRuleForNumbers) {
+  for (const char* bad : {"optim.lr=inf", "optim.lr=nan", "optim.lr=-inf", "optim.lr=0x10", "optim.steps=0b1",
+                          "optim.eps=1e-50", "model.rope_theta=nan", "optim.betas=[0.9, inf]"}) {
+    const std::string got = ErrorText([&] { (void)ParseRunConfig("", "run.toml", {bad}); });
+    EXPECT_EQ(got.rfind("--set", 0), 0U) << bad << ": " << got;
+    EXPECT_NE(got.find(std::string(bad).substr(0, std::string(bad).find('='))), std::string::npos) << got;
+  }
+  EXPECT_EQ(ErrorText([] {
+              (void)ParseRunConfig("[model]\npreset=\"hydra-29m\"", "x", {"model.preset=hydra-nan"});
+            }).rfind("--set model.preset=hydra-nan: model.preset", 0),
+            0U);
+  // What a later setting replaces is not looked at.
+  EXPECT_EQ(ParseRunConfig("[model]\npreset=\"hydra-nan\"", "x", {"model.preset=hydra-29m"}).model.preset, "hydra-29m");
+}
+
+TEST(RunConfig, KeysOfManyPartsAreRefused) {
+  for (const int parts : {20, 900, 5000, 1000000}) {
+    std::string key = "a";
+    for (int i = 0; i < parts; ++i) key += ".a";
+    const std::string got = ErrorText([&] { (void)ParseRunConfig("[optim]\n" + key + " = 1", "run.toml"); });
+    EXPECT_NE(got.find(parts > 1000 ? "run.toml:2: more than 1000 dots" : "nested deeper than 16 levels"),
+              std::string::npos)
+        << parts << ": " << got;
+  }
+}
+
+// The one key that may be infinite.
+TEST(RunConfig, InfinityIsAWordOfTheModel) {
+  const RunConfig run = ParseRunConfig("[model]\npreset = \"hydra-nano\"\ntime_step_limit = [0.0, inf]", "x");
+  EXPECT_TRUE(std::isinf(ResolveModel(run).ssm.dt_limit[1]));
+  EXPECT_EQ(ParseRunConfig(RunToml(run), "again"), run);
+}
+
+TEST(RunConfig, ManyKeysTakeLinearTime) {
+  constexpr int kKeys = 200000;  // a look through all keys for each would be 20 thousand million comparisons
+  std::string text = "[model]\npreset = \"hydra-nano\"\n";
+  for (int i = 0; i < kKeys; ++i) text += StrCat("key_", i, " = 1\n");
+  const RunConfig run = ParseRunConfig(text, "many.toml", {"optim.lr=1e-4"});
+  EXPECT_EQ(ParseRunConfig(RunToml(run), "again"), run);
+  const std::string got = ErrorText([&] { (void)ResolveModel(run, nullptr, "many.toml: [model]"); });
+  EXPECT_EQ(got.rfind("many.toml: [model]: ", 0), 0U) << got;
 }
 
 TEST(RunConfig, ALaterModelReplacesAnEarlierOne) {

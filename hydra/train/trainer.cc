@@ -4,13 +4,13 @@
 
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
 #include <numbers>
 #include <utility>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/version.h"
 #include "hydra/model/accounting.h"
@@ -29,11 +29,8 @@ namespace hydra::train {
 namespace {
 
 using torch::Tensor;
-using Clock = std::chrono::steady_clock;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr const char* kHeldRows = "held_rows";  // of state.json: see MetricsLog::Held
-
-double Since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 // Resident memory of this process, bytes.
 double ResidentBytes() {
@@ -52,10 +49,11 @@ void CheckFits(const TrainerOptions& options) {
                          (point.value + chunk - 1) / chunk * chunk, " fits)"));
 }
 
-// What one step's forward and backward passes give.
+// What one step's forward and backward passes give. NaN and undefined where the step's batch has no target.
 struct StepSums {
-  double loss = 0, lm = 0;          // nats a target; loss with the router's terms
+  double loss = kNan, lm = kNan;    // nats a target; loss with the router's terms
   double balance = kNan, z = kNan;  // NaN without experts
+  double grad_norm = kNan;          // before clipping
   Tensor load;                      // [n_moe, E]; undefined without experts
 };
 
@@ -81,8 +79,12 @@ class Trainer::Impl {
   void TrainStep();
   void CountOther();  // the time since forward, backward and optimiser, or since this was called
   StepSums ForwardBackward(const StepBatches& batches);
+  // Gradients, guards and the update of a step that began at `position` with the guard as `guard`.
+  StepSums Update(const StepBatches& batches, double lr, const RowPacker::Position& position, const Guard& guard);
   void Skip(const Guard::Decision& decision, const TrainState& before);
-  void Report(double lr, double grad_norm, const StepSums& sums, double bytes, int64_t n_targets);
+  void SkipEmpty();
+  void WarnOfLrJump(const RunConfig& before);
+  void Report(double lr, const StepSums& sums, double bytes, int64_t n_targets);
   void LogTrainRow(double lr, double grad_norm, double rate, double mfu);
   void Evaluate();
   bool Save(const TrainState& state);
@@ -91,12 +93,11 @@ class Trainer::Impl {
   [[nodiscard]] std::string DataText() const;
   [[nodiscard]] std::string Lost() const;
   void WriteRow(MetricsSplit split, MetricsRow row);
-  double FlopsOfToken(int64_t seq_len);
+  [[nodiscard]] double FlopsOf(const StepBatches& batches) const;
   double PeakFlops();
   int64_t RowsAt(int64_t step) const { return options_.run.optim.batch_rows.At(step, total_steps_); }
   int64_t SeqLenAt(int64_t step) const { return options_.run.optim.seq_len.At(step, total_steps_); }
   [[nodiscard]] bool Due(int64_t every) const;
-  [[nodiscard]] bool HasVal() const { return options_.val && options_.val->n_docs() > 0; }
   void Note(const std::string& text) const;
   void Warn(const std::string& text) const;
 
@@ -121,8 +122,9 @@ class Trainer::Impl {
   double peak_flops_ = 0;
   double other_seconds_ = 0;  // of the steps since the last row, outside forward, backward and optimiser
   int64_t other_steps_ = 0;
-  Clock::time_point idle_since_;
-  std::map<int64_t, double> flops_of_token_;
+  double idle_since_ = 0;   // Seconds()
+  bool validates_ = false;  // there is something to predict in the validation documents
+  DocumentFlops flops_;
 };
 
 Trainer::Impl::Impl(TrainerOptions options)
@@ -142,7 +144,11 @@ Trainer::Impl::Impl(TrainerOptions options)
                             .clip = options_.run.optim.clip})),
       guard_(options_.run.guard),
       experts_(options_.model),
-      peak_flops_(options_.run.log.peak_flops) {
+      peak_flops_(options_.run.log.peak_flops),
+      flops_(options_.model, options_.run.optim.seq_len.MaxValue()) {
+  if (!HasTargets(options_.train))
+    throw Error(ErrorCode::kData, StrCat("no token of the ", options_.train.n_docs(),
+                                         " documents to train on counts in the loss: every one is masked"));
   Start();
 }
 
@@ -160,6 +166,10 @@ void Trainer::Impl::Warn(const std::string& text) const {
 void Trainer::Impl::Start() {
   torch::manual_seed(static_cast<uint64_t>(options_.run.optim.seed));
   WatchSources();
+  validates_ = options_.val && HasTargets(*options_.val);
+  if (options_.val && options_.val->n_docs() > 0 && !validates_)
+    Warn(StrCat("no token of the ", options_.val->n_docs(),
+                " validation documents can be predicted (one token each, or masked): no validation loss"));
   const std::optional<Checkpoint> checkpoint = FirstCheckpoint();
   if (checkpoint) {
     Restore(*checkpoint);
@@ -238,7 +248,7 @@ void Trainer::Impl::CheckSources() {
 // What a resumed run must find again.
 std::string Trainer::Impl::DataText() const {
   std::string text = options_.train.Fingerprint();
-  if (HasVal()) text += "; val " + options_.val->Fingerprint();
+  if (options_.val && options_.val->n_docs() > 0) text += "; val " + options_.val->Fingerprint();
   return text;
 }
 
@@ -270,9 +280,19 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
     throw Error(ErrorCode::kUsage, StrCat(folder_.path(), ": finished at step ", now_.step, ", and ", changes.front(),
                                           ": give another --run to train anew, or more steps to go on"));
   for (const std::string& line : changes) Note("changed since the checkpoint: " + line);
+  WarnOfLrJump(ParseRunConfig(now_.run, where + ": run"));
   saved_step_ = now_.step;
   newest_ = checkpoint.folder;
   Note(StrCat("resumed at step ", now_.step, " of ", total_steps_, " from ", checkpoint.folder));
+}
+
+// Another length or another peak moves the whole schedule: a run that is made longer after its rate came down begins
+// its next steps with a rate that it left long ago, and unlearns.
+void Trainer::Impl::WarnOfLrJump(const RunConfig& before) {
+  constexpr double kRise = 1.1;
+  if (now_.step >= total_steps_) return;
+  const double was = before.Lr().At(now_.step), is = lr_.At(now_.step);
+  if (is > kRise * was) Warn(LrJumpLine(now_.step + 1, was, is));
 }
 
 TrainState Trainer::Impl::State() const {
@@ -293,22 +313,23 @@ bool Trainer::Impl::Due(int64_t every) const {
 }
 
 void Trainer::Impl::CountOther() {
-  other_seconds_ += Since(idle_since_);
-  idle_since_ = Clock::now();
+  const double now = Seconds();
+  other_seconds_ += now - idle_since_;
+  idle_since_ = now;
 }
 
 TrainResult Trainer::Impl::Run(int64_t until) {
   const int64_t end = until < 0 ? total_steps_ : std::min(until, total_steps_);
   bool stopped = false;
-  idle_since_ = Clock::now();
+  idle_since_ = Seconds();
   while (now_.step < end && !(stopped = options_.stop != nullptr && options_.stop->load() != 0)) {
     CheckSources();
     TrainStep();
     CountOther();
     // A checkpoint comes after the evaluation of its step, so that a resumed run never evaluates a step twice.
-    if (HasVal() && Due(options_.run.eval.every)) Evaluate();
+    if (validates_ && Due(options_.run.eval.every)) Evaluate();
     if (folder_.exists() && Due(options_.run.checkpoint.every)) Save(State());
-    idle_since_ = Clock::now();
+    idle_since_ = Seconds();
   }
   if (stopped && folder_.exists() && saved_step_ != now_.step && !Save(State()))
     throw Error(ErrorCode::kDiverged,
@@ -351,19 +372,21 @@ StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
   };
   StepSums sums;
   for (const TokenBatch& micro : batches.micro) {
-    if (micro.n_targets == 0) continue;  // all masked
-    // Every target of the step weighs the same, however targets are spread over micro-batches.
-    const double share = static_cast<double>(micro.n_targets) / static_cast<double>(batches.n_targets);
+    // Every target of the step weighs the same, and every chunk in the router's losses, however they are spread over
+    // micro-batches.
+    const nn::LossShares shares{
+        .targets = static_cast<double>(micro.n_targets) / static_cast<double>(batches.n_targets),
+        .chunks = static_cast<double>(micro.n_chunks) / static_cast<double>(batches.n_chunks)};
     nn::LossOut out;
     {
       const AutocastScope autocast(options_.device);
-      out = model_->Loss(micro.batch.To(options_.device.device), forward);
+      out = model_->Loss(micro.batch.To(options_.device.device), forward, shares);
     }
-    (share == 1.0 ? out.total : out.total * share).backward();
-    add(&loss, out.total, share);
-    add(&lm, out.lm, share);
-    add(&balance, out.router.balance_loss, share);
-    add(&z, out.router.z_loss, share);
+    out.total.backward();
+    add(&loss, out.total, 1);
+    add(&lm, out.lm, shares.targets);
+    add(&balance, out.router.balance_loss, shares.chunks);
+    add(&z, out.router.z_loss, shares.chunks);
     if (out.router.load.defined()) sums.load = sums.load.defined() ? sums.load + out.router.load : out.router.load;
   }
   sums.loss = loss.item<double>();
@@ -374,27 +397,51 @@ StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
 }
 
 void Trainer::Impl::TrainStep() {
-  const auto begin = Clock::now();
+  const double begin = Seconds();
   const RowPacker::Position position = packer_.position();
   const Guard guard = guard_;
-  const int64_t seq_len = SeqLenAt(now_.step);
-  const StepBatches batches = NextStep(packer_, options_.run.optim.accum, RowsAt(now_.step), seq_len);
-  if (batches.n_targets == 0)
-    throw Error(ErrorCode::kData, StrCat("step ", now_.step + 1,
-                                         ": no token of the batch counts in the loss: the data "
-                                         "is masked almost everywhere"));
+  const StepBatches batches = NextStep(packer_, options_.run.optim.accum, RowsAt(now_.step), SeqLenAt(now_.step));
   double bytes = 0;
   if (!options_.token_bytes.empty()) bytes = TargetBytes(batches, options_.token_bytes);
-  const double data_seconds = Since(begin);
+  const double data_seconds = Seconds() - begin, lr = lr_.At(now_.step);
 
   CountOther();
+  StepSums sums;
+  if (batches.n_targets > 0) {
+    sums = Update(batches, lr, position, guard);
+  } else {
+    SkipEmpty();
+  }
+  idle_since_ = Seconds();
+  for (const std::string& alarm : experts_.Step(sums.load, options_.run.guard.dead_expert_steps)) Warn(alarm);
+
+  ++now_.step;
+  now_.tokens += batches.n_read;
+  const double flops = 3 * FlopsOf(batches), seconds = Seconds() - begin;
+  now_.flops += flops;
+  now_.seconds += seconds;
+  now_.interval.Add({.steps = 1,
+                     .finite = std::isfinite(sums.loss) ? 1 : 0,
+                     .tokens = batches.n_tokens,
+                     .loss = sums.loss,
+                     .lm = sums.lm,
+                     .balance = sums.balance,
+                     .z = sums.z,
+                     .flops = flops,
+                     .seconds = seconds,
+                     .data_seconds = data_seconds});
+  Report(lr, sums, bytes, batches.n_targets);
+}
+
+StepSums Trainer::Impl::Update(const StepBatches& batches, double lr, const RowPacker::Position& position,
+                               const Guard& guard) {
   optim_->ZeroGrad();
-  const StepSums sums = ForwardBackward(batches);
+  StepSums sums = ForwardBackward(batches);
   if (options_.after_backward) options_.after_backward(now_.step, model_);
-  const double grad_norm = optim_->GradNorm(), lr = lr_.At(now_.step);
-  const Guard::Decision decision = guard_.Check(now_.step, sums.loss, grad_norm);
+  sums.grad_norm = optim_->GradNorm();
+  const Guard::Decision decision = guard_.Check(now_.step, sums.loss, sums.grad_norm);
   if (decision.verdict == Guard::Verdict::kUpdate) {
-    optim_->Step(lr, grad_norm);
+    optim_->Step(lr, sums.grad_norm);
     if (sums.load.defined() && options_.model.moe.balance == RouterBalance::kBias) BalanceRouters(model_, sums.load);
     good_.reset();
   } else {
@@ -406,24 +453,16 @@ void Trainer::Impl::TrainStep() {
     }
     Skip(decision, before);
   }
-  idle_since_ = Clock::now();
-  for (const std::string& alarm : experts_.Step(sums.load, options_.run.guard.dead_expert_steps)) Warn(alarm);
+  return sums;
+}
 
-  ++now_.step;
-  now_.tokens += batches.n_tokens;
-  now_.flops += 3 * FlopsOfToken(seq_len) * static_cast<double>(batches.n_tokens);
-  now_.interval.Add({.steps = 1,
-                     .finite = std::isfinite(sums.loss) ? 1 : 0,
-                     .tokens = batches.n_tokens,
-                     .loss = sums.loss,
-                     .lm = sums.lm,
-                     .balance = sums.balance,
-                     .z = sums.z,
-                     .flops = 3 * FlopsOfToken(seq_len) * static_cast<double>(batches.n_tokens),
-                     .seconds = Since(begin),
-                     .data_seconds = data_seconds});
-  now_.seconds += Since(begin);
-  Report(lr, grad_norm, sums, bytes, batches.n_targets);
+// Chats with long questions have such steps now and then; the data has targets elsewhere, which the start made sure of.
+void Trainer::Impl::SkipEmpty() {
+  guard_.CountEmpty();
+  if (guard_.empty() == 1)
+    Warn(StrCat("step ", now_.step + 1,
+                ": no token of its batch counts in the loss: update skipped; more such steps are counted only, in "
+                "train/skipped"));
 }
 
 // Leaves the weights as they are, or ends the run.
@@ -443,15 +482,16 @@ void Trainer::Impl::Skip(const Guard::Decision& decision, const TrainState& befo
                                            lost ? "; no checkpoint could be written: " + Lost() : where));
 }
 
-void Trainer::Impl::Report(double lr, double grad_norm, const StepSums& sums, double bytes, int64_t n_targets) {
+void Trainer::Impl::Report(double lr, const StepSums& sums, double bytes, int64_t n_targets) {
   const TrainInterval& interval = now_.interval;
   const double rate = interval.seconds > 0 ? static_cast<double>(interval.tokens) / interval.seconds : 0;
   StepReport report{.step = now_.step,
                     .total_steps = total_steps_,
+                    .targets = n_targets,
                     .loss = sums.lm,
                     .bpb = kNan,
                     .lr = lr,
-                    .grad_norm = grad_norm,
+                    .grad_norm = sums.grad_norm,
                     .tok_per_sec = rate};
   if (bytes > 0) report.bpb = sums.lm * static_cast<double>(n_targets) / std::numbers::ln2 / bytes;
   report.mfu = interval.seconds > 0 ? interval.flops / interval.seconds / PeakFlops() : 0;
@@ -461,7 +501,7 @@ void Trainer::Impl::Report(double lr, double grad_norm, const StepSums& sums, do
   ++other_steps_;
   report.logged = Due(options_.run.log.every);
   if (report.logged) {
-    LogTrainRow(lr, grad_norm, rate, report.mfu);
+    LogTrainRow(lr, sums.grad_norm, rate, report.mfu);
     folder_.Log(StepLine(report));
     now_.interval = {};
     other_seconds_ = 0;
@@ -486,7 +526,7 @@ void Trainer::Impl::LogTrainRow(double lr, double grad_norm, double rate, double
                 {"train/other_ms", 1e3 * other_seconds_ / static_cast<double>(other_steps_)},
                 {"train/mem_bytes", ResidentBytes()},
                 {"train/skipped", static_cast<double>(guard_.skipped())}};
-  if (!std::isnan(interval.balance)) {
+  if (options_.model.HasFfn(FfnKind::kChunkMoe)) {
     row.values["moe/balance_loss"] = interval.balance / finite;
     row.values["moe/z_loss"] = interval.z / finite;
   }
@@ -511,6 +551,11 @@ void Trainer::Impl::Evaluate() {
                               .max_tokens = options_.run.eval.tokens,
                               .device = options_.device};
   const ValidationResult result = Validate(model_, *options_.val, options_.token_bytes, how);
+  if (result.tokens == 0) {
+    validates_ = false;  // the part that is read is the same each time
+    return Warn(StrCat("eval.tokens = ", how.max_tokens,
+                       ": no token of this part of the validation documents can be predicted: no validation loss"));
+  }
   now_.val_step = now_.step;
   now_.val_loss = result.loss();
   now_.val_bpb = result.bits_per_byte();
@@ -584,11 +629,12 @@ std::string Trainer::Impl::Lost() const {
   return StrCat("the steps after ", saved_step_, " are lost; newest checkpoint: ", newest_);
 }
 
-// Forward, of a token in a full row.
-double Trainer::Impl::FlopsOfToken(int64_t seq_len) {
-  const auto found = flops_of_token_.find(seq_len);
-  if (found != flops_of_token_.end()) return found->second;
-  return flops_of_token_[seq_len] = MeanForwardFlops(options_.model, seq_len);
+// Forward, each document with the keys that its own tokens see.
+double Trainer::Impl::FlopsOf(const StepBatches& batches) const {
+  double flops = 0;
+  for (const TokenBatch& micro : batches.micro)
+    for (const int64_t tokens : micro.documents) flops += flops_(tokens);
+  return flops;
 }
 
 double Trainer::Impl::PeakFlops() {

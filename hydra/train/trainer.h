@@ -22,12 +22,13 @@ namespace hydra::train {
 // After each step; rates and means are over the steps since the last row of the log.
 struct StepReport {
   int64_t step = 0, total_steps = 0;
-  double loss = 0;  // language-model loss of this step, nats a token
-  double bpb = 0;   // bits per byte of this step; NaN where the tokenizer is unknown
+  int64_t targets = 0;  // tokens that count in the loss of this step; 0: nothing was computed, loss and norm are NaN
+  double loss = 0;      // language-model loss of this step, nats a token
+  double bpb = 0;       // bits per byte of this step; NaN where the tokenizer is unknown
   double lr = 0, grad_norm = 0;
   double tok_per_sec = 0, mfu = 0;
   double eta_seconds = 0;
-  int64_t skipped = 0;  // updates that the guard left out, so far
+  int64_t skipped = 0;  // updates left out so far: by guards, or for want of targets
   bool logged = false;  // this step has a row in the log
 };
 
@@ -102,6 +103,8 @@ class Trainer {
 
 // "step 200/5000 | loss 4.113 | bpb 1.782 | lr 3.0e-04 | 11,902 tok/s | mfu 0.31 | eta 3:21"
 [[nodiscard]] std::string StepLine(const StepReport& report);
+// Warns that the rate of step `step` (from 1) is to be `is`, where the checkpoint's run would have gone on with `was`.
+[[nodiscard]] std::string LrJumpLine(int64_t step, double was, double is);
 // "step 200/5000 | val loss 4.113 | val bpb 1.782 | best"
 [[nodiscard]] std::string EvalLine(const EvalReport& report);
 

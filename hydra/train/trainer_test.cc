@@ -176,13 +176,13 @@ TEST(Trainer, LearnsAndValidationSaysSo) {
   EXPECT_EQ(evals.size(), 15U);
 }
 
-// Every target weighs the same, however rows are split into micro-batches.
+// Every target weighs the same, and every chunk in the router's z-loss, however rows are split into micro-batches.
 TEST(Trainer, AccumulationEqualsOneBatch) {
   const auto losses = [](const char* rows, const char* accum) {
     TrainerOptions options = Options(
         "", {"optim.steps=6", StrCat("optim.batch_rows=", rows), StrCat("optim.accum=", accum), "optim.seq_len=32"});
-    options.model.moe.balance = RouterBalance::kNone;  // its mean is over a micro-batch by definition, as z's
-    options.model.moe.z_loss_coef = 0;
+    options.model.moe.balance = RouterBalance::kNone;  // a product of two means over a micro-batch by definition
+    options.model.moe.z_loss_coef = 0.1;
     options.dtype = torch::kFloat64;
     std::vector<double> out;
     options.callbacks.on_step = [&](const StepReport& report) { out.push_back(report.loss); };
@@ -519,6 +519,7 @@ TEST(Trainer, StartsFromTheWeightsOfAModelFolder) {
 TEST(Trainer, LinesReadAsTheInterfaceSays) {
   StepReport report{.step = 200,
                     .total_steps = 5000,
+                    .targets = 7,
                     .loss = 4.1134,
                     .bpb = 1.7821,
                     .lr = 3e-4,

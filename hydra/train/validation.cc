@@ -8,7 +8,6 @@
 #include <limits>
 #include <numbers>
 
-#include "hydra/base/error.h"
 #include "hydra/train/batches.h"
 
 namespace hydra::train {
@@ -58,6 +57,7 @@ std::vector<int32_t> TokenByteCounts(const Tokenizer& tokenizer) {
 
 ValidationResult Validate(nn::Model& model, const Corpus& corpus, const std::vector<int32_t>& token_bytes,
                           const ValidationOptions& options) {
+  if (!HasTargets(corpus)) return {};
   const int64_t chunk = model->config().chunk_len;
   const int64_t seq_len = (options.seq_len + chunk - 1) / chunk * chunk;
   RowPacker packer(corpus, {.chunk_len = chunk, .seed = 0, .shuffle = true, .repeat = false, .cut_to_fill = false});
@@ -70,7 +70,6 @@ ValidationResult Validate(nn::Model& model, const Corpus& corpus, const std::vec
     const AutocastScope autocast(options.device);
     Add(batch.batch, model->TokenLoss(batch.batch.To(options.device.device)), token_bytes, &result);
   }
-  if (result.tokens == 0) throw Error(ErrorCode::kData, "the corpus has nothing to predict: every token is masked");
   for (size_t i = 0; i < result.by_position.size(); ++i) {
     result.by_position[i].begin = i == 0 ? 1 : kFirstBucket << (i - 1);
     result.by_position[i].end = std::min(kFirstBucket << i, seq_len);

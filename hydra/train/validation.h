@@ -22,10 +22,10 @@ struct PositionBucket {
 
 struct ValidationResult {
   double nats = 0;                          // summed over predicted tokens
-  int64_t tokens = 0;                       // predicted; a document's first token never is
+  int64_t tokens = 0;                       // predicted; a document's first token never is. 0: nothing to predict
   int64_t bytes = 0;                        // of text that the predicted tokens stand for; 0 when unknown
   std::vector<PositionBucket> by_position;  // widths double; buckets without tokens are left out
-  [[nodiscard]] double loss() const { return nats / static_cast<double>(tokens); }
+  [[nodiscard]] double loss() const { return nats / static_cast<double>(tokens); }  // NaN where tokens is 0
   // nats / ln 2 / bytes; NaN where bytes are unknown. Predicted ends of text cost bits and add no bytes.
   [[nodiscard]] double bits_per_byte() const;
 };
@@ -41,7 +41,8 @@ struct ValidationOptions {
 [[nodiscard]] std::vector<int32_t> TokenByteCounts(const Tokenizer& tokenizer);
 
 // Documents in an order that depends on the corpus alone, so that a part is a fair and constant sample.
-// `token_bytes` may be empty. Throws kData where the corpus has nothing to predict.
+// `token_bytes` may be empty. Where the part that was read has nothing to predict (documents of one token, everything
+// masked) the result has no tokens and no loss.
 [[nodiscard]] ValidationResult Validate(nn::Model& model, const Corpus& corpus, const std::vector<int32_t>& token_bytes,
                                         const ValidationOptions& options);
 

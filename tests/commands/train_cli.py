@@ -40,7 +40,7 @@ class TrainTest(unittest.TestCase):
         self.assertRegex(self.err, r"step 3/6 \| val loss \d\.\d+ \| val bpb \d\.\d+")
         self.assertNotIn("\r", self.err)
 
-    def test_piped_it_is_silent(self):
+    def test_piped_without_a_step_to_do_it_is_silent(self):
         status, out, err = run(self.command)  # finished: only writes the model again
         self.assertEqual((status, err), (0, ""))
         self.assertIn("val loss", out)
