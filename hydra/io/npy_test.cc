@@ -7,7 +7,7 @@
 namespace hydra {
 namespace {
 
-std::string Raw(const std::string& dict, const std::string& data, const char* version = "\x01") {
+std::string RawNpy(const std::string& dict, const std::string& data, const char* version = "\x01") {
   const size_t n = dict.size();
   return std::string("\x93NUMPY") + version[0] + '\0' + static_cast<char>(n & 255) + static_cast<char>(n >> 8) + dict +
          data;
@@ -45,11 +45,11 @@ TEST(Npy, RowsWrittenOneByOneEqualThoseWrittenAtOnce) {
 
 TEST(Npy, ReadsIntegers) {
   TempDir dir;
-  WriteFileAtomic(dir / "i4.npy", Raw("{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n",
-                                      std::string("\1\0\0\0\xff\xff\xff\xff", 8)));
+  WriteFileAtomic(dir / "i4.npy", RawNpy("{'descr': '<i4', 'fortran_order': False, 'shape': (2,), }\n",
+                                         std::string("\1\0\0\0\xff\xff\xff\xff", 8)));
   EXPECT_EQ(NpyArray::Open(dir / "i4.npy").Int64s(), (std::vector<int64_t>{1, -1}));
-  WriteFileAtomic(dir / "i8.npy", Raw("{\"shape\": (1, 1), \"descr\": \"<i8\", \"fortran_order\": False}",
-                                      std::string("\2\0\0\0\0\0\0\0", 8)));
+  WriteFileAtomic(dir / "i8.npy", RawNpy("{\"shape\": (1, 1), \"descr\": \"<i8\", \"fortran_order\": False}",
+                                         std::string("\2\0\0\0\0\0\0\0", 8)));
   const NpyArray array = NpyArray::Open(dir / "i8.npy");
   EXPECT_EQ(array.dtype(), DType::kI64);
   EXPECT_EQ(array.Int64s(), (std::vector<int64_t>{2}));
@@ -68,32 +68,32 @@ TEST(Npy, BadFilesAreRefusedByField) {
   const Case cases[] = {
       {"", {"magic"}},
       {"\x93NUMPX\x01", {"magic"}},
-      {Raw(good, d8, "\x09"), {"version", "9.0"}},
-      {Raw(dict("'<f8'", "False", "(1,)"), d8), {"descr", "<f8"}},
-      {Raw(dict("'>f4'", "False", "(2,)"), d8), {"descr", ">f4"}},
-      {Raw(dict("'|O'", "False", "(1,)"), d8), {"descr", "|O"}},
-      {Raw(dict("'<f4'", "True", "(2,)"), d8), {"fortran_order"}},
-      {Raw(dict("'<f4'", "Maybe", "(2,)"), d8), {"fortran_order"}},
-      {Raw(dict("'<f4'", "False", "(3,)"), d8), {"values", "incomplete"}},
-      {Raw(dict("'<f4'", "False", "(1,)"), d8), {"values", "followed by 4 bytes"}},
-      {Raw(dict("'<f4'", "False", "(-2,)"), d8), {"shape[0]"}},
-      {Raw(dict("'<f4'", "False", "(x,)"), d8), {"shape[0]"}},
-      {Raw(dict("'<f4'", "False", "(4294967296, 4294967296)"), d8), {"shape", "64 bits"}},
-      {Raw(dict("'<f4'", "False", "(4611686018427387904, 2, 2)"), ""), {"shape", "64 bits"}},
-      {Raw(dict("'<f4'", "False", "(2"), d8), {"header"}},
-      {Raw("{'descr': '<f4', 'shape': (2,)}", d8), {"header", "fortran_order"}},
-      {Raw("{'descr': '<f4', 'x': (2,)}", d8), {"header", "unknown key 'x'"}},
-      {Raw("{'descr", d8), {"header", "without an end"}},
-      {Raw("", d8), {"header"}},
+      {RawNpy(good, d8, "\x09"), {"version", "9.0"}},
+      {RawNpy(dict("'<f8'", "False", "(1,)"), d8), {"descr", "<f8"}},
+      {RawNpy(dict("'>f4'", "False", "(2,)"), d8), {"descr", ">f4"}},
+      {RawNpy(dict("'|O'", "False", "(1,)"), d8), {"descr", "|O"}},
+      {RawNpy(dict("'<f4'", "True", "(2,)"), d8), {"fortran_order"}},
+      {RawNpy(dict("'<f4'", "Maybe", "(2,)"), d8), {"fortran_order"}},
+      {RawNpy(dict("'<f4'", "False", "(3,)"), d8), {"values", "incomplete"}},
+      {RawNpy(dict("'<f4'", "False", "(1,)"), d8), {"values", "followed by 4 bytes"}},
+      {RawNpy(dict("'<f4'", "False", "(-2,)"), d8), {"shape[0]"}},
+      {RawNpy(dict("'<f4'", "False", "(x,)"), d8), {"shape[0]"}},
+      {RawNpy(dict("'<f4'", "False", "(4294967296, 4294967296)"), d8), {"shape", "64 bits"}},
+      {RawNpy(dict("'<f4'", "False", "(4611686018427387904, 2, 2)"), ""), {"shape", "64 bits"}},
+      {RawNpy(dict("'<f4'", "False", "(2"), d8), {"header"}},
+      {RawNpy("{'descr': '<f4', 'shape': (2,)}", d8), {"header", "fortran_order"}},
+      {RawNpy("{'descr': '<f4', 'x': (2,)}", d8), {"header", "unknown key 'x'"}},
+      {RawNpy("{'descr", d8), {"header", "without an end"}},
+      {RawNpy("", d8), {"header"}},
   };
   TempDir dir;
-  WriteFileAtomic(dir / "bad.npy", Raw(good, d8));
+  WriteFileAtomic(dir / "bad.npy", RawNpy(good, d8));
   EXPECT_EQ(NpyArray::Open(dir / "bad.npy").size(), 2);
   for (const Case& c : cases) {
     WriteFileAtomic(dir / "bad.npy", c.bytes);
     ExpectError([&] { (void)NpyArray::Open(dir / "bad.npy"); }, ErrorCode::kFormat, c.parts);
   }
-  const std::string whole = Raw(good, d8);
+  const std::string whole = RawNpy(good, d8);
   for (size_t n = 0; n < whole.size(); ++n) {
     WriteFileAtomic(dir / "cut.npy", whole.substr(0, n));
     ExpectError([&] { (void)NpyArray::Open(dir / "cut.npy"); }, ErrorCode::kFormat, {"cut.npy"});

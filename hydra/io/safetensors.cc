@@ -21,12 +21,12 @@ namespace {
 namespace fs = std::filesystem;
 constexpr uint64_t kMaxHeader = uint64_t{100} << 20;
 constexpr uint64_t kMaxIndex = uint64_t{100} << 20;
-constexpr size_t kMaxDims = 8;
+constexpr size_t kMaxTensorDims = 8;
 constexpr size_t kMaxMetadata = 4096;   // keys: far over any file's
 constexpr uint64_t kTensorBytes = 256;  // of memory for a tensor without its name, at most
 constexpr uint64_t kFreeBytes = 1 << 20;
 constexpr uint64_t kDataAlignment = 64;
-constexpr int kMaxDepth = 64;
+constexpr int kMaxIndexDepth = 64;
 
 [[noreturn]] void Bad(const std::string& file, std::string_view field, std::string_view rule) {
   throw Error(ErrorCode::kFormat, fmt::format("{}: {}: {}", file, OneLine(field), OneLine(rule)));
@@ -166,7 +166,7 @@ class HeaderSax final : public StrictSax {
     if (bad || value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
       Bad(file_, element, fmt::format("{}: must be an integer of 0 to 2^63 - 1", bad ? text : std::to_string(value)));
     if (field_ == kShape) {
-      if (n_elements_ >= kMaxDims) Bad(file_, Where(), fmt::format("more than {} dimensions", kMaxDims));
+      if (n_elements_ >= kMaxTensorDims) Bad(file_, Where(), fmt::format("more than {} dimensions", kMaxTensorDims));
       tensors.back().shape.push_back(static_cast<int64_t>(value));
     } else if (n_elements_ < 2) {
       (n_elements_ == 0 ? extents.back().begin : extents.back().end) = value;
@@ -338,7 +338,7 @@ class IndexSax final : public StrictSax {
   bool InWeightMap() const { return depth_ >= 2 && in_weight_map_; }
   bool Deeper() {
     if (InWeightMap()) return Scalar("an object or array");
-    if (++depth_ > kMaxDepth) Bad(file_, "index", fmt::format("nested deeper than {}", kMaxDepth));
+    if (++depth_ > kMaxIndexDepth) Bad(file_, "index", fmt::format("nested deeper than {}", kMaxIndexDepth));
     return true;
   }
 
