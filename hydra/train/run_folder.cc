@@ -2,7 +2,6 @@
 // Files that describe a run.
 #include "hydra/train/run_folder.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -63,9 +62,7 @@ std::string TimeText(const char* format) {
 
 // Appends to a file, with one write. Throws kIo.
 void AppendLine(const std::string& path, const std::string& text) {
-  // Not blocking: a pipe of that name would be waited for without end.
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);
-  if (fd < 0) ThrowIo(path, "cannot open", errno);
+  const int fd = OpenForAppending(path);
   const ssize_t n = ::write(fd, text.data(), text.size());
   const int error = n < 0 ? errno : n < static_cast<ssize_t>(text.size()) ? ENOSPC : 0;
   ::close(fd);
