@@ -6,6 +6,7 @@
 
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
+#include "hydra/base/utf8.h"
 #include "hydra/runtime/stop_strings.h"
 
 namespace hydra {
