@@ -25,10 +25,11 @@ def kill_until_done(command, rng, startup, total):
     kills = 0
     while True:
         process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        # Mostly while it trains; each second attempt early enough to leave work for the next.
+        # Mostly while it trains; each second attempt early enough to leave work for the next. Later ones get more time:
+        # on a machine that has become slower since it was measured, no run would ever end.
         limit = total if kills % 2 else startup + 0.3 * (total - startup)
         try:
-            _, err = process.communicate(timeout=rng.uniform(0.5 * startup, limit))
+            _, err = process.communicate(timeout=rng.uniform(0.5 * startup, limit) * (1 + kills / 20))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
