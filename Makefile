@@ -4,7 +4,7 @@
 #   make              set-up, build of the commands and every test
 #   make demo         set-up, build of the commands, train hydra-nano on real text and write with it
 #   make chat         set-up, build of hydralm, talk to SmolLM2-135M (fetched once; MODEL=path: another model)
-#   make check        set-up, build, every test
+#   make check        set-up, build, every test but the slow ones (make check-slow)
 #   make bench        every benchmark
 #   make tsan         the torch-free tests under ThreadSanitizer
 #   make fuzz         fuzz every reader, FUZZ_SECONDS=600 each (clang)
@@ -47,6 +47,9 @@ chat: setup
 check: setup
 	@tools/check.sh
 
+check-slow: setup
+	@tools/check.sh slow
+
 tsan: setup
 	@tools/check.sh tsan
 
@@ -67,4 +70,4 @@ format: setup
 clean:
 	rm -rf build
 
-.PHONY: all setup setup-torch build demo chat check tsan bench tidy fuzz format clean
+.PHONY: all setup setup-torch build demo chat check check-slow tsan bench tidy fuzz format clean

@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# `make check`: the release build with every test, then ASan + UBSan over the torch-free ones, then, where clang is
-# installed, 30 s each of the four fuzz targets of model files. Ends with "N passed, N failed" over all, counted from
-# ctest's own report and a target as one test; a build that fails is one failure.
+# `make check`: the release build with every test that is not labelled slow, then ASan + UBSan over the torch-free ones,
+# then, where clang is installed, 30 s each of the four fuzz targets of model files. Ends with "N passed, N failed" over
+# all, counted from ctest's own report and a target as one test; a build that fails is one failure.
+#   tools/check.sh slow               the slow tests of the release build, which continuous integration runs too
 #   tools/check.sh [presets]          only their tests, and no fuzzing: `make tsan` is check.sh tsan
 set -u
 cd "$(dirname "$0")/.."
@@ -12,8 +13,9 @@ failed=0
 # attribute NAME FILE: a number of the report's <testsuite> line.
 attribute() { sed -n "s/.*[ \t]$1=\"\([0-9]*\)\".*/\1/p" "$2" | head -n 1; }
 
-# run PRESET: builds and tests one preset, and adds to the counts.
+# run PRESET LABELS: builds one preset, runs its tests that `ctest LABELS` selects, and adds to the counts.
 run() {
+  labels=$2
   started=$(date +%s)
   if ! tools/build.sh "$1"; then
     echo "$1: build failed"
@@ -23,7 +25,7 @@ run() {
   built=$(date +%s)
   report=$PWD/build/$1/junit.xml
   rm -f "$report"
-  ctest --test-dir "build/$1" -j 2 --output-on-failure --output-junit "$report" > "build/$1/ctest.log" 2>&1
+  ctest --test-dir "build/$1" $labels -j 2 --output-on-failure --output-junit "$report" > "build/$1/ctest.log" 2>&1
   status=$?
   if [ ! -s "$report" ] || [ -z "$(attribute tests "$report")" ]; then
     cat "build/$1/ctest.log"
@@ -63,11 +65,13 @@ run_fuzz() {
   failed=$((failed + ${bad:-0}))
 }
 
-if [ $# -gt 0 ]; then
-  for preset in "$@"; do run "$preset"; done
+if [ "${1:-}" = slow ]; then
+  run release "-L slow"
+elif [ $# -gt 0 ]; then
+  for preset in "$@"; do run "$preset" "-LE slow"; done
 else
-  run release
-  run dev
+  run release "-LE slow"
+  run dev "-LE slow"
   run_fuzz
 fi
 echo "$passed passed, $failed failed"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ctest: torch timeout=600
+# ctest: torch slow timeout=600
 # Kills `hydralm train` (kill -9) at random moments, runs it again, and demands that the finished run equals, bit for
 # bit, one that nobody disturbed: weights, optimiser, state, logs. The same for SIGINT and SIGTERM, which must exit with
 # 130 and 143 and say how to go on. HYDRALM_KILLS=1000 for more kills, HYDRALM_SEED for other moments.
