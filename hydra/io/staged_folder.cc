@@ -29,9 +29,9 @@ namespace fs = std::filesystem;
 
 // The folder itself where a link leads to it, without a slash at its end.
 std::string RealPath(const std::string& target) {
-  if (target.empty()) throw Error(ErrorCode::kUsage, "an output needs the name of a folder: it is empty");
   std::error_code ignored;
-  const fs::path from_root = fs::absolute(target);  // of a missing relative name the canonical one has no folder
+  const fs::path from_root =
+      fs::absolute(target, ignored);  // of a missing relative name the canonical one has no folder
   fs::path path = fs::weakly_canonical(from_root, ignored);
   if (path.empty()) path = from_root;
   if (path.filename().empty()) path = path.parent_path();
@@ -117,11 +117,14 @@ StagedFolder::Target StagedFolder::Look() const {
     return Target::kMissing;
   }
   if (!fs::is_directory(status)) throw Error(ErrorCode::kUsage, StrCat("-o ", target_, ": is no folder"));
+  // The exchange needs no right in it, but the old folder could then not be removed.
+  if (::faccessat(AT_FDCWD, target_.c_str(), W_OK | X_OK, AT_EACCESS) != 0) ThrowIo(target_, "cannot write", errno);
   Target target = Target::kEmpty;
   for (const auto& entry : fs::directory_iterator(target_)) {
     const std::string name = entry.path().filename().string();
     if (entry.path() == stage_) continue;
-    if (entry.is_directory() || !may_replace_(name))
+    const fs::file_type type = entry.symlink_status().type();
+    if ((type != fs::file_type::regular && type != fs::file_type::symlink) || !may_replace_(name))
       throw Error(ErrorCode::kUsage, StrCat("-o ", target_, ": holds ", OneLine(name, 80),
                                             ", which is not replaced: choose another folder, or empty this one"));
     target = Target::kHasFiles;

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -83,14 +84,36 @@ TEST(StagedFolder, RefusesWhatItMayNotReplace) {
   fs::remove(dir / "out/notes.txt");
   fs::create_directory(dir / "out/a");  // a folder of a file's name
   ExpectError([&] { StagedFolder(dir / "out", MayReplace, "a"); }, ErrorCode::kUsage, {"out", "a"});
+  fs::remove(dir / "out/a");
+  ASSERT_EQ(::mkfifo((dir / "out/a").c_str(), 0600), 0);
+  ExpectError([&] { StagedFolder(dir / "out", MayReplace, "a"); }, ErrorCode::kUsage, {"out", "a"});
   WriteFileAtomic(dir / "file", "x");
   ExpectError([&] { StagedFolder(dir / "file", MayReplace, "a"); }, ErrorCode::kUsage, {"file", "no folder"});
   fs::remove(dir / "out/a");
   WriteFileAtomic(dir / "out/a", "old");
+  fs::create_symlink("b", dir / "out/b");  // a loop
   StagedFolder stage(dir / "out", MayReplace, "a");
   WriteFileAtomic(dir / "out/notes.txt", "came meanwhile");
   ExpectError([&] { stage.Commit(); }, ErrorCode::kUsage, {"notes.txt"});
   EXPECT_EQ(ReadFile(dir / "out/a"), "old");
+}
+
+TEST(StagedFolder, RefusesAFolderThatIsReadOnly) {
+  const TempDir dir;
+  fs::permissions(dir.path(), fs::perms::all);
+  fs::create_directory(dir / "out");
+  WriteFileAtomic(dir / "out/a", "old");
+  fs::permissions(dir / "out", fs::perms::owner_read | fs::perms::owner_exec | fs::perms::others_read);
+  const bool root = ::geteuid() == 0;  // who may write anywhere
+  if (root) {
+    ASSERT_EQ(::seteuid(65534), 0);
+  }
+  ExpectError([&] { StagedFolder(dir / "out", MayReplace, "a"); }, ErrorCode::kIo, {"out", "Permission denied"});
+  if (root) {
+    ASSERT_EQ(::seteuid(0), 0);
+  }
+  fs::permissions(dir / "out", fs::perms::owner_all);
+  EXPECT_EQ(dir.CountFiles(), 1u);
 }
 
 TEST(StagedFolder, TakesANameWithoutAFolder) {
