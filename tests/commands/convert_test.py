@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # ctest: timeout=300
-"""`hydralm convert` and `quantize` from outside: what stands in a target afterwards, what --verify sees, models that are
-cut while they run. Not here: the writers themselves (hydra/convert/convert_test.cc)."""
+"""`hydralm convert` and `quantize` from outside: what stands in a target afterwards, what --verify sees, models that
+are cut while they run. Not here: the writers themselves (hydra/convert/convert_test.cc)."""
 import json
 import os
 import re

@@ -3,7 +3,8 @@
 """Tokenizers of GGUF files that Python's `gguf` writes: `hydralm convert` makes a folder of them whose ids Python's
 `tokenizers` gives too, wherever special tokens lie, by every name of a pre-tokenizer, and for SentencePiece's scores.
 
-Called with the path of hydralm. Not here: tensors (gguf_test.py), tokenizer.json files of others (tokenizer_parity.py)."""
+Called with the path of hydralm. Not here: tensors (gguf_test.py), tokenizer.json files of others
+(tokenizer_parity.py)."""
 import json
 import random
 import subprocess
