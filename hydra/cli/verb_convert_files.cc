@@ -18,11 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Files of a model folder that are about text, not weights.
-constexpr const char* kTextFiles[] = {"tokenizer.json",    "tokenizer_config.json",  "special_tokens_map.json",
-                                      "added_tokens.json", "generation_config.json", "chat_template.jinja",
-                                      "chat_template.json"};
-
 fs::path HomeOf(const std::string& path) {
   if (fs::is_directory(path)) return path;
   const fs::path home = fs::path(path).parent_path();
@@ -98,7 +93,7 @@ void WriteTokenizerFiles(const WeightSource& source, const fs::path& to, const s
     return;
   }
   if (!pre.empty()) throw PreOfFolder(source.path, pre);
-  for (const char* name : kTextFiles)
+  for (const char* name : kModelTextFiles)
     if (const fs::path from = HomeOf(source.path) / name; fs::exists(from))
       WriteFileAtomic((to / name).string(), ReadFile(from.string()));
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "hydra/base/error.h"
@@ -116,9 +117,9 @@ bool IsShardName(std::string_view name) {
 }  // namespace
 
 bool IsModelFolderFile(std::string_view name) {
+  if (std::ranges::find(kModelTextFiles, name) != std::end(kModelTextFiles)) return true;
   for (const std::string_view known :
-       {"config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-        "special_tokens_map.json", "generation_config.json", "chat_template.jinja", FolderLock::kFileName})
+       {"config.json", "model.safetensors", "model.safetensors.index.json", FolderLock::kFileName})
     if (name == known) return true;
   return IsShardName(name);
 }

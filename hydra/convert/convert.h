@@ -33,6 +33,11 @@ struct ConvertReport {
 
 using TypeOfTensor = std::function<WeightType(const TensorSpec&)>;
 
+// Files of a model folder that are about text, not weights. A conversion between folders copies them.
+inline constexpr const char* kModelTextFiles[] = {
+    "tokenizer.json",         "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "generation_config.json", "chat_template.jinja",   "chat_template.json"};
+
 // Whether a file of this name is one of a model folder as WriteModelFolder and its callers write them; such files are
 // replaced, others are not.
 [[nodiscard]] bool IsModelFolderFile(std::string_view name);

@@ -317,6 +317,7 @@ bool IsPlainFileName(std::string_view name) {
 }
 
 void MakeDirs(const std::string& folder) {
+  if (folder.empty()) throw Error(ErrorCode::kUsage, "an output needs the name of a folder: it is empty");
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) ThrowIo(folder, "cannot create the folder", error.value());

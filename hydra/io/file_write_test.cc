@@ -53,6 +53,10 @@ TEST(AtomicFileLinks, LoopsAndFoldersAreRefused) {
   EXPECT_TRUE(fs::is_symlink(dir / "a") && fs::is_symlink(dir / "b"));
 }
 
+TEST(MakeDirs, AnEmptyNameIsNamed) {
+  ExpectError([] { MakeDirs(""); }, ErrorCode::kUsage, {"name of a folder", "empty"});
+}
+
 TEST(AtomicFileSpecial, AFifoWithAReaderIsWrittenThrough) {
   TempDir dir;
   ASSERT_EQ(::mkfifo((dir / "fifo").c_str(), 0600), 0);

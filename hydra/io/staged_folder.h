@@ -12,7 +12,8 @@ namespace hydra {
 // Files are written into path(), a new folder beside the target (NAME.tmp-PID-N), and Commit() puts it in the target's
 // place with one system call. Of a target that is there and empty the new folder is inside (.tmp-PID-N), and Commit()
 // moves the files up: so whoever stands in it keeps it, and it may be a mount. Without Commit() the destructor removes
-// the new folder. What killed processes left of the same target is removed first. Not thread-safe.
+// the new folder. What killed processes left of the same target is removed first: folders of such a name that nobody
+// has locked and that have only files that may be replaced. Not thread-safe.
 class StagedFolder {
  public:
   // Says of a name in the target that it may be replaced.
@@ -40,6 +41,7 @@ class StagedFolder {
   std::string target_, stage_, last_;
   MayReplace may_replace_;
   bool inside_ = false;
+  int lock_ = -1;  // on the new folder: while it is held, nobody takes that for a dead process'
 };
 
 }  // namespace hydra

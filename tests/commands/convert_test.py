@@ -57,6 +57,28 @@ class Convert(unittest.TestCase):
             self.assertEqual(self.text(out), self.text(source))
             self.assertEqual(bool(list(Path(out).glob("model-*-of-*"))), bool(flags))
 
+    def test_a_name_without_a_folder(self):
+        work = self.path("work")
+        Path(work).mkdir()
+        for name in ("out", "out", "slash/"):
+            done = run(HYDRALM, "convert", self.a, "-o", name, "--to", "hf", cwd=work)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(self.text(f"{work}/{name}"), self.text(self.a))
+        self.assertEqual(sorted(os.listdir(work)), ["out", "slash"])
+        self.refuse(run(HYDRALM, "convert", self.a, "-o", "", "--to", "hf"), "name of a folder: it is empty")
+
+    def test_every_copied_file_may_be_replaced(self):
+        source, out = make_model(HYDRALM, self.path("texts"), "llama", self.tokenizer), self.path("texts-out")
+        files = {"tokenizer_config.json": "{}", "special_tokens_map.json": "{}", "added_tokens.json": "{}",
+                 "generation_config.json": "{}", "chat_template.json": json.dumps({"chat_template": "{{ x }}"}),
+                 "chat_template.jinja": "{{ x }}"}
+        for name, text in files.items():
+            Path(source, name).write_text(text)
+        for _ in range(2):
+            must(HYDRALM, "convert", source, "-o", out, "--to", "hf")
+            for name, text in files.items():
+                self.assertEqual(Path(out, name).read_text(), text)
+
     def test_files_of_others_are_not_lost(self):
         out = Path(self.path("mine"))
         out.mkdir()
