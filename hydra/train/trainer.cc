@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <numbers>
@@ -28,6 +29,7 @@
 namespace hydra::train {
 namespace {
 
+namespace fs = std::filesystem;
 using torch::Tensor;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr const char* kHeldRows = "held_rows";  // of state.json: see MetricsLog::Held
@@ -191,14 +193,19 @@ void Trainer::Impl::Start() {
 }
 
 std::optional<Checkpoint> Trainer::Impl::FirstCheckpoint() {
-  if (options_.resume == "auto") {
-    if (!folder_.exists()) return std::nullopt;
-    return FindCheckpoint(folder_.checkpoints(), [this](const std::string& text) { Warn(text); });
-  }
-  if (options_.resume != "none") return OpenCheckpoint(options_.resume);
-  if (folder_.exists() && HoldsCheckpoints(folder_.checkpoints()))
+  const std::string& resume = options_.resume;
+  if (resume != "auto" && resume != "none") return OpenCheckpoint(resume);
+  if (!folder_.exists()) return std::nullopt;
+  if (resume == "auto") {
+    auto found = FindCheckpoint(folder_.checkpoints(), [this](const std::string& text) { Warn(text); });
+    if (found) return found;
+  } else if (HoldsCheckpoints(folder_.checkpoints())) {
     throw Error(ErrorCode::kUsage, StrCat("--resume none: ", folder_.checkpoints(),
                                           " holds checkpoints: choose another --run, or remove it"));
+  }
+  if (std::error_code ignored; fs::exists(folder_.model() + "/config.json", ignored))
+    throw Error(ErrorCode::kUsage, StrCat(folder_.model(), ": a finished model, and ", folder_.checkpoints(),
+                                          " has no checkpoint to go on from: choose another --run, or remove it"));
   return std::nullopt;
 }
 
@@ -591,7 +598,8 @@ bool Trainer::Impl::Save(const TrainState& state) {
       .optimiser = optim_->State(),
       .state = state.ToJson(),
       .metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(ConfigJson(options_.model))}}};
-  if (went_back_to_ >= 0) content.state[kHeldRows] = log_->Held();
+  // LeaveLater may have failed after it let the rows go.
+  if (Json held = log_ ? log_->Held() : Json(nullptr); !held.is_null()) content.state[kHeldRows] = std::move(held);
   for (const auto& [spec, tensor] : model_->Tensors()) content.weights.emplace_back(spec->name, tensor);
   try {
     if (log_) log_->Sync();
