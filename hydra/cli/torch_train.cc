@@ -15,6 +15,7 @@
 
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
+#include "hydra/base/utf8.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/machine.h"
 #include "hydra/cli/torch_model_flags.h"
@@ -45,10 +46,16 @@ std::string Commas(int64_t n) { return WithCommas(static_cast<uint64_t>(n)); }
 // A flag wins over --set, which wins over the file.
 std::vector<std::string> Settings(const TrainFlags& flags) {
   std::vector<std::string> out = flags.settings;
-  const auto text = [](const std::string& value) { return Json(value).dump(); };
-  const std::pair<const char*, std::string> pairs[] = {{"model.preset", flags.preset.empty() ? "" : text(flags.preset)},
-                                                       {"model.config", flags.config.empty() ? "" : text(flags.config)},
-                                                       {"data.dir", flags.data.empty() ? "" : text(flags.data)},
+  const auto text = [](const char* flag, const std::string& value) {
+    if (value.empty()) return value;
+    if (ValidUtf8Prefix(value) < value.size())
+      throw Error(ErrorCode::kUsage,
+                  StrCat(flag, " ", value, ": not UTF-8, which a run file must be: rename it, or give a link to it"));
+    return Json(value).dump();
+  };
+  const std::pair<const char*, std::string> pairs[] = {{"model.preset", text("--preset", flags.preset)},
+                                                       {"model.config", text("--model", flags.config)},
+                                                       {"data.dir", text("--data", flags.data)},
                                                        {"optim.steps", flags.steps},
                                                        {"optim.lr", flags.lr},
                                                        {"optim.batch_rows", flags.batch},
@@ -294,7 +301,7 @@ void PrintResult(const train::TrainResult& result, const Costs& costs, const Com
                       {"checkpoint", result.checkpoint},
                       {"model", result.model_folder},
                       {"costs", CostsJson(costs)}};
-    std::puts(out.dump().c_str());
+    std::puts(DumpJson(out).c_str());
     return;
   }
   if (common.quiet) return;

@@ -40,8 +40,8 @@ struct LossShares {
 };
 
 struct LossOut {
-  // targets * lm + chunks * (aux_loss_coef * balance (router_balance = loss) + z_loss_coef * z), the two factors being
-  // those of LossShares.
+  // total = targets * lm + chunks * (aux_loss_coef * balance (router_balance = loss) + z_loss_coef * z), the two
+  // factors being those of LossShares.
   torch::Tensor total;    // scalar
   torch::Tensor lm;       // scalar, mean nats over targets
   int64_t n_targets = 0;  // targets that are not -100

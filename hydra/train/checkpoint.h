@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints on disk: written so that a crash at any moment leaves a complete one, read only when complete.
-// Not here: what the state means (trainer.cc), when to save. Layout: specs/interfaces.md 4, docs/training.md.
+// Not here: what the state means (trainer_resume.cc), when to save. Layout: specs/interfaces.md 4, docs/training.md.
 //
 //   ckpt/latest                     the name of the newest folder, renamed into place last
 //   ckpt/step-00001000/             model.safetensors (fp32 masters), optim-00000-of-00001.safetensors, state.json

@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 
 constexpr std::array<const char*, 2> kSplitNames = {"train", "val"};
 constexpr std::string_view kFixedColumns = "step,tokens,seconds,flops";
+constexpr std::string_view kRowStart = "{\"step\":";
 constexpr std::string_view kEventPrefix = "events.out.tfevents.";
 
 // Shortest text that reads back as the same number.
@@ -114,8 +115,8 @@ int64_t LeadingStep(std::string_view line, std::string_view prefix) {
 
 // A row as a line of JSON, without its end.
 std::string RowText(const MetricsRow& row) {
-  std::string line = StrCat("{\"step\":", row.step, ",\"tokens\":", row.tokens,
-                            ",\"seconds\":", JsonNumber(row.seconds), ",\"flops\":", JsonNumber(row.flops));
+  std::string line = StrCat(kRowStart, row.step, ",\"tokens\":", row.tokens, ",\"seconds\":", JsonNumber(row.seconds),
+                            ",\"flops\":", JsonNumber(row.flops));
   for (const auto& [name, value] : row.values) line += ",\"" + name + "\":" + JsonNumber(value);
   return line + "}";
 }
@@ -151,18 +152,30 @@ bool IsSeriesName(const std::string& name) {
          std::ranges::all_of(name, [](char c) { return c > ' ' && c < 127 && c != '"' && c != ',' && c != '\\'; });
 }
 
+// Refuses a file that no run wrote, before anything of it is cut: train.jsonl may be a user's own data. `start` is what
+// a file of ours begins with, be it torn off within that.
+void CheckOurs(const std::string& path, std::string_view start) {
+  const std::string text = ReadFile(path);
+  if (start.substr(0, text.size()) == std::string_view(text).substr(0, start.size())) return;
+  throw Error(ErrorCode::kFormat, StrCat(path, ": not the log of a run, which begins with ", start,
+                                         " - nothing was changed; give another --run"));
+}
+
 // The two text files of one split.
 class SplitFiles {
  public:
   SplitFiles(const std::string& folder, const char* split)
-      : jsonl_((fs::path(folder) / (std::string(split) + ".jsonl")).string()),
-        csv_((fs::path(folder) / (std::string(split) + ".csv")).string()) {
+      : jsonl_(PathOf(folder, split, ".jsonl")), csv_(PathOf(folder, split, ".csv")) {
     for (AppendFile* file : {&jsonl_, &csv_}) {
       const std::string text = ReadFile(file->path());
       const size_t last = text.rfind('\n');  // what a killed writer left after it is no row
       if (last + 1 < text.size() || last == std::string::npos) file->Cut(last == std::string::npos ? 0 : last + 1);
     }
     ReadColumns(FirstLine(ReadFile(csv_.path())));
+  }
+
+  static std::string PathOf(const std::string& folder, const char* split, const char* ending) {
+    return (fs::path(folder) / StrCat(split, ending)).string();
   }
 
   void Row(const MetricsRow& row) {
@@ -180,7 +193,7 @@ class SplitFiles {
   void CutAfter(int64_t step) {
     std::string kept;
     ForEachLine(ReadFile(jsonl_.path()), [&](std::string_view line) {
-      const int64_t at = LeadingStep(line, "{\"step\":");
+      const int64_t at = LeadingStep(line, kRowStart);
       if (at >= 0 && at <= step) kept.append(line).append("\n");
     });
     if (kept.size() != jsonl_.size()) jsonl_.Replace(kept);
@@ -302,6 +315,12 @@ MetricsLog::MetricsLog(const std::string& folder, Options options) {
     };
   std::error_code error;
   if (!fs::is_directory(folder, error)) ThrowIo(folder, "cannot open the run's folder", ENOENT);
+  for (const char* split : kSplitNames) {
+    if (const std::string path = SplitFiles::PathOf(folder, split, ".jsonl"); fs::exists(path, error))
+      CheckOurs(path, kRowStart);
+    if (const std::string path = SplitFiles::PathOf(folder, split, ".csv"); fs::exists(path, error))
+      CheckOurs(path, kFixedColumns);
+  }
   files_.reset(new Files{
       folder, std::move(options), {SplitFiles(folder, kSplitNames[0]), SplitFiles(folder, kSplitNames[1])}, nullptr});
 }

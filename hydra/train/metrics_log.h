@@ -38,7 +38,8 @@ class MetricsLog {
     std::function<double()> clock;  // seconds since 1970 for TensorBoard; empty: the system's
   };
 
-  // Opens or continues the files of a folder that exists. Throws kIo.
+  // Opens or continues the files of a folder that exists. Throws kIo, and kFormat where a file of such a name is not a
+  // run's: then nothing was changed.
   explicit MetricsLog(const std::string& folder);
   MetricsLog(const std::string& folder, Options options);
   ~MetricsLog();

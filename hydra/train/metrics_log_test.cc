@@ -189,6 +189,27 @@ TEST(MetricsLog, APipeIsNoLog) {
   ExpectError([&] { MetricsLog log(dir.path()); }, ErrorCode::kIo, {"val.csv"});
 }
 
+TEST(MetricsLog, FilesThatNoRunWroteAreRefusedAndKept) {
+  for (const auto& [name, text] :
+       std::vector<std::pair<std::string, std::string>>{{"train.jsonl", "{\"text\": \"a user's own data\"}\n"},
+                                                        {"train.jsonl", "{\"messages\": []}"},
+                                                        {"val.csv", "a,b\n1,2\n"}}) {
+    TempDir dir;
+    MetricsLog(dir.path()).Row(kTrain, At(1, {{"a", 1}}));
+    const std::string other = dir / "train.csv", torn = ReadFile(other) + "2,";
+    WriteFileAtomic(other, torn);
+    WriteFileAtomic(dir / name, text);
+    ExpectError([&] { MetricsLog log(dir.path()); }, ErrorCode::kFormat, {name, "not the log of a run"});
+    EXPECT_EQ(ReadFile(dir / name), text);
+    EXPECT_EQ(ReadFile(other), torn);
+  }
+  TempDir dir;  // torn within its first bytes, it is ours
+  WriteFileAtomic(dir / "train.jsonl", std::string("{\"st"));
+  WriteFileAtomic(dir / "train.csv", std::string("step,tok"));
+  MetricsLog(dir.path()).Row(kTrain, At(1, {{"a", 1}}));
+  EXPECT_EQ(ReadMetrics(dir / "train.jsonl").size(), 1u);
+}
+
 TEST(MetricsLog, TornEndsAreCutAndGoneOn) {
   TempDir dir;
   MetricsLog(dir.path()).Row(kTrain, At(1, {{"a", 1}}));

@@ -89,12 +89,19 @@ void VisitRunFields(Visitor&& v, Config& c) {
 
 // ---- Values ----
 
+// Whole numbers with all their digits.
+std::string BoundText(double value) {
+  const bool whole = std::abs(value) < 1e15 && value == std::floor(value);
+  return whole ? std::to_string(static_cast<int64_t>(value)) : StrCat(value);
+}
+
 void CheckBounds(double value, const std::string& field, const Bounds& bounds) {
   CheckNumber(value, field);
   if (value >= bounds.low && value <= bounds.high) return;
-  std::string rule = StrCat(bounds.low, " to ", bounds.high);
-  if (bounds.high >= 1e15) rule = value < bounds.low ? StrCat(">= ", bounds.low) : StrCat("at most ", bounds.high);
-  throw Error(ErrorCode::kConfig, StrCat(field, " = ", value, ": must be ", rule));
+  const std::string low = BoundText(bounds.low), high = BoundText(bounds.high);
+  std::string rule = StrCat(low, " to ", high);
+  if (bounds.high >= 1e15) rule = value < bounds.low ? StrCat(">= ", low) : StrCat("at most ", high);
+  throw Error(ErrorCode::kConfig, StrCat(field, " = ", BoundText(value), ": must be ", rule));
 }
 
 template <class T>

@@ -81,7 +81,7 @@ struct TrainResult {
 class Trainer {
  public:
   // Builds model and optimiser, opens the logs, and resumes as options.resume says. A folder whose checkpoints cannot
-  // be opened is refused (kFormat), never begun anew.
+  // be opened is refused (kFormat), never begun anew, and so is one with a finished model and no checkpoint (kUsage).
   explicit Trainer(TrainerOptions options);
   ~Trainer();
 

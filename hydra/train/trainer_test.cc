@@ -9,6 +9,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <utility>
 
 #include "hydra/base/error.h"
 #include "hydra/nn/model_io.h"
@@ -444,6 +445,42 @@ TEST(Trainer, RowsHeldBackAreInTheCheckpoint) {
   EXPECT_EQ(Rates(later / "run/train.jsonl"), rates);
   EXPECT_NE(rates, (decltype(rates)(old_rates.begin(), old_rates.begin() + 6)));
   EXPECT_EQ(ListCheckpoints(later / "run/ckpt"), (std::vector<int64_t>{3, 6}));
+}
+
+TEST(Trainer, LaterOnesThatCannotBeLeftYetDoNotEndTheRun) {
+  TempDir dir;
+  TrainerOptions options = Options(dir / "run", {"checkpoint.every=2", "checkpoint.keep=9", "log.every=1"});
+  (void)Trainer(options).Run();
+  const std::string root = dir / "run/ckpt", away = dir / "away";
+  options.resume = root + "/step-00000002";
+  // Once the next checkpoint has its name, the folder cannot be listed: a link to itself, until the step after.
+  bool named = false, hidden = false;
+  FileOps ops = FileOps::Real();
+  ops.rename = [&](const char* from, const char* to) {
+    named = std::string_view(to).ends_with("/latest");
+    return ::rename(from, to);
+  };
+  ops.fsync = [&](int fd) {
+    if (named && !std::exchange(hidden, true)) {
+      fs::rename(root, away);
+      fs::create_symlink("ckpt", root);
+    }
+    return ::fsync(fd);
+  };
+  options.file_ops = &ops;
+  options.after_backward = [&](int64_t, nn::Model&) {
+    if (!fs::is_symlink(root)) return;
+    fs::remove(root);
+    fs::rename(away, root);
+  };
+  std::string warned;
+  options.callbacks.on_warning = [&](const std::string& text) { warned += text; };
+  (void)Trainer(options).Run(6);
+  EXPECT_TRUE(hidden);
+  EXPECT_NE(warned.find("stays until the next one"), std::string::npos) << warned;
+  options.file_ops = &FileOps::Real();
+  options.resume = "auto";
+  EXPECT_EQ(Trainer(options).step(), 6);
 }
 
 TEST(Trainer, DataAreComparedByTheirChecksums) {

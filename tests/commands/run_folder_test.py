@@ -59,8 +59,8 @@ class RunFolderTest(unittest.TestCase):
             self.assertIn(part, lines[0])
 
     def start(self, settings=LONG, *more, data=None):
-        """A run that is under way: its first row is there."""
-        process = subprocess.Popen(train_command(TRAIN, data or self.data, self.run_folder, settings) + list(more),
+        """A run that is under way: its first row is there. Quiet, or a slow machine adds lines to what it says last."""
+        process = subprocess.Popen(train_command(TRAIN, data or self.data, self.run_folder, settings) + ["-q", *more],
                                    env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         log = Path(self.run_folder, "train.jsonl")
         while process.poll() is None and not (log.exists() and log.stat().st_size > 0):
@@ -103,6 +103,25 @@ class RunFolderTest(unittest.TestCase):
                 self.refused(self.train(SETTINGS, *more), f"{folder}/ckpt")
                 self.assertEqual(content(folder), before)
                 shutil.rmtree(folder)
+
+    def test_a_finished_model_without_checkpoints_is_kept(self):
+        folder = self.copy()
+        shutil.rmtree(folder / "ckpt")
+        before = content(folder)
+        for more in ([], ["--resume", "none"]):
+            self.refused(self.train({**SETTINGS, "optim.seed": 9}, *more), f"{folder}/model: a finished model")
+            self.assertEqual(content(folder), before)
+
+    def test_files_of_others_are_not_taken_for_logs(self):
+        folder = Path(self.run_folder)
+        folder.mkdir()
+        for name, text in (("train.jsonl", '{"text": "words"}\n'), ("val.jsonl", '{"messages": []}'),
+                           ("val.csv", "a,b\n1,2\n")):
+            with self.subTest(name):
+                (folder / name).write_text(text)
+                self.refused(self.train(), f"{folder}/{name}: not the log of a run")
+                self.assertEqual(content(folder), {name: text.encode()})
+                (folder / name).unlink()
 
     def test_what_cannot_be_looked_at_is_passed_over(self):
         folder = self.copy()

@@ -95,11 +95,11 @@ class TrainTest(unittest.TestCase):
         cases = [
             (base + ["--set", "optim.lrr=1"], "did you mean optim.lr?"),
             (base + ["--set", "model.vocab_size=16"], "--set model.vocab_size="),
-            (train_command(TRAIN, f"{self.folder}/nothing", f"{self.folder}/bad", SETTINGS), "nothing/tokenizer.json"),
+            (train_command(TRAIN, f"{self.folder}/nothing", f"{self.folder}/bad", SETTINGS), "nothing/data.json"),
             (base + ["--device", "cuda:9"], "--device cuda:9"),
             (base + ["--device", "gpu"], "must be auto, cpu, cuda or cuda:N"),
             (base + ["--seq-len", "33"], "must be a multiple of model_chunk_size"),
-            (base + ["--steps", "many"], "optim.steps"),
+            (base + ["--steps", "many"], "--steps many: must be a whole number"),
             (base + ["--preset", "hydra-nan"], "hydra-nano"),
             (base + ["--init", f"{self.folder}/nothing"], "nothing"),
             (base + ["--batch", "1000000", "--seq-len", "1024"], "GiB free"),

@@ -5,6 +5,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -99,6 +100,20 @@ class HabitsTest(unittest.TestCase):
             self.assertEqual(status, 2, err)
             self.assertIn("--set: " + setting.split("=")[0], err)
         self.assertFalse(Path(self.folder, "never").exists())
+
+    def test_names_that_are_not_utf8(self):
+        odd = os.fsencode(self.folder) + b"/d\xe9"
+        os.symlink(self.data, odd)
+        command = [os.fsencode(word) for word in train_command(TRAIN, self.data, "", SETTINGS)]
+        for flag in (b"--data", b"--preset", b"--model"):
+            done = subprocess.run([command[0], b"train", flag, odd], capture_output=True, check=False)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertEqual(done.stderr, b"hydralm: " + flag + b" " + odd
+                             + b": not UTF-8, which a run file must be: rename it, or give a link to it\n")
+        command[command.index(b"--run") + 1] = odd + b"-run"
+        done = subprocess.run([*command, b"--json"], capture_output=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(json.loads(done.stdout)["model"].endswith("d\ufffd-run/model"))
 
     def test_threads_are_those_of_the_cores_that_it_may_use(self):
         command = train_command(TRAIN, self.data, f"{self.folder}/threads", {**SETTINGS, "optim.steps": 1})
