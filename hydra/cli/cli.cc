@@ -164,13 +164,16 @@ std::string ParseErrorText(const CLI::ParseError& error, const CLI::App& root, c
   if (const std::string prefix = "Could not convert: "; text.rfind(prefix, 0) == 0) {
     text = text.substr(prefix.size());  // "--ctx = abc"
     if (const size_t sign = text.find(" = "); sign != std::string::npos) text.replace(sign, 3, " ");
-    text += ": not a number of the right kind";
+    const CLI::Option* option = Innermost(root)->get_option_no_throw(text.substr(0, text.find(' ')));
+    const bool takes_none = option != nullptr && option->get_items_expected_max() == 0;
+    text += takes_none ? ": must be true or false" : ": not a number of the right kind";
   } else if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr && text.rfind("--", 0) == 0) {
     // "--flag: 1 required TYPE missing", "--flag: At most 1 required but received 2"
     const bool twice = text.find("received ") != std::string::npos && text.find("received 0") == std::string::npos;
     text = text.substr(0, text.find(':')) + (twice ? ": given more than once" : ": needs a value");
   } else if (dynamic_cast<const CLI::ValidationError*>(&error) != nullptr && text.rfind("--", 0) == 0) {
     if (const size_t colon = text.find(": "); colon != std::string::npos) text.erase(colon, 1);
+    if (const size_t end = text.find(" not in {"); end != std::string::npos) text.replace(end, 7, ": must be one of");
   }
   const std::string flag = text.substr(0, text.find_first_of(" :"));
   if (flag.rfind("--", 0) == 0)

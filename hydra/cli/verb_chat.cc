@@ -102,8 +102,9 @@ class Chat {
   }
 
   bool Command(const std::string& line) {
-    const std::string name = line.substr(0, line.find(' '));
-    const size_t begin = line.find_first_not_of(' ', name.size()), end = line.find_last_not_of(' ');
+    constexpr const char* kBlank = " \t";
+    const std::string name = line.substr(0, line.find_first_of(kBlank));
+    const size_t begin = line.find_first_not_of(kBlank, name.size()), end = line.find_last_not_of(kBlank);
     const std::string argument = begin == std::string::npos ? "" : line.substr(begin, end + 1 - begin);
     const bool takes_file = name == "/save" || name == "/load";
     static const std::vector<std::string> kNames{"/reset", "/save", "/load", "/stats", "/quit"};

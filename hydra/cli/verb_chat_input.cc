@@ -29,6 +29,7 @@ bool WaitForInput() {
   sigemptyset(&stops);
   sigaddset(&stops, SIGINT);
   sigaddset(&stops, SIGTERM);
+  sigaddset(&stops, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &stops, &before);
   pollfd in{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
   int ready = -1;
@@ -75,7 +76,8 @@ class ChatReader::Editor {
 
   Line Read(const char* prompt, std::string* line) {
     prompt_ = prompt;
-    el_resize(edit_);  // the window may have another size since the last line
+    el_resize(edit_);                // the window may have another size since the last line
+    el_set(edit_, EL_PREP_TERM, 1);  // before the prompt: what is typed at it is for libedit, not for the terminal
     int count = 0;
     const char* const typed = el_gets(edit_, &count);
     if (typed == nullptr || count <= 0) {
@@ -103,6 +105,7 @@ class ChatReader::Editor {
       char byte = 0;
       const ssize_t n = WaitForInput() ? ::read(STDIN_FILENO, &byte, 1) : -1;
       if (n <= 0) return static_cast<int>(n);
+      if (byte == '\0') continue;  // a Ctrl-D typed while an answer ran; as a mark it would hide the next one
       text = Of(edit)->utf8_.Push({&byte, 1});
     }
     const CodePoint c = DecodeUtf8(text.data());

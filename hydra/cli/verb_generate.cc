@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hydra/base/clock.h"
@@ -89,6 +90,9 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const auto text = PromptText(verb, flags.text, flags.file);
   if (!text && flags.load.empty())
     throw Error(ErrorCode::kUsage, "generate: no prompt; give -p TEXT, -f FILE or --state-load FILE");
+  for (const auto& [flag, file] : {std::pair("--state-save", &flags.save), {"--state-load", &flags.load}})
+    if (verb->count(flag) > 0 && file->empty())
+      throw Error(ErrorCode::kUsage, fmt::format("{}: needs the name of a file: it is empty", flag));
   // Before a long answer, not after it.
   if (const auto folder = std::filesystem::path(flags.save).parent_path();
       !folder.empty() && !std::filesystem::is_directory(folder))

@@ -95,6 +95,7 @@ GenerationConfig ParseGenerationConfig(std::string_view text, const std::string&
   read("do_sample", &c.do_sample);
   check("temperature", c.temperature, 0, 100);
   check("top_p", c.top_p, 0, 1);
+  if (c.top_p == 0.0) throw Error(ErrorCode::kConfig, fmt::format("{}: top_p = 0: must be above 0", where));
   check("min_p", c.min_p, 0, 1);
   check("repetition_penalty", c.repetition_penalty, 0.01, 100);
   check("top_k", c.top_k, 0, std::numeric_limits<int32_t>::max());

@@ -36,6 +36,7 @@ TEST(GenerationConfig, RefusesBadValuesByName) {
   bad(R"({"temperature": -1})", ErrorCode::kConfig, {"g.json: temperature = -1"});
   bad(R"({"temperature": "hot"})", ErrorCode::kConfig, {"temperature"});
   bad(R"({"top_p": 1.5})", ErrorCode::kConfig, {"top_p = 1.5"});
+  bad(R"({"top_p": 0})", ErrorCode::kConfig, {"g.json: top_p = 0", "above 0"});
   bad(R"({"top_k": -2})", ErrorCode::kConfig, {"top_k = -2"});
   bad(R"({"repetition_penalty": 0})", ErrorCode::kConfig, {"repetition_penalty = 0"});
   bad(R"({"eos_token_id": [1, -5]})", ErrorCode::kConfig, {"eos_token_id = -5"});

@@ -118,8 +118,10 @@ class FolderReader {
   void ReadOlderMap() {
     const std::string path = (folder_ / "special_tokens_map.json").string();
     const Json map = ReadObject(path);
-    for (const auto& [key, value] : map.items()) config_[key] = value;
-    if (!map.empty()) named_path_ = path;
+    for (const auto& [key, value] : map.items()) {
+      config_[key] = value;
+      path_of_[key] = path;
+    }
   }
 
   // Whether a text is one of the named or additional tokens.
@@ -142,13 +144,13 @@ class FolderReader {
     out.said = true;
     const Json& value = config_[key];
     if (value.is_null()) return;
-    AddedToken token = TokenOf(value, true, NamedPath(), key);
+    AddedToken token = TokenOf(value, true, NamedPath(key), key);
     if (token.content.empty()) return;
     if ((bos || eos) && Find(token.content) < 0)
-      Fail(NamedPath(), fmt::format("{} = {}", key, JsonExcerpt(Json(token.content))),
+      Fail(NamedPath(key), fmt::format("{} = {}", key, JsonExcerpt(Json(token.content))),
            "tokenizer.json has no such token");
     const std::string content = token.content;
-    AddUnlessListed(std::move(token), NamedPath(), key);
+    AddUnlessListed(std::move(token), NamedPath(key), key);
     out.id = Find(content);
   }
 
@@ -157,11 +159,15 @@ class FolderReader {
     const Json& list = config_[key];
     if (list.is_null()) return;
     if (!list.is_array() && !list.is_object())
-      Fail(NamedPath(), fmt::format("{} = {}", key, JsonExcerpt(list)), "must be a list of tokens");
-    for (const Json& value : list) AddUnlessListed(TokenOf(value, true, NamedPath(), key), NamedPath(), key);
+      Fail(NamedPath(key), fmt::format("{} = {}", key, JsonExcerpt(list)), "must be a list of tokens");
+    for (const Json& value : list) AddUnlessListed(TokenOf(value, true, NamedPath(key), key), NamedPath(key), key);
   }
 
-  [[nodiscard]] const std::string& NamedPath() const { return named_path_.empty() ? config_path_ : named_path_; }
+  // The file that a key of config_ comes from.
+  [[nodiscard]] const std::string& NamedPath(const char* key) const {
+    const auto other = path_of_.find(key);
+    return other == path_of_.end() ? config_path_ : other->second;
+  }
 
   [[nodiscard]] int32_t Find(const std::string& text) const {
     if (const int32_t id = file_.tokens.Find(text); id >= 0) return id;
@@ -234,7 +240,8 @@ class FolderReader {
   FolderTokenizer& out_;
   TokenizerFile& file_;
   Json config_;  // tokenizer_config.json, and what special_tokens_map.json puts in its place
-  std::string config_path_, named_path_;
+  std::string config_path_;
+  std::map<std::string, std::string> path_of_;      // keys that special_tokens_map.json gives
   std::unordered_map<std::string, size_t> listed_;  // of added tokens, their place in the list
   std::vector<std::string> new_;                    // texts without a token before, in the order of their ids
   std::unordered_map<std::string, int32_t> new_ids_;

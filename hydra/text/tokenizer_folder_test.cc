@@ -95,6 +95,8 @@ TEST_F(TokenizerFolder, OlderFoldersHaveTwoFilesMore) {
   EXPECT_EQ(tokenizer.eos_id(), 270);
   EXPECT_TRUE(tokenizer.IsSpecial(271));
   EXPECT_FALSE(tokenizer.IsSpecial(272));
+  Put("tokenizer_config.json", {{"bos_token", "<nowhere>"}});  // the file that says it is named, not the other
+  ExpectError([&] { (void)Load(); }, ErrorCode::kFormat, {"tokenizer_config.json: bos_token"});
 }
 
 TEST_F(TokenizerFolder, TokensWithoutARowAreLeftOut) {

@@ -253,13 +253,18 @@ std::string TokenizerConfigJsonOfGguf(const GgufFile& file) {
   const auto tokens = file.Texts(kTokens);
   nlohmann::ordered_json out = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                                 {"clean_up_tokenization_spaces", false}};
+  const std::vector<int32_t> types = ReadTypes(file, tokens.size());
   const auto set = [&](const char* key, const std::optional<int32_t>& id) {
     if (id) out[key] = std::string(tokens[static_cast<size_t>(*id)]);
   };
+  // A name makes a token special. Many files pad with a plain piece of text, such as token 0: it must stay one.
+  const auto set_special = [&](const char* key, const std::optional<int32_t>& id) {
+    if (id && IsAdded(types[static_cast<size_t>(*id)])) set(key, id);
+  };
   set("bos_token", EndId(file, "bos", tokens.size()));
   set("eos_token", EndId(file, "eos", tokens.size()));
-  set("unk_token", TokenId(file, "unknown", tokens.size()));
-  set("pad_token", TokenId(file, "padding", tokens.size()));
+  set_special("unk_token", TokenId(file, "unknown", tokens.size()));
+  set_special("pad_token", TokenId(file, "padding", tokens.size()));
   if (const auto add = file.FindBool(kAddBos)) out["add_bos_token"] = *add;
   if (const auto add = file.FindBool(kAddEos)) out["add_eos_token"] = *add;
   const TemplateTexts templates = ReadTemplateTexts(file);

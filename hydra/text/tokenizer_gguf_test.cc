@@ -3,6 +3,7 @@
 // cannot say carried whole, bad metadata refused by key.
 #include "hydra/text/tokenizer_gguf.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -210,6 +211,23 @@ TEST_F(TokenizerGguf, UserDefinedTokensAreNotSpecial) {
   const Tokenizer tokenizer = Tokenizer::Load(dir_ / "t.gguf");
   EXPECT_FALSE(tokenizer.IsSpecial(330));
   EXPECT_EQ(tokenizer.Encode("@@tool@@", {.parse_special = false}), std::vector<int32_t>{330});
+}
+
+TEST_F(TokenizerGguf, APlainTokenThatPadsStaysPlainInAFolder) {
+  const std::string folder = Folder(Trained());
+  GgufMetadata metadata;
+  SetGgufTokenizer(folder, Tokens(330), &metadata);
+  const Tokenizer tokenizer = Tokenizer::Load(folder);
+  const int32_t plain = *tokenizer.TokenId("!"), special = *tokenizer.TokenId("<|end|>");
+  for (const char* key : {"padding", "unknown"}) {
+    const auto named = [&](int32_t id) {
+      metadata.SetU32(fmt::format("tokenizer.ggml.{}_token_id", key), id);
+      return json::parse(TokenizerConfigJsonOfGguf(GgufFile::Open(Write(metadata))));
+    };
+    const std::string name = key == std::string_view("padding") ? "pad_token" : "unk_token";
+    EXPECT_FALSE(named(plain).contains(name));
+    EXPECT_EQ(named(special).value(name, ""), "<|end|>");
+  }
 }
 
 TEST_F(TokenizerGguf, EveryTemplateIsCarriedBothWays) {

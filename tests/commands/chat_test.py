@@ -81,6 +81,7 @@ class Typed(ChatTest):
 
     def test_an_unknown_command_does_not_end_a_piped_chat(self):
         self.assertEqual(self.messages("one\n/etc/hosts is what?\n/save\n/reset now\ntwo", status=2), ["one", "two"])
+        self.assertEqual(self.messages("one\n/stats\t\n/stats \t \ntwo"), ["one", "two"])  # blanks behind one are none
         got = self.chat("/qui\nhello\n", "-v")
         self.assertEqual(got.returncode, 2, got)
         self.assertIn(b"/qui: unknown command (did you mean /quit?)", got.stderr)
@@ -135,7 +136,11 @@ class Terminal(ChatTest):
             shown += self.until(terminal, b"> ")
             os.write(terminal, keys)
         try:
-            while chunk := os.read(terminal, 4096):
+            while True:
+                self.assertTrue(select.select([terminal], [], [], 60)[0], shown)
+                chunk = os.read(terminal, 4096)
+                if not chunk:
+                    break
                 shown += chunk
         except OSError:  # the other side is closed
             pass
@@ -173,6 +178,11 @@ class Terminal(ChatTest):
         self.assertEqual(status, 0, shown)
         self.assertIn(b"Ctrl-C again", shown)
         self.assertEqual(self.talk([b"\x03", b"\x03"])[0], 130)
+
+    def test_ctrl_d_leaves_behind_one_that_came_too_early(self):
+        # what a terminal makes of a Ctrl-D that is typed while an answer runs is a NUL
+        self.assertEqual(self.said([b"\0one\n"]), ["one"])
+        self.assertEqual(self.talk([b"\0\x04"])[0], 0)
 
     def test_several_lines(self):
         self.assertEqual(self.said([b'"""\na\nb\n"""\n']), ["a\nb"])

@@ -91,6 +91,8 @@ class Commands(unittest.TestCase):
         done = run("inspect", "--preset", "hydra-nano", env={"HYDRALM_ARG_JSON": "1"})
         self.assertEqual(done.returncode, 0, done)
         json.loads(done.stdout)
+        self.assert_error(run("inspect", "--preset", "hydra-nano", env={"HYDRALM_ARG_JSON": "maybe"}),
+                          r"--json maybe: must be true or false \(HYDRALM_ARG_JSON sets it\)")
 
     def test_variables_of_the_other_command_are_known(self):
         if not TRAIN:

@@ -94,6 +94,14 @@ class Controls(FlagsTest):
                 self.refuse(self.verb("generate", "hydra", "-q", "-p", "a", "--control", control),
                             f"--control {control.split('=')[0]}")
 
+    def test_a_state_has_a_name(self):
+        for flag in ("--state-save", "--state-load"):  # a script's variable that is not set
+            self.refuse(self.verb("generate", "hydra", "-q", "-p", "a", "-n", "1", flag, ""), flag, "is empty")
+
+    def test_a_word_is_one_of_a_list(self):
+        self.refuse(self.verb("logits", "hydra", "-p", "a", "-o", "x.npy", "--engine", "steam"),
+                    "--engine steam: must be one of {runtime,torch}")
+
     def test_a_control_leaves_the_others_of_a_saved_state(self):
         state = self.path("state")
         self.generate("hydra", "-q", "-p", PROMPT, "-n", "4", "--state-save", state, "--control", "path_scale=1,0,1",
