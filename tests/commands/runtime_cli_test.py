@@ -240,7 +240,7 @@ class Mistakes(RuntimeTest):
                 (("-p", "a", "--repeat-penalty", "0"), "--repeat-penalty"), (("-p", "a", "--seed", "-2"), "--seed -2"),
                 (("-p", "a", "--logit-bias", "x"), "ID=VALUE"),
                 (("-p", "a", "--logit-bias", "99999=1"), "--logit-bias 99999=1: the id must be 0 to"),
-                (("-f", "/dev/null"), "-f /dev/null: the prompt has no tokens"), (("-p", "a", "--stop", ""), "--stop"),
+                (("-f", "/dev/null"), "/dev/null: a character device"), (("-p", "a", "--stop", ""), "--stop"),
                 (("-p", "a", "--temp", "warm"), "--temp warm")):
             with self.subTest(flags=flags):
                 self.refuse(self.verb("generate", "llama", *flags, "-q"), pattern)
