@@ -161,7 +161,7 @@ class Numbers(FlagsTest):
                  ("tokenizer", "train", text, "--vocab", "270", "-o", f"{out}.json"), ("inspect", "-m", llama),
                  ("convert", llama, "-o", f"{out}.gguf"), ("quantize", llama, "-o", f"{out}-q8_0.gguf"),
                  ("logits", "-m", llama, "--ids", "1", "-o", f"{out}.npy"),
-                 ("generate", "-m", llama, "-p", "a", "-n", "1"), ("chat", "-m", llama),
+                 ("generate", "-m", llama, "-p", "a", "-n", "1"), ("chat", "-m", llama, "-n", "1"),
                  ("bench", "-m", llama, "-p", "1", "-n", "0", "-r", "1")]
         if TRAIN:
             verbs += [("eval", "-m", llama, "-f", text)]
