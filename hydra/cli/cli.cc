@@ -385,4 +385,8 @@ int RunProgram(int argc, char** argv, const Program& program) {
   return Guarded(WantsJson(argc, argv), [&] { return ParseAndRun(argc, argv, program, root, context); });
 }
 
+void PrintWarnings(const std::vector<std::string>& warnings) {
+  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
+}
+
 }  // namespace hydra::cli

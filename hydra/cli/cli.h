@@ -116,6 +116,9 @@ void ClearStop();
 // kInterrupted or kTerminated, for the signal that came; kDone without one.
 [[nodiscard]] int StopStatus();
 
+// "hydralm: warning: ..." on stderr, a line each.
+void PrintWarnings(const std::vector<std::string>& warnings);
+
 // True when stderr shows to a person: only then progress lines are drawn in place.
 [[nodiscard]] bool StderrIsTerminal();
 

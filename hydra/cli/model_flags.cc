@@ -142,7 +142,7 @@ void RefuseTextFlags(const CLI::App* verb, const std::string& rule) {
 Tokenizer LoadTokenizer(const std::string& path, const std::string& pre) {
   std::vector<std::string> warnings;
   Tokenizer tokenizer = Tokenizer::Load(path, {.pre = pre, .warnings = &warnings});
-  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
+  PrintWarnings(warnings);
   return tokenizer;
 }
 

@@ -5,10 +5,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 
 #include "hydra/base/error.h"
+#include "hydra/cli/cli.h"
 #include "hydra/io/file.h"
 #include "hydra/model/gguf_model.h"
 #include "hydra/text/tokenizer_gguf.h"
@@ -29,11 +29,11 @@ Error PreOfFolder(const std::string& path, const std::string& pre) {
           StrCat("--pre ", pre, ": ", path, " is no GGUF file: its tokenizer.json says the steps itself")};
 }
 
-// Throws where the name is unknown or the file has no use for it.
-void CheckPre(const GgufFile& file, const std::string& pre) {
-  if (file.Find("tokenizer.ggml.model") == nullptr)
-    throw Error(ErrorCode::kUsage, StrCat("--pre ", pre, ": ", file.path(), " has no tokenizer"));
-  (void)ReadGgufTokenizer(file, pre);
+// Whether a GGUF file has a tokenizer; throws for a --pre that then says nothing.
+bool HasTokenizer(const GgufFile& file, const std::string& pre) {
+  if (file.Find("tokenizer.ggml.model") != nullptr) return true;
+  if (!pre.empty()) throw Error(ErrorCode::kUsage, StrCat("--pre ", pre, ": ", file.path(), " has no tokenizer"));
+  return false;
 }
 
 bool Same(const fs::path& a, const fs::path& b) {
@@ -59,7 +59,7 @@ void CheckTarget(const std::string& source, const std::string& target, TargetKin
 void SetTokenizer(const WeightSource& source, const std::string& pre, GgufMetadata* metadata) {
   if (GgufFile::IsGguf(source.path)) {
     const GgufFile file = GgufFile::Open(source.path);
-    if (!pre.empty()) CheckPre(file, pre);
+    if (HasTokenizer(file, pre) && !pre.empty()) (void)ReadGgufTokenizer(file, pre);  // throws for an unknown name
     for (const GgufEntry& entry : file.entries())
       if (entry.key.starts_with("tokenizer.") || entry.key.starts_with("hydralm.")) metadata->Set(entry);
     if (pre.empty()) return;
@@ -82,11 +82,9 @@ void SetTokenizer(const WeightSource& source, const std::string& pre, GgufMetada
 void WriteTokenizerFiles(const WeightSource& source, const fs::path& to, const std::string& pre) {
   if (GgufFile::IsGguf(source.path)) {
     const GgufFile file = GgufFile::Open(source.path);
-    if (!pre.empty()) CheckPre(file, pre);
-    if (file.Find("tokenizer.ggml.model") == nullptr) return;
+    if (!HasTokenizer(file, pre)) return;
     const GgufTokenizer tokenizer = ReadGgufTokenizer(file, pre);
-    for (const std::string& warning : tokenizer.file.warnings)
-      std::fprintf(stderr, "hydralm: warning: %s\n", warning.c_str());
+    PrintWarnings(tokenizer.file.warnings);
     const std::string text = TokenizerJson(tokenizer), config = TokenizerConfigJsonOfGguf(file);
     WriteFileAtomic((to / "tokenizer.json").string(), text);
     WriteFileAtomic((to / "tokenizer_config.json").string(), config);
@@ -104,7 +102,7 @@ WeightSource OpenSource(const std::string& source, const std::string& target, Ta
   CheckTarget(source, target, kind);
   std::vector<std::string> warnings;
   WeightSource opened = OpenWeights(source, &warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
+  PrintWarnings(warnings);
   return opened;
 }
 

@@ -380,8 +380,7 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
                        .threads = PhysicalCores()};  // as many as generate takes
 
   const Subject subject = LoadSubject(options);
-  if (!common.quiet)
-    for (const std::string& note : subject.notes) fmt::print(stderr, "hydralm: warning: {}\n", note);
+  if (!common.quiet) PrintWarnings(subject.notes);
   if (!subject.config) return InspectFile(subject, options, common);
 
   const ModelConfig& config = *subject.config;

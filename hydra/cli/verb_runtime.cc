@@ -144,10 +144,6 @@ void PrintExplain(const Model& model, const ModelFlags& flags) {
 
 }  // namespace
 
-void PrintWarnings(const std::vector<std::string>& warnings) {
-  for (const std::string& warning : warnings) fmt::print(stderr, "hydralm: warning: {}\n", warning);
-}
-
 Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options) {
   std::vector<std::string> warnings;
   const WeightSource source = OpenWeights(flags.model, &warnings);

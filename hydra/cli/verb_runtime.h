@@ -21,9 +21,6 @@
 
 namespace hydra::cli {
 
-// "hydralm: warning: ..." on stderr, a line each.
-void PrintWarnings(const std::vector<std::string>& warnings);
-
 struct OpenOptions {
   bool quiet = false;     // no lines about the model; warnings still come
   int64_t ctx = 0;        // > 0: what the verb needs where -c was not given
