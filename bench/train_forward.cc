@@ -5,7 +5,7 @@
 // T tokens a row, random ids; train: forward, backward and AdamW; forward: logits of the last position, no gradient.
 #include <ATen/Parallel.h>
 #include <sys/resource.h>
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -65,7 +65,7 @@ int Run(int argc, char** argv) {
     train::AdamW optimizer(train::OptimParams(model, 4.0), {});
     for (int i = 0; i <= steps; ++i) {  // the first is the warm-up
       if (i == 1) seconds = Seconds();
-      model->Loss(i == 0 ? warm_up : batch).total.backward();
+      model.Loss(i == 0 ? warm_up : batch).total.backward();
       optimizer.Step(1e-4, optimizer.GradNorm());
       optimizer.ZeroGrad();
     }
@@ -73,7 +73,7 @@ int Run(int argc, char** argv) {
     torch::NoGradGuard no_grad;
     for (int i = 0; i <= steps; ++i) {
       if (i == 1) seconds = Seconds();
-      (void)model->Logits(model->forward(i == 0 ? warm_up : batch).hidden.select(1, -1)).sum().item<float>();
+      (void)model.Logits(model.Forward(i == 0 ? warm_up : batch).hidden.select(1, -1)).sum().item<float>();
     }
   }
   seconds = (Seconds() - seconds) / steps;

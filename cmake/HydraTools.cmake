@@ -7,8 +7,9 @@ include(CheckLinkerFlag)
 
 find_program(HYDRALM_CCACHE ccache)
 if(HYDRALM_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  # The precompiled header needs the sloppiness; the base folder lets a second clone share the cache.
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
+  # Precompiled headers need the sloppiness; what the compiler says it read spares a unit that is new the preprocessor;
+  # the base folder lets a second clone share the cache.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros CCACHE_DEPEND=1
       CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${HYDRALM_CCACHE})
 endif()
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # `make check`: the release build with every test that is not labelled slow, then ASan + UBSan over the torch-free ones,
-# then, where clang is installed, 30 s each of the four fuzz targets of model files. Ends with "N passed, N failed" over
-# all, counted from ctest's own report and a target as one test; a build that fails is one failure.
+# then, where clang and libFuzzer are installed, 30 s each of the four fuzz targets of model files. Ends with "N passed,
+# N failed" over all, counted from ctest's own report and a target as one test; a build that fails is one failure.
 #   tools/check.sh slow               the slow tests of the release build, which continuous integration runs too
 #   tools/check.sh [presets]          only their tests, and no fuzzing: `make tsan` is check.sh tsan
 set -u
@@ -49,7 +49,7 @@ run() {
 # run_fuzz: adds the fuzz targets to the counts.
 run_fuzz() {
   if ! tools/fuzz.sh --compiler > /dev/null; then
-    echo "fuzz: left out, no clang++"
+    echo "fuzz: left out, no clang++ with libFuzzer"
     return
   fi
   log=build/fuzz.log

@@ -12,8 +12,12 @@ set -u
 cd "$(dirname "$0")/.."
 build=build/fuzz
 
+# A clang++ whose libFuzzer is there too: Debian has it in a package of its own.
 compiler() {
   for name in clang++ clang++-19 clang++-18 clang++-17 clang++-16 clang++-15 clang++-14; do
+    command -v $name > /dev/null || continue
+    echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' |
+      $name -fsanitize=fuzzer,address,undefined -x c++ - -o /dev/null 2> /dev/null || continue
     command -v $name && return 0
   done
   return 1
@@ -52,7 +56,7 @@ case ${1:-} in
     ;;
 esac
 
-CXX=$(compiler) || { echo "fuzz: needs clang++ (libFuzzer)"; exit 2; }
+CXX=$(compiler) || { echo "fuzz: needs clang++ and libFuzzer: make fuzz installs them"; exit 2; }
 FUZZ_SECONDS=${FUZZ_SECONDS:-600}
 export CXX FUZZ_SECONDS FUZZ_CORPUS
 started=$(date +%s)

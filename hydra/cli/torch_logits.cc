@@ -16,20 +16,20 @@ int RunLogits(const LogitsFlags& flags, const CLI::App* verb, const CommonFlags&
   if (flags.engine != "torch")
     throw Error(ErrorCode::kUsage, "logits: hydralm-train has --engine torch only; the runtime is hydralm's");
   nn::Model model = OpenModel(flags.model);
-  const int64_t vocab = model->config().vocab_size;
+  const int64_t vocab = model.config().vocab_size;
   const std::vector<int32_t> ids = InputIds(flags, verb, vocab);
-  const Controls controls = ApplyControls(flags.model.controls, model->config());
+  const Controls controls = ApplyControls(flags.model.controls, model.config());
   torch::NoGradGuard no_grad;
   const auto n = static_cast<int64_t>(ids.size());
-  const torch::Device device = model->at(TensorRole::kFinalNorm).device();
+  const torch::Device device = model.at(TensorRole::kFinalNorm).device();
   const auto batch =
-      nn::Batch::OneDocumentPerRow(torch::tensor(ids, torch::kInt64).unsqueeze(0), model->config().chunk_len);
-  const auto hidden = model->forward(batch.To(device), {.controls = controls}).hidden[0];
+      nn::Batch::OneDocumentPerRow(torch::tensor(ids, torch::kInt64).unsqueeze(0), model.config().chunk_len);
+  const auto hidden = model.Forward(batch.To(device), {.controls = controls}).hidden[0];
   NpyRowWriter writer(flags.output, vocab);
   constexpr int64_t kRows = 512;  // logits held at once
   for (int64_t t = 0; t < n; t += kRows) {
     const auto rows =
-        model->Logits(hidden.narrow(0, t, std::min(kRows, n - t))).to(torch::kCPU, torch::kFloat32).contiguous();
+        model.Logits(hidden.narrow(0, t, std::min(kRows, n - t))).to(torch::kCPU, torch::kFloat32).contiguous();
     writer.Write({rows.const_data_ptr<float>(), static_cast<size_t>(rows.numel())});
   }
   writer.Finish();

@@ -18,7 +18,7 @@ constexpr int64_t kBatchTokens = 8192;  // enough to keep matrix products busy; 
 PerplexityResult Evaluate(nn::Model& model, const train::Corpus& corpus, const Tokenizer& tokenizer,
                           const PerplexityOptions& options) {
   PerplexityResult result;
-  result.ctx = options.ctx > 0 ? options.ctx : std::min(kLongestDefault, model->config().max_position_embeddings);
+  result.ctx = options.ctx > 0 ? options.ctx : std::min(kLongestDefault, model.config().max_position_embeddings);
   // A row longer than every document would be pads.
   int64_t longest = 2;
   for (int64_t doc = 0; doc < corpus.n_docs(); ++doc) longest = std::max(longest, corpus.DocLength(doc));
@@ -35,9 +35,9 @@ PerplexityResult Evaluate(nn::Model& model, const train::Corpus& corpus, const T
 }
 
 void CheckVocabulary(const nn::Model& model, const Tokenizer& tokenizer) {
-  if (tokenizer.vocab_size() > model->config().vocab_size)
+  if (tokenizer.vocab_size() > model.config().vocab_size)
     throw Error(ErrorCode::kData, StrCat("the tokenizer has ", tokenizer.vocab_size(),
-                                         " entries, the model's vocab_size is ", model->config().vocab_size));
+                                         " entries, the model's vocab_size is ", model.config().vocab_size));
 }
 
 }  // namespace
@@ -48,7 +48,7 @@ PerplexityResult EvaluateShards(nn::Model& model, const Tokenizer& tokenizer, co
                                 const std::string& split, const PerplexityOptions& options) {
   CheckVocabulary(model, tokenizer);
   const train::Corpus corpus = train::Corpus::Open(
-      folder, split, {.tokenizer_sha256 = Hex(tokenizer.sha256()), .vocab_size = model->config().vocab_size});
+      folder, split, {.tokenizer_sha256 = Hex(tokenizer.sha256()), .vocab_size = model.config().vocab_size});
   if (corpus.n_docs() == 0) throw Error(ErrorCode::kData, StrCat(folder, ": the split ", split, " has no documents"));
   return Evaluate(model, corpus, tokenizer, options);
 }

@@ -28,7 +28,7 @@ TEST(Perplexity, OfATextIsItsTokenLoss) {
   nn::Model model(Config(tokenizer), nn::ModelOptions{.dtype = torch::kFloat64});
   const std::vector<int32_t> ids = tokenizer.Encode(kText);
   const double nats =
-      model->TokenLoss(nn::Batch::Pack({std::vector<int64_t>(ids.begin(), ids.end())}, 8)).sum().item<double>();
+      model.TokenLoss(nn::Batch::Pack({std::vector<int64_t>(ids.begin(), ids.end())}, 8)).sum().item<double>();
   const PerplexityResult result = EvaluateText(model, tokenizer, kText, "text", {});
   EXPECT_NEAR(result.sums.nats, nats, 1e-9 * nats);
   EXPECT_EQ(result.sums.tokens, static_cast<int64_t>(ids.size()) - 1);

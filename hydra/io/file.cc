@@ -61,7 +61,7 @@ std::optional<uint64_t> CheckedAlignUp(uint64_t a, uint64_t alignment) {
 
 std::string WithCommas(uint64_t n) {
   std::string digits = std::to_string(n);
-  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), ",");
+  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
   return digits;
 }
 

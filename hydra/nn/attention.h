@@ -3,7 +3,7 @@
 // Dims: B rows, T tokens, A heads, Akv key heads, Dh head_dim, W window, C chunk_len, n = T / C, Gm landmark budget.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include "hydra/model/config.h"
 #include "hydra/nn/layout.h"

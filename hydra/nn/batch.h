@@ -4,7 +4,7 @@
 // Dims: B rows, T tokens a row (a multiple of C), C chunk_len.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <cstdint>
 #include <optional>

@@ -10,7 +10,7 @@ namespace hydra::nn {
 using torch::Tensor;
 using R = TensorRole;
 
-BlockWeights BlockWeights::Of(const ModelImpl& model, int layer) {
+BlockWeights BlockWeights::Of(const Model& model, int layer) {
   const auto get = [&](TensorRole role) { return model.table().Find(role, layer) ? model.at(role, layer) : Tensor(); };
   BlockWeights w;
   w.norm = get(R::kBlockNorm);

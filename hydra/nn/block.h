@@ -3,7 +3,7 @@
 // Dims: B rows, T tokens, D d_model, F d_ff.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include "hydra/nn/attention.h"
 #include "hydra/nn/batch.h"
@@ -14,7 +14,7 @@
 
 namespace hydra::nn {
 
-class ModelImpl;
+class Model;
 
 struct DenseWeights {
   torch::Tensor norm, gate, up, down;  // [D], [F, D], [F, D], [D, F]
@@ -31,7 +31,7 @@ struct BlockWeights {
   PkmWeights pkm;
   torch::Tensor pkm_table;  // [n * n, d_value], the model's: all sites share it
 
-  static BlockWeights Of(const ModelImpl& model, int layer);
+  static BlockWeights Of(const Model& model, int layer);
 };
 
 struct BlockOut {

@@ -4,7 +4,7 @@
 // Dims: B rows, T or L steps, C channels, K taps, D columns, V vocabulary.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <cstdint>
 

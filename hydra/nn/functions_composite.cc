@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The slow twins of functions.cc in plain torch operators: oracles of the tests, and the path of other devices.
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <limits>
 

@@ -56,17 +56,17 @@ void ExpectCase(const std::string& folder, const std::string& name, const Forwar
   const Tensor ids = golden.at("ids"), real = golden.at("seq_idx") >= 0;
   torch::NoGradGuard no_grad;
   const Tensor hidden =
-      model->forward(BatchOf(golden, ids, model->config().chunk_len), options).hidden[0].narrow(0, 0, ids.size(0));
+      model.Forward(BatchOf(golden, ids, model.config().chunk_len), options).hidden[0].narrow(0, 0, ids.size(0));
   EXPECT_LT(Difference(hidden.index({real}), golden.at("hidden").index({real})), kTolF64);
   if (golden.contains("logits")) {
-    EXPECT_LT(Difference(model->Logits(hidden), golden.at("logits")), kTolF64);
+    EXPECT_LT(Difference(model.Logits(hidden), golden.at("logits")), kTolF64);
   }
   // The step form of nn, a document at a time.
   Stepper stepper(model, options);
   for (int64_t t = 0; t < ids.size(0); ++t) {
     if (!real[t].item<bool>()) continue;
     if (golden.at("pos")[t].item<int64_t>() == 0) stepper = Stepper(model, options);
-    const Tensor got = stepper.StepEmbedding(model->at(TensorRole::kEmbedding)[ids[t]]);
+    const Tensor got = stepper.StepEmbedding(model.at(TensorRole::kEmbedding)[ids[t]]);
     EXPECT_LT(Difference(got, golden.at("hidden")[t]), kTolF64) << "step " << t;
   }
 }
@@ -105,7 +105,7 @@ class GoldenParts : public ::testing::Test {
  protected:
   GoldenParts() : layout_(Layout::Make(BatchOf(parts_, torch::zeros_like(parts_.at("pos")), 8), 8)) {}
   [[nodiscard]] Tensor At(const std::string& name) const { return parts_.at(name); }
-  [[nodiscard]] BlockWeights Weights(int layer) const { return BlockWeights::Of(*model_, layer); }
+  [[nodiscard]] BlockWeights Weights(int layer) const { return BlockWeights::Of(model_, layer); }
   // On real tokens; the row of the file is a multiple of the chunk, so nothing was padded.
   void ExpectPart(const std::string& name, const Tensor& got) const {
     EXPECT_LT(Difference(got[0].index({layout_.real[0]}), At(name).index({layout_.real[0]})), kTolF64) << name;
@@ -128,26 +128,26 @@ TEST_F(GoldenParts, SsdScanAndItsLastState) {
 }
 
 TEST_F(GoldenParts, SsmPaths) {
-  ExpectPart("0.ssm", Ssm(model_->config(), Weights(0).ssm, x_, layout_));
+  ExpectPart("0.ssm", Ssm(model_.config(), Weights(0).ssm, x_, layout_));
   Model diagonal = LoadModel(kFolder + "diagonal", kF64);
-  ExpectPart("diagonal.0.ssm", Ssm(diagonal->config(), BlockWeights::Of(*diagonal, 0).ssm, x_, layout_));
+  ExpectPart("diagonal.0.ssm", Ssm(diagonal.config(), BlockWeights::Of(diagonal, 0).ssm, x_, layout_));
 }
 
 TEST_F(GoldenParts, SparseGlobalAttention) {
-  ExpectPart("2.sga", Attention(model_->config(), AttentionKind::kSparse, Weights(2).attention, x_, layout_, true));
+  ExpectPart("2.sga", Attention(model_.config(), AttentionKind::kSparse, Weights(2).attention, x_, layout_, true));
 }
 
 TEST_F(GoldenParts, RoutingExpertsAndLosses) {
   for (const int layer : {0, 2}) {
     const std::string pre = std::to_string(layer) + ".";
     const MoeWeights w = Weights(layer).moe;
-    const Routes routes = Route(model_->config(), layer, w, x_, layout_, {});
+    const Routes routes = Route(model_.config(), layer, w, x_, layout_, {});
     const Tensor real = layout_.chunk_real[0];
     EXPECT_TRUE(torch::equal(routes.ids[0].index({real}), At(pre + "route_ids")));
     EXPECT_LT(Difference(routes.route_weights[0].index({real}), At(pre + "route_weights")), kTolF64);
     EXPECT_LT(Difference(routes.router_logits[0].index({real}), At(pre + "router_logits")), kTolF64);
     ExpectPart(pre + "moe", ApplyExperts(w, x_, routes, layout_));
-    const RouterLosses losses = LossesOfRouter(model_->config().moe, routes, layout_, {});
+    const RouterLosses losses = LossesOfRouter(model_.config().moe, routes, layout_, {});
     EXPECT_NEAR(losses.balance.item<double>(), At(pre + "balance_loss").item<double>(), kTolF64);
     EXPECT_NEAR(losses.z.item<double>(), At(pre + "z_loss").item<double>(), kTolF64);
     EXPECT_TRUE(torch::equal(losses.load.to(torch::kInt64), At(pre + "load")));
@@ -157,9 +157,9 @@ TEST_F(GoldenParts, RoutingExpertsAndLosses) {
 TEST_F(GoldenParts, Memories) {
   for (const int layer : {1, 3})
     ExpectPart(std::to_string(layer) + ".workspace",
-               Workspace(model_->config(), Weights(layer).workspace, x_, layout_, 1));
+               Workspace(model_.config(), Weights(layer).workspace, x_, layout_, 1));
   const BlockWeights w = Weights(2);
-  ExpectPart("2.pkm", Pkm(model_->config(), w.pkm, w.pkm_table, x_, 1));
+  ExpectPart("2.pkm", Pkm(model_.config(), w.pkm, w.pkm_table, x_, 1));
 }
 
 }  // namespace

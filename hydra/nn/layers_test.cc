@@ -141,7 +141,7 @@ TEST(Moe, GatheredProductsMatchALoopOverChunks) {
   const int64_t C = config.chunk_len;
   for (const uint64_t seed : {1, 2}) {
     Model model = RandomModel(config, seed);
-    const BlockWeights w = BlockWeights::Of(*model, 0);
+    const BlockWeights w = BlockWeights::Of(model, 0);
     const Batch batch = Batch::Stack(
         {PackedBatch({40, 7, 100}, C, 192), PackedBatch({190}, C, 192), PackedBatch({16, 16, 15}, C, 192)});
     const Layout layout = Layout::Make(batch, C);
@@ -185,7 +185,7 @@ TEST(Moe, RoundRobinFollowsItsFormula) {
   const Tensor u = Randn({1, layout.T, config.d_model}, 1);
   for (const int layer : {0, 2, 4}) {
     const Routes routes =
-        Route(config, layer, BlockWeights::Of(*model, layer).moe, u, layout, {.router_mode = RouterMode::kRoundRobin});
+        Route(config, layer, BlockWeights::Of(model, layer).moe, u, layout, {.router_mode = RouterMode::kRoundRobin});
     for (int64_t i = 0; i < layout.n_chunks; ++i) {
       const int64_t c = i < 7 ? i : i - 7;  // 100 tokens are 7 chunks
       EXPECT_EQ(routes.ids[0][i][0].item<int64_t>(), (c + layer) % 8);
@@ -375,7 +375,7 @@ TEST(Workspace, ScanMatchesChunkAfterChunkAndOnlineSoftmax) {
   const int64_t C = config.chunk_len, S = c.n_slots, r = c.rank;
   for (const uint64_t seed : {1, 2}) {
     Model model = RandomModel(config, seed);
-    const WorkspaceWeights w = BlockWeights::Of(*model, 3).workspace;
+    const WorkspaceWeights w = BlockWeights::Of(model, 3).workspace;
     const Batch batch = PackedBatch({100, 16, 40}, C, 176);
     const Layout layout = Layout::Make(batch, C);
     const Tensor u = Randn({1, 176, config.d_model}, seed);
@@ -424,7 +424,7 @@ TEST(Pkm, ProductTopKIsTheTopKOfAllSums) {
   const PkmConfig& c = config.pkm;
   for (const uint64_t seed : {1, 2, 3}) {
     Model model = RandomModel(config, seed);
-    const PkmWeights w = BlockWeights::Of(*model, 4).pkm;
+    const PkmWeights w = BlockWeights::Of(model, 4).pkm;
     const Tensor u = Randn({200, config.d_model}, seed);
     const PkmRows rows = SelectRows(config, w, u);
     const Tensor raw = torch::linear(u, w.query_proj).view({200, c.n_heads, 2, c.d_key});
@@ -457,7 +457,7 @@ TEST(Pkm, TiesGoToTheBetterRank) {
 TEST(Pkm, OneTokenAtATimeGivesTheSame) {
   const ModelConfig config = HydraNano();
   Model model = RandomModel(config, 1);
-  const BlockWeights w = BlockWeights::Of(*model, 4);
+  const BlockWeights w = BlockWeights::Of(model, 4);
   const Tensor x = Randn({2, 30, config.d_model}, 1);
   const Tensor all = Pkm(config, w.pkm, w.pkm_table, x, 0.7);
   for (const int64_t t : {0, 13, 29}) {

@@ -3,7 +3,7 @@
 // Dims: B rows, T tokens, C chunk_len, n = T / C chunks, Q scan_chunk.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <cstdint>
 

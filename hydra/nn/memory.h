@@ -3,7 +3,7 @@
 // Dims: B rows, T tokens, n chunks of C, D d_model, S slots, r rank, Hp heads, nk sub-keys per half, dk, dv, kp top_k.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include "hydra/model/config.h"
 #include "hydra/nn/layout.h"

@@ -15,20 +15,6 @@ using torch::Tensor;
 
 namespace {
 
-// Registers a tensor under its dotted name in a tree of modules, so that named_parameters() gives the table's names.
-Tensor RegisterAt(torch::nn::Module& root, const TensorSpec& spec, Tensor value) {
-  torch::nn::Module* module = &root;
-  std::string rest = spec.name;
-  for (size_t dot = rest.find('.'); dot != rest.npos; dot = rest.find('.')) {
-    const std::string child = rest.substr(0, dot);
-    rest = rest.substr(dot + 1);
-    if (!module->named_children().contains(child))
-      module->register_module(child, std::make_shared<torch::nn::Module>());
-    module = module->named_children()[child].get();
-  }
-  return spec.parameter ? module->register_parameter(rest, value) : module->register_buffer(rest, value);
-}
-
 // What only the torch-free runtime computes.
 void CheckFamily(const ModelConfig& config) {
   if (config.family == Family::kQwen2 || config.family == Family::kQwen3)
@@ -40,12 +26,12 @@ void CheckFamily(const ModelConfig& config) {
 
 }  // namespace
 
-ModelImpl::ModelImpl(const ModelConfig& config, const ModelOptions& options)
+Model::Model(const ModelConfig& config, const ModelOptions& options)
     : config_(config), table_(config), options_(options) {
   CheckFamily(config_);
   const auto tensor_options = torch::TensorOptions().dtype(options.dtype).device(options.device);
   for (const TensorSpec& spec : table_.specs()) {
-    tensors_.push_back(RegisterAt(*this, spec, torch::empty(spec.shape, tensor_options)));
+    tensors_.push_back(torch::empty(spec.shape, tensor_options).set_requires_grad(spec.parameter));
   }
   for (int i = 0; i < config_.n_layers(); ++i) {
     blocks_.push_back(std::make_unique<BlockWeights>(BlockWeights::Of(*this, i)));
@@ -53,21 +39,22 @@ ModelImpl::ModelImpl(const ModelConfig& config, const ModelOptions& options)
   if (options.initialise) InitWeights(0);
 }
 
-ModelImpl::~ModelImpl() = default;
+Model::Model(Model&&) noexcept = default;
+Model::~Model() = default;
 
-Tensor ModelImpl::at(TensorRole role, int layer) const {
+Tensor Model::at(TensorRole role, int layer) const {
   const TensorSpec* spec = table_.Find(role, layer);
   HYDRA_CHECK(spec != nullptr, "no tensor of role ", static_cast<int>(role), " in layer ", layer);
   return tensors_[static_cast<size_t>(spec - table_.specs().data())];
 }
 
-std::vector<std::pair<const TensorSpec*, Tensor>> ModelImpl::Tensors() const {
+std::vector<std::pair<const TensorSpec*, Tensor>> Model::Tensors() const {
   std::vector<std::pair<const TensorSpec*, Tensor>> out;
   for (size_t i = 0; i < tensors_.size(); ++i) out.emplace_back(&table_.specs()[i], tensors_[i]);
   return out;
 }
 
-ForwardOut ModelImpl::forward(const Batch& batch, const ForwardOptions& options) {
+ForwardOut Model::Forward(const Batch& batch, const ForwardOptions& options) const {
   options.controls.Validate(config_);
   const Layout layout = Layout::Make(batch, config_.chunk_len);
   Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
@@ -89,13 +76,13 @@ ForwardOut ModelImpl::forward(const Batch& batch, const ForwardOptions& options)
   return result;
 }
 
-Tensor ModelImpl::HeadWeight() const { return at(config_.tie_embeddings ? TensorRole::kEmbedding : TensorRole::kHead); }
+Tensor Model::HeadWeight() const { return at(config_.tie_embeddings ? TensorRole::kEmbedding : TensorRole::kHead); }
 
-Tensor ModelImpl::Logits(const Tensor& hidden) const { return torch::linear(hidden, HeadWeight()); }
+Tensor Model::Logits(const Tensor& hidden) const { return torch::linear(hidden, HeadWeight()); }
 
-LossOut ModelImpl::Loss(const Batch& batch, const ForwardOptions& options, const LossShares& shares) {
+LossOut Model::Loss(const Batch& batch, const ForwardOptions& options, const LossShares& shares) const {
   HYDRA_CHECK(batch.targets.defined(), "a loss needs targets");
-  const ForwardOut out = forward(batch, options);
+  const ForwardOut out = Forward(batch, options);
   const Tensor targets = batch.targets.reshape({-1});
   const Tensor wanted = torch::nonzero(targets != -100).squeeze(1);
   LossOut loss;
@@ -113,9 +100,9 @@ LossOut ModelImpl::Loss(const Batch& batch, const ForwardOptions& options, const
   return loss;
 }
 
-Tensor ModelImpl::TokenLoss(const Batch& batch, const ForwardOptions& options) {
+Tensor Model::TokenLoss(const Batch& batch, const ForwardOptions& options) const {
   torch::NoGradGuard no_grad;
-  const Tensor hidden = forward(batch, options).hidden.reshape({-1, config_.d_model});
+  const Tensor hidden = Forward(batch, options).hidden.reshape({-1, config_.d_model});
   const Tensor targets = batch.targets.reshape({-1});
   constexpr int64_t kRows = 4096;  // logits held at once
   std::vector<Tensor> parts;

@@ -4,7 +4,7 @@
 // Dims: B rows, T tokens, D d_model, V vocab, E experts.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <memory>
 #include <utility>
@@ -54,18 +54,20 @@ struct ModelOptions {
   bool initialise = true;                // false: weights hold garbage until they are loaded
 };
 
-class ModelImpl : public torch::nn::Module {
+class Model {
  public:
   // Weights are initialised from seed 0 unless options say otherwise; see InitWeights.
-  explicit ModelImpl(const ModelConfig& config, const ModelOptions& options = {});
-  ~ModelImpl() override;
+  explicit Model(const ModelConfig& config, const ModelOptions& options = {});
+  Model(Model&&) noexcept;
+  ~Model();
 
-  ForwardOut forward(const Batch& batch, const ForwardOptions& options = {});
-  torch::Tensor Logits(const torch::Tensor& hidden) const;  // [.., D] -> [.., V]
+  [[nodiscard]] ForwardOut Forward(const Batch& batch, const ForwardOptions& options = {}) const;
+  [[nodiscard]] torch::Tensor Logits(const torch::Tensor& hidden) const;  // [.., D] -> [.., V]
   // Cross entropy of batch.targets, with the router's losses as the config says. n_targets must be > 0.
-  LossOut Loss(const Batch& batch, const ForwardOptions& options = {}, const LossShares& shares = {});
+  [[nodiscard]] LossOut Loss(const Batch& batch, const ForwardOptions& options = {},
+                             const LossShares& shares = {}) const;
   // Summed nats of each target: [B, T] float, 0 where the target is -100. No gradient.
-  torch::Tensor TokenLoss(const Batch& batch, const ForwardOptions& options = {});
+  [[nodiscard]] torch::Tensor TokenLoss(const Batch& batch, const ForwardOptions& options = {}) const;
 
   // Fills every tensor as its Init says. Equal seeds give equal bits on every device and platform.
   void InitWeights(uint64_t seed);
@@ -77,7 +79,7 @@ class ModelImpl : public torch::nn::Module {
   // Parameters and buffers in table order.
   [[nodiscard]] std::vector<std::pair<const TensorSpec*, torch::Tensor>> Tensors() const;
   // Per-layer means for the log (gate/ssm/L, workspace/write_gate/L, pkm/gate/L, ssm/half_life/L, ...).
-  [[nodiscard]] Stats CollectStats(const Batch& batch, const ForwardOptions& options = {});
+  [[nodiscard]] Stats CollectStats(const Batch& batch, const ForwardOptions& options = {}) const;
 
  private:
   [[nodiscard]] torch::Tensor HeadWeight() const;  // [V, D]
@@ -88,6 +90,4 @@ class ModelImpl : public torch::nn::Module {
   std::vector<torch::Tensor> tensors_;  // table order
   std::vector<std::unique_ptr<BlockWeights>> blocks_;
 };
-TORCH_MODULE(Model);
-
 }  // namespace hydra::nn

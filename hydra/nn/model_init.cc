@@ -32,7 +32,7 @@ void Fill(const ModelConfig& config, const TensorSpec& spec, uint64_t seed, uint
 
 }  // namespace
 
-void ModelImpl::InitWeights(uint64_t seed) {
+void Model::InitWeights(uint64_t seed) {
   torch::NoGradGuard no_grad;
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const TensorSpec& spec = table_.specs()[i];

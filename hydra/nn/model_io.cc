@@ -35,9 +35,9 @@ torch::Dtype TorchType(DType dtype, const std::string& where) {
 void LoadWeights(const std::string& path, Model& model) {
   torch::NoGradGuard no_grad;
   const SafeTensors file = SafeTensors::Open(path);
-  CheckTensors(model->config(), file, {});
-  for (auto& [spec, tensor] : model->Tensors()) {
-    const TensorView& view = FindTensor(model->config(), file, *spec);
+  CheckTensors(model.config(), file, {});
+  for (auto& [spec, tensor] : model.Tensors()) {
+    const TensorView& view = FindTensor(model.config(), file, *spec);
     const auto type = TorchType(view.dtype, StrCat(file.path(), ": ", spec->name));
     Tensor host = torch::empty(spec->shape, torch::TensorOptions().dtype(type));
     std::memcpy(host.data_ptr(), view.data, static_cast<size_t>(view.nbytes));  // the file may be unaligned
@@ -61,7 +61,7 @@ void SaveWeights(const std::string& path, const Model& model, bool masters) {
   torch::NoGradGuard no_grad;
   std::vector<TensorView> views;
   std::vector<Tensor> sources;
-  for (const auto& [spec, tensor] : model->Tensors()) {
+  for (const auto& [spec, tensor] : model.Tensors()) {
     const bool f64 = tensor.scalar_type() == torch::kFloat64;
     const DType dtype = masters ? (f64 ? DType::kF64 : DType::kF32) : spec->dtype;
     views.push_back({spec->name, dtype, spec->shape, nullptr, spec->size() * DTypeSize(dtype)});
@@ -69,13 +69,13 @@ void SaveWeights(const std::string& path, const Model& model, bool masters) {
   }
   Tensor host;  // lives until the next call of bytes_of
   const auto bytes_of = [&](const TensorView& view) {
-    const auto* spec = model->table().FindName(view.name);
-    const Tensor& source = sources[static_cast<size_t>(spec - model->table().specs().data())];
+    const auto* spec = model.table().FindName(view.name);
+    const Tensor& source = sources[static_cast<size_t>(spec - model.table().specs().data())];
     host = source.detach().to(torch::kCPU, TorchType(view.dtype, view.name)).contiguous();
     return std::span<const std::byte>(static_cast<const std::byte*>(host.data_ptr()), static_cast<size_t>(view.nbytes));
   };
   const SafeTensorsMetadata metadata{
-      {"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(ConfigJson(model->config()))}};
+      {"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(ConfigJson(model.config()))}};
   WriteSafeTensors(path, views, metadata, bytes_of);
 }
 
@@ -86,7 +86,7 @@ void SaveModel(const std::string& folder, const Model& model, const std::string&
   const fs::path root(folder);
   SaveWeights((root / "model.safetensors").string(), model);
   if (!tokenizer_json.empty()) WriteFileAtomic((root / "tokenizer.json").string(), tokenizer_json);
-  WriteFileAtomic((root / "config.json").string(), ConfigJson(model->config()));  // last: the folder is whole
+  WriteFileAtomic((root / "config.json").string(), ConfigJson(model.config()));  // last: the folder is whole
 }
 
 }  // namespace hydra::nn

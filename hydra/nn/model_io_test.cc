@@ -49,17 +49,17 @@ TEST_F(ModelFolder, RoundTripsEveryTensorOfEveryKind) {
     Model model = RandomModel(c.config, 1, torch::kFloat32);
     SaveModel(folder_, model, "");
     Model loaded = LoadModel(folder_);
-    EXPECT_EQ(loaded->config(), c.config) << c.name;
+    EXPECT_EQ(loaded.config(), c.config) << c.name;
     const SafeTensors file = SafeTensors::Open(folder_);
-    EXPECT_EQ(file.tensors().size(), model->table().specs().size());
+    EXPECT_EQ(file.tensors().size(), model.table().specs().size());
     EXPECT_EQ(file.metadata().at("format"), "pt");
-    for (const auto& [spec, tensor] : model->Tensors()) {
+    for (const auto& [spec, tensor] : model.Tensors()) {
       EXPECT_EQ(file.Get(spec->name).dtype, spec->dtype) << spec->name;
       const auto type = spec->dtype == DType::kBF16  ? torch::kBFloat16
                         : spec->dtype == DType::kF16 ? torch::kFloat16
                                                      : torch::kFloat32;
       const Tensor want = tensor.detach().to(type).to(torch::kFloat32);
-      EXPECT_TRUE(torch::equal(loaded->at(spec->role, spec->layer).detach(), want)) << c.name << " " << spec->name;
+      EXPECT_TRUE(torch::equal(loaded.at(spec->role, spec->layer).detach(), want)) << c.name << " " << spec->name;
     }
   }
 }
@@ -72,8 +72,8 @@ TEST_F(ModelFolder, MastersKeepAllBits) {
     SaveWeights(File("masters.safetensors"), model, /*masters=*/true);
     Model loaded(config, ModelOptions{.dtype = dtype, .initialise = false});
     LoadWeights(File("masters.safetensors"), loaded);
-    for (const auto& [spec, tensor] : model->Tensors())
-      EXPECT_TRUE(torch::equal(loaded->at(spec->role, spec->layer), tensor)) << spec->name;
+    for (const auto& [spec, tensor] : model.Tensors())
+      EXPECT_TRUE(torch::equal(loaded.at(spec->role, spec->layer), tensor)) << spec->name;
   }
 }
 
@@ -98,8 +98,8 @@ TEST_F(ModelFolder, ReadsShardsThroughTheirIndex) {
   }
   fs::remove(File("model.safetensors"));
   Model loaded = LoadModel(folder_);
-  for (const auto& [spec, tensor] : model->Tensors())
-    EXPECT_TRUE(torch::equal(loaded->at(spec->role, spec->layer), tensor)) << spec->name;
+  for (const auto& [spec, tensor] : model.Tensors())
+    EXPECT_TRUE(torch::equal(loaded.at(spec->role, spec->layer), tensor)) << spec->name;
 }
 
 // Writes the model's tensors after a change, and loads them.

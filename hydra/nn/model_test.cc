@@ -183,9 +183,9 @@ TEST(Model, LossIsTheMeanOfTokenLosses) {
   for (const Case& c : Cases()) {
     Model model = RandomModel(c.config, 6);
     const Batch batch = Batch::Pack(RandomDocuments({45, 61, 1, 80}, c.config.vocab_size, 6), c.config.chunk_len);
-    const LossOut loss = model->Loss(batch);
+    const LossOut loss = model.Loss(batch);
     EXPECT_EQ(loss.n_targets, 44 + 60 + 79);
-    const Tensor each = model->TokenLoss(batch);
+    const Tensor each = model.TokenLoss(batch);
     EXPECT_NEAR(loss.lm.item<double>(), each.sum().item<double>() / 183, 1e-9) << c.name;
     EXPECT_EQ((each != 0).sum().item<int64_t>(), 183) << c.name;
     const Tensor want = -torch::log_softmax(LogitsOf(model, batch)[0][0], -1)[batch.targets[0][0].item<int64_t>()];
@@ -202,11 +202,11 @@ TEST(Model, LossIsTheMeanOfTokenLosses) {
 TEST(Model, EqualSeedsGiveEqualWeights) {
   const ModelConfig config = HydraNano();
   Model a(config), b(config);
-  for (const auto& [spec, tensor] : a->Tensors()) EXPECT_TRUE(torch::equal(tensor, b->at(spec->role, spec->layer)));
-  b->InitWeights(1);
+  for (const auto& [spec, tensor] : a.Tensors()) EXPECT_TRUE(torch::equal(tensor, b.at(spec->role, spec->layer)));
+  b.InitWeights(1);
   int64_t different = 0;
-  for (const auto& [spec, tensor] : a->Tensors())
-    different += torch::equal(tensor, b->at(spec->role, spec->layer)) ? 0 : 1;
+  for (const auto& [spec, tensor] : a.Tensors())
+    different += torch::equal(tensor, b.at(spec->role, spec->layer)) ? 0 : 1;
   EXPECT_GT(different, 50);
 }
 
@@ -218,7 +218,7 @@ TEST(Model, ImpossibleControlsAreRefused) {
        {Controls{.force_experts = {4}}, Controls{.ban_experts = {-1}},
         Controls{.force_experts = {1}, .ban_experts = {1}}, Controls{.ban_experts = {0, 1, 2, 3}},
         Controls{.moe_top_k = 5}, Controls{.router_temperature = 0.0}, Controls{.expert_bias = {1.0}}})
-    EXPECT_THROW(model->forward(batch, {.controls = bad}), Error);
+    EXPECT_THROW(model.Forward(batch, {.controls = bad}), Error);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 // Dims: B rows, T tokens, C chunk_len, n = T / C, D d_model, E experts, F d_expert, k experts a chunk.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <vector>
 

@@ -54,10 +54,10 @@ TEST(PeakMemory, DISABLED_Child) {
   const auto pass = [&](int64_t n) {
     const Batch batch = Batch::OneDocumentPerRow(testing::RandomIds(1, n, config.vocab_size, 1), config.chunk_len);
     if (mode == "train") {
-      model->Loss(batch).total.backward();
+      model.Loss(batch).total.backward();
     } else {
       torch::NoGradGuard no_grad;
-      (void)model->forward(batch);
+      (void)model.Forward(batch);
     }
     return 0;
   };

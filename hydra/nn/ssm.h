@@ -5,7 +5,7 @@
 // cd = di + 2 G N.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include "hydra/model/config.h"
 #include "hydra/nn/layout.h"

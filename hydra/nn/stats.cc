@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ModelImpl::CollectStats: means over a batch that a log shows, from a second, slower walk through the blocks.
+// Model::CollectStats: means over a batch that a log shows, from a second, slower walk through the blocks.
 // Not here: losses, and counts that the training step has anyway (RouterOut).
 #include <cmath>
 
@@ -73,7 +73,7 @@ struct Collector {
 
 }  // namespace
 
-Stats ModelImpl::CollectStats(const Batch& batch, const ForwardOptions& options) {
+Stats Model::CollectStats(const Batch& batch, const ForwardOptions& options) const {
   torch::NoGradGuard no_grad;
   const Layout layout = Layout::Make(batch, config_.chunk_len);
   Stats stats;

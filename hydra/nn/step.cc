@@ -13,14 +13,14 @@ namespace hydra::nn {
 
 using torch::Tensor;
 
-Stepper::Stepper(const Model& model, const ForwardOptions& options) : model_(model), options_(options) {
+Stepper::Stepper(const Model& model, const ForwardOptions& options) : model_(&model), options_(options) {
   torch::NoGradGuard no_grad;
   const ModelConfig& c = model_->config();
   const auto zeros = [&](at::IntArrayRef shape) {
     return torch::zeros(shape, model_->at(TensorRole::kFinalNorm).options());
   };
   for (int i = 0; i < c.n_layers(); ++i) {
-    weights_.push_back(BlockWeights::Of(*model_, i));
+    weights_.push_back(BlockWeights::Of(model, i));
     BlockState s;
     const LayerConfig& layer = c.layers[static_cast<size_t>(i)];
     if (layer.ssm && c.ssm.kind == SsmKind::kMamba2) {

@@ -4,7 +4,7 @@
 // Dims: H heads, P head_dim, N d_state, K taps, W window, S slots, r rank, D d_model.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <cstdint>
 #include <vector>
@@ -50,7 +50,7 @@ class Stepper {
   torch::Tensor Workspace(const BlockWeights& w, const torch::Tensor& x, BlockState& state) const;
   [[nodiscard]] bool ClosesChunk() const { return (pos_ + 1) % model_->config().chunk_len == 0; }
 
-  Model model_;
+  const Model* model_;
   ForwardOptions options_;
   std::vector<BlockWeights> weights_;
   std::vector<BlockState> state_;

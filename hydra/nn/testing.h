@@ -4,7 +4,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <algorithm>
 #include <cmath>
@@ -102,7 +102,7 @@ inline Model RandomModel(const ModelConfig& config, uint64_t seed, torch::Dtype 
   Model model(config, ModelOptions{.dtype = dtype});
   torch::NoGradGuard no_grad;
   uint64_t n = seed * 10000;
-  for (const auto& [spec, tensor] : model->Tensors()) {
+  for (const auto& [spec, tensor] : model.Tensors()) {
     const torch::Tensor noise = Randn(spec->shape, ++n);
     torch::Tensor value;
     switch (spec->init) {
@@ -131,7 +131,7 @@ inline double Difference(const torch::Tensor& got, const torch::Tensor& want) {
 
 inline torch::Tensor LogitsOf(Model& model, const Batch& batch, const ForwardOptions& options = {}) {
   torch::NoGradGuard no_grad;
-  return model->Logits(model->forward(batch, options).hidden);
+  return model.Logits(model.Forward(batch, options).hidden);
 }
 
 // One thread for the life of the object: sums keep their order.

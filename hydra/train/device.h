@@ -2,7 +2,7 @@
 // Where a model is trained and evaluated, and in which precision: fp32 on a CPU, bf16 autocast on a GPU.
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <string>
 

@@ -11,11 +11,11 @@ namespace hydra::train {
 
 void BalanceRouters(nn::Model& model, const torch::Tensor& load) {
   const torch::NoGradGuard no_grad;
-  const ModelConfig& config = model->config();
+  const ModelConfig& config = model.config();
   int64_t row = 0;
   for (int layer = 0; layer < config.n_layers(); ++layer) {
     if (config.layers[static_cast<size_t>(layer)].ffn != FfnKind::kChunkMoe) continue;
-    torch::Tensor bias = model->at(TensorRole::kRouterBalanceBias, layer);
+    torch::Tensor bias = model.at(TensorRole::kRouterBalanceBias, layer);
     const torch::Tensor loads = load[row++].to(bias.options());
     bias.add_(torch::sign(loads.mean() - loads), config.moe.bias_rate);
   }

@@ -161,7 +161,7 @@ std::unique_ptr<Optimizer> MakeOptimizer(std::vector<OptimParam> params, const O
 
 std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr) {
   std::vector<OptimParam> params;
-  for (const auto& [spec, tensor] : model->Tensors()) {
+  for (const auto& [spec, tensor] : model.Tensors()) {
     if (!spec->parameter) continue;
     const bool table = spec->role == TensorRole::kPkmTable;
     params.push_back({.name = spec->name,

@@ -3,7 +3,7 @@
 // table apart. Not here: Adafactor (adafactor.h), learning-rate schedules (schedule.h), when to skip (guard.h).
 #pragma once
 
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <cstdint>
 #include <memory>

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <torch/optim/adamw.h>
 #include <algorithm>
 #include <cmath>
 
@@ -304,7 +305,7 @@ TEST(AdamW, ParametersOfAModelComeFromTheTable) {
   int tables = 0, decayed = 0;
   for (const OptimParam& param : OptimParams(model, 4.0)) {
     EXPECT_EQ(param.name.find("balance_bias"), std::string::npos);
-    EXPECT_EQ(param.weight_decay, model->table().FindName(param.name)->weight_decay);
+    EXPECT_EQ(param.weight_decay, model.table().FindName(param.name)->weight_decay);
     EXPECT_EQ(param.lr_scale, param.rows ? 4.0 : 1.0);
     tables += param.rows;
     decayed += param.weight_decay;

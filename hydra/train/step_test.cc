@@ -63,11 +63,11 @@ TEST(Step, WithoutTargetsItIsSkippedAndCounted) {
   Trainer trainer(options);
   int64_t empty = 0, tokens = 0;
   for (int64_t step = 0; step < 12; ++step) {
-    const torch::Tensor before = trainer.model()->at(TensorRole::kEmbedding).detach().clone();
+    const torch::Tensor before = trainer.model().at(TensorRole::kEmbedding).detach().clone();
     const TrainResult result = trainer.Run(step + 1);
     const StepBatches want = NextStep(packer, 1, 1, kRow);
     EXPECT_EQ(targets.back(), want.n_targets);
-    EXPECT_EQ(torch::equal(trainer.model()->at(TensorRole::kEmbedding), before), want.n_targets == 0) << step;
+    EXPECT_EQ(torch::equal(trainer.model().at(TensorRole::kEmbedding), before), want.n_targets == 0) << step;
     empty += want.n_targets == 0 ? 1 : 0;
     tokens += want.n_read;
     EXPECT_EQ(result.skipped, empty);
@@ -113,7 +113,7 @@ TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
   options.model.moe.z_loss_coef = 0.2;
   options.dtype = torch::kFloat64;
   nn::Model want(options.model, nn::ModelOptions{.dtype = torch::kFloat64});
-  want->InitWeights(static_cast<uint64_t>(kSeed));
+  want.InitWeights(static_cast<uint64_t>(kSeed));
   RowPacker packer = SamePacker(options);
   std::vector<TokenBatch> batches;
   double n_targets = 0, n_chunks = 0;
@@ -133,7 +133,7 @@ TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
   ASSERT_GT(batches.size(), 1U);
   bool differ = false;
   for (const TokenBatch& batch : batches) {
-    const nn::LossOut out = want->Loss(batch.batch);
+    const nn::LossOut out = want.Loss(batch.batch);
     const double targets = static_cast<double>(batch.n_targets) / n_targets,
                  chunks = static_cast<double>(batch.n_chunks) / n_chunks;
     differ |= std::abs(targets - chunks) > 0.02;
@@ -141,8 +141,8 @@ TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
   }
   ASSERT_TRUE(differ);
   options.after_backward = [&](int64_t, nn::Model& model) {
-    for (const auto& [spec, tensor] : model->Tensors()) {
-      const torch::Tensor expected = want->at(spec->role, spec->layer).grad(), got = tensor.grad();
+    for (const auto& [spec, tensor] : model.Tensors()) {
+      const torch::Tensor expected = want.at(spec->role, spec->layer).grad(), got = tensor.grad();
       ASSERT_EQ(got.defined(), expected.defined()) << spec->name;
       if (!got.defined()) continue;
       EXPECT_LT((got.to_dense() - expected.to_dense()).abs().max().item<double>(), 1e-9) << spec->name;

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include "hydra/nn/torch.h"
 
 #include <cstring>
 #include <string>

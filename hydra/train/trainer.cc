@@ -139,7 +139,7 @@ StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
     nn::LossOut out;
     {
       const AutocastScope autocast(options_.device);
-      out = model_->Loss(micro.batch.To(options_.device.device), forward, shares);
+      out = model_.Loss(micro.batch.To(options_.device.device), forward, shares);
     }
     out.total.backward();
     add(&loss, out.total, 1);
@@ -324,7 +324,7 @@ void Trainer::Impl::Evaluate() {
   if (!std::isnan(now_.val_bpb)) row.values["val/bpb"] = now_.val_bpb;
   RowPacker packer(*options_.val, {.chunk_len = options_.model.chunk_len, .seed = 0});
   const nn::Batch batch = NextBatch(packer, how.rows, how.seq_len).batch;
-  for (const auto& [name, value] : model_->CollectStats(batch.To(options_.device.device))) row.values[name] = value;
+  for (const auto& [name, value] : model_.CollectStats(batch.To(options_.device.device))) row.values[name] = value;
   WriteRow(MetricsSplit::kVal, std::move(row));
   const EvalReport report{.step = now_.step,
                           .total_steps = total_steps_,

@@ -31,7 +31,7 @@ void Trainer::Impl::Start() {
   } else if (!options_.init.empty()) {
     nn::LoadWeights(options_.init, model_);
   } else {
-    model_->InitWeights(static_cast<uint64_t>(options_.run.optim.seed));
+    model_.InitWeights(static_cast<uint64_t>(options_.run.optim.seed));
   }
   if (!folder_.exists()) return;
   OpenLog(checkpoint);
@@ -132,7 +132,7 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
   experts_.Load(now_.experts, where + ": experts");
   RestoreTorchRng(now_.rng, where + ": rng");
   NamedTensors weights;
-  for (const auto& [spec, tensor] : model_->Tensors()) weights.emplace_back(spec->name, tensor);
+  for (const auto& [spec, tensor] : model_.Tensors()) weights.emplace_back(spec->name, tensor);
   LoadTensors(checkpoint.weights, weights);
   optim_->LoadState(checkpoint.optimiser);
   const auto changes = CompareRunConfigs(ParseRunConfig(now_.run, where + ": run"), options_.run);
@@ -188,7 +188,7 @@ bool Trainer::Impl::Save(const TrainState& state) {
       .metadata = {{"format", "pt"}, {"hydralm", Version()}, {"config_sha256", Sha256Hex(ConfigJson(options_.model))}}};
   // LeaveLater may have failed after it let the rows go.
   if (Json held = log_ ? log_->Held() : Json(nullptr); !held.is_null()) content.state[kHeldRows] = std::move(held);
-  for (const auto& [spec, tensor] : model_->Tensors()) content.weights.emplace_back(spec->name, tensor);
+  for (const auto& [spec, tensor] : model_.Tensors()) content.weights.emplace_back(spec->name, tensor);
   try {
     if (log_) log_->Sync();
     newest_ = WriteCheckpoint(folder_.checkpoints(), state.step, content, *options_.file_ops);

@@ -27,7 +27,7 @@ using testing::TempDir;
 using testing::TinyConfig;
 using testing::TinyCorpus;
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kNanF32 = std::numeric_limits<float>::quiet_NaN();
 
 // Twelve steps with everything on: accumulation, batch and row schedules, small windows so that guards act.
 TrainerOptions Options(const std::string& folder, const std::vector<std::string>& settings = {}) {
@@ -62,7 +62,7 @@ TrainerOptions Options(const std::string& folder, const std::vector<std::string>
 
 std::vector<std::pair<std::string, torch::Tensor>> AllTensors(Trainer& trainer) {
   auto out = trainer.OptimiserState();
-  for (const auto& [spec, tensor] : trainer.model()->Tensors()) out.emplace_back(spec->name, tensor);
+  for (const auto& [spec, tensor] : trainer.model().Tensors()) out.emplace_back(spec->name, tensor);
   return out;
 }
 
@@ -98,8 +98,8 @@ void ExpectSameRun(Trainer& a, Trainer& b, const std::string& folder_a, const st
 void AddFaults(TrainerOptions* options, int64_t nan_step, int64_t large_step) {
   options->after_backward = [=](int64_t step, nn::Model& model) {
     torch::NoGradGuard no_grad;
-    torch::Tensor embedding = model->at(TensorRole::kEmbedding);
-    if (step == nan_step) embedding.mutable_grad().view({-1})[3] = kNan;
+    torch::Tensor embedding = model.at(TensorRole::kEmbedding);
+    if (step == nan_step) embedding.mutable_grad().view({-1})[3] = kNanF32;
     if (step == large_step) embedding.mutable_grad().mul_(1e4);
   };
 }
@@ -201,7 +201,7 @@ TEST(Trainer, ThreeNonFiniteStepsStopWithTheLastGoodCheckpoint) {
   TrainerOptions options = Options(dir / "run", {"checkpoint.every=0"});
   options.after_backward = [](int64_t step, nn::Model& model) {
     torch::NoGradGuard no_grad;
-    if (step >= 5) model->at(TensorRole::kPathGates, 1).mutable_grad()[0] = kNan;
+    if (step >= 5) model.at(TensorRole::kPathGates, 1).mutable_grad()[0] = kNanF32;
   };
   std::vector<std::string> warnings;
   options.callbacks.on_warning = [&](const std::string& text) { warnings.push_back(text); };
@@ -236,7 +236,7 @@ TEST(Trainer, RisingValidationStopsAndNamesTheBestCheckpoint) {
                                                  "guard.sigma=0", "optim.warmup_steps=0", "optim.clip=0"});
   options.after_backward = [](int64_t step, nn::Model& model) {  // ruins the model from step 10 on
     torch::NoGradGuard no_grad;
-    if (step >= 10) model->at(TensorRole::kEmbedding).normal_(0, 3);
+    if (step >= 10) model.at(TensorRole::kEmbedding).normal_(0, 3);
   };
   Trainer trainer(options);
   const std::string text = ErrorText([&] { (void)trainer.Run(); });
@@ -314,7 +314,7 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
     Trainer trainer(options);
     CheckpointContent content{
         .weights = {}, .optimiser = trainer.OptimiserState(), .state = trainer.StateJson(), .metadata = {}};
-    for (const auto& [spec, tensor] : trainer.model()->Tensors()) content.weights.emplace_back(spec->name, tensor);
+    for (const auto& [spec, tensor] : trainer.model().Tensors()) content.weights.emplace_back(spec->name, tensor);
     change(&content);
     TempDir other;
     changed = options;
@@ -504,7 +504,7 @@ TEST(Trainer, DataAreComparedByTheirChecksums) {
   {
     Trainer trainer(options);
     content.optimiser = trainer.OptimiserState();
-    for (const auto& [spec, tensor] : trainer.model()->Tensors()) content.weights.emplace_back(spec->name, tensor);
+    for (const auto& [spec, tensor] : trainer.model().Tensors()) content.weights.emplace_back(spec->name, tensor);
     const std::string data = options.train.Fingerprint();
     content.state["data"] = data.substr(0, data.find(" checksum "));
     WriteCheckpoint(dir / "run/ckpt", 6, content);
@@ -525,7 +525,7 @@ TEST(Trainer, TheBestCheckpointIsOfTheRunThatGoesOn) {
   options.run.checkpoint.every = 5;
   options.after_backward = [](int64_t, nn::Model& model) {
     torch::NoGradGuard no_grad;
-    model->at(TensorRole::kEmbedding).normal_(0, 3);
+    model.at(TensorRole::kEmbedding).normal_(0, 3);
   };
   Trainer trainer(options);
   const std::string text = ErrorText([&] { (void)trainer.Run(); });
@@ -548,8 +548,8 @@ TEST(Trainer, StartsFromTheWeightsOfAModelFolder) {
   TrainerOptions options = Options(dir / "b");
   options.init = dir / "a/model";
   Trainer second(options);
-  for (size_t i = 0; i < first.model()->Tensors().size(); ++i)
-    EXPECT_TRUE(SameBits(first.model()->Tensors()[i].second, second.model()->Tensors()[i].second));
+  for (size_t i = 0; i < first.model().Tensors().size(); ++i)
+    EXPECT_TRUE(SameBits(first.model().Tensors()[i].second, second.model().Tensors()[i].second));
   EXPECT_EQ(second.step(), 0);
 }
 

@@ -58,7 +58,7 @@ std::vector<int32_t> TokenByteCounts(const Tokenizer& tokenizer) {
 ValidationResult Validate(nn::Model& model, const Corpus& corpus, const std::vector<int32_t>& token_bytes,
                           const ValidationOptions& options) {
   if (!HasTargets(corpus)) return {};
-  const int64_t chunk = model->config().chunk_len;
+  const int64_t chunk = model.config().chunk_len;
   const int64_t seq_len = (options.seq_len + chunk - 1) / chunk * chunk;
   RowPacker packer(corpus, {.chunk_len = chunk, .seed = 0, .shuffle = true, .repeat = false, .cut_to_fill = false});
   ValidationResult result;
@@ -68,7 +68,7 @@ ValidationResult Validate(nn::Model& model, const Corpus& corpus, const std::vec
     seen += batch.n_rows * seq_len;
     if (batch.n_targets == 0) continue;
     const AutocastScope autocast(options.device);
-    Add(batch.batch, model->TokenLoss(batch.batch.To(options.device.device)), token_bytes, &result);
+    Add(batch.batch, model.TokenLoss(batch.batch.To(options.device.device)), token_bytes, &result);
   }
   for (size_t i = 0; i < result.by_position.size(); ++i) {
     result.by_position[i].begin = i == 0 ? 1 : kFirstBucket << (i - 1);

@@ -21,13 +21,13 @@ TEST(Validate, EqualsOneDocumentAtATime) {
   for (const uint64_t seed : {1, 2}) {
     SCOPED_TRACE(seed);
     nn::Model model(TinyConfig(), nn::ModelOptions{.dtype = torch::kFloat64});
-    model->InitWeights(seed);
+    model.InitWeights(seed);
     const auto documents = RandomDocuments(seed, 12, 60, 64);
     double nats = 0;
     int64_t tokens = 0, early = 0;
     for (const auto& document : documents) {
       const std::vector<int64_t> ids(document.begin(), document.end());
-      nats += model->TokenLoss(nn::Batch::Pack({ids}, 8)).sum().item<double>();
+      nats += model.TokenLoss(nn::Batch::Pack({ids}, 8)).sum().item<double>();
       tokens += static_cast<int64_t>(ids.size()) - 1;
       early += std::min<int64_t>(static_cast<int64_t>(ids.size()) - 1, 15);
     }
@@ -77,7 +77,7 @@ TEST(Experts, BiasFollowsTheLoad) {
   nn::Model model(config);
   // Blocks 0 and 2 have experts; means 2 and 1.
   BalanceRouters(model, torch::tensor({{8.0, 0.0, 0.0, 0.0}, {1.0, 1.0, 2.0, 0.0}}));
-  const auto bias = [&](int layer) { return model->at(TensorRole::kRouterBalanceBias, layer); };
+  const auto bias = [&](int layer) { return model.at(TensorRole::kRouterBalanceBias, layer); };
   EXPECT_TRUE(torch::equal(bias(0), torch::tensor({-0.5, 0.5, 0.5, 0.5}).to(torch::kFloat32)));
   EXPECT_TRUE(torch::equal(bias(2), torch::tensor({0.0, 0.0, -0.5, 0.5}).to(torch::kFloat32)));
 }
