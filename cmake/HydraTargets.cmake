@@ -12,8 +12,8 @@ endfunction()
 
 # What every target gets; KIND is library, command, test or torch. Torch bundles an fmt of its own, in another namespace
 # than Debian's. Nothing of the commands and tests is hot, and they take long to compile: those are not optimised (the
-# code under test keeps its own level). Torch units are optimised a little: training's hot loops are in hydra/kernels and
-# LibTorch.
+# code under test keeps its own level). Torch units are optimised a little: the hot loops of training are in
+# hydra/kernels and LibTorch.
 function(hydra_common target kind)
   target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}>)
   target_compile_options(${target} PRIVATE ${HYDRALM_WARNINGS})
