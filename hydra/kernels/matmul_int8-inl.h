@@ -187,6 +187,8 @@ HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0, Turn turn) {
 // With VNNI 24 of 32 registers are sums: 6 tokens times 2 panels, int and float.
 constexpr int kTilePanels = HYDRA_VNNI ? 2 : 1;
 constexpr int kTileTokens = HWY_MAX_BYTES >= 64 ? 6 : 4;
+// The level without SIMD, of processors from before 2013, is spared tiles of several tokens: they take long to compile.
+constexpr bool kLongTiles = HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128;
 
 template <class F, int P>
 HWY_INLINE void Tiles(const Int8Call& c) {
@@ -194,19 +196,25 @@ HWY_INLINE void Tiles(const Int8Call& c) {
   const auto next = [&] { turn = turn == Turn::kFirst ? Turn::kSecond : Turn::kLater; };
   for (int64_t t = c.t0; t < c.t1; next()) {
     const int64_t left = std::min(c.t1, (t / c.stride + 1) * c.stride) - t;
-    if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // 8 tokens are two tiles of 4
-      Tile<F, P, kTileTokens>(c, t, turn);
-      t += kTileTokens;
-    } else if (left >= 4) {
-      Tile<F, P, 4>(c, t, turn);
-      t += 4;
-    } else if (left >= 2) {
-      Tile<F, P, 2>(c, t, turn);
-      t += 2;
-    } else {
-      Tile<F, P, 1>(c, t, turn);
-      t += 1;
+    const auto tile = [&](auto tokens) HYDRA_LAMBDA {
+      Tile<F, P, tokens>(c, t, turn);
+      t += tokens;
+    };
+    if constexpr (kLongTiles) {
+      if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // 8 tokens are two tiles of 4
+        tile(std::integral_constant<int, kTileTokens>());
+        continue;
+      }
+      if (left >= 4) {
+        tile(std::integral_constant<int, 4>());
+        continue;
+      }
+      if (left >= 2) {
+        tile(std::integral_constant<int, 2>());
+        continue;
+      }
     }
+    tile(std::integral_constant<int, 1>());
   }
 }
 
