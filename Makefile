@@ -4,7 +4,7 @@
 #   make              set-up, build of the commands and every test
 #   make demo         set-up, build of the commands, train hydra-nano on real text and write with it
 #   make chat         set-up, build of hydralm, talk to SmolLM2-135M (fetched once; MODEL=path: another model)
-#   make check        set-up, build, every test but the slow ones (make check-slow)
+#   make check        set-up, build, every test but the longest ones (make check-slow)
 #   make bench        every benchmark
 #   make tsan         the torch-free tests under ThreadSanitizer
 #   make fuzz         fuzz every reader, FUZZ_SECONDS=600 each (clang)

@@ -9,6 +9,8 @@ set(test_environment HYDRALM_BIN=${CMAKE_BINARY_DIR} HYDRALM_PYTHON=${HYDRALM_PY
     PYTHONDONTWRITEBYTECODE=1 HYDRALM_SANITIZE=${HYDRALM_SANITIZE} ASAN_OPTIONS=detect_stack_use_after_return=1
     UBSAN_OPTIONS=print_stacktrace=1)
 
+add_custom_target(unit_tests)  # the torch-free test binaries, without commands
+
 # hydra_test(FOLDER LABEL): LABEL torch builds with LibTorch.
 function(hydra_test folder label)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/hydra/${folder}/*_test.cc)
@@ -23,6 +25,9 @@ function(hydra_test folder label)
   target_link_libraries(${folder}_test PRIVATE hydra_${folder} GTest::gtest_main)
   hydra_common(${folder}_test ${kind})
   hydra_unity(${folder}_test ${kind})
+  if(NOT label STREQUAL "torch")
+    add_dependencies(unit_tests ${folder}_test)
+  endif()
   foreach(group plain slow cuda)
     set(filter_plain "-*Slow:*Cuda")
     set(filter_slow "*Slow")

@@ -1,9 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# `make check`: the release build with every test that is not labelled slow, then ASan + UBSan over the torch-free ones,
-# then, where clang and libFuzzer are installed, 30 s each of the four fuzz targets of model files. Ends with "N passed,
-# N failed" over all, counted from ctest's own report and a target as one test; a build that fails is one failure.
-#   tools/check.sh slow               the slow tests of the release build, which continuous integration runs too
+# `make check`: the release build with every test that is not labelled slow, then ASan + UBSan over the torch-free unit
+# tests, then, where clang and libFuzzer are installed, 30 s each of the four fuzz targets of model files. Ends with "N
+# passed, N failed" over all, counted from ctest's own report and a target as one test; a build that fails is one
+# failure.
+#   tools/check.sh slow               what takes longer, which continuous integration runs too: the slow tests of the
+#                                     release build, and the commands under ASan + UBSan
 #   tools/check.sh [presets]          only their tests, and no fuzzing: `make tsan` is check.sh tsan
 set -u
 cd "$(dirname "$0")/.."
@@ -13,11 +15,12 @@ failed=0
 # attribute NAME FILE: a number of the report's <testsuite> line.
 attribute() { sed -n "s/.*[ \t]$1=\"\([0-9]*\)\".*/\1/p" "$2" | head -n 1; }
 
-# run PRESET LABELS: builds one preset, runs its tests that `ctest LABELS` selects, and adds to the counts.
+# run PRESET LABELS [ninja target]: builds one preset, runs its tests that `ctest LABELS` selects, and adds to the
+# counts.
 run() {
   labels=$2
   started=$(date +%s)
-  if ! tools/build.sh "$1"; then
+  if ! tools/build.sh "$1" ${3:-}; then
     echo "$1: build failed"
     failed=$((failed + 1))
     return
@@ -67,11 +70,12 @@ run_fuzz() {
 
 if [ "${1:-}" = slow ]; then
   run release "-L slow"
+  run dev "-L python -LE slow"
 elif [ $# -gt 0 ]; then
   for preset in "$@"; do run "$preset" "-LE slow"; done
 else
   run release "-LE slow"
-  run dev "-LE slow"
+  run dev "-L unit -LE slow" unit_tests
   run_fuzz
 fi
 echo "$passed passed, $failed failed"
