@@ -63,7 +63,7 @@ void Softmax(const SoftmaxArgs& a);
 // ---- SSM ----
 
 // y[t,c] = silu(b[c] + sum_k w[c,k] u[t+k,c]), u = state rows, then x rows; on return state = last K-1 rows of u.
-// One call equals any split of it.
+// One call equals any split of its tokens; calls for other channels may run beside it.
 struct ConvArgs {
   const float* x;  // [T, C], rows x_stride apart
   const float* w;  // [C, K]
@@ -72,6 +72,7 @@ struct ConvArgs {
   float* y;        // [T, C], rows y_stride apart
   int64_t T, C, K;
   int64_t x_stride = 0, y_stride = 0;  // 0 = C
+  int64_t c0 = 0, c1 = 0;              // channels of this call; c1 = 0: all from c0 on
 };
 void Conv(const ConvArgs& a);
 

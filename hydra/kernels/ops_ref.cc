@@ -130,16 +130,17 @@ void Softmax(const SoftmaxArgs& a) {
 
 void Conv(const ConvArgs& a) {
   const int64_t S = a.K - 1, xs = StrideOr(a.x_stride, a.C), ys = StrideOr(a.y_stride, a.C);
+  const int64_t end = a.c1 == 0 ? a.C : a.c1;
   const auto u = [&](int64_t i, int64_t c) { return i < S ? a.state[i * a.C + c] : a.x[(i - S) * xs + c]; };
   for (int64_t t = 0; t < a.T; ++t)
-    for (int64_t c = 0; c < a.C; ++c) {
+    for (int64_t c = a.c0; c < end; ++c) {
       double sum = a.b != nullptr ? a.b[c] : 0;
       for (int64_t k = 0; k < a.K; ++k) sum += double{a.w[c * a.K + k]} * u(t + k, c);
       a.y[t * ys + c] = static_cast<float>(Silu(sum));
     }
   // Row i takes a later row, so ascending order overwrites nothing still needed.
   for (int64_t i = 0; i < S; ++i)
-    for (int64_t c = 0; c < a.C; ++c) a.state[i * a.C + c] = u(i + a.T, c);
+    for (int64_t c = a.c0; c < end; ++c) a.state[i * a.C + c] = u(i + a.T, c);
 }
 
 void Dt(const DtArgs& a) {

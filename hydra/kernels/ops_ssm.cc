@@ -24,18 +24,20 @@ namespace HWY_NAMESPACE {
 
 // ---- Convolution ----
 
+int64_t End(const ConvArgs& a) { return a.c1 == 0 ? a.C : a.c1; }
+
 // The taps of the channels c .. as K vectors.
 HWY_INLINE void LoadTaps(const ConvArgs& a, int64_t c, float* taps) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
   for (int64_t i = 0; i < lanes; ++i)
-    for (int64_t k = 0; k < a.K; ++k) taps[k * lanes + i] = c + i < a.C ? a.w[(c + i) * a.K + k] : 0.0f;
+    for (int64_t k = 0; k < a.K; ++k) taps[k * lanes + i] = c + i < End(a) ? a.w[(c + i) * a.K + k] : 0.0f;
 }
 
 // Four taps, the usual number: the three rows before stay in registers while time passes.
 HWY_INLINE void Conv4(const ConvArgs& a, int64_t c, FloatVec w0, FloatVec w1, FloatVec w2, FloatVec w3, int64_t xs,
                       int64_t ys) {
   const FloatTag d;
-  const size_t left = Left(a.C, c);
+  const size_t left = Left(End(a), c);
   const auto b = a.b != nullptr ? LoadPart(d, a.b + c, left) : hn::Zero(d);
   float* state = a.state + c;
   auto u0 = LoadPart(d, state, left), u1 = LoadPart(d, state + a.C, left), u2 = LoadPart(d, state + 2 * a.C, left);
@@ -57,7 +59,7 @@ HWY_INLINE void ConvAny(const ConvArgs& a, int64_t c, const float* taps, int64_t
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t S = a.K - 1;
-  const size_t left = Left(a.C, c);
+  const size_t left = Left(End(a), c);
   const auto b = a.b != nullptr ? LoadPart(d, a.b + c, left) : hn::Zero(d);
   const auto u = [&](int64_t i)
                      HWY_ATTR { return LoadPart(d, (i < S ? a.state + i * a.C : a.x + (i - S) * xs) + c, left); };
@@ -75,15 +77,15 @@ void Conv(const ConvArgs& a) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t xs = a.x_stride != 0 ? a.x_stride : a.C, ys = a.y_stride != 0 ? a.y_stride : a.C;
   HWY_ALIGN float taps[kMaxTaps * HWY_LANES(float)];
-  int64_t c = 0;
+  int64_t c = a.c0;
 #if HWY_TARGET != HWY_SCALAR
-  for (; a.K == 4 && c + lanes <= a.C; c += lanes) {
+  for (; a.K == 4 && c + lanes <= End(a); c += lanes) {
     FloatVec w0, w1, w2, w3;
     hn::LoadInterleaved4(d, a.w + c * 4, w0, w1, w2, w3);
     Conv4(a, c, w0, w1, w2, w3, xs, ys);
   }
 #endif
-  for (; c < a.C; c += lanes) {
+  for (; c < End(a); c += lanes) {
     LoadTaps(a, c, taps);
     if (a.K == 4)
       Conv4(a, c, hn::LoadU(d, taps), hn::LoadU(d, taps + lanes), hn::LoadU(d, taps + 2 * lanes),
@@ -140,7 +142,7 @@ HWY_EXPORT(Dt);
 HWY_EXPORT(Diagonal);
 
 void Conv(const ConvArgs& a) {
-  HYDRA_CHECK(1 <= a.K && a.K <= kMaxTaps);
+  HYDRA_CHECK(1 <= a.K && a.K <= kMaxTaps && 0 <= a.c0 && a.c1 <= a.C);
   HYDRA_DISPATCH(Conv)(a);
 }
 void Dt(const DtArgs& a) { HYDRA_DISPATCH(Dt)(a); }

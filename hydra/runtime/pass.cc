@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// The walk of a pass: embedding, blocks, final norm, head. Formulas: specs/hydra.md 1.
+#include "hydra/runtime/pass.h"
+
+#include <cmath>
+
+namespace hydra {
+
+using kernels::MatMulArgs;
+
+std::vector<std::unique_ptr<Part>> MakeParts() {
+  std::vector<std::unique_ptr<Part>> parts;
+  for (const auto make : {MakeMamba2, MakeDiagonal, MakeFullAttention, MakeSparseAttention, MakeChunkExperts, MakeDense,
+                          MakeWorkspace, MakeProductKeys})
+    parts.push_back(make());
+  return parts;
+}
+
+int64_t ForwardScratch::Data::bytes() const {
+  int64_t sum = matmul.bytes() + wanted.bytes() + positions.bytes();
+  for (const auto* b : {&x, &u, &last, &logits, &workers}) sum += b->bytes();
+  for (size_t i = 0; i < 3; ++i) sum += scale[i].bytes() + packed[i].bytes() + active[i].bytes();
+  for (const auto& part : parts) sum += part->bytes();
+  return sum;
+}
+
+Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span<const Piece> pieces, ThreadPool& pool)
+    : w_(weights),
+      c_(weights.config),
+      s_(scratch),
+      pool_(pool),
+      act_(weights.options.act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32),
+      view_{.weights = weights,
+            .config = weights.config,
+            .pieces = pieces,
+            .n = 0,
+            .longest = 0,
+            .threads = pool.threads(),
+            .positions = nullptr,
+            .x = nullptr,
+            .u = nullptr} {
+  for (const Piece& p : pieces) view_.n += p.T, view_.longest = std::max(view_.longest, p.T);
+}
+
+void Pass::Run() {
+  const int64_t D = c_.d_model, n = view_.n;
+  view_.x = s_.x.Get(n * D);
+  view_.u = s_.u.Get(n * D);
+  constexpr int64_t kRows = 32;
+  ForRows(n, kRows, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      kernels::DecodeMatrixRow(w_.embedding, s_.row_ids[static_cast<size_t>(i)], view_.x + i * D);
+  });
+  int64_t* positions = s_.positions.Get(n);
+  for (const Piece& p : view_.pieces)
+    for (int64_t t = 0; t < p.T; ++t) positions[p.row + t] = p.pos + t;
+  view_.positions = positions;
+  for (int layer = 0; layer < c_.n_layers(); ++layer) RunBlock(layer);
+}
+
+// Parallel: x += a1 g1 SSM(u) + a2 g2 SGA(u) + a3 g3 MoE(u), which is one group; then the memories, a group each.
+// Sequential: x += mixer(norm(x)); x += ffn(norm(x)).
+void Pass::RunBlock(int layer) {
+  const BlockWeights& block = w_.blocks[static_cast<size_t>(layer)];
+  const LayerConfig& config = c_.layers[static_cast<size_t>(layer)];
+  s_.group.clear();
+  for (const auto& part : s_.parts) {
+    if (!part->In(c_, config)) continue;
+    if (!s_.group.empty() && &part->NormOf(block) != &s_.group.front()->NormOf(block)) {
+      RunGroup(layer, s_.group);
+      s_.group.clear();
+    }
+    s_.group.push_back(part.get());
+  }
+  if (!s_.group.empty()) RunGroup(layer, s_.group);
+}
+
+void Pass::RunGroup(int layer, std::span<Part* const> group) {
+  NormAndScales(layer, group.front()->NormOf(w_.blocks[static_cast<size_t>(layer)]));
+  s_.began.clear();
+  for (Part* part : group) {
+    const Share share = ShareOf(*part);
+    if (share.n == 0) continue;
+    part->Begin(view_, layer, share);
+    s_.began.push_back(part);
+  }
+  s_.going = s_.began;
+  for (int round = 0; !s_.going.empty(); ++round) {
+    s_.round.tasks.clear();
+    std::erase_if(s_.going, [&](Part* part) { return !part->AddRound(round, s_.round); });
+    RunRound();
+  }
+  for (Part* part : s_.began) part->AddOutput(s_.round.products);
+  Products();
+}
+
+void Pass::RunRound() {
+  Products();
+  if (s_.round.tasks.empty()) return;
+  int64_t floats = 0;
+  for (const Task& task : s_.round.tasks) floats = std::max(floats, task.part->ScratchFloats());
+  constexpr int64_t kLine = 16;  // floats of a cache line
+  floats = (floats + kLine - 1) / kLine * kLine;
+  float* workers = s_.workers.Get(floats * pool_.threads());
+  pool_.For(static_cast<int64_t>(s_.round.tasks.size()), [&](int64_t i, int worker) {
+    const Task& task = s_.round.tasks[static_cast<size_t>(i)];
+    task.part->Run(task, workers + worker * floats);
+  });
+}
+
+void Pass::Products() {
+  if (!s_.round.products.empty()) kernels::MatMul(s_.round.products, act_, pool_, s_.matmul);
+  s_.round.products.clear();
+}
+
+void Pass::NormAndScales(int layer, const F32& norm) {
+  const BlockWeights& block = w_.blocks[static_cast<size_t>(layer)];
+  const int64_t D = c_.d_model, n = view_.n;
+  const bool scales = c_.wiring == Wiring::kParallel && &norm == &block.norm;
+  for (size_t i = 0; scales && i < 3; ++i) s_.scale[i].Get(n);
+  constexpr int64_t kRows = 32;
+  ForRows(n, kRows, [&](int64_t begin, int64_t end) {
+    kernels::RmsNorm({.x = view_.x + begin * D,
+                      .w = norm.data(),
+                      .y = s_.u.data() + begin * D,
+                      .T = end - begin,
+                      .D = D,
+                      .eps = static_cast<float>(c_.norm_eps)});
+    for (size_t i = 0; scales && i < view_.pieces.size(); ++i) {
+      const Piece& p = view_.pieces[i];
+      Scales(block, p, std::max(begin, p.row), std::min(end, p.row + p.T));
+    }
+  });
+}
+
+void Pass::Scales(const BlockWeights& block, const Piece& piece, int64_t begin, int64_t end) {
+  const int64_t D = c_.d_model;
+  for (size_t i = 0; i < 3; ++i) {
+    const auto a = static_cast<float>(piece.state->controls().path_scale[i]) * block.gates[i];
+    float* scale = s_.scale[i].data();
+    for (int64_t t = begin; t < end; ++t) {
+      scale[t] = a;
+      if (block.controller.empty()) continue;
+      const float* row = block.controller.data() + static_cast<int64_t>(i) * D;
+      scale[t] *= 2 / (1 + std::exp(-(kernels::Dot(row, view_.u + t * D, D) + block.controller_bias[i])));
+    }
+  }
+}
+
+Share Pass::ShareOf(const Part& part) {
+  if (c_.wiring != Wiring::kParallel || part.Path() < 0) return {.n = view_.n};
+  const auto path = static_cast<size_t>(part.Path());
+  const float* by_row = s_.scale[path].data();
+  Share share{.path = part.Path(), .n = view_.n, .by_row = by_row, .packed = by_row};
+  const auto on = [&](const Piece& p) { return p.state->controls().path_scale[path] != 0; };
+  if (std::all_of(view_.pieces.begin(), view_.pieces.end(), on)) return share;
+  int32_t* list = s_.active[path].Get(view_.n);
+  float* packed = s_.packed[path].Get(view_.n);
+  share.n = 0;
+  for (const Piece& p : view_.pieces)
+    for (int64_t t = p.row; on(p) && t < p.row + p.T; ++t) {
+      list[share.n] = static_cast<int32_t>(t);
+      packed[share.n++] = by_row[t];
+    }
+  share.list = list;
+  share.packed = packed;
+  return share;
+}
+
+void Pass::Logits(std::span<const int32_t> rows, float* logits) {
+  const int64_t D = c_.d_model, n = static_cast<int64_t>(rows.size());
+  float* last = s_.last.Get(n * D);
+  constexpr int64_t kRows = 8;
+  ForRows(n, kRows, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      kernels::RmsNorm({.x = view_.x + rows[static_cast<size_t>(i)] * D,
+                        .w = w_.final_norm.data(),
+                        .y = last + i * D,
+                        .T = 1,
+                        .D = D,
+                        .eps = static_cast<float>(c_.norm_eps)});
+  });
+  kernels::MatMul(MatMulArgs{.w = w_.head, .x = last, .y = logits, .T = n}, act_, pool_, s_.matmul);
+}
+
+}  // namespace hydra
