@@ -105,7 +105,7 @@ BenchRow MakeRow(const Runner& runner, const Running& running, double read_bytes
   row.test = running.test;
   row.samples = running.rates;
   row.rate = Summarise(running.rates);
-  row.bytes = CountTokenBytes(runner.model, running.test);
+  row.moved = running.speed.moved();
   row.read_bytes_per_s = read_bytes_per_s;
   row.token_flops = CountTokenFlops(runner.model.config(), running.test);
   if (row.token_flops > 0)

@@ -20,7 +20,14 @@ std::string Millions(int64_t n) {
   return v >= 1e9 ? fmt::format("{:.2f} B", v / 1e9) : fmt::format("{:.1f} M", v / 1e6);
 }
 
-double GbPerSecond(const BenchRow& row) { return row.rate.mean * row.bytes.total() / 1e9; }
+double PerToken(const BenchRow& row, int64_t bytes) {
+  return static_cast<double>(bytes) / static_cast<double>(std::max<int64_t>(row.test.tokens(), 1));
+}
+double WeightsPerToken(const BenchRow& row) { return PerToken(row, row.moved.weights); }
+double StatePerToken(const BenchRow& row) { return PerToken(row, row.moved.state_read + row.moved.state_written); }
+double KvPerToken(const BenchRow& row) { return PerToken(row, row.moved.kv_read + row.moved.kv_written); }
+
+double GbPerSecond(const BenchRow& row) { return row.rate.mean * PerToken(row, row.moved.total()) / 1e9; }
 
 double GflopPerSecond(const BenchRow& row) { return row.rate.mean * row.token_flops / 1e9; }
 
@@ -36,7 +43,7 @@ Json RowJson(const BenchRow& row) {
     json["b"] = row.test.batch;
     json["tok_per_s"] = RateJson(row.rate);
     json["samples"] = row.samples;
-    json["bytes_per_tok"] = {{"weights", row.bytes.weights}, {"state", row.bytes.state}, {"kv", row.bytes.kv}};
+    json["bytes_per_tok"] = {{"weights", WeightsPerToken(row)}, {"state", StatePerToken(row)}, {"kv", KvPerToken(row)}};
     json["gb_per_s"] = GbPerSecond(row);
     json["read_gb_per_s"] = row.read_bytes_per_s / 1e9;
     if (row.token_flops > 0) {
@@ -128,7 +135,8 @@ void RowWriter::WriteMarkdown(const BenchRow& row) {
   const bool prompt = row.token_flops > 0;
   fmt::print("| {} | {} | {} | {} | {} | {:.2f} +- {:.2f} | {:.2f} ({:.2f} .. {:.2f}) | {:.2f} | {:.2f} | {:.2f} |",
              row.model, Millions(row.params), row.threads, row.target, TestName(row.test), r.mean, r.sd, r.median,
-             r.min, r.max, row.bytes.total() / 1e6, GbPerSecond(row), GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
+             r.min, r.max, PerToken(row, row.moved.total()) / 1e6, GbPerSecond(row),
+             GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
   fmt::print(" {} | {} | {} |", prompt ? fmt::format("{:.1f}", GflopPerSecond(row)) : "",
              prompt ? fmt::format("{:.2f}", GflopPerSecond(row) * 1e9 / row.peak_flops) : "", row.kernels);
   if (row.compared)
@@ -147,7 +155,7 @@ void RowWriter::WriteCsv(const BenchRow& row) {
   fmt::print("\"{}\",{},{},{},{},{},{},{},{},", name, row.params, row.file_bytes, row.threads, row.target,
              row.test.prompt, row.test.generate, row.test.depth, row.test.batch);
   fmt::print("{},{},{},{},{},{},{},{},{},{},{},{},\"{}\",{},{}\n", r.mean, r.sd, r.median, r.min, r.max,
-             row.bytes.weights, row.bytes.state, row.bytes.kv, GbPerSecond(row), row.read_bytes_per_s / 1e9,
+             WeightsPerToken(row), StatePerToken(row), KvPerToken(row), GbPerSecond(row), row.read_bytes_per_s / 1e9,
              GflopPerSecond(row), row.peak_flops / 1e9, row.kernels,
              row.compared ? fmt::format("{}", row.compared->median) : "",
              row.perplexity ? fmt::format("{}", row.perplexity->value) : "");

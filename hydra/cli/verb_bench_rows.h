@@ -21,11 +21,11 @@ struct BenchRow {
   std::string model;
   int64_t params = 0, file_bytes = 0;
   int threads = 0;
-  std::string target, kernels;    // SIMD level; "Q4_1 panels x int8"
-  SpeedTest test{};               // none: a row of perplexity alone
-  std::vector<double> samples{};  // tokens a second of all sequences, of each repetition
-  Summary rate{};                 // ... of them all
-  TokenBytes bytes{};
+  std::string target, kernels;        // SIMD level; "Q4_1 panels x int8"
+  SpeedTest test{};                   // none: a row of perplexity alone
+  std::vector<double> samples{};      // tokens a second of all sequences, of each repetition
+  Summary rate{};                     // ... of them all
+  PassBytes moved{};                  // in one repetition
   double read_bytes_per_s = 0;        // of the memory
   double token_flops = 0;             // of a prompt's token
   double peak_flops = 0;              // that the arithmetic of the main matrices can do, all threads

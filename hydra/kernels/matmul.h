@@ -33,6 +33,8 @@ struct Matrix {
 [[nodiscard]] int64_t PackedBytes(WeightType type, int64_t rows, int64_t cols);
 // Copies rows into panels; `out` has PackedBytes, 64-byte aligned. The values are the same to the bit.
 [[nodiscard]] Matrix Pack(const Matrix& rows, std::byte* out, ThreadPool& pool);
+// Bytes of W as products read them.
+[[nodiscard]] int64_t MatrixBytes(const Matrix& w);
 // Row i of W as f32, packed or not. out [K]
 void DecodeMatrixRow(const Matrix& w, int64_t row, float* out);
 

@@ -273,6 +273,10 @@ int64_t PackedBytes(WeightType type, int64_t rows, int64_t cols) {
   return (rows + lanes - 1) / lanes * LayoutOf(type, cols, lanes).bytes;
 }
 
+int64_t MatrixBytes(const Matrix& w) {
+  return w.packed ? PackedBytes(w.type, w.rows, w.cols) : w.rows * RowBytes(w.type, w.cols);
+}
+
 Matrix Pack(const Matrix& rows, std::byte* out, ThreadPool& pool) {
   if (PackedBytes(rows.type, rows.rows, rows.cols) == 0) return rows;
   HYDRA_CHECK(!rows.packed && reinterpret_cast<uintptr_t>(out) % 64 == 0);

@@ -11,6 +11,7 @@ ForwardScratch::ForwardScratch(ForwardScratch&&) noexcept = default;
 ForwardScratch& ForwardScratch::operator=(ForwardScratch&&) noexcept = default;
 
 int64_t ForwardScratch::bytes() const { return data_->bytes(); }
+const PassBytes& ForwardScratch::moved() const { return data_->moved; }
 
 Model Model::Load(const std::string& path, const LoadOptions& options, ThreadPool* pool) {
   return Model(ModelWeights::Build(OpenWeights(path), options, pool));

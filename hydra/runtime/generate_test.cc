@@ -241,20 +241,70 @@ TEST(Perplexity, IsThatOfTheLogits) {
   ExpectError([&] { (void)MeasurePerplexity(s.model, ids, {.chunk = 513}, pool); }, ErrorCode::kUsage, {"--ctx-size"});
 }
 
-TEST(Speed, CountsBytes) {
+// What passes count against the formulas of model/accounting.h.
+PassBytes Moved(const Model& model, const SpeedTest& test) {
+  ThreadPool pool(1);
+  SpeedRunner runner(model, test, pool);
+  runner.Run();
+  return runner.moved();
+}
+
+TEST(Speed, CountsTheWeightsThatAreRead) {
+  for (const ModelConfig& config : {TransformerNano(), MambaNano(), HydraNano()}) {
+    const Model model = BuildModel(RandomSource(config, 1));
+    const TensorTable table(config);
+    const TensorBytes bytes = [&](const TensorSpec& spec) { return spec.size() * kF32Bytes; };
+    const int64_t steps = 2 * config.chunk_len;
+    const auto counted = static_cast<double>(Moved(model, {.generate = steps}).weights) / static_cast<double>(steps);
+    // The formula has the router as if each token were routed, initial states as if each token read them, and a tied
+    // embedding without the row of the token; those are small.
+    EXPECT_NEAR(counted, static_cast<double>(StepWeightBytes(config, table, 1, bytes)), 0.04 * counted)
+        << table.specs().size() << " tensors";
+  }
   const Model model = BuildModel(RandomSource(TransformerNano(), 1));
-  const double kv = static_cast<double>(KvBytesPerToken(model.config(), KvDtype::kF32));
-  EXPECT_EQ(CountTokenBytes(model, {.generate = 3, .depth = 10}).kv, 12 * kv);  // 11, 12, 13 keys
-  EXPECT_EQ(CountTokenBytes(model, {.generate = 3, .depth = 10, .batch = 4}).kv, 12 * kv);
-  const TokenBytes one = CountTokenBytes(model, {.generate = 1}),
-                   four = CountTokenBytes(model, {.generate = 1, .batch = 4});
-  EXPECT_NEAR(four.weights, one.weights / 4, one.weights * 0.01);
-  EXPECT_EQ(one.state, 0);
+  const TensorTable table(model.config());
+  const TensorBytes bytes = [&](const TensorSpec& spec) { return spec.size() * kF32Bytes; };
+  const int64_t row = model.config().d_model * kF32Bytes, all = StepWeightBytes(model.config(), table, 1, bytes);
+  EXPECT_EQ(Moved(model, {.generate = 5}).weights, 5 * (all + row));
+  EXPECT_EQ(Moved(model, {.generate = 5, .batch = 4}).weights, 5 * (all + 4 * row));
+  // One pass reads the prompts of all sequences.
+  EXPECT_EQ(Moved(model, {.prompt = 128}).weights, all + 128 * row);
+  EXPECT_EQ(Moved(model, {.prompt = 128, .batch = 4}).weights, all + 512 * row);
+}
+
+TEST(Speed, CountsTheExpertsThatWereChosen) {
+  const ModelConfig config = HydraNano();
+  const Model model = BuildModel(RandomSource(config, 1));
+  const int64_t expert = 3 * config.moe.d_expert * config.d_model * kF32Bytes;
+  ThreadPool pool(1);
+  const auto weights = [&](std::vector<int64_t> experts) {
+    Controls controls;
+    controls.force_experts = std::move(experts);
+    SequenceState state(model, controls);
+    (void)model.Step(state, 1, pool);
+    return state.scratch().moved().weights;
+  };
+  int64_t layers = 0;
+  for (const LayerConfig& layer : config.layers) layers += layer.ffn == FfnKind::kChunkMoe ? 1 : 0;
+  EXPECT_EQ(weights({0, 1, 2}) - weights({0}), layers * 2 * expert);
+}
+
+TEST(Speed, CountsStateAndKeys) {
+  const Model transformer = BuildModel(RandomSource(TransformerNano(), 1));
+  const int64_t kv = KvBytesPerToken(transformer.config(), KvDtype::kF32);
+  const PassBytes steps = Moved(transformer, {.generate = 3, .depth = 10});
+  EXPECT_EQ(steps.kv_read, (11 + 12 + 13) * kv);
+  EXPECT_EQ(steps.kv_written, 3 * kv);
+  EXPECT_EQ(steps.state_read, 0);
+  EXPECT_EQ(Moved(transformer, {.generate = 3, .depth = 10, .batch = 4}).kv_read, 4 * steps.kv_read);
+  EXPECT_EQ(Moved(transformer, {.prompt = 40}).kv_read, (32 + 40) * kv);  // tiles of 32 queries
   const Model hydra = BuildModel(RandomSource(HydraNano(), 1));
-  EXPECT_EQ(CountTokenBytes(hydra, {.generate = 1}).state,
-            static_cast<double>(CountState(hydra.config(), KvDtype::kF32).total() -
-                                CountState(hydra.config(), KvDtype::kF32).kv));
-  EXPECT_LT(CountTokenBytes(hydra, {.prompt = 64}).weights, CountTokenBytes(hydra, {.generate = 1}).weights / 16);
+  const StateBytes state = CountState(hydra.config(), KvDtype::kF32);
+  const PassBytes step = Moved(hydra, {.generate = 1, .depth = 700});
+  EXPECT_EQ(step.state_read, state.total() - state.kv);
+  EXPECT_EQ(step.state_written, step.state_read);
+  EXPECT_LE(step.kv_read, state.kv);  // the pool is not full yet
+  EXPECT_GT(step.kv_read, state.kv / 2);
 }
 
 TEST(Speed, RunsFromTheSameStates) {

@@ -40,6 +40,21 @@ struct Segment {
 // Which positions need logits.
 enum class LogitsOf { kLast, kAll, kNone };
 
+// Bytes that passes moved between memory and processor if nothing were cached longer than a round: counted where the
+// work is listed, from what it reads. A matrix counts once a round in which a row needs it, a row of a table once a
+// use, keys and values once for each tile of queries that reads them.
+struct PassBytes {
+  int64_t weights = 0;
+  int64_t state_read = 0, state_written = 0;  // recurrent and constant state, landmarks' scores
+  int64_t kv_read = 0, kv_written = 0;        // rows of keys and values
+  [[nodiscard]] int64_t total() const { return weights + state_read + state_written + kv_read + kv_written; }
+  [[nodiscard]] PassBytes operator-(const PassBytes& o) const {
+    return {weights - o.weights, state_read - o.state_read, state_written - o.state_written, kv_read - o.kv_read,
+            kv_written - o.kv_written};
+  }
+  bool operator==(const PassBytes&) const = default;
+};
+
 // Working memory of forward passes; grows to the largest pass and is then reused. One for each concurrent caller.
 class ForwardScratch {
  public:
@@ -48,6 +63,8 @@ class ForwardScratch {
   ForwardScratch(ForwardScratch&&) noexcept;
   ForwardScratch& operator=(ForwardScratch&&) noexcept;
   [[nodiscard]] int64_t bytes() const;
+  // Of all passes with this scratch so far.
+  [[nodiscard]] const PassBytes& moved() const;
   struct Data;
   [[nodiscard]] Data& data() { return *data_; }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <vector>
@@ -37,6 +38,7 @@ struct PassView {
   const int64_t* positions;  // [n] of each row in its sequence
   float* x;                  // [n, D] the residual stream
   const float* u;            // [n, D] its norm, which the parts of a group read
+  PassBytes* moved;          // what the pass reads and writes; products are counted by the pass
 };
 
 // Rows on which a part runs, and the factors of what it adds to x.
@@ -124,6 +126,18 @@ class Part {
             .y_rows = share_.list,
             .row_scale = share_.packed,
             .accumulate = true};
+  }
+  // Counts small tensors as read.
+  void CountWeights(std::initializer_list<const F32*> tensors) const {
+    for (const F32* tensor : tensors) pass_->moved->weights += static_cast<int64_t>(tensor->size() * sizeof(float));
+  }
+  // Counts the piece's buffers of a kind as read and written.
+  void CountState(const Piece& piece, StatePart kind) const {
+    for (const StateBuffer& buffer : piece.state->layout().buffers[static_cast<size_t>(layer_)]) {
+      if (buffer.part != kind) continue;
+      pass_->moved->state_read += buffer.bytes;
+      pass_->moved->state_written += buffer.bytes;
+    }
   }
   // Tasks of a kind over [0, n) in equal cuts of at most `most`.
   void AddTasks(Round& out, int32_t kind, int32_t piece, int64_t n, int64_t most) {

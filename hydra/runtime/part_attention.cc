@@ -17,9 +17,13 @@ bool CachedAttention::AddRound(int round, Round& out) {
   add(w.k, w.k_bias, k_);
   add(w.v, w.v_bias, v_);
   y_.Get(pass_->n * width());
+  CountWeights({&w.q_bias, &w.k_bias, &w.v_bias, &w.q_norm, &w.k_norm});
   constexpr int64_t kRows = 16;
   for (size_t i = 0; i < pieces().size(); ++i)
-    if (On(pieces()[i])) AddTasks(out, kRotate, static_cast<int32_t>(i), pieces()[i].T, kRows);
+    if (const Piece& p = pieces()[i]; On(p)) {
+      AddTasks(out, kRotate, static_cast<int32_t>(i), p.T, kRows);
+      pass_->moved->kv_written += p.T * KeyBytes(p);
+    }
   return true;
 }
 
@@ -76,16 +80,17 @@ kernels::AttentionArgs CachedAttention::Args(const Piece& p) const {
   return a;
 }
 
-void CachedAttention::AddQueryTiles(Round& out, int32_t kind, int32_t piece, int64_t begin, int64_t end) {
+void CachedAttention::AddQueryTiles(Round& out, int32_t kind, int32_t piece, int64_t begin, int64_t end, int64_t window,
+                                    int64_t others) {
+  const Piece& p = pieces()[static_cast<size_t>(piece)];
   const int64_t tiles = (end - begin + kQueryTile - 1) / kQueryTile;
-  for (int64_t i = tiles - 1; i >= 0; --i)
+  for (int64_t i = tiles - 1; i >= 0; --i) {
+    const int64_t first = begin + i * kQueryTile, last = std::min(end, first + kQueryTile);
+    const int64_t keys = std::min(p.pos + last, window > p.pos + last ? window : window + last - first - 1);
+    pass_->moved->kv_read += (keys + others) * KeyBytes(p);
     for (int64_t kv = 0; kv < attention().n_kv_heads; ++kv)
-      out.tasks.push_back({.part = this,
-                           .kind = kind,
-                           .piece = piece,
-                           .begin = begin + i * kQueryTile,
-                           .end = std::min(end, begin + (i + 1) * kQueryTile),
-                           .head = kv});
+      out.tasks.push_back({.part = this, .kind = kind, .piece = piece, .begin = first, .end = last, .head = kv});
+  }
 }
 
 }  // namespace hydra

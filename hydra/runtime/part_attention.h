@@ -33,12 +33,16 @@ class CachedAttention : public Part {
   [[nodiscard]] int64_t RowBytes(const Piece& piece) const {
     return KvRowBytes(piece.state->layout().kv, attention().head_dim);
   }
+  // Of a position's key and value, all heads.
+  [[nodiscard]] int64_t KeyBytes(const Piece& piece) const { return 2 * attention().n_kv_heads * RowBytes(piece); }
   // Key and value of row t of a piece and a head, in the cache's type.
   void StoreRow(const Piece& piece, int64_t t, int64_t head, std::byte* key, std::byte* value) const;
   // The arguments that do not depend on where the keys lie.
   [[nodiscard]] kernels::AttentionArgs Args(const Piece& piece) const;
   // Tasks of kind `kind` for the queries [begin, end) of a piece and each KV head; the tiles that see most keys first.
-  void AddQueryTiles(Round& out, int32_t kind, int32_t piece, int64_t begin, int64_t end);
+  // A query sees the last `window` keys up to its own, and `others` besides.
+  void AddQueryTiles(Round& out, int32_t kind, int32_t piece, int64_t begin, int64_t end, int64_t window,
+                     int64_t others = 0);
 
   Buffer<float> q_, k_, v_, y_;  // [n, A Dh], [n, Akv Dh] twice, [n, A Dh]
 

@@ -20,12 +20,14 @@ class Diagonal final : public Part {
     if (round == 0) {
       out.products.push_back(OfInput(block().ssm.param_proj, params_.Get(pass_->n * 4 * D)));
       out.products.push_back(OfInput(block().ssm.skip_proj, y_.Get(pass_->n * D)));
+      CountWeights({&block().ssm.lambda});
     }
     const auto n = static_cast<int64_t>(pieces().size());
     const int64_t cuts = std::min<int64_t>(D, (pass_->threads + n - 1) / n);
     for (size_t i = 0; i < pieces().size(); ++i) {
       const auto piece = static_cast<int32_t>(i);
       if (!On(pieces()[i])) continue;
+      if (round == 0) CountState(pieces()[i], StatePart::kSsm);
       constexpr int64_t kRows = 16;
       if (round == 1) AddTasks(out, kAdd, piece, pieces()[i].T, kRows);
       for (int64_t cut = 0; round == 0 && cut < cuts; ++cut)

@@ -68,10 +68,23 @@ class ChunkExperts final : public Part {
 
   void Reserve() {
     k_max_ = 1;
+    CountReads();
     for (const Piece& p : pieces()) k_max_ = std::max(k_max_, p.state->layout().moe_k);
     row_experts_.Get(pass_->n * k_max_);
     row_weights_.Get(pass_->n * k_max_);
     std::fill_n(counts_.Get(pass_->n), pass_->n, 0);
+  }
+
+  // The router is read where a chunk starts.
+  void CountReads() const {
+    const int64_t C = config().chunk_len;
+    for (const Piece& p : pieces()) {
+      if (!On(p)) continue;
+      CountState(p, StatePart::kMoe);
+      const int64_t starts = (p.pos + p.T + C - 1) / C - (p.pos + C - 1) / C;
+      for (int64_t i = 0; config().moe.mode != RouterMode::kRoundRobin && i < starts; ++i)
+        CountWeights({&block().moe.prev, &block().moe.first, &block().moe.balance_bias});
+    }
   }
 
   // S_c = top-k of z + bias, or what the controls force; weights are the softmax of z / tau over the chosen. z [2 E]

@@ -42,10 +42,11 @@ class FullAttention final : public CachedAttention {
       const auto piece = static_cast<int32_t>(i);
       if (!On(p)) continue;
       if (!IsCut(p)) {
-        if (round == 0) AddQueryTiles(out, kQueries, piece, 0, p.T);
+        if (round == 0) AddQueryTiles(out, kQueries, piece, 0, p.T, INT64_MAX);
         continue;
       }
       const int64_t n = Parts(p);
+      if (round == 0) pass_->moved->kv_read += (p.pos + 1) * KeyBytes(p);
       for (int64_t kv = 0; kv < heads; ++kv, slot += n) {
         if (round == 1) out.tasks.push_back({this, kMerge, piece, 0, n, kv, slot});
         for (int64_t j = 0; round == 0 && j < n; ++j)

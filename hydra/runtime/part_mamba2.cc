@@ -26,12 +26,16 @@ class Mamba2 final : public Part {
       conv_.Get(pass_->n * c.conv_dim());
       dt_.Get(pass_->n * c.n_heads);
       y_.Get(pass_->n * c.d_inner());
+      const SsmWeights& w = block().ssm;
+      CountWeights({&w.conv_w, &w.conv_b, &w.A, &w.D, &w.dt_bias, &w.norm});
     }
     for (size_t i = 0; i < pieces().size(); ++i) {
       const Piece& p = pieces()[i];
       const auto piece = static_cast<int32_t>(i);
       if (!On(p)) continue;
       if (round == 0) {
+        CountState(p, StatePart::kConv);
+        CountState(p, StatePart::kSsm);
         // A cut of a few lines of the cache; the convolution of a token or two is less work than handing it out.
         constexpr int64_t kChannels = 128, kFew = 4, kRows = 64;
         AddTasks(out, kConv, piece, c.conv_dim(), p.T <= kFew ? c.conv_dim() : kChannels);

@@ -40,6 +40,9 @@ class ProductKeys final : public Part {
                               .T = n,
                               .x_stride = width(),
                               .y_stride = tables() * c.n_keys});
+    CountWeights({&block().pkm.query_norm, &block().pkm.gate});
+    const kernels::Matrix& table = pass_->weights.pkm_table;
+    pass_->moved->weights += n * c.n_heads * c.top_k * RowBytes(table.type, table.cols);
     values_.Get(n * c.d_value);
     gate_.Get(n);
     for (size_t i = 0; i < pieces().size(); ++i) AddTasks(out, kRead, static_cast<int32_t>(i), pieces()[i].T, 1);

@@ -44,13 +44,16 @@ class SparseAttention final : public CachedAttention {
     int64_t bytes = 0;
     for (size_t i = 0; i < pieces().size(); ++i) {
       const Piece& p = pieces()[i];
-      if (p.T == 1 || !On(p)) continue;
+      if (!On(p)) continue;
+      if (SeesLandmarks(p)) CountState(p, StatePart::kLandmarks);
+      if (p.T == 1) continue;
       walks_[i].window = bytes;
       walks_[i].rows = Old(p) + p.T;
       bytes += attention().n_kv_heads * walks_[i].rows * RowBytes(p);
     }
     window_k_.Get(bytes);
     window_v_.Get(bytes);
+    CountWeights({&block().attention.scorer, &block().attention.lambda});
   }
 
   // A piece of one token goes into the ring at once; several tokens stand behind the ring's rows in order.
@@ -78,6 +81,7 @@ class SparseAttention final : public CachedAttention {
       const auto piece = static_cast<int32_t>(i);
       if (round == 0 && p.T > 1) {
         AddTasks(out, kGather, piece, attention().n_kv_heads, 1);
+        pass_->moved->kv_read += Old(p) * KeyBytes(p);
         gather = true;
         continue;
       }
@@ -91,7 +95,8 @@ class SparseAttention final : public CachedAttention {
       walk.end = SeesLandmarks(p) ? std::min(p.T, walk.begin + ToChunkEnd(p, walk.begin)) : p.T;
       if (SeesLandmarks(p))
         kernels::LogSigmoid(p.state->At(At(p).pool_scores), LogSigmoids(piece), p.state->pool_size(layer_));
-      AddQueryTiles(out, kQueries, piece, walk.begin, walk.end);
+      const int64_t landmarks = SeesLandmarks(p) ? p.state->pool_size(layer_) : 0;
+      AddQueryTiles(out, kQueries, piece, walk.begin, walk.end, attention().window, landmarks);
       more = true;
     }
     return gather || more;

@@ -34,6 +34,9 @@ class Workspace final : public Part {
       out.products.push_back(OfInput(w.read_q, query_.Get(n * r)));
       out.products.push_back(OfInput(w.write_k, key_.Get(n * r)));
       out.products.push_back(OfInput(w.write_v, value_.Get(n * r)));
+      CountWeights(
+          {&w.memory_norm, &w.slot_queries, &w.write_gate, &w.write_gate_bias, &w.controller, &w.controller_bias});
+      for (const Piece& p : pieces()) CountState(p, StatePart::kWorkspace);
       gate_.Get(n);
       write_gate_.Get(n);
       constexpr int64_t kRows = 32;

@@ -8,6 +8,12 @@ namespace hydra {
 
 using kernels::MatMulArgs;
 
+namespace {
+
+int64_t FloatBytes(const F32& tensor) { return static_cast<int64_t>(tensor.size() * sizeof(float)); }
+
+}  // namespace
+
 std::vector<std::unique_ptr<Part>> MakeParts() {
   std::vector<std::unique_ptr<Part>> parts;
   for (const auto make : {MakeMamba2, MakeDiagonal, MakeFullAttention, MakeSparseAttention, MakeChunkExperts, MakeDense,
@@ -38,7 +44,8 @@ Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span
             .threads = pool.threads(),
             .positions = nullptr,
             .x = nullptr,
-            .u = nullptr} {
+            .u = nullptr,
+            .moved = &scratch.moved} {
   for (const Piece& p : pieces) view_.n += p.T, view_.longest = std::max(view_.longest, p.T);
 }
 
@@ -46,6 +53,7 @@ void Pass::Run() {
   const int64_t D = c_.d_model, n = view_.n;
   view_.x = s_.x.Get(n * D);
   view_.u = s_.u.Get(n * D);
+  s_.moved.weights += n * RowBytes(w_.embedding.type, w_.embedding.cols);
   constexpr int64_t kRows = 32;
   ForRows(n, kRows, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
@@ -109,7 +117,10 @@ void Pass::RunRound() {
 }
 
 void Pass::Products() {
-  if (!s_.round.products.empty()) kernels::MatMul(s_.round.products, act_, pool_, s_.matmul);
+  if (s_.round.products.empty()) return;
+  for (const MatMulArgs& product : s_.round.products)
+    if (product.T > 0) s_.moved.weights += kernels::MatrixBytes(product.w);
+  kernels::MatMul(s_.round.products, act_, pool_, s_.matmul);
   s_.round.products.clear();
 }
 
@@ -118,6 +129,9 @@ void Pass::NormAndScales(int layer, const F32& norm) {
   const int64_t D = c_.d_model, n = view_.n;
   const bool scales = c_.wiring == Wiring::kParallel && &norm == &block.norm;
   for (size_t i = 0; scales && i < 3; ++i) s_.scale[i].Get(n);
+  s_.moved.weights += FloatBytes(norm);
+  if (scales)
+    s_.moved.weights += sizeof(block.gates) + FloatBytes(block.controller) + FloatBytes(block.controller_bias);
   constexpr int64_t kRows = 32;
   ForRows(n, kRows, [&](int64_t begin, int64_t end) {
     kernels::RmsNorm({.x = view_.x + begin * D,
@@ -169,6 +183,7 @@ Share Pass::ShareOf(const Part& part) {
 
 void Pass::Logits(std::span<const int32_t> rows, float* logits) {
   const int64_t D = c_.d_model, n = static_cast<int64_t>(rows.size());
+  s_.moved.weights += FloatBytes(w_.final_norm) + kernels::MatrixBytes(w_.head);
   float* last = s_.last.Get(n * D);
   constexpr int64_t kRows = 8;
   ForRows(n, kRows, [&](int64_t begin, int64_t end) {

@@ -24,6 +24,7 @@ struct ForwardScratch::Data {
   Buffer<int32_t> wanted;             // rows whose logits are wanted
   Buffer<int64_t> positions;          // [n]
   Buffer<float> workers;              // scratch of each thread
+  PassBytes moved;
   std::vector<Piece> pieces;
   std::vector<int32_t> row_ids;  // tokens of the pass
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Timed passes, and the count of what they move.
+// Timed passes, and the memory's read rate.
 #include "hydra/runtime/speed.h"
 
 #include <unistd.h>
@@ -47,45 +47,16 @@ double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
           std::span<const int32_t>(ids_[b]).subspan(static_cast<size_t>(test_.depth + offset), static_cast<size_t>(n));
     (void)model_.Forward(segments, LogitsOf::kLast, pool_, scratch_);
   };
+  const PassBytes before = scratch_.moved();
   const double start = Seconds();
   if (prompt > 0) {
     feed(0, prompt);
   } else {
     for (int64_t i = 0; i < steps; ++i) feed(i, 1);
   }
-  return Seconds() - start;
-}
-
-TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test) {
-  const ModelConfig& config = model.config();
-  const KvDtype kv = model.options().kv_dtype;
-  const AttentionConfig& a = config.attention;
-  const TensorTable table(config);
-  const WeightSource& source = model.weights().source;
-  const TensorBytes bytes = [&source](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
-  const StateBytes state = CountState(config, kv, model.options().state_dtype);
-  const bool attends = config.HasAttention(AttentionKind::kFull) || config.HasAttention(AttentionKind::kSparse);
-  // 4 A Dh FLOPs for each key of each layer, which is 2 Akv rows.
-  const double flops_per_key = static_cast<double>(4 * a.n_heads * a.head_dim);
-  const double bytes_per_key = static_cast<double>(2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim));
-
-  const int64_t step = test.prompt > 0 ? std::min(test.prompt, kPassTokens) : 1;  // tokens of a sequence a pass
-  TokenBytes sum;
-  int64_t tokens = 0;
-  for (int64_t done = 0; done < test.length() - test.depth; done += step) {
-    const int64_t n = std::min(step, test.length() - test.depth - done), end = test.depth + done + n;
-    // A pass of a prompt has one sequence's tokens, a step one token of each sequence.
-    const int64_t together = test.prompt > 0 ? 1 : test.batch, passes = test.batch / together;
-    sum.weights += static_cast<double>(passes * StepWeightBytes(config, table, n * together, bytes));
-    sum.state += static_cast<double>(test.batch * (state.total() - state.kv));
-    if (attends)
-      sum.kv += static_cast<double>(test.batch) *
-                static_cast<double>(FlopsPerToken(config, end, FlopForm::kStep).attention) / flops_per_key *
-                bytes_per_key;
-    tokens += n * test.batch;
-  }
-  const auto n = static_cast<double>(tokens);
-  return {sum.weights / n, sum.state / n, sum.kv / n};
+  const double seconds = Seconds() - start;
+  moved_ = scratch_.moved() - before;
+  return seconds;
 }
 
 double CountTokenFlops(const ModelConfig& config, const SpeedTest& test) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Measures a model's speed: prompts and steps at a depth, for a batch; the bytes they move; the memory's read rate.
+// Measures a model's speed: prompts and steps at a depth, for a batch; the memory's read rate.
 // Tokenising and sampling are not part of it. Silent. Not here: tables (cli/verb_bench.cc), single kernels (bench/).
 #pragma once
 
@@ -30,6 +30,8 @@ class SpeedRunner {
   SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& pool);
   // Seconds of one repetition; copying the states is not among them.
   double Run();
+  // What passes moved in the last repetition.
+  [[nodiscard]] const PassBytes& moved() const { return moved_; }
 
  private:
   double Pass(int64_t prompt, int64_t steps);
@@ -40,15 +42,8 @@ class SpeedRunner {
   ForwardScratch scratch_;
   std::vector<SequenceState> base_;        // at `depth`
   std::vector<std::vector<int32_t>> ids_;  // of each sequence, random
+  PassBytes moved_;
 };
-
-// Bytes that a token moves in a test, on average: weights by the types loaded, once a pass for all its tokens;
-// recurrent and constant state, once a pass; keys and values that the test's last token of each pass sees.
-struct TokenBytes {
-  double weights = 0, state = 0, kv = 0;
-  [[nodiscard]] double total() const { return weights + state + kv; }
-};
-[[nodiscard]] TokenBytes CountTokenBytes(const Model& model, const SpeedTest& test);
 
 // Floating-point operations of a token of a prompt, on average: products, scores, scan, workspace; the head's only for
 // the last one. 0 for steps.
