@@ -391,10 +391,11 @@ class Bench(RuntimeTest):
                         one["bytes_per_tok"]["weights"])  # weights are shared by a batch
 
     def test_keys_and_values_are_counted(self):
+        # A step reads the keys up to its own and writes its own.
         rows = json.loads(
             self.done("bench", "llama", "-p", "0", "-n", "2", "-d", "0,100", "-r", "1", "-o", "json", "-q"))
         per_token = json.loads(self.done("inspect", "llama", "--json"))["bytes"]["kv_per_token"]
-        self.assertEqual([r["bytes_per_tok"]["kv"] for r in rows], [1.5 * per_token, 101.5 * per_token])
+        self.assertEqual([r["bytes_per_tok"]["kv"] for r in rows], [2.5 * per_token, 102.5 * per_token])
 
     def test_other_formats(self):
         flags = ("-p", "8", "-n", "2", "-r", "1", "-q")
