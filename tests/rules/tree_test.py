@@ -42,7 +42,7 @@ SOURCES = (".h", ".cc", ".cu", ".cuh")
 COMMENTED = SOURCES + (".py", ".sh", ".cmake")
 NARROW = (".py", ".sh", ".cmake", ".in", ".toml", ".txt", ".md")  # C++ is clang-format's (format_test.py)
 TEXT = COMMENTED + (".md", ".txt", ".json", ".toml", ".yml", ".html", ".js", ".css", ".in")
-# Files of other programs that comments name; those that CMake writes; placeholders.
+# Files of other programs that comments name; those that CMake writes; names that stand for any file of a kind.
 EXTERNAL = {"foreach_target.h", "verb_table.h", "verb_name.cc", "torch_name.cc", "x_test.cc"}
 FILE_NAME = re.compile(r"(?<![\w<*.-])(?:\w+/)*([a-z][a-z0-9_]+(?:-inl)?\.(?:h|cc|py|sh))\b")
 BUILD_FILES = ("Makefile", "CMakeLists.txt", "run")
