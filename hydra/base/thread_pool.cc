@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <exception>
 #include <limits>
 #include <thread>
@@ -45,6 +46,24 @@ bool SpinUntil(bool may_spin, Ready&& ready) {
   } while (std::chrono::steady_clock::now() < end);
   return false;
 }
+
+// The signals that the system may give to any thread, blocked for this one and the threads that it starts. A fault
+// (SIGSEGV, SIGBUS) still reaches the thread that made it, and a profiler's SIGPROF whom it counts.
+class NoSignals {
+ public:
+  NoSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF}) sigdelset(&all, own);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~NoSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  NoSignals(const NoSignals&) = delete;
+  NoSignals& operator=(const NoSignals&) = delete;
+
+ private:
+  sigset_t before_;
+};
 
 }  // namespace
 
@@ -183,6 +202,7 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
   // With more threads than CPUs, one that spins keeps another from its work.
   impl_->may_spin = threads <= static_cast<int>(impl_->allowed.size());
   impl_->workers.reserve(static_cast<size_t>(threads) - 1);
+  const NoSignals for_the_workers;
   try {
     for (int i = 1; i < threads; ++i) impl_->workers.emplace_back([impl = impl_.get(), i] { impl->Serve(i); });
   } catch (...) {  // the system gives no more threads

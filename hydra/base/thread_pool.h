@@ -11,7 +11,8 @@
 
 namespace hydra {
 
-// Workers keep off the CPU that the caller is on. One thread may call at a time; calls from inside a region run on the
+// Workers keep off the CPU that the caller is on, and take no signals: one that is meant for the process ends the wait
+// of a thread that waits for it. One thread may call at a time; calls from inside a region run on the
 // calling worker alone. No allocation after construction. An exception of a task is rethrown to the caller when all
 // tasks have ended (the first one).
 class ThreadPool {

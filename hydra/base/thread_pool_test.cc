@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -54,6 +55,27 @@ TEST(ThreadPool, TasksRunAtTheSameTime) {
     });
     ASSERT_FALSE(alone);
   }
+}
+
+// A worker that took an interrupt would leave the thread that waits for it asleep; a fault is for who made it.
+TEST(ThreadPool, WorkersTakeNoSignals) {
+  ThreadPool pool(2);
+  const std::thread::id caller = std::this_thread::get_id();
+  const auto blocked = [] {
+    sigset_t mask;
+    pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+    return std::vector<int>{sigismember(&mask, SIGINT), sigismember(&mask, SIGTERM), sigismember(&mask, SIGHUP),
+                            sigismember(&mask, SIGBUS), sigismember(&mask, SIGSEGV)};
+  };
+  std::atomic<bool> seen = false;
+  for (int repeat = 0; repeat < 1000 && !seen; ++repeat)  // until the worker comes in time
+    pool.For(1000, [&](int64_t, int) {
+      if (std::this_thread::get_id() == caller) return;
+      EXPECT_EQ(blocked(), (std::vector<int>{1, 1, 1, 0, 0}));
+      seen = true;
+    });
+  EXPECT_TRUE(seen);
+  EXPECT_EQ(blocked(), (std::vector<int>{0, 0, 0, 0, 0}));
 }
 
 // A worker's number is its own while it runs: scratch of one per worker needs no lock.

@@ -111,7 +111,7 @@ void InstallStopSignals(const StopSignalOptions& options = {});
 [[nodiscard]] bool StopRequested();
 // The flag itself, for libraries that poll one: 0, SIGINT or SIGTERM.
 [[nodiscard]] const std::atomic<int>& StopSignal();
-// Forgets a signal that was obeyed: the program goes on.
+// Forgets a SIGINT that was obeyed: the program goes on. A SIGTERM stays, be it the moment before.
 void ClearStop();
 // kInterrupted or kTerminated, for the signal that came; kDone without one.
 [[nodiscard]] int StopStatus();

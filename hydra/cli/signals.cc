@@ -80,7 +80,10 @@ void InstallStopSignals(const StopSignalOptions& options) {
   if (before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);  // nohup has it ignored
 }
 
-void ClearStop() { g_signal.store(0); }
+void ClearStop() {
+  int interrupt = SIGINT;
+  g_signal.compare_exchange_strong(interrupt, 0);
+}
 
 bool StopRequested() { return g_signal.load() != 0; }
 

@@ -597,7 +597,6 @@ class Chat(RuntimeTest):
         self.assertEqual(process.returncode, 0, err)
         self.assertIn(b"last turn: read", err)
 
-
     def test_at_a_terminal_a_second_ctrl_c_leaves(self):
         command = [
             HYDRALM, "chat", "-m", self.models["hydra"], "--chat-template", "chatml", "--temp", "0", "-n", "3", "-q"]
@@ -611,7 +610,7 @@ class Chat(RuntimeTest):
                 shown += self.until_prompt(terminal)
                 os.write(terminal, keys.encode())
             try:
-                while chunk := os.read(terminal, 4096):
+                while chunk := self.read(terminal, shown):
                     shown += chunk
             except OSError:  # the other side is closed
                 pass
@@ -623,10 +622,13 @@ class Chat(RuntimeTest):
     def until_prompt(self, terminal):
         shown = b""
         while b"> " not in shown:
-            ready, _, _ = select.select([terminal], [], [], 30)
-            self.assertTrue(ready, shown)
-            shown += os.read(terminal, 4096)
+            shown += self.read(terminal, shown)
         return shown
+
+    def read(self, terminal, shown):
+        ready, _, _ = select.select([terminal], [], [], 60)
+        self.assertTrue(ready, shown)
+        return os.read(terminal, 4096)
 
 
 class Inspect(RuntimeTest):
