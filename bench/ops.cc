@@ -176,7 +176,7 @@ struct Bench {
     int64_t tile = 32;  // queries of a call, as the runtime cuts them
   };
   void Attention(const Shape& s) const {
-    const int64_t rows = s.row + s.T, bytes = KvRowBytes(s.dtype, s.Dh);
+    const int64_t rows = s.row + s.T, bytes = KvRowBytes(s.dtype, s.Dh), heads = s.A / s.Akv;
     const auto cache = [&](int64_t n) {
       std::vector<std::byte> out(static_cast<size_t>(n * bytes));
       const auto x = Normals(n * s.Dh);
@@ -186,41 +186,34 @@ struct Bench {
     const int64_t copies = s.T == 1 ? std::max<int64_t>(1, (int64_t{64} << 20) / (2 * rows * s.Akv * bytes)) : 1;
     const auto k = cache(copies * s.Akv * rows), v = cache(copies * s.Akv * rows);
     const auto pool_k = cache(s.Akv * s.landmarks), pool_v = cache(s.Akv * s.landmarks);
-    const auto q = Normals(s.T * s.A * s.Dh), lambda = Normals(s.A);
+    const auto q = Normals(s.T * s.A * s.Dh), lambda = Normals(heads);
     auto bias = Normals(s.landmarks);
     std::vector<int32_t> pos(static_cast<size_t>(s.landmarks));  // all long past
-    std::vector<float> y(q.size()), scratch(static_cast<size_t>(AttentionScratchFloats(s.A / s.Akv, s.Dh)));
-    AttentionArgs a{.q = q.data(),
-                    .y = y.data(),
-                    .k = k.data(),
-                    .v = v.data(),
-                    .dtype = s.dtype,
-                    .A = s.A,
-                    .Akv = s.Akv,
-                    .Dh = s.Dh,
-                    .head_rows = rows,
-                    .row = s.row,
-                    .pos = s.row + 100000,
+    std::vector<float> y(q.size()), scratch(static_cast<size_t>(AttentionScratchFloats(heads, s.Dh, s.Dh)));
+    constexpr int64_t kFirst = 100000;  // position of the first row
+    KeyRun runs[2] = {{.n = rows, .first = kFirst}, {.n = s.landmarks, .pos = pos.data(), .bias = bias.data()}};
+    AttentionArgs a{.keys = {.runs = runs, .n_runs = 2, .dtype = s.dtype, .Dk = s.Dh, .Dv = s.Dh},
+                    .heads = heads,
+                    .pos = kFirst + s.row,
                     .window = s.window,
                     .scale = 0.125f,
-                    .landmarks = {.k = pool_k.data(),
-                                  .v = pool_v.data(),
-                                  .head_rows = s.landmarks,
-                                  .n = s.landmarks,
-                                  .pos = pos.data(),
-                                  .log_sigmoid = bias.data(),
-                                  .lambda = lambda.data()},
+                    .lambda = lambda.data(),
+                    .q_stride = s.A * s.Dh,
+                    .y_stride = s.A * s.Dh,
                     .scratch = scratch.data()};
     double keys = 0;
     for (int64_t t = 0; t < s.T; ++t) keys += static_cast<double>(std::min(s.window, s.row + t + 1) + s.landmarks);
     const auto run = [&](int64_t i) {
-      a.k = k.data() + i % copies * s.Akv * rows * bytes;
-      a.v = v.data() + i % copies * s.Akv * rows * bytes;
-      for (int64_t kv = 0; kv < s.Akv; ++kv)
+      for (int64_t kv = 0; kv < s.Akv; ++kv) {
+        const int64_t from = (i % copies * s.Akv + kv) * rows * bytes;
+        runs[0].k = k.data() + from, runs[0].v = v.data() + from;
+        runs[1].k = pool_k.data() + kv * s.landmarks * bytes, runs[1].v = pool_v.data() + kv * s.landmarks * bytes;
+        a.q = q.data() + kv * heads * s.Dh, a.y = y.data() + kv * heads * s.Dh;
         for (int64_t t = 0; t < s.T; t += s.tile) {
-          a.kv0 = kv, a.kv1 = kv + 1, a.t0 = t, a.t1 = std::min(s.T, t + s.tile);
+          a.t0 = t, a.t1 = std::min(s.T, t + s.tile);
           kernels::Attention(a);
         }
+      }
     };
     std::string text = std::string(KvDtypeName(s.dtype)) + " T" + std::to_string(s.T) + " keys" +
                        std::to_string(std::min(s.window, rows)) + " A" + std::to_string(s.A) + "/" +

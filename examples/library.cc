@@ -19,14 +19,15 @@ int main(int argc, char** argv) try {
   const auto model = hydra::Model::Load(argv[1], {.ctx_size = 8192});
   const auto tokenizer = hydra::Tokenizer::Load(argv[1]);
   hydra::SequenceState state(model);
+  hydra::ForwardScratch scratch;
   hydra::Sampler sampler({.temperature = 0});
-  auto logits = model.Prefill(state, tokenizer.Encode(argc > 2 ? argv[2] : "Once upon a time"), pool);
+  auto logits = model.Prefill(state, tokenizer.Encode(argc > 2 ? argv[2] : "Once upon a time"), pool, scratch);
   hydra::Utf8Stream text;  // a character may be spread over several tokens
   for (int count = 0; count < 64; ++count) {
     const int32_t id = sampler.Pick(logits);
     if (id == tokenizer.eos_id()) break;
     std::cout << text.Push(tokenizer.TokenBytes(id));
-    logits = model.Step(state, id, pool);
+    logits = model.Step(state, id, pool, scratch);
   }
   std::cout << text.Finish();
 } catch (const hydra::Error& error) {

@@ -14,8 +14,9 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const fuzz::InputFile input(fuzz::Text(data, size));
   fuzz::Accepts([&] {
     SequenceState state = SequenceState::Load(input.path(), model);
-    (void)model.Step(state, 1, pool);
-    (void)model.Step(state, 2, pool);
+    ForwardScratch scratch;
+    (void)model.Step(state, 1, pool, scratch);
+    (void)model.Step(state, 2, pool, scratch);
   });
   return 0;
 }

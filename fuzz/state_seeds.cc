@@ -12,9 +12,10 @@ int main(int argc, char** argv) {
   return fuzz::WriteSeeds(argc, argv, [](fuzz::Seeds& seeds) {
     const Model model = fuzz::StateModel();
     ThreadPool pool(1);
+    ForwardScratch scratch;
     for (const int n : {1, 14, 30}) {
       SequenceState state(model);
-      for (int i = 0; i < n; ++i) (void)model.Step(state, i % 32, pool);
+      for (int i = 0; i < n; ++i) (void)model.Step(state, i % 32, pool, scratch);
       state.SetPending({3});
       state.Save(seeds.Path("state_file", std::to_string(n)));
     }

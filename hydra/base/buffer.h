@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -26,8 +25,7 @@ class Buffer {
     memory_.reset();
     bytes_ = 0;
     const int64_t rounded = (wanted + kRound - 1) / kRound * kRound;
-    memory_.reset(static_cast<T*>(std::aligned_alloc(kAlign, static_cast<size_t>(rounded))));
-    if (memory_ == nullptr) throw std::bad_alloc();
+    memory_.reset(static_cast<T*>(::operator new(static_cast<size_t>(rounded), kAlign)));
     std::memset(static_cast<void*>(memory_.get()), 0, static_cast<size_t>(rounded));
     bytes_ = rounded;
     return data();
@@ -37,9 +35,9 @@ class Buffer {
 
  private:
   static constexpr int64_t kRound = 4096;  // so that what grows by a few numbers a call is not moved at each
-  static constexpr size_t kAlign = 64;
+  static constexpr std::align_val_t kAlign{64};
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    void operator()(T* p) const { ::operator delete(p, kAlign); }
   };
   std::unique_ptr<T, Free> memory_;
   int64_t bytes_ = 0;

@@ -44,7 +44,7 @@ class Chat {
         tokenizer_(LoadTokenizerOf(runner_.model, flags_.model)),
         template_(LoadTemplate(verb)),
         conversation_(
-            {runner_.model, tokenizer_, *runner_.pool}, template_,
+            {runner_.model, tokenizer_, *runner_.pool, scratch_}, template_,
             {.system = flags.system, .end_ids = EndIds(runner_.model, wishes_, tokenizer_), .sampling = sampling_},
             NewState()) {
     sampling_.CheckIds(tokenizer_.vocab_size());
@@ -159,6 +159,7 @@ class Chat {
   Runner runner_;
   Tokenizer tokenizer_;
   ChatTemplate template_;
+  ForwardScratch scratch_;
   Conversation conversation_;
   GenerateResult last_;
   int status_ = kDone;  // at the end of the input

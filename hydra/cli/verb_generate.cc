@@ -111,7 +111,8 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   Sampler sampler(sampling);
   for (const int32_t id : state.ids()) sampler.Accept(id);
   for (const int32_t id : state.pending()) sampler.Accept(id);
-  const Generator generator{runner.model, tokenizer, *runner.pool};
+  ForwardScratch scratch;
+  const Generator generator{runner.model, tokenizer, *runner.pool, scratch};
   const GenerateOptions options{.max_tokens = flags.max_tokens,
                                 .end_ids = EndIds(runner.model, config, tokenizer),
                                 .stops = flags.stops,

@@ -35,6 +35,7 @@ int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const Commo
   const int64_t vocab = model.config().vocab_size;
   const std::vector<int32_t> ids = InputIds(flags.io, verb, vocab);
   SequenceState state(model, ApplyControls(flags.io.model.controls, model.config()));
+  ForwardScratch scratch;
   NpyRowWriter writer(flags.io.output, vocab);
   std::span<const int32_t> left(ids);
   for (size_t piece = 0; !left.empty(); ++piece) {
@@ -42,8 +43,8 @@ int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const Commo
     if (!flags.split.empty())
       n = std::min(n, static_cast<size_t>(flags.split[std::min(piece, flags.split.size() - 1)]));
     for (std::span<const int32_t> now = left.first(n); !now.empty();) {
-      const Segment segment{&state, now.first(std::min<size_t>(kPassTokens, now.size()))};
-      writer.Write(model.Forward({&segment, 1}, LogitsOf::kAll, *runner.pool, state.scratch()));
+      const Segment segment{&state, now.first(std::min<size_t>(kPassTokens, now.size())), LogitsOf::kAll};
+      writer.Write(model.Forward({&segment, 1}, *runner.pool, scratch));
       now = now.subspan(segment.ids.size());
     }
     left = left.subspan(n);

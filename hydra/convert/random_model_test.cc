@@ -27,7 +27,8 @@ TEST(RandomWeights, RunAndHaveTheWantedTypes) {
     const Model model = BuildModel(source);
     SequenceState state(model);
     ThreadPool pool(1);
-    const auto logits = model.Prefill(state, RandomIds(40, HydraNano().vocab_size, 1), pool);
+    ForwardScratch scratch;
+    const auto logits = model.Prefill(state, RandomIds(40, HydraNano().vocab_size, 1), pool, scratch);
     EXPECT_TRUE(std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); }));
     EXPECT_NE(*std::max_element(logits.begin(), logits.end()), *std::min_element(logits.begin(), logits.end()));
   }

@@ -57,8 +57,8 @@ std::span<const float> LogitsOfRandomTokens(const WeightSource& source, const st
       .ctx_size = static_cast<int64_t>(ids.size()), .kv_dtype = KvDtype::kF32, .act = Activations::kF32, .pack = false};
   const Model model(ModelWeights::Build(source, options, &pool));
   SequenceState state(model);
-  const Segment segment{&state, ids};
-  return model.Forward({&segment, 1}, LogitsOf::kAll, pool, *scratch);
+  const Segment segment{&state, ids, LogitsOf::kAll};
+  return model.Forward({&segment, 1}, pool, *scratch);
 }
 
 void CompareLogits(const WeightSource& source, const WeightSource& written, ThreadPool& pool, VerifyReport* report) {

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "hydra/base/buffer.h"
@@ -41,6 +42,7 @@ struct Prepared {
 
 struct Plan {
   const MatMulArgs* map;
+  const float* y;  // of the caller's map: maps of one y are done together
   Way way;
   Output out;
   PanelLayout layout;
@@ -58,6 +60,7 @@ struct Task {
 
 struct MatMulScratch::Data {
   Buffer<std::byte> x, work;
+  std::vector<MatMulArgs> split;  // of maps in which steps and other rows go different ways
   std::vector<Plan> plans;
   std::vector<Prepared> prepared;
   std::vector<Task> tasks;
@@ -70,8 +73,8 @@ MatMulScratch& MatMulScratch::operator=(MatMulScratch&&) noexcept = default;
 
 int64_t MatMulScratch::bytes() const {
   const auto vector_bytes = [](const auto& v) { return static_cast<int64_t>(v.capacity() * sizeof(v[0])); };
-  return data_->x.bytes() + data_->work.bytes() + vector_bytes(data_->plans) + vector_bytes(data_->prepared) +
-         vector_bytes(data_->tasks);
+  return data_->x.bytes() + data_->work.bytes() + vector_bytes(data_->split) + vector_bytes(data_->plans) +
+         vector_bytes(data_->prepared) + vector_bytes(data_->tasks);
 }
 
 LevelKernels Kernels() {
@@ -103,7 +106,30 @@ class Driver {
  private:
   [[nodiscard]] Way WayOf(const MatMulArgs& a) const {
     if (IsQuantised(a.w.type)) return act_ == ActType::kQ8 ? Way::kInt8 : Way::kGemm;
-    return a.T <= kSmallBatch ? Way::kDot : Way::kGemm;
+    return a.T <= kSmallBatch || a.steps >= a.T ? Way::kDot : Way::kGemm;
+  }
+
+  // Of float weights, steps go as dot products while many rows beside them do not.
+  static bool IsSplit(const MatMulArgs& a) {
+    return !IsQuantised(a.w.type) && a.T > kSmallBatch && 0 < a.steps && a.steps < a.T;
+  }
+  // The rows [begin, end) of a map.
+  static MatMulArgs RowsOf(const MatMulArgs& a, int64_t begin, int64_t end) {
+    MatMulArgs part = a;
+    part.T = end - begin;
+    part.steps = begin == 0 ? part.T : 0;
+    const int64_t x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride,
+                  y_stride = a.y_stride == 0 ? a.w.rows : a.y_stride;
+    if (a.x_rows != nullptr)
+      part.x_rows += begin;
+    else
+      part.x += begin * x_stride;
+    if (a.y_rows != nullptr)
+      part.y_rows += begin;
+    else
+      part.y += begin * y_stride;
+    if (a.row_scale != nullptr) part.row_scale += begin;
+    return part;
   }
 
   static void Check(const MatMulArgs& a) {
@@ -117,28 +143,43 @@ class Driver {
   void MakePlans() {
     data_.plans.clear();
     data_.prepared.clear();
+    data_.split.clear();
+    data_.split.reserve(2 * maps_.size());  // plans point into it
     for (const MatMulArgs& a : maps_) {
       Check(a);
       if (a.T == 0 || a.w.rows == 0) continue;
-      Plan plan{
-          .map = &a, .way = WayOf(a), .out = {}, .layout = {}, .x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride};
-      plan.out = {.y = a.y,
-                  .y_stride = a.y_stride == 0 ? a.w.rows : a.y_stride,
-                  .y_rows = a.y_rows,
-                  .row_scale = a.row_scale,
-                  .bias = a.bias,
-                  .accumulate = a.accumulate,
-                  .N = a.w.rows};
-      if (IsQuantised(a.w.type)) plan.layout = LayoutOf(a.w.type, a.w.cols, kernels_.lanes);
-      if (plan.way != Way::kDot) plan.prepared = PreparedOf(plan);
-      for (size_t i = data_.plans.size(); i-- > 0;)
-        if (data_.plans[i].map->y == a.y) {
-          data_.plans[i].next = static_cast<int64_t>(data_.plans.size());
-          plan.first = false;
-          break;
-        }
-      data_.plans.push_back(plan);
+      if (!IsSplit(a)) {
+        AddPlan(a, a.y);
+        continue;
+      }
+      for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, a.steps}, {a.steps, a.T}})
+        AddPlan(data_.split.emplace_back(RowsOf(a, begin, end)), a.y);
     }
+  }
+
+  void AddPlan(const MatMulArgs& a, const float* y) {
+    Plan plan{.map = &a,
+              .y = y,
+              .way = WayOf(a),
+              .out = {},
+              .layout = {},
+              .x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride};
+    plan.out = {.y = a.y,
+                .y_stride = a.y_stride == 0 ? a.w.rows : a.y_stride,
+                .y_rows = a.y_rows,
+                .row_scale = a.row_scale,
+                .bias = a.bias,
+                .accumulate = a.accumulate,
+                .N = a.w.rows};
+    if (IsQuantised(a.w.type)) plan.layout = LayoutOf(a.w.type, a.w.cols, kernels_.lanes);
+    if (plan.way != Way::kDot) plan.prepared = PreparedOf(plan);
+    for (size_t i = data_.plans.size(); i-- > 0;)
+      if (data_.plans[i].y == y) {
+        data_.plans[i].next = static_cast<int64_t>(data_.plans.size());
+        plan.first = false;
+        break;
+      }
+    data_.plans.push_back(plan);
   }
 
   // The index of the plan's x, a new one where no map before had it.
@@ -235,7 +276,7 @@ class Driver {
     const Plan& plan = plans[static_cast<size_t>(first)];
     const int64_t T = plan.map->T;
     int64_t tokens = T;
-    if (plan.next < 0 && T > kSmallBatch) {
+    if (plan.next < 0 && plan.way != Way::kDot && T > kSmallBatch) {
       const double pieces = cost / target;  // wanted of one unit
       if (pieces > 1) tokens = CeilDiv(T, static_cast<int64_t>(pieces) + 1);
       const int64_t tile = plan.prepared < 0 ? 1 : data_.prepared[static_cast<size_t>(plan.prepared)].stride;

@@ -39,8 +39,8 @@ struct Matrix {
 void DecodeMatrixRow(const Matrix& w, int64_t row, float* out);
 
 // y[y_row(t), n] (+)= row_scale[t] * (sum_k W[n, k] x[x_row(t), k] + bias[n]).
-// The sum's order depends on K and the target only, for T <= kSmallBatch (so a sequence's numbers do not depend on its
-// batch) and never on the thread count.
+// The sum's order depends on K and the target only, for T <= kSmallBatch and for the first `steps` rows (so a
+// sequence's numbers do not depend on its batch), and never on the thread count.
 inline constexpr int64_t kSmallBatch = 16;
 struct MatMulArgs {
   Matrix w;                  // [N, K]
@@ -53,6 +53,7 @@ struct MatMulArgs {
   const float* row_scale = nullptr;    // [T]; null: 1
   const float* bias = nullptr;         // [N]; null: 0
   bool accumulate = false;             // += instead of =
+  int64_t steps = 0;                   // the first `steps` rows get the bits of T = 1, however many there are
 };
 
 // Working memory of products: grows to the largest call, then never again. One for each concurrent caller.

@@ -2,8 +2,8 @@
 // Kernel families other than products with weights (matmul.h): one args struct each, F(args) in SIMD with run-time
 // dispatch and ref::F(args), its scalar twin (ops_ref.cc). They run on the calling thread; a range in the args lets
 // callers cut the work. y never aliases an input unless said. Pointers need no alignment.
-// Dims: T tokens, D width, H SSM heads, P head_dim, N d_state, G groups, K taps, C channels, A query heads, Akv KV
-// heads, Dh attention head_dim.
+// Dims: T tokens, D width, H SSM heads, P head_dim, N d_state, G groups, K taps, C channels, Dh attention head_dim, Dk
+// and Dv numbers of a key and of a value.
 #pragma once
 
 #include <cstdint>
@@ -127,65 +127,66 @@ void Diagonal(const DiagonalArgs& a);
 void StoreKvRow(KvDtype dtype, const float* x, int64_t n, void* row);
 void LoadKvRow(KvDtype dtype, const void* row, int64_t n, float* x);
 
-// Landmarks that queries see beside the window: specs/hydra.md 3. All of a call's queries share one pool.
-struct LandmarkArgs {
-  const void* k = nullptr;        // [Akv][head_rows][Dh] in the KV dtype
-  const void* v = nullptr;        // [Akv][head_rows][Dh]
-  int64_t head_rows = 0;          // rows from head to head
-  const int32_t* rows = nullptr;  // [n] which rows are the pool; null: 0 .. n - 1
+// Rows of keys and values of one KV head that lie one after another.
+struct KeyRun {
+  const void* k = nullptr;  // first row of the keys
+  const void* v = nullptr;  // first row of the values
   int64_t n = 0;
-  const int32_t* pos = nullptr;        // [n] positions in the document, in any order
-  const float* log_sigmoid = nullptr;  // [n] log sigmoid(score)
-  const float* lambda = nullptr;       // [A] softplus(landmark_scale)
+  int64_t first = 0;             // position of the first row; those behind it follow one by one
+  const int32_t* pos = nullptr;  // [n] positions in any order, in the place of `first`: landmarks
+  const float* bias = nullptr;   // [n] of landmarks, times lambda of the head: added to the scaled score; null: 0
+};
+// The keys and values of one KV head. Runs without a list of positions are ascending and do not overlap; they may hold
+// rows that no query sees. A value may be a part of its key's row (v in the row of k, the strides equal).
+struct KeySet {
+  const KeyRun* runs = nullptr;
+  int64_t n_runs = 0;
+  KvDtype dtype = KvDtype::kF32;
+  int64_t Dk = 0, Dv = 0;              // numbers of a key and of a value
+  int64_t k_stride = 0, v_stride = 0;  // bytes from row to row; 0 = KvRowBytes of Dk, of Dv
 };
 
-// y_t = sum_p softmax_p(q_t k_p scale + bias) v_p over the visible keys, for the KV heads kv0 .. kv1 - 1 (each with its
-// A / Akv query heads) and the queries t0 .. t1 - 1. Query t has position pos + t and sees key rows
-//   [max(0, row + t - window + 1), row + t], row = the row of query 0's own key,
-// and the landmarks with position <= pos + t - window. Key blocks of kKeyBlock rows from row 0 on are merged in
-// order, so cutting heads over threads changes no bit. Blocks that no query of a tile sees are neither read nor
-// computed.
+// y_t = sum_p softmax_p(q_t k_p scale + bias) v_p over the visible keys, for the query heads of one KV head and the
+// queries t0 .. t1 - 1. Query t has position pos + t and sees the positions
+//   p <= pos + t with p > pos + t - window or p < sinks,
+// and the landmarks with position <= pos + t - window (specs/hydra.md 3). Keys are merged in blocks of the positions
+// [kKeyBlock i, kKeyBlock (i + 1)), which the end of the sinks and a gap between runs cut as well, in ascending order;
+// then landmarks, in blocks of kKeyBlock. So neither the cut of heads over threads nor that of rows into runs changes a
+// bit. Blocks that no query of a tile sees are neither read nor computed.
 inline constexpr int64_t kKeyBlock = 64;
 struct AttentionArgs {
-  const float* q;  // [T, A, Dh], rows q_stride apart
-  float* y;        // [T, A, Dh], rows y_stride apart
-  const void* k;   // [Akv][head_rows][Dh] in the KV dtype
-  const void* v;   // [Akv][head_rows][Dh]
-  KvDtype dtype = KvDtype::kF32;
-  int64_t A, Akv, Dh;
-  int64_t head_rows;  // rows from head to head
-  int64_t row;        // see above
-  int64_t pos;        // position of query 0, for landmarks
-  int64_t window = INT64_MAX;
-  float scale;  // 1 / sqrt(Dh)
+  const float* q;  // [T, heads, Dk], rows q_stride apart
+  float* y;        // [T, heads, Dv], rows y_stride apart
+  KeySet keys;
+  int64_t heads;  // that share the keys
+  int64_t pos;    // of query 0
+  int64_t window = INT64_MAX, sinks = 0;
+  float scale;  // 1 / sqrt(Dk)
   int64_t t0 = 0, t1 = 0;
-  int64_t kv0 = 0, kv1 = 0;
-  LandmarkArgs landmarks;
-  int64_t q_stride = 0, y_stride = 0;  // 0 = A Dh
-  float* scratch;                      // AttentionScratchFloats(A / Akv, Dh) for each concurrent call
+  const float* lambda = nullptr;       // [heads] softplus(landmark_scale), where there are landmarks
+  bool alone = false;                  // each query gets the bits that it would get alone; slower for many
+  int64_t q_stride = 0, y_stride = 0;  // 0 = heads Dk, heads Dv
+  float* scratch;                      // AttentionScratchFloats(heads, Dk, Dv) for each concurrent call
 };
 void Attention(const AttentionArgs& a);
-[[nodiscard]] int64_t AttentionScratchFloats(int64_t group, int64_t Dh);
+[[nodiscard]] int64_t AttentionScratchFloats(int64_t heads, int64_t Dk, int64_t Dv);
 
-// One query's keys cut into fixed blocks, for long contexts: partial results of rows [begin, end), begin a multiple of
-// kKeyBlock, and their merge in order. No landmarks. The same bits for any number of threads.
+// One query's keys cut into fixed ranges, for long contexts: partial results of the positions [begin, end), begin a
+// multiple of kKeyBlock, and their merge in order. No landmarks. The same bits for any number of threads.
 struct AttentionPartArgs {
-  const float* q;  // [A, Dh]
-  const void* k;   // [Akv][head_rows][Dh] in the KV dtype
-  const void* v;   // [Akv][head_rows][Dh]
-  KvDtype dtype = KvDtype::kF32;
-  int64_t A, Akv, Dh, head_rows;
-  int64_t begin, end;  // key rows
+  const float* q;  // [heads, Dk]
+  KeySet keys;
+  int64_t heads;
+  int64_t begin, end;  // positions
   float scale;
-  int64_t kv = 0;  // the KV head
-  float* part;     // [A / Akv, Dh + 2]: unnormalised sum, max, sum of exps
-  float* scratch;  // AttentionScratchFloats(A / Akv, Dh)
+  float* part;     // [heads, Dv + 2]: unnormalised sum, max, sum of exps
+  float* scratch;  // AttentionScratchFloats(heads, Dk, Dv)
 };
 void AttentionPart(const AttentionPartArgs& a);
 struct AttentionMergeArgs {
-  const float* parts;  // [n_parts, heads, Dh + 2]
-  float* y;            // [heads, Dh]
-  int64_t n_parts, heads, Dh;
+  const float* parts;  // [n_parts, heads, Dv + 2]
+  float* y;            // [heads, Dv]
+  int64_t n_parts, heads, Dv;
 };
 void AttentionMerge(const AttentionMergeArgs& a);
 

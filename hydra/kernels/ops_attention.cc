@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention of many queries: tiles of them times blocks of cached keys. Formulas: specs/hydra.md 3. Not here: one query
 // alone (ops_attention_query.cc), rows of the cache (ops_kv.cc), which landmarks there are (hydra/runtime).
-// Dims: R rows of a tile = queries x heads of the KV group, Rp and Dp rounded up to kAlign, n keys of a block.
+// Dims: R rows of a tile = queries x heads, n keys of a block; Rp, Dkp and Dvp: R, Dk and Dv rounded up to kAlign.
 #include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
@@ -23,18 +23,18 @@ namespace HWY_NAMESPACE {
 
 struct Tile {
   AttentionScratch s{};
-  int64_t R, Rp, Dh, Dp;
+  int64_t R, Rp, Dk, Dkp, Dv, Dvp;
   KvDtype dtype;
   bool first = true;  // no block yet: sums are not defined
 };
 
-// n rows of any dtype to f32, [n, Dp].
-void Widen(KvDtype dtype, const std::byte* rows, int64_t row_bytes, int64_t n, int64_t Dh, float* out, int64_t Dp) {
+// n rows of D numbers in any dtype to f32, out [n], rows Dp apart.
+void Widen(KvDtype dtype, const std::byte* rows, int64_t stride, int64_t n, int64_t D, float* out, int64_t Dp) {
   const FloatTag d;
   WithKvRow(dtype, [&](auto type) HWY_ATTR {
     for (int64_t j = 0; j < n; ++j)
-      for (int64_t i = 0; i < Dh; i += static_cast<int64_t>(hn::Lanes(d)))
-        hn::StoreU(decltype(type)::Load(rows + j * row_bytes, i, Left(Dh, i)), d, out + j * Dp + i);
+      for (int64_t i = 0; i < D; i += static_cast<int64_t>(hn::Lanes(d)))
+        hn::StoreU(decltype(type)::Load(rows + j * stride, i, Left(D, i)), d, out + j * Dp + i);
   });
 }
 
@@ -78,14 +78,13 @@ HWY_INLINE void TileBlock(Tile* tile, const KeyBlock& block, Score&& score) {
   const float* k = reinterpret_cast<const float*>(block.k);
   const float* v = reinterpret_cast<const float*>(block.v);
   if (!direct) {
-    Widen(tile->dtype, block.k, block.row_bytes, block.n, tile->Dh, s.k, tile->Dp);
-    Widen(tile->dtype, block.v, block.row_bytes, block.n, tile->Dh, s.v, tile->Dp);
+    Widen(tile->dtype, block.k, block.k_stride, block.n, tile->Dk, s.k, tile->Dkp);
+    Widen(tile->dtype, block.v, block.v_stride, block.n, tile->Dv, s.v, tile->Dvp);
     k = s.k, v = s.v;
   }
-  const int64_t stride = direct ? tile->Dh : tile->Dp;
   const auto lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
   SmallGemm({.a = k,
-             .a_row = stride,
+             .a_row = direct ? block.k_stride / 4 : tile->Dkp,
              .a_k = 1,
              .b = Bytes(s.q),
              .b_row = tile->Rp * 4,
@@ -93,99 +92,99 @@ HWY_INLINE void TileBlock(Tile* tile, const KeyBlock& block, Score&& score) {
              .c_row = tile->Rp,
              .M = block.n,
              .N = (tile->R + lanes - 1) / lanes * lanes,
-             .K = tile->Dh});
+             .K = tile->Dk});
   TileSoftmax(*tile, block.n, score);
   SmallGemm({.a = s.s,
              .a_row = 1,
              .a_k = tile->Rp,
              .b = Bytes(v),
-             .b_row = stride * 4,
+             .b_row = direct ? block.v_stride : tile->Dvp * 4,
              .c = s.o,
-             .c_row = tile->Dp,
+             .c_row = tile->Dvp,
              .M = tile->R,
-             .N = tile->Dh,
+             .N = tile->Dv,
              .K = block.n,
              .beta = tile->first ? nullptr : s.keep,
              .beta_row = 1});
   tile->first = false;
 }
 
-// Rows r = head of the group * queries + query.
-void LoadTile(const AttentionArgs& a, int64_t kv, int64_t t0, int64_t queries, const Tile& tile) {
+// Rows r = head * queries + query.
+void LoadTile(const AttentionArgs& a, int64_t t0, int64_t queries, const Tile& tile) {
   const AttentionScratch& s = tile.s;
-  const int64_t group = a.A / a.Akv, qs = a.q_stride != 0 ? a.q_stride : a.A * a.Dh;
-  for (int64_t g = 0; g < group; ++g) {
-    const int64_t head = kv * group + g;
-    TransposeScaled(a.q + t0 * qs + head * a.Dh, qs, queries, a.Dh, a.scale, s.q + g * queries, tile.Rp);
+  const int64_t qs = a.q_stride != 0 ? a.q_stride : a.heads * tile.Dk;
+  for (int64_t head = 0; head < a.heads; ++head) {
+    TransposeScaled(a.q + t0 * qs + head * tile.Dk, qs, queries, tile.Dk, a.scale, s.q + head * queries, tile.Rp);
     for (int64_t t = 0; t < queries; ++t) {
-      const int64_t r = g * queries + t, row = a.row + t0 + t;
-      s.lambda[r] = a.landmarks.n > 0 ? a.landmarks.lambda[head] : 0.0f;
-      s.hi[r] = Clamp32(row);
-      s.lo[r] = Clamp32(std::max<int64_t>(0, row - a.window + 1));
-      s.far[r] = Clamp32(a.pos + t0 + t - a.window);
+      const int64_t r = head * queries + t, position = a.pos + t0 + t;
+      s.lambda[r] = a.lambda != nullptr ? a.lambda[head] : 0.0f;
+      s.hi[r] = Clamp32(position);
+      s.lo[r] = Clamp32(std::max<int64_t>(0, position - a.window + 1));
+      s.far[r] = Clamp32(position - a.window);
     }
   }
   for (int64_t r = tile.R; r < tile.Rp; ++r) {  // rows that are not there: like the last, their sums go nowhere
-    for (int64_t i = 0; i < a.Dh; ++i) s.q[i * tile.Rp + r] = 0;
+    for (int64_t i = 0; i < tile.Dk; ++i) s.q[i * tile.Rp + r] = 0;
     s.lambda[r] = s.lambda[tile.R - 1], s.hi[r] = s.hi[tile.R - 1], s.lo[r] = s.lo[tile.R - 1],
     s.far[r] = s.far[tile.R - 1];
   }
 }
 
-void WindowBlocks(const AttentionArgs& a, int64_t kv, int64_t t0, int64_t queries, Tile* tile) {
+// Sinks and window.
+void TileKeys(const AttentionArgs& a, int64_t t0, int64_t queries, Tile* tile) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  const Cache cache = CacheOf(a);
-  const int64_t first = std::max<int64_t>(0, a.row + t0 - a.window + 1), last = a.row + t0 + queries - 1;
-  const int64_t all_from = std::max<int64_t>(0, last - a.window + 1), all_to = a.row + t0;  // rows that all queries see
-  for (int64_t block = first / kKeyBlock * kKeyBlock; block <= last; block += kKeyBlock) {
-    const int64_t begin = std::max(block, first), end = std::min(block + kKeyBlock, last + 1);
-    const KeyBlock keys = cache.Block(kv, begin, end - begin);
-    if (begin >= all_from && end - 1 <= all_to) {
-      TileBlock(tile, keys, [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
-      continue;
+  const int64_t first = a.pos + t0, last = first + queries - 1;
+  const int64_t all_from = std::max<int64_t>(0, last - a.window + 1);  // up to `first`, all queries see
+  ForVisible(a, first, last, tile->s, [&](const KeyBlock& block, int64_t begin) HWY_ATTR {
+    const int64_t end = begin + block.n;
+    if (end - 1 <= first && (begin >= all_from || end <= a.sinks)) {
+      TileBlock(tile, block, [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
+      return;
     }
     const int32_t *lo = tile->s.lo, *hi = tile->s.hi;
-    TileBlock(tile, keys, [=](int64_t r, int64_t j, FloatVec v) HWY_ATTR {
-      const auto row = hn::Set(di, static_cast<int32_t>(begin + j));
-      const auto hidden = hn::Or(hn::Gt(row, hn::LoadU(di, hi + r)), hn::Gt(hn::LoadU(di, lo + r), row));
+    const int64_t sinks = a.sinks;
+    TileBlock(tile, block, [=](int64_t r, int64_t j, FloatVec v) HWY_ATTR {
+      const auto position = hn::Set(di, static_cast<int32_t>(begin + j));
+      auto hidden = hn::Gt(position, hn::LoadU(di, hi + r));
+      if (begin + j >= sinks) hidden = hn::Or(hidden, hn::Gt(hn::LoadU(di, lo + r), position));
       return hn::IfThenElse(hn::RebindMask(d, hidden), hn::Set(d, -INFINITY), v);
     });
-  }
+  });
 }
 
-void LandmarkBlocks(const AttentionArgs& a, int64_t kv, int64_t t0, int64_t queries, Tile* tile) {
+void TileLandmarks(const AttentionArgs& a, int64_t t0, int64_t queries, Tile* tile) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  const LandmarkArgs& m = a.landmarks;
-  for (int64_t i = 0; i < m.n; i += kKeyBlock) {
-    const int64_t n = std::min(kKeyBlock, m.n - i);
-    if (!AnyLandmark(m, i, n, a.pos + t0 + queries - 1 - a.window)) continue;
+  const int64_t far_of_last = a.pos + t0 + queries - 1 - a.window;
+  ForLandmarks(a, far_of_last, [&](const KeyBlock& block, const int32_t* pos, const float* bias) HWY_ATTR {
     const float* lambda = tile->s.lambda;
     const int32_t* far = tile->s.far;
-    TileBlock(tile, LandmarkBlock(a, kv, i, n, tile->s), [=](int64_t r, int64_t j, FloatVec v) HWY_ATTR {
-      const auto hidden = hn::Gt(hn::Set(di, m.pos[i + j]), hn::LoadU(di, far + r));
-      const auto biased = hn::MulAdd(hn::LoadU(d, lambda + r), hn::Set(d, m.log_sigmoid[i + j]), v);
+    TileBlock(tile, block, [=](int64_t r, int64_t j, FloatVec v) HWY_ATTR {
+      const auto hidden = hn::Gt(hn::Set(di, pos[j]), hn::LoadU(di, far + r));
+      const auto biased = hn::MulAdd(hn::LoadU(d, lambda + r), hn::Set(d, bias != nullptr ? bias[j] : 0.0f), v);
       return hn::IfThenElse(hn::RebindMask(d, hidden), hn::Set(d, -INFINITY), biased);
     });
-  }
+  });
 }
 
-void AttentionTile(const AttentionArgs& a, int64_t kv, int64_t t0, int64_t queries) {
+void AttentionTile(const AttentionArgs& a, int64_t t0, int64_t queries) {
   const FloatTag d;
-  const int64_t group = a.A / a.Akv, ys = a.y_stride != 0 ? a.y_stride : a.A * a.Dh;
-  Tile tile{.R = queries * group, .Rp = RoundUp(queries * group), .Dh = a.Dh, .Dp = RoundUp(a.Dh), .dtype = a.dtype};
-  LayOut(a.scratch, group, a.Dh, &tile.s);
-  LoadTile(a, kv, t0, queries, tile);
-  WindowBlocks(a, kv, t0, queries, &tile);
-  LandmarkBlocks(a, kv, t0, queries, &tile);
-  for (int64_t g = 0; g < group; ++g)
+  const int64_t Dk = a.keys.Dk, Dv = a.keys.Dv, R = queries * a.heads;
+  const int64_t ys = a.y_stride != 0 ? a.y_stride : a.heads * Dv;
+  Tile tile{
+      .R = R, .Rp = RoundUp(R), .Dk = Dk, .Dkp = RoundUp(Dk), .Dv = Dv, .Dvp = RoundUp(Dv), .dtype = a.keys.dtype};
+  LayOut(a.scratch, a.heads, Dk, Dv, &tile.s);
+  LoadTile(a, t0, queries, tile);
+  TileKeys(a, t0, queries, &tile);
+  TileLandmarks(a, t0, queries, &tile);
+  for (int64_t head = 0; head < a.heads; ++head)
     for (int64_t t = 0; t < queries; ++t) {
-      const int64_t r = g * queries + t;
+      const int64_t r = head * queries + t;
       const auto inverse = hn::Set(d, 1 / tile.s.sum[r]);
-      float* y = a.y + (t0 + t) * ys + (kv * group + g) * a.Dh;
-      for (int64_t i = 0; i < a.Dh; i += static_cast<int64_t>(hn::Lanes(d)))
-        StorePart(hn::Mul(inverse, hn::LoadU(d, tile.s.o + r * tile.Dp + i)), d, y + i, Left(a.Dh, i));
+      float* y = a.y + (t0 + t) * ys + head * Dv;
+      for (int64_t i = 0; i < Dv; i += static_cast<int64_t>(hn::Lanes(d)))
+        StorePart(hn::Mul(inverse, hn::LoadU(d, tile.s.o + r * tile.Dvp + i)), d, y + i, Left(Dv, i));
     }
 }
 
@@ -199,20 +198,18 @@ namespace hydra::kernels {
 HWY_EXPORT(AttentionTile);
 
 void Attention(const AttentionArgs& a) {
-  HYDRA_CHECK(a.Akv >= 1 && a.A % a.Akv == 0 && 0 <= a.kv0 && a.kv1 <= a.Akv && a.window >= 1 && a.row >= 0);
-  HYDRA_CHECK(a.row + a.t1 <= a.head_rows);
+  HYDRA_CHECK(a.heads >= 1 && a.window >= 1 && a.sinks >= 0 && a.pos >= 0 && a.keys.Dk >= 1 && a.keys.Dv >= 1);
   const auto tile = HYDRA_DISPATCH(AttentionTile);
-  const int64_t most = TileQueries(a.A / a.Akv);
-  for (int64_t kv = a.kv0; kv < a.kv1; ++kv)
-    for (int64_t t = a.t0; t < a.t1; t += most) {
-      const int64_t queries = std::min(most, a.t1 - t);
-      queries == 1 ? AttentionQuery(a, kv, t) : tile(a, kv, t, queries);
-    }
+  const int64_t most = a.alone ? 1 : TileQueries(a.heads);
+  for (int64_t t = a.t0; t < a.t1; t += most) {
+    const int64_t queries = std::min(most, a.t1 - t);
+    queries == 1 ? AttentionQuery(a, t) : tile(a, t, queries);
+  }
 }
 
-int64_t AttentionScratchFloats(int64_t group, int64_t Dh) {
+int64_t AttentionScratchFloats(int64_t heads, int64_t Dk, int64_t Dv) {
   AttentionScratch s{};
-  return LayOut(nullptr, group, Dh, &s);
+  return LayOut(nullptr, heads, Dk, Dv, &s);
 }
 
 }  // namespace hydra::kernels

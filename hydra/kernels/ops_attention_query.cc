@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention of one query: all heads of a KV head together, keys and values streamed; parts of its keys and their merge.
 // Formulas: specs/hydra.md 3. Not here: tiles of queries (ops_attention.cc).
-// Dims: group = query heads of a KV head, Dp = Dh rounded up to kAlign, n keys of a block.
+// Dims: n keys of a block, Dvp = Dv rounded up to kAlign.
 #include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
@@ -21,23 +21,21 @@ namespace HWY_NAMESPACE {
 
 struct Query {
   AttentionScratch s{};
-  const float* q;  // [group, Dh]
-  int64_t group, Dh, Dp;
+  const float* q;  // [heads, Dk]
+  int64_t heads, Dk, Dv, Dvp;
   float scale;
   KvDtype dtype;
-  bool first = true;
+  bool first = true;  // no block yet: sums are not defined
 };
 
 // Into the second-level cache: the values of the keys j .. j + 3, and the same keys of the block behind this one. The
 // processor's own prefetchers stop at pages and lose the thread where a value's row is read in halves. An address
 // behind the cache's end does no harm.
 HWY_INLINE void FetchAhead(const KeyBlock& block, int64_t j) {
-  const std::byte* v = block.v + j * block.row_bytes;
-  const std::byte* k = block.k + (j + kKeyBlock) * block.row_bytes;
-  for (int64_t i = 0; i < 4 * block.row_bytes; i += 64) {
-    __builtin_prefetch(v + i, 0, 3);
-    __builtin_prefetch(k + i, 0, 3);
-  }
+  const std::byte* v = block.v + j * block.v_stride;
+  const std::byte* k = block.k + (j + kKeyBlock) * block.k_stride;
+  for (int64_t i = 0; i < 4 * block.v_stride; i += 64) __builtin_prefetch(v + i, 0, 3);
+  for (int64_t i = 0; i < 4 * block.k_stride; i += 64) __builtin_prefetch(k + i, 0, 3);
 }
 
 // s[h, j] = q_h k_j for kHeads heads from h on. Four keys at a time, so that their sums over lanes come together.
@@ -45,10 +43,10 @@ template <class Row, int kHeads>
 HWY_NOINLINE void QueryScores(const Query& query, const KeyBlock& block, int64_t h) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const float* q = query.q + h * query.Dh;
+  const float* q = query.q + h * query.Dk;
   for (int64_t j = 0; j < block.n; j += 4) {
     const std::byte* k[4];  // behind the end the last one again; those scores are not read
-    for (int64_t i = 0; i < 4; ++i) k[i] = block.k + std::min(j + i, block.n - 1) * block.row_bytes;
+    for (int64_t i = 0; i < 4; ++i) k[i] = block.k + std::min(j + i, block.n - 1) * block.k_stride;
     if (h == 0) FetchAhead(block, j);
     FloatVec sums[kHeads][4];
     Repeat<kHeads>([&](auto g)
@@ -57,13 +55,13 @@ HWY_NOINLINE void QueryScores(const Query& query, const KeyBlock& block, int64_t
       FloatVec kv[4];
       Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { kv[x] = Row::Load(k[x], i, left); });
       Repeat<kHeads>([&](auto g) HYDRA_TILE_LAMBDA {
-        const auto qv = LoadPart(d, q + g * query.Dh + i, left);
+        const auto qv = LoadPart(d, q + g * query.Dk + i, left);
         Repeat<4>([&](auto x) HYDRA_TILE_LAMBDA { sums[g][x] = hn::MulAdd(qv, kv[x], sums[g][x]); });
       });
     };
     int64_t i = 0;
-    for (; i + lanes <= query.Dh; i += lanes) step(i, static_cast<size_t>(lanes));
-    if (i < query.Dh) step(i, Left(query.Dh, i));
+    for (; i + lanes <= query.Dk; i += lanes) step(i, static_cast<size_t>(lanes));
+    if (i < query.Dk) step(i, Left(query.Dk, i));
     Repeat<kHeads>([&](auto g) HYDRA_TILE_LAMBDA {
       ReduceSum4(sums[g][0], sums[g][1], sums[g][2], sums[g][3], query.s.s + (h + g) * kKeyBlock + j);
     });
@@ -104,98 +102,93 @@ template <class Row, class Score>
 HWY_INLINE void QueryBlock(Query* query, const KeyBlock& block, Score&& score) {
   constexpr int kHeads = HWY_MAX_BYTES >= 64 ? 4 : 2;
   int64_t h = 0;
-  for (; h + kHeads <= query->group; h += kHeads) QueryScores<Row, kHeads>(*query, block, h);
+  for (; h + kHeads <= query->heads; h += kHeads) QueryScores<Row, kHeads>(*query, block, h);
   if constexpr (kHeads == 4) {
-    if (h + 3 == query->group) QueryScores<Row, 3>(*query, block, h), h += 3;
-    if (h + 2 == query->group) QueryScores<Row, 2>(*query, block, h), h += 2;
+    if (h + 3 == query->heads) QueryScores<Row, 3>(*query, block, h), h += 3;
+    if (h + 2 == query->heads) QueryScores<Row, 2>(*query, block, h), h += 2;
   }
-  if (h < query->group) QueryScores<Row, 1>(*query, block, h);
-  for (h = 0; h < query->group; ++h)
+  if (h < query->heads) QueryScores<Row, 1>(*query, block, h);
+  for (h = 0; h < query->heads; ++h)
     QuerySoftmax(*query, h, block.n, [&](int64_t j, FloatVec v) HWY_ATTR { return score(h, j, v); });
   SmallGemm<Row, 4>({.a = query->s.s,
                      .a_row = kKeyBlock,
                      .a_k = 1,
                      .b = block.v,
-                     .b_row = block.row_bytes,
+                     .b_row = block.v_stride,
                      .c = query->s.o,
-                     .c_row = query->Dp,
-                     .M = query->group,
-                     .N = query->Dh,
+                     .c_row = query->Dvp,
+                     .M = query->heads,
+                     .N = query->Dv,
                      .K = block.n,
                      .beta = query->first ? nullptr : query->s.keep,
                      .beta_row = 1});
   query->first = false;
 }
 
-void QueryRows(Query* query, const Cache& cache, int64_t kv, int64_t begin, int64_t end) {
-  WithKvRow(query->dtype, [&](auto type) HWY_ATTR {
-    for (int64_t block = begin / kKeyBlock * kKeyBlock; block < end; block += kKeyBlock) {
-      const int64_t from = std::max(block, begin), to = std::min(block + kKeyBlock, end);
-      QueryBlock<decltype(type)>(query, cache.Block(kv, from, to - from),
-                                 [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
-    }
-  });
-}
-
-void QueryLandmarks(Query* query, const AttentionArgs& a, int64_t kv, int64_t t) {
+void QueryLandmarks(Query* query, const AttentionArgs& a, int64_t far) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  const LandmarkArgs& m = a.landmarks;
-  const int64_t far = a.pos + t - a.window;
   const auto limit = hn::Set(di, Clamp32(far));
   WithKvRow(query->dtype, [&](auto type) HWY_ATTR {
-    for (int64_t i = 0; i < m.n; i += kKeyBlock) {
-      const int64_t n = std::min(kKeyBlock, m.n - i);
-      if (!AnyLandmark(m, i, n, far)) continue;
-      QueryBlock<decltype(type)>(query, LandmarkBlock(a, kv, i, n, query->s),
-                                 [&](int64_t h, int64_t j, FloatVec v) HWY_ATTR {
-                                   const auto bias = LoadPart(d, m.log_sigmoid + i + j, Left(n, j));
-                                   const auto hidden = hn::Gt(LoadPart(di, m.pos + i + j, Left(n, j)), limit);
-                                   const auto biased = hn::MulAdd(hn::Set(d, m.lambda[kv * query->group + h]), bias, v);
-                                   return hn::IfThenElse(hn::RebindMask(d, hidden), hn::Set(d, -INFINITY), biased);
-                                 });
-    }
+    ForLandmarks(a, far, [&](const KeyBlock& block, const int32_t* pos, const float* bias) HWY_ATTR {
+      QueryBlock<decltype(type)>(query, block, [&](int64_t h, int64_t j, FloatVec v) HWY_ATTR {
+        const size_t left = Left(block.n, j);
+        if (bias != nullptr) v = hn::MulAdd(hn::Set(d, a.lambda[h]), LoadPart(d, bias + j, left), v);
+        const auto hidden = hn::Gt(LoadPart(di, pos + j, left), limit);
+        return hn::IfThenElse(hn::RebindMask(d, hidden), hn::Set(d, -INFINITY), v);
+      });
+    });
   });
 }
 
-void AttentionQuery(const AttentionArgs& a, int64_t kv, int64_t t) {
+void AttentionQuery(const AttentionArgs& a, int64_t t) {
   const FloatTag d;
-  const int64_t group = a.A / a.Akv, qs = a.q_stride != 0 ? a.q_stride : a.A * a.Dh,
-                ys = a.y_stride != 0 ? a.y_stride : a.A * a.Dh;
-  Query query{.q = a.q + t * qs + kv * group * a.Dh,
-              .group = group,
-              .Dh = a.Dh,
-              .Dp = RoundUp(a.Dh),
+  const int64_t Dk = a.keys.Dk, Dv = a.keys.Dv, position = a.pos + t;
+  const int64_t qs = a.q_stride != 0 ? a.q_stride : a.heads * Dk, ys = a.y_stride != 0 ? a.y_stride : a.heads * Dv;
+  Query query{.q = a.q + t * qs,
+              .heads = a.heads,
+              .Dk = Dk,
+              .Dv = Dv,
+              .Dvp = RoundUp(Dv),
               .scale = a.scale,
-              .dtype = a.dtype};
-  LayOut(a.scratch, group, a.Dh, &query.s);
-  QueryRows(&query, CacheOf(a), kv, std::max<int64_t>(0, a.row + t - a.window + 1), a.row + t + 1);
-  QueryLandmarks(&query, a, kv, t);
-  for (int64_t h = 0; h < group; ++h) {
+              .dtype = a.keys.dtype};
+  LayOut(a.scratch, a.heads, Dk, Dv, &query.s);
+  WithKvRow(query.dtype, [&](auto type) HWY_ATTR {
+    ForVisible(a, position, position, query.s, [&](const KeyBlock& block, int64_t /*position*/) HWY_ATTR {
+      QueryBlock<decltype(type)>(&query, block, [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
+    });
+  });
+  QueryLandmarks(&query, a, position - a.window);
+  for (int64_t h = 0; h < a.heads; ++h) {
     const auto inverse = hn::Set(d, 1 / query.s.sum[h]);
-    float* y = a.y + t * ys + (kv * group + h) * a.Dh;
-    for (int64_t i = 0; i < a.Dh; i += static_cast<int64_t>(hn::Lanes(d)))
-      StorePart(hn::Mul(inverse, hn::LoadU(d, query.s.o + h * query.Dp + i)), d, y + i, Left(a.Dh, i));
+    float* y = a.y + t * ys + h * Dv;
+    for (int64_t i = 0; i < Dv; i += static_cast<int64_t>(hn::Lanes(d)))
+      StorePart(hn::Mul(inverse, hn::LoadU(d, query.s.o + h * query.Dvp + i)), d, y + i, Left(Dv, i));
   }
 }
 
 // ---- Parts ----
 
 void AttentionPart(const AttentionPartArgs& a) {
-  const int64_t group = a.A / a.Akv;
-  Query query{.q = a.q + a.kv * group * a.Dh,
-              .group = group,
-              .Dh = a.Dh,
-              .Dp = RoundUp(a.Dh),
+  const int64_t Dv = a.keys.Dv;
+  Query query{.q = a.q,
+              .heads = a.heads,
+              .Dk = a.keys.Dk,
+              .Dv = Dv,
+              .Dvp = RoundUp(Dv),
               .scale = a.scale,
-              .dtype = a.dtype};
-  LayOut(a.scratch, group, a.Dh, &query.s);
-  QueryRows(&query, {a.k, a.v, a.head_rows, KvRowBytes(a.dtype, a.Dh)}, a.kv, a.begin, a.end);
-  for (int64_t h = 0; h < group; ++h) {
-    float* part = a.part + h * (a.Dh + 2);
-    std::memcpy(part, query.s.o + h * query.Dp, static_cast<size_t>(a.Dh) * sizeof(float));
-    part[a.Dh] = query.s.max[h];
-    part[a.Dh + 1] = query.s.sum[h];
+              .dtype = a.keys.dtype};
+  LayOut(a.scratch, a.heads, a.keys.Dk, Dv, &query.s);
+  WithKvRow(query.dtype, [&](auto type) HWY_ATTR {
+    ForBlocks(a.keys, a.begin, a.end, query.s, [&](const KeyBlock& block, int64_t /*position*/) HWY_ATTR {
+      QueryBlock<decltype(type)>(&query, block, [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
+    });
+  });
+  for (int64_t h = 0; h < a.heads; ++h) {
+    float* part = a.part + h * (Dv + 2);
+    std::memcpy(part, query.s.o + h * query.Dvp, static_cast<size_t>(Dv) * sizeof(float));
+    part[Dv] = query.s.max[h];
+    part[Dv + 1] = query.s.sum[h];
   }
 }
 
@@ -203,23 +196,23 @@ void AttentionPart(const AttentionPartArgs& a) {
 void AttentionMerge(const AttentionMergeArgs& a) {
   const FloatTag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t width = a.Dh + 2;
+  const int64_t width = a.Dv + 2;
   for (int64_t h = 0; h < a.heads; ++h) {
     const auto part = [&](int64_t p) { return a.parts + (p * a.heads + h) * width; };
     float max = -INFINITY, sum = 0;
-    for (int64_t p = 0; p < a.n_parts; ++p) max = std::max(max, part(p)[a.Dh]);
-    float* y = a.y + h * a.Dh;
+    for (int64_t p = 0; p < a.n_parts; ++p) max = std::max(max, part(p)[a.Dv]);
+    float* y = a.y + h * a.Dv;
     for (int64_t p = 0; p < a.n_parts; ++p) {
-      const auto share = Exp<true>(hn::Set(d, part(p)[a.Dh] - max));
-      sum += hn::GetLane(share) * part(p)[a.Dh + 1];
-      for (int64_t i = 0; i < a.Dh; i += lanes) {
-        const auto before = p == 0 ? hn::Zero(d) : LoadPart(d, y + i, Left(a.Dh, i));
-        StorePart(hn::MulAdd(share, LoadPart(d, part(p) + i, Left(a.Dh, i)), before), d, y + i, Left(a.Dh, i));
+      const auto share = Exp<true>(hn::Set(d, part(p)[a.Dv] - max));
+      sum += hn::GetLane(share) * part(p)[a.Dv + 1];
+      for (int64_t i = 0; i < a.Dv; i += lanes) {
+        const auto before = p == 0 ? hn::Zero(d) : LoadPart(d, y + i, Left(a.Dv, i));
+        StorePart(hn::MulAdd(share, LoadPart(d, part(p) + i, Left(a.Dv, i)), before), d, y + i, Left(a.Dv, i));
       }
     }
     const auto inverse = hn::Set(d, 1 / sum);
-    for (int64_t i = 0; i < a.Dh; i += lanes)
-      StorePart(hn::Mul(inverse, LoadPart(d, y + i, Left(a.Dh, i))), d, y + i, Left(a.Dh, i));
+    for (int64_t i = 0; i < a.Dv; i += lanes)
+      StorePart(hn::Mul(inverse, LoadPart(d, y + i, Left(a.Dv, i))), d, y + i, Left(a.Dv, i));
   }
 }
 
@@ -234,11 +227,10 @@ HWY_EXPORT(AttentionQuery);
 HWY_EXPORT(AttentionPart);
 HWY_EXPORT(AttentionMerge);
 
-void AttentionQuery(const AttentionArgs& a, int64_t kv, int64_t t) { HYDRA_DISPATCH(AttentionQuery)(a, kv, t); }
+void AttentionQuery(const AttentionArgs& a, int64_t t) { HYDRA_DISPATCH(AttentionQuery)(a, t); }
 
 void AttentionPart(const AttentionPartArgs& a) {
-  HYDRA_CHECK(a.Akv >= 1 && a.A % a.Akv == 0 && 0 <= a.kv && a.kv < a.Akv && a.begin % kKeyBlock == 0);
-  HYDRA_CHECK(a.begin < a.end && a.end <= a.head_rows);
+  HYDRA_CHECK(a.heads >= 1 && a.begin % kKeyBlock == 0 && a.begin < a.end);
   HYDRA_DISPATCH(AttentionPart)(a);
 }
 

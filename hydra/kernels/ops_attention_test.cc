@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention against its scalar twin on every SIMD level: head sizes, groups, KV dtypes, windows, landmarks, tiles and
-// single queries, parts and their merge; masks to the row, and the same bits however heads and queries are cut.
+// Attention against its scalar twin on every SIMD level: widths, heads, KV dtypes, windows, sinks, landmarks, tiles and
+// single queries, parts and their merge; masks to the row; the same bits however queries and runs are cut.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -16,89 +16,98 @@ namespace {
 
 constexpr KvDtype kDtypes[] = {KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16, KvDtype::kQ8_0};
 
-// Rows of Dh numbers in a dtype.
-std::vector<std::byte> KvRows(KvDtype dtype, int64_t rows, int64_t Dh, uint64_t seed) {
-  const std::vector<float> x = Normals(rows * Dh, seed);
-  const int64_t bytes = KvRowBytes(dtype, Dh);
+// Rows of D numbers in a dtype.
+std::vector<std::byte> KvRows(KvDtype dtype, int64_t rows, int64_t D, uint64_t seed) {
+  const std::vector<float> x = Normals(rows * D, seed);
+  const int64_t bytes = KvRowBytes(dtype, D);
   std::vector<std::byte> out(static_cast<size_t>(rows * bytes));
-  for (int64_t i = 0; i < rows; ++i) StoreKvRow(dtype, x.data() + i * Dh, Dh, out.data() + i * bytes);
+  for (int64_t i = 0; i < rows; ++i) StoreKvRow(dtype, x.data() + i * D, D, out.data() + i * bytes);
   return out;
 }
 
 struct Shape {
-  int64_t T = 1, A = 1, Akv = 1, Dh = 64, row = 0, window = INT64_MAX;
+  int64_t T = 1, heads = 1, Dk = 64, Dv = 64, pos = 0, window = INT64_MAX, sinks = 0;
   KvDtype dtype = KvDtype::kF32;
   int64_t landmarks = 0;
-  bool listed = false;  // landmarks by row index
+  std::vector<int64_t> cuts = {};  // positions where a run ends and the next one begins
+  bool latent = false;             // the value is the first Dv numbers of the key
 };
 
+// Positions 0 .. pos + T - 1 and landmarks, as a cache of the shape holds them.
 struct AttentionCase {
   Shape s;
-  int64_t pos, head_rows, qs, ys, pool_rows;
-  std::vector<float> q, y, scratch, log_sigmoid, lambda;
+  int64_t qs, ys, k_bytes, v_bytes;
+  std::vector<float> q, y, scratch, bias, lambda;
   std::vector<std::byte> k, v, pool_k, pool_v;
-  std::vector<int32_t> rows, positions;
+  std::vector<int32_t> positions;
+  std::vector<KeyRun> runs;
 
   // Landmark positions lie on both sides of every query's limit, in no order.
   AttentionCase(const Shape& shape, uint64_t seed)
       : s(shape),
-        pos(shape.row + 40),
-        head_rows(shape.row + shape.T + 3),
-        qs(s.A * s.Dh + 5),
-        ys(s.A * s.Dh + 3),
-        pool_rows(shape.landmarks + 4),
+        qs(s.heads * s.Dk + 5),
+        ys(s.heads * s.Dv + 3),
+        k_bytes(KvRowBytes(s.dtype, s.Dk)),
+        v_bytes(s.latent ? k_bytes : KvRowBytes(s.dtype, s.Dv)),
         q(Normals(s.T * qs, seed, 1.5)),
         y(static_cast<size_t>(s.T * ys), kUntouched),
-        scratch(static_cast<size_t>(AttentionScratchFloats(s.A / s.Akv, s.Dh)), NAN),
-        log_sigmoid(Normals(s.landmarks, seed + 1)),
-        lambda(Normals(s.A, seed + 2)),
-        k(KvRows(s.dtype, s.Akv * head_rows, s.Dh, seed + 3)),
-        v(KvRows(s.dtype, s.Akv * head_rows, s.Dh, seed + 4)),
-        pool_k(KvRows(s.dtype, s.Akv * pool_rows, s.Dh, seed + 5)),
-        pool_v(KvRows(s.dtype, s.Akv * pool_rows, s.Dh, seed + 6)) {
-    for (float& x : log_sigmoid) x = -std::abs(x);
+        scratch(static_cast<size_t>(AttentionScratchFloats(s.heads, s.Dk, s.Dv)), NAN),
+        bias(Normals(s.landmarks, seed + 1)),
+        lambda(Normals(s.heads, seed + 2)),
+        k(KvRows(s.dtype, s.pos + s.T, s.Dk, seed + 3)),
+        v(s.latent ? k : KvRows(s.dtype, s.pos + s.T, s.Dv, seed + 4)),
+        pool_k(KvRows(s.dtype, s.landmarks, s.Dk, seed + 5)),
+        pool_v(s.latent ? pool_k : KvRows(s.dtype, s.landmarks, s.Dv, seed + 6)) {
+    for (float& x : bias) x = -std::abs(x);
     for (float& x : lambda) x = std::abs(x);
     Rng rng(seed + 7);
-    for (int64_t i = 0; i < s.landmarks; ++i) {
-      rows.push_back(static_cast<int32_t>((i * 5 + 2) % pool_rows));
-      positions.push_back(static_cast<int32_t>(rng.Below(static_cast<uint64_t>(pos + s.T))));
-    }
+    for (int64_t i = 0; i < s.landmarks; ++i)
+      positions.push_back(static_cast<int32_t>(rng.Below(static_cast<uint64_t>(s.pos + s.T))));
   }
-  AttentionArgs Args(int64_t t0, int64_t t1, int64_t kv0, int64_t kv1) {
+  // The landmarks' run stands first: where it stands does not matter.
+  AttentionArgs Args(int64_t t0, int64_t t1) {
+    runs.clear();
+    if (s.landmarks > 0)
+      runs.push_back({.k = pool_k.data(),
+                      .v = s.latent ? pool_k.data() : pool_v.data(),
+                      .n = s.landmarks,
+                      .pos = positions.data(),
+                      .bias = bias.data()});
+    int64_t from = 0;
+    for (const int64_t to : s.cuts) AddRun(from, to), from = to;
+    AddRun(from, s.pos + s.T);
     return {.q = q.data(),
             .y = y.data(),
-            .k = k.data(),
-            .v = v.data(),
-            .dtype = s.dtype,
-            .A = s.A,
-            .Akv = s.Akv,
-            .Dh = s.Dh,
-            .head_rows = head_rows,
-            .row = s.row,
-            .pos = pos,
+            .keys = {.runs = runs.data(),
+                     .n_runs = static_cast<int64_t>(runs.size()),
+                     .dtype = s.dtype,
+                     .Dk = s.Dk,
+                     .Dv = s.Dv,
+                     .k_stride = k_bytes,
+                     .v_stride = v_bytes},
+            .heads = s.heads,
+            .pos = s.pos,
             .window = s.window,
-            .scale = 1 / std::sqrt(static_cast<float>(s.Dh)),
+            .sinks = s.sinks,
+            .scale = 1 / std::sqrt(static_cast<float>(s.Dk)),
             .t0 = t0,
             .t1 = t1,
-            .kv0 = kv0,
-            .kv1 = kv1,
-            .landmarks = {.k = pool_k.data(),
-                          .v = pool_v.data(),
-                          .head_rows = pool_rows,
-                          .rows = s.listed ? rows.data() : nullptr,
-                          .n = s.landmarks,
-                          .pos = positions.data(),
-                          .log_sigmoid = log_sigmoid.data(),
-                          .lambda = lambda.data()},
+            .lambda = lambda.data(),
             .q_stride = qs,
             .y_stride = ys,
             .scratch = scratch.data()};
   }
-  AttentionArgs All() { return Args(0, s.T, 0, s.Akv); }
-  // A score is a sum of Dh products and moves an exp by its error; values are below 6 deviations.
+  AttentionArgs All() { return Args(0, s.T); }
+  void AddRun(int64_t from, int64_t to) {
+    runs.push_back({.k = k.data() + from * k_bytes,
+                    .v = (s.latent ? k.data() : v.data()) + from * v_bytes,
+                    .n = to - from,
+                    .first = from});
+  }
+  // A score is a sum of Dk products and moves an exp by its error; values are below 6 deviations.
   [[nodiscard]] double Error() const {
-    const int64_t keys = std::min(s.window, s.row + s.T) + s.landmarks;
-    return Tolerance(DType::kF32, 2 * s.Dh + keys + 20, 6);
+    const int64_t keys = std::min(s.window, s.pos + s.T) + s.sinks + s.landmarks;
+    return Tolerance(DType::kF32, 2 * s.Dk + keys + 20, 6);
   }
 };
 
@@ -109,16 +118,35 @@ void ExpectMatchesRef(const Shape& shape, uint64_t seed) {
   ExpectClose(want.y, got.y, want.Error());
 }
 
-TEST(Attention, HeadSizesGroupsAndDtypesMatchRef) {
+TEST(Attention, WidthsHeadsAndDtypesMatchRef) {
   ForEachTarget([](const std::string&) {
     for (const KvDtype dtype : kDtypes)
-      for (const int64_t Dh : {1, 7, 24, 64, 80, 128})
-        for (const auto& [A, Akv] : {std::pair<int64_t, int64_t>{1, 1}, {3, 3}, {3, 1}, {10, 2}}) {
-          SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " Dh " + std::to_string(Dh) + " A " + std::to_string(A) +
-                       " Akv " + std::to_string(Akv));
-          ExpectMatchesRef({.T = 1, .A = A, .Akv = Akv, .Dh = Dh, .row = 70, .dtype = dtype}, 1);
-          ExpectMatchesRef({.T = 5, .A = A, .Akv = Akv, .Dh = Dh, .row = 66, .dtype = dtype}, 2);
+      for (const auto& [Dk, Dv] :
+           {std::pair<int64_t, int64_t>{1, 1}, {7, 7}, {24, 24}, {64, 64}, {80, 16}, {40, 96}, {128, 128}})
+        for (const int64_t heads : {1, 2, 3, 5}) {
+          SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " Dk " + std::to_string(Dk) + " Dv " + std::to_string(Dv) +
+                       " heads " + std::to_string(heads));
+          ExpectMatchesRef({.T = 1, .heads = heads, .Dk = Dk, .Dv = Dv, .pos = 70, .dtype = dtype}, 1);
+          ExpectMatchesRef({.T = 5, .heads = heads, .Dk = Dk, .Dv = Dv, .pos = 66, .dtype = dtype}, 2);
         }
+  });
+}
+
+TEST(Attention, ValuesInTheKeysRowsMatchRef) {
+  ForEachTarget([](const std::string&) {
+    for (const KvDtype dtype : kDtypes)
+      for (const int64_t T : {1, 9})
+        ExpectMatchesRef({.T = T,
+                          .heads = 6,
+                          .Dk = 320,
+                          .Dv = 256,
+                          .pos = 80,
+                          .window = 70,
+                          .dtype = dtype,
+                          .landmarks = 5,
+                          .cuts = {33},
+                          .latent = true},
+                         15);
   });
 }
 
@@ -126,44 +154,38 @@ TEST(Attention, LengthsAroundTheBlocksMatchRef) {
   ForEachTarget([](const std::string&) {
     for (const int64_t keys : {1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200}) {
       SCOPED_TRACE(keys);
-      ExpectMatchesRef({.T = 1, .A = 2, .Akv = 1, .Dh = 16, .row = keys - 1, .dtype = KvDtype::kF16}, 3);
-      ExpectMatchesRef({.T = keys, .A = 2, .Akv = 1, .Dh = 16}, 4);  // from the start
+      ExpectMatchesRef({.T = 1, .heads = 2, .Dk = 16, .Dv = 16, .pos = keys - 1, .dtype = KvDtype::kF16}, 3);
+      ExpectMatchesRef({.T = keys, .heads = 2, .Dk = 16, .Dv = 16}, 4);  // from the start
     }
-    ExpectMatchesRef({.T = 70, .A = 5, .Akv = 1, .Dh = 8, .row = 13}, 5);  // several tiles
+    ExpectMatchesRef({.T = 70, .heads = 5, .Dk = 8, .Dv = 8, .pos = 13}, 5);  // several tiles
   });
 }
 
-TEST(Attention, WindowsMatchRef) {
+TEST(Attention, WindowsAndSinksMatchRef) {
   ForEachTarget([](const std::string&) {
     for (const int64_t window : {1, 2, 16, 63, 64, 65, 100})
-      for (const int64_t T : {1, 2, 33, 90}) {
-        SCOPED_TRACE("window " + std::to_string(window) + " T " + std::to_string(T));
-        ExpectMatchesRef({.T = T, .A = 2, .Akv = 2, .Dh = 16, .row = 0, .window = window}, 6);
-        ExpectMatchesRef({.T = T, .A = 4, .Akv = 2, .Dh = 16, .row = 150, .window = window, .dtype = KvDtype::kBF16},
-                         7);
-      }
+      for (const int64_t sinks : {0, 1, 4, 64, 70, 1000})
+        for (const int64_t T : {1, 2, 33, 90}) {
+          SCOPED_TRACE("window " + std::to_string(window) + " sinks " + std::to_string(sinks) + " T " +
+                       std::to_string(T));
+          const Shape shape{.T = T, .heads = 2, .Dk = 16, .Dv = 16, .window = window, .sinks = sinks};
+          ExpectMatchesRef(shape, 6);
+          Shape later = shape;
+          later.pos = 150, later.dtype = KvDtype::kBF16;
+          ExpectMatchesRef(later, 7);
+        }
   });
 }
 
 TEST(Attention, LandmarksMatchRef) {
   ForEachTarget([](const std::string&) {
     for (const KvDtype dtype : kDtypes)
-      for (const bool listed : {false, true})
-        for (const int64_t n : {1, 17, 64, 130})
-          for (const int64_t T : {1, 2, 40}) {
-            SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " landmarks " + std::to_string(n) + " T " +
-                         std::to_string(T));
-            ExpectMatchesRef({.T = T,
-                              .A = 4,
-                              .Akv = 2,
-                              .Dh = 24,
-                              .row = 100,
-                              .window = 50,
-                              .dtype = dtype,
-                              .landmarks = n,
-                              .listed = listed},
-                             8);
-          }
+      for (const int64_t n : {1, 17, 64, 130})
+        for (const int64_t T : {1, 2, 40}) {
+          SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " landmarks " + std::to_string(n) + " T " + std::to_string(T));
+          ExpectMatchesRef(
+              {.T = T, .heads = 2, .Dk = 24, .Dv = 24, .pos = 100, .window = 50, .dtype = dtype, .landmarks = n}, 8);
+        }
   });
 }
 
@@ -171,36 +193,33 @@ TEST(Attention, LandmarksMatchRef) {
 TEST(Attention, EachQuerySeesItsVeryRows) {
   ForEachTarget([](const std::string&) {
     for (const int64_t T : {1, 20}) {
-      const int64_t row = 90, window = 70, Dh = 4;
-      AttentionCase c({.T = T, .A = 1, .Akv = 1, .Dh = Dh, .row = row, .window = window, .landmarks = 30}, 9);
-      const auto run = [&] {
+      const int64_t pos = 90, window = 50, sinks = 3, Dv = 4;
+      AttentionCase c(
+          {.T = T, .Dk = 4, .Dv = Dv, .pos = pos, .window = window, .sinks = sinks, .landmarks = 30, .cuts = {2, 77}},
+          9);
+      const auto changed = [&](float& value) {
         Attention(c.All());
-        return c.y;
+        const std::vector<float> before = c.y;
+        const float old = value;
+        value += 1e6f;
+        Attention(c.All());
+        value = old;
+        std::vector<bool> out;
+        for (int64_t t = 0; t < T; ++t)
+          out.push_back(c.y[static_cast<size_t>(t * c.ys)] != before[static_cast<size_t>(t * c.ys)]);
+        return out;
       };
-      const std::vector<float> before = run();
-      auto* v = reinterpret_cast<float*>(c.v.data());
-      for (int64_t key = 0; key < c.head_rows; ++key) {
-        const float old = v[key * Dh];
-        v[key * Dh] += 1e6f;
-        const std::vector<float> after = run();
-        v[key * Dh] = old;
-        for (int64_t t = 0; t < T; ++t) {
-          const bool seen = key <= row + t && key > row + t - window;
-          EXPECT_EQ(seen, after[static_cast<size_t>(t * c.ys)] != before[static_cast<size_t>(t * c.ys)])
+      for (int64_t key = 0; key < pos + T; ++key) {
+        const std::vector<bool> seen = changed(reinterpret_cast<float*>(c.v.data())[key * Dv]);
+        for (int64_t t = 0; t < T; ++t)
+          EXPECT_EQ(key <= pos + t && (key > pos + t - window || key < sinks), seen[static_cast<size_t>(t)])
               << "key " << key << " query " << t;
-        }
       }
-      auto* pool = reinterpret_cast<float*>(c.pool_v.data());
       for (int64_t i = 0; i < 30; ++i) {
-        const float old = pool[i * Dh];
-        pool[i * Dh] += 1e6f;
-        const std::vector<float> after = run();
-        pool[i * Dh] = old;
-        for (int64_t t = 0; t < T; ++t) {
-          const bool seen = c.positions[static_cast<size_t>(i)] <= c.pos + t - window;
-          EXPECT_EQ(seen, after[static_cast<size_t>(t * c.ys)] != before[static_cast<size_t>(t * c.ys)])
+        const std::vector<bool> seen = changed(reinterpret_cast<float*>(c.pool_v.data())[i * Dv]);
+        for (int64_t t = 0; t < T; ++t)
+          EXPECT_EQ(c.positions[static_cast<size_t>(i)] <= pos + t - window, seen[static_cast<size_t>(t)])
               << "landmark " << i << " query " << t;
-        }
       }
     }
   });
@@ -210,12 +229,12 @@ TEST(Attention, EachQuerySeesItsVeryRows) {
 TEST(Attention, InvisibleBlocksAreNotRead) {
   ForEachTarget([](const std::string&) {
     for (const int64_t T : {1, 8}) {
-      AttentionCase want({.T = T, .A = 2, .Akv = 1, .Dh = 16, .row = 256, .window = 32, .landmarks = 10}, 10),
+      AttentionCase want({.T = T, .heads = 2, .Dk = 16, .Dv = 16, .pos = 256, .window = 32, .landmarks = 10}, 10),
           got = want;
-      for (auto& p : got.positions) p = static_cast<int32_t>(got.pos);  // all inside the window
+      for (auto& p : got.positions) p = static_cast<int32_t>(got.s.pos);  // all inside the window
       want.s.landmarks = 0;
-      std::memset(got.k.data(), 0xFF, static_cast<size_t>(128 * KvRowBytes(KvDtype::kF32, 16)));
-      std::memset(got.v.data(), 0xFF, static_cast<size_t>(128 * KvRowBytes(KvDtype::kF32, 16)));
+      std::memset(got.k.data(), 0xFF, static_cast<size_t>(128 * got.k_bytes));
+      std::memset(got.v.data(), 0xFF, static_cast<size_t>(128 * got.v_bytes));
       std::memset(got.pool_k.data(), 0xFF, got.pool_k.size());
       std::memset(got.pool_v.data(), 0xFF, got.pool_v.size());
       ref::Attention(want.All());
@@ -225,23 +244,57 @@ TEST(Attention, InvisibleBlocksAreNotRead) {
   });
 }
 
-TEST(Attention, CutsOfHeadsAndQueriesGiveTheSameBits) {
+TEST(Attention, CutsOfQueriesAndRunsGiveTheSameBits) {
   ForEachTarget([](const std::string&) {
-    const AttentionCase fresh(
-        {.T = 70, .A = 6, .Akv = 3, .Dh = 24, .row = 30, .window = 48, .dtype = KvDtype::kF16, .landmarks = 20}, 11);
-    AttentionCase whole = fresh, cut = fresh;
-    Attention(whole.All());
-    for (int64_t kv = 2; kv >= 0; --kv)
-      for (const auto& [t0, t1] : {std::pair<int64_t, int64_t>{32, 70}, {0, 32}})
-        Attention(cut.Args(t0, t1, kv, kv + 1));
-    EXPECT_EQ(whole.y, cut.y);
+    for (const KvDtype dtype : kDtypes)
+      for (const int64_t T : {1, 70}) {
+        AttentionCase whole({.T = T,
+                             .heads = 2,
+                             .Dk = 24,
+                             .Dv = 16,
+                             .pos = 130,
+                             .window = 100,
+                             .sinks = 5,
+                             .dtype = dtype,
+                             .landmarks = 20},
+                            11);
+        for (const auto& cuts : {std::vector<int64_t>{64, 128}, {1, 3, 4, 40, 41, 63, 65, 129, 130}, {90}}) {
+          AttentionCase cut = whole;
+          cut.s.cuts = cuts;
+          Attention(whole.All());
+          for (int64_t t = 0; t < T; t += 32) Attention(cut.Args(t, std::min(T, t + 32)));
+          EXPECT_EQ(whole.y, cut.y);
+        }
+      }
+  });
+}
+
+TEST(Attention, QueriesAloneGetTheBitsOfSingleOnes) {
+  ForEachTarget([](const std::string&) {
+    AttentionCase many({.T = 9,
+                        .heads = 3,
+                        .Dk = 24,
+                        .Dv = 24,
+                        .pos = 130,
+                        .window = 60,
+                        .sinks = 2,
+                        .dtype = KvDtype::kQ8_0,
+                        .landmarks = 40,
+                        .cuts = {131}},
+                       16),
+        single = many;
+    AttentionArgs a = many.All();
+    a.alone = true;
+    Attention(a);
+    for (int64_t t = 0; t < 9; ++t) Attention(single.Args(t, t + 1));
+    EXPECT_EQ(many.y, single.y);
   });
 }
 
 TEST(Attention, LargeScoresDoNotOverflow) {
   ForEachTarget([](const std::string&) {
     for (const int64_t T : {1, 3}) {
-      AttentionCase want({.T = T, .A = 1, .Akv = 1, .Dh = 8, .row = 80}, 12), got = want;
+      AttentionCase want({.T = T, .Dk = 8, .Dv = 8, .pos = 80}, 12), got = want;
       for (float& x : want.q) x *= 1e4f;
       got.q = want.q;
       ref::Attention(want.All());
@@ -255,53 +308,45 @@ TEST(Attention, LargeScoresDoNotOverflow) {
 
 // ---- Parts ----
 
+// Partial results may be to another maximum: what they mean is compared.
+void ExpectSameParts(std::span<const float> want, std::span<const float> got, int64_t Dv, double error) {
+  for (size_t row = 0; row < want.size(); row += static_cast<size_t>(Dv) + 2) {
+    const size_t max = row + static_cast<size_t>(Dv), sum = max + 1;
+    ASSERT_NEAR(want[max] + std::log(want[sum]), got[max] + std::log(got[sum]), error);
+    for (size_t i = row; i < max; ++i) ASSERT_NEAR(want[i] / want[sum], got[i] / got[sum], error);
+  }
+}
+
 TEST(AttentionPart, PartsAndMergeMatchRefAndTheWhole) {
   ForEachTarget([](const std::string&) {
     for (const KvDtype dtype : kDtypes)
       for (const int64_t cut : {64, 128, 1024}) {
         SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " cut " + std::to_string(cut));
-        const int64_t keys = 331, A = 6, Akv = 2, group = 3, Dh = 40, width = Dh + 2;
-        AttentionCase c({.T = 1, .A = A, .Akv = Akv, .Dh = Dh, .row = keys - 1, .dtype = dtype}, 13);
-        ref::Attention(c.All());
-        const std::vector<float> whole = c.y;
-        for (int64_t kv = 0; kv < Akv; ++kv) {
-          const int64_t parts = (keys + cut - 1) / cut;
-          std::vector<float> want(static_cast<size_t>(parts * group * width)), got(want.size());
-          for (int64_t p = parts - 1; p >= 0; --p) {  // any order of making them
-            AttentionPartArgs a{.q = c.q.data(),
-                                .k = c.k.data(),
-                                .v = c.v.data(),
-                                .dtype = dtype,
-                                .A = A,
-                                .Akv = Akv,
-                                .Dh = Dh,
-                                .head_rows = c.head_rows,
-                                .begin = p * cut,
-                                .end = std::min(keys, (p + 1) * cut),
-                                .scale = 1 / std::sqrt(static_cast<float>(Dh)),
-                                .kv = kv,
-                                .part = want.data() + p * group * width,
-                                .scratch = c.scratch.data()};
-            ref::AttentionPart(a);
-            a.part = got.data() + p * group * width;
-            AttentionPart(a);
-          }
-          for (int64_t row = 0; row < parts * group; ++row)  // sums may be to another maximum: compare what they mean
-            for (int64_t i = 0; i <= Dh + 1; ++i) {
-              const auto at = static_cast<size_t>(row * width + i), max = static_cast<size_t>(row * width + Dh),
-                         sum = max + 1;
-              if (i == Dh) {
-                ASSERT_NEAR(want[at] + std::log(want[sum]), got[at] + std::log(got[sum]), c.Error());
-              } else if (i < Dh) {
-                ASSERT_NEAR(want[at] / want[sum], got[at] / got[sum], c.Error());
-              }
-            }
-          std::vector<float> y(static_cast<size_t>(group * Dh)), y_ref(y.size());
-          AttentionMerge({.parts = got.data(), .y = y.data(), .n_parts = parts, .heads = group, .Dh = Dh});
-          ref::AttentionMerge({.parts = got.data(), .y = y_ref.data(), .n_parts = parts, .heads = group, .Dh = Dh});
-          ExpectClose(y_ref, y, Tolerance(DType::kF32, 2 * parts + 8, 6));
-          ExpectClose({whole.data() + kv * group * Dh, y.size()}, y, c.Error());
+        const int64_t keys = 331, heads = 3, Dk = 40, Dv = 24, width = Dv + 2, parts = (keys + cut - 1) / cut;
+        AttentionCase c(
+            {.T = 1, .heads = heads, .Dk = Dk, .Dv = Dv, .pos = keys - 1, .dtype = dtype, .cuts = {70, 200}}, 13);
+        const AttentionArgs all = c.All();
+        ref::Attention(all);
+        std::vector<float> want(static_cast<size_t>(parts * heads * width)), got(want.size());
+        for (int64_t p = parts - 1; p >= 0; --p) {  // any order of making them
+          AttentionPartArgs a{.q = c.q.data(),
+                              .keys = all.keys,
+                              .heads = heads,
+                              .begin = p * cut,
+                              .end = std::min(keys, (p + 1) * cut),
+                              .scale = all.scale,
+                              .part = want.data() + p * heads * width,
+                              .scratch = c.scratch.data()};
+          ref::AttentionPart(a);
+          a.part = got.data() + p * heads * width;
+          AttentionPart(a);
         }
+        ExpectSameParts(want, got, Dv, c.Error());
+        std::vector<float> y(static_cast<size_t>(heads * Dv)), y_ref(y.size());
+        AttentionMerge({.parts = got.data(), .y = y.data(), .n_parts = parts, .heads = heads, .Dv = Dv});
+        ref::AttentionMerge({.parts = got.data(), .y = y_ref.data(), .n_parts = parts, .heads = heads, .Dv = Dv});
+        ExpectClose(y_ref, y, Tolerance(DType::kF32, 2 * parts + 8, 6));
+        ExpectClose({c.y.data(), y.size()}, y, c.Error());
       }
   });
 }

@@ -54,22 +54,35 @@ struct Attended {
   std::vector<double> sum;
   double max, weight;
 };
-Attended Attend(KvDtype dtype, const float* q, int64_t Dh, double scale, const std::vector<SeenKey>& keys) {
+Attended Attend(const KeySet& set, const float* q, double scale, const std::vector<SeenKey>& keys) {
   std::vector<double> scores;
   double max = -INFINITY;
   for (const SeenKey& key : keys) {
     double dot = 0;
-    for (int64_t i = 0; i < Dh; ++i) dot += double{q[i]} * KvAt(dtype, key.k, i);
+    for (int64_t i = 0; i < set.Dk; ++i) dot += double{q[i]} * KvAt(set.dtype, key.k, i);
     scores.push_back(dot * scale + key.bias);
     max = std::max(max, scores.back());
   }
-  Attended out{std::vector<double>(static_cast<size_t>(Dh)), max, 0};
+  Attended out{std::vector<double>(static_cast<size_t>(set.Dv)), max, 0};
   for (size_t p = 0; p < keys.size(); ++p) {
     const double e = std::exp(scores[p] - max);
     out.weight += e;
-    for (int64_t i = 0; i < Dh; ++i) out.sum[static_cast<size_t>(i)] += e * KvAt(dtype, keys[p].v, i);
+    for (int64_t i = 0; i < set.Dv; ++i) out.sum[static_cast<size_t>(i)] += e * KvAt(set.dtype, keys[p].v, i);
   }
   return out;
+}
+// f(key, position, bias, is a landmark) for all rows of all runs.
+template <class F>
+void ForKeys(const KeySet& set, F&& f) {
+  const int64_t k_stride = StrideOr(set.k_stride, KvRowBytes(set.dtype, set.Dk));
+  const int64_t v_stride = StrideOr(set.v_stride, KvRowBytes(set.dtype, set.Dv));
+  for (const KeyRun* run = set.runs; run != set.runs + set.n_runs; ++run)
+    for (int64_t i = 0; i < run->n; ++i) {
+      const SeenKey key{static_cast<const std::byte*>(run->k) + i * k_stride,
+                        static_cast<const std::byte*>(run->v) + i * v_stride, 0};
+      const bool listed = run->pos != nullptr;
+      f(key, listed ? run->pos[i] : run->first + i, run->bias != nullptr ? double{run->bias[i]} : 0.0, listed);
+    }
 }
 
 }  // namespace
@@ -200,57 +213,49 @@ void Diagonal(const DiagonalArgs& a) {
 }
 
 void Attention(const AttentionArgs& a) {
-  const int64_t qs = StrideOr(a.q_stride, a.A * a.Dh), ys = StrideOr(a.y_stride, a.A * a.Dh);
-  const int64_t row_bytes = KvRowBytes(a.dtype, a.Dh), group = a.A / a.Akv;
-  const auto at = [&](const void* base, int64_t rows, int64_t head, int64_t row) {
-    return static_cast<const std::byte*>(base) + (head * rows + row) * row_bytes;
-  };
-  const LandmarkArgs& m = a.landmarks;
+  const int64_t Dk = a.keys.Dk, Dv = a.keys.Dv;
+  const int64_t qs = StrideOr(a.q_stride, a.heads * Dk), ys = StrideOr(a.y_stride, a.heads * Dv);
   for (int64_t t = a.t0; t < a.t1; ++t)
-    for (int64_t h = a.kv0 * group; h < a.kv1 * group; ++h) {
-      const int64_t kv = h / group;
+    for (int64_t h = 0; h < a.heads; ++h) {
       std::vector<SeenKey> keys;
-      for (int64_t row = std::max<int64_t>(0, a.row + t - a.window + 1); row <= a.row + t; ++row)
-        keys.push_back({at(a.k, a.head_rows, kv, row), at(a.v, a.head_rows, kv, row), 0});
-      for (int64_t i = 0; i < m.n; ++i) {
-        if (m.pos[i] > a.pos + t - a.window) continue;
-        const int64_t row = m.rows != nullptr ? m.rows[i] : i;
-        keys.push_back(
-            {at(m.k, m.head_rows, kv, row), at(m.v, m.head_rows, kv, row), double{m.lambda[h]} * m.log_sigmoid[i]});
-      }
-      const Attended out = Attend(a.dtype, a.q + t * qs + h * a.Dh, a.Dh, a.scale, keys);
-      for (int64_t i = 0; i < a.Dh; ++i)
-        a.y[t * ys + h * a.Dh + i] = static_cast<float>(out.sum[static_cast<size_t>(i)] / out.weight);
+      const int64_t at = a.pos + t;
+      ForKeys(a.keys, [&](SeenKey key, int64_t position, double bias, bool landmark) {
+        const bool in_window = position > at - a.window;
+        if (landmark ? in_window : position > at || !(in_window || position < a.sinks)) return;
+        key.bias = landmark && a.lambda != nullptr ? a.lambda[h] * bias : 0;
+        keys.push_back(key);
+      });
+      const Attended out = Attend(a.keys, a.q + t * qs + h * Dk, a.scale, keys);
+      for (int64_t i = 0; i < Dv; ++i)
+        a.y[t * ys + h * Dv + i] = static_cast<float>(out.sum[static_cast<size_t>(i)] / out.weight);
     }
 }
 
 void AttentionPart(const AttentionPartArgs& a) {
-  const int64_t row_bytes = KvRowBytes(a.dtype, a.Dh), group = a.A / a.Akv;
   std::vector<SeenKey> keys;
-  for (int64_t row = a.begin; row < a.end; ++row) {
-    const int64_t from = (a.kv * a.head_rows + row) * row_bytes;
-    keys.push_back({static_cast<const std::byte*>(a.k) + from, static_cast<const std::byte*>(a.v) + from, 0});
-  }
-  for (int64_t g = 0; g < group; ++g) {
-    const Attended out = Attend(a.dtype, a.q + (a.kv * group + g) * a.Dh, a.Dh, a.scale, keys);
-    float* part = a.part + g * (a.Dh + 2);
-    for (int64_t i = 0; i < a.Dh; ++i) part[i] = static_cast<float>(out.sum[static_cast<size_t>(i)]);
-    part[a.Dh] = static_cast<float>(out.max);
-    part[a.Dh + 1] = static_cast<float>(out.weight);
+  ForKeys(a.keys, [&](const SeenKey& key, int64_t position, double /*bias*/, bool landmark) {
+    if (!landmark && a.begin <= position && position < a.end) keys.push_back(key);
+  });
+  for (int64_t h = 0; h < a.heads; ++h) {
+    const Attended out = Attend(a.keys, a.q + h * a.keys.Dk, a.scale, keys);
+    float* part = a.part + h * (a.keys.Dv + 2);
+    for (int64_t i = 0; i < a.keys.Dv; ++i) part[i] = static_cast<float>(out.sum[static_cast<size_t>(i)]);
+    part[a.keys.Dv] = static_cast<float>(out.max);
+    part[a.keys.Dv + 1] = static_cast<float>(out.weight);
   }
 }
 
 void AttentionMerge(const AttentionMergeArgs& a) {
-  const int64_t width = a.Dh + 2;
+  const int64_t width = a.Dv + 2;
   for (int64_t h = 0; h < a.heads; ++h) {
     const auto part = [&](int64_t p) { return a.parts + (p * a.heads + h) * width; };
     double max = -INFINITY, weight = 0;
-    for (int64_t p = 0; p < a.n_parts; ++p) max = std::max(max, double{part(p)[a.Dh]});
-    for (int64_t p = 0; p < a.n_parts; ++p) weight += std::exp(part(p)[a.Dh] - max) * part(p)[a.Dh + 1];
-    for (int64_t i = 0; i < a.Dh; ++i) {
+    for (int64_t p = 0; p < a.n_parts; ++p) max = std::max(max, double{part(p)[a.Dv]});
+    for (int64_t p = 0; p < a.n_parts; ++p) weight += std::exp(part(p)[a.Dv] - max) * part(p)[a.Dv + 1];
+    for (int64_t i = 0; i < a.Dv; ++i) {
       double sum = 0;
-      for (int64_t p = 0; p < a.n_parts; ++p) sum += std::exp(part(p)[a.Dh] - max) * part(p)[i];
-      a.y[h * a.Dh + i] = static_cast<float>(sum / weight);
+      for (int64_t p = 0; p < a.n_parts; ++p) sum += std::exp(part(p)[a.Dv] - max) * part(p)[i];
+      a.y[h * a.Dv + i] = static_cast<float>(sum / weight);
     }
   }
 }

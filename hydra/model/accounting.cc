@@ -220,7 +220,7 @@ int64_t KvBytesPerToken(const ModelConfig& config, KvDtype kv) {
   const StateLayout layout(config, kv, StateDtype::kF32, /*ctx_size=*/1, config.moe.top_k);
   int64_t bytes = 0;
   for (const auto& block : layout.buffers)
-    for (const StateBuffer& buffer : block) bytes += buffer.growing_heads > 0 ? buffer.bytes : 0;
+    for (const StateBuffer& buffer : block) bytes += buffer.growing_bytes();
   return bytes;
 }
 

@@ -10,16 +10,70 @@ constexpr int64_t kF32 = 4;
 
 }  // namespace
 
-int64_t StateLayout::Add(int block, StatePart part, const char* name, int64_t n, DType dtype, int64_t growing_heads) {
+int64_t StateBuffer::growing_bytes() const {
+  int64_t sum = 0;
+  for (const Head& head : heads) sum += head.filling->grows() ? head.bytes : 0;
+  return sum;
+}
+
+int64_t StateBuffer::UsedBytes(int64_t pos) const {
+  int64_t sum = 0;
+  ForUsed(pos, [&](int64_t, int64_t n) { sum += n; });
+  return sum;
+}
+
+int64_t StateLayout::Add(int block, StatePart part, const char* name, int64_t n, DType dtype,
+                         std::vector<StateBuffer::Head> heads) {
   const int64_t offset = bytes;
-  buffers[static_cast<size_t>(block)].push_back({name, offset, n, dtype, part, growing_heads});
+  const StateBuffer& buffer =
+      buffers[static_cast<size_t>(block)].emplace_back(StateBuffer{name, offset, n, dtype, part, std::move(heads)});
   bytes += (n + kAlign - 1) / kAlign * kAlign;
-  if (growing_heads == 0) constant_bytes += n;
+  constant_bytes += n - buffer.growing_bytes();
   return offset;
 }
 
+std::vector<KvCacheLayout> StateLayout::AddCaches(int block, const char* k_name, const char* v_name, int64_t head_dim,
+                                                  std::span<const std::shared_ptr<const KvFilling>> fillings) {
+  const int64_t stride = KvRowBytes(kv, head_dim);
+  int64_t n = 0;
+  std::vector<StateBuffer::Head> heads;
+  for (const auto& filling : fillings) {
+    heads.push_back({filling, filling->Rows(ctx_size) * stride, stride});
+    n += heads.back().bytes;
+  }
+  const DType type = kv == KvDtype::kF32    ? DType::kF32
+                     : kv == KvDtype::kF16  ? DType::kF16
+                     : kv == KvDtype::kBF16 ? DType::kBF16
+                                            : DType::kU8;
+  int64_t k = Add(block, StatePart::kKv, k_name, n, type, heads),
+          v = Add(block, StatePart::kKv, v_name, n, type, heads);
+  std::vector<KvCacheLayout> caches;
+  for (const StateBuffer::Head& head : heads) {
+    caches.push_back({head.filling, k, v, stride, stride});
+    k += head.bytes, v += head.bytes;
+  }
+  return caches;
+}
+
+namespace {
+
+// What a head of a layer keeps: the plan's filling, or what the config says.
+std::vector<std::shared_ptr<const KvFilling>> FillingsOf(const ModelConfig& config, int layer, const KvPlan& plan) {
+  const AttentionConfig& a = config.attention;
+  const bool all = config.layers[static_cast<size_t>(layer)].attention == AttentionKind::kFull;
+  const std::shared_ptr<const KvFilling> own = all ? KeepAll() : KeepRing(a.window);
+  std::vector<std::shared_ptr<const KvFilling>> fillings;
+  for (int64_t h = 0; h < a.n_kv_heads; ++h) {
+    auto planned = plan ? plan(layer, h) : nullptr;
+    fillings.push_back(planned ? std::move(planned) : own);
+  }
+  return fillings;
+}
+
+}  // namespace
+
 StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, StateDtype state_dtype, int64_t ctx,
-                         int64_t experts)
+                         int64_t experts, const KvPlan& plan)
     : blocks(config.layers.size()),
       buffers(config.layers.size()),
       kv(kv_dtype),
@@ -30,11 +84,6 @@ StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, StateDtype
   const AttentionConfig& a = config.attention;
   const WorkspaceConfig& w = config.workspace;
   const DType f = DType::kF32, i = DType::kI32;
-  const DType kv_type = kv == KvDtype::kF32    ? DType::kF32
-                        : kv == KvDtype::kF16  ? DType::kF16
-                        : kv == KvDtype::kBF16 ? DType::kBF16
-                                               : DType::kU8;
-  const int64_t row = a.n_kv_heads * KvRowBytes(kv, a.head_dim);
   for (int n = 0; n < static_cast<int>(blocks.size()); ++n) {
     const LayerConfig& layer = config.layers[static_cast<size_t>(n)];
     BlockOffsets& b = blocks[static_cast<size_t>(n)];
@@ -45,19 +94,15 @@ StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, StateDtype
     } else if (layer.ssm) {
       b.ssm = Add(n, StatePart::kSsm, "ssm_state", config.d_model * kF32, f);
     }
-    if (layer.attention == AttentionKind::kFull) {
-      b.k = Add(n, StatePart::kKv, "k", ctx * row, kv_type, a.n_kv_heads);
-      b.v = Add(n, StatePart::kKv, "v", ctx * row, kv_type, a.n_kv_heads);
-    } else if (layer.attention == AttentionKind::kSparse) {
-      b.k = Add(n, StatePart::kKv, "k", a.window * row, kv_type);
-      b.v = Add(n, StatePart::kKv, "v", a.window * row, kv_type);
-      if (a.landmark_budget > 0) {
-        b.pool_k = Add(n, StatePart::kKv, "pool_k", a.landmark_budget * row, kv_type);
-        b.pool_v = Add(n, StatePart::kKv, "pool_v", a.landmark_budget * row, kv_type);
-        b.ring_scores = Add(n, StatePart::kLandmarks, "ring_scores", a.window * kF32, f);
-        b.pool_scores = Add(n, StatePart::kLandmarks, "pool_scores", a.landmark_budget * kF32, f);
-        b.pool_pos = Add(n, StatePart::kLandmarks, "pool_pos", a.landmark_budget * kF32, i);
-      }
+    if (layer.attention != AttentionKind::kNone)
+      b.caches = AddCaches(n, "k", "v", a.head_dim, FillingsOf(config, n, plan));
+    if (layer.attention == AttentionKind::kSparse && a.landmark_budget > 0) {
+      const std::vector<std::shared_ptr<const KvFilling>> pools(static_cast<size_t>(a.n_kv_heads),
+                                                                KeepPool(a.landmark_budget));
+      b.pools = AddCaches(n, "pool_k", "pool_v", a.head_dim, pools);
+      b.ring_scores = Add(n, StatePart::kLandmarks, "ring_scores", a.window * kF32, f);
+      b.pool_scores = Add(n, StatePart::kLandmarks, "pool_scores", a.landmark_budget * kF32, f);
+      b.pool_pos = Add(n, StatePart::kLandmarks, "pool_pos", a.landmark_budget * kF32, i);
     }
     if (layer.ffn == FfnKind::kChunkMoe) {
       b.moe_sum = Add(n, StatePart::kMoe, "moe_sum", config.d_model * kF32, f);

@@ -44,7 +44,7 @@ TEST(ControlsOfABatch, AreEachSequencesOwn) {
     for (size_t step = 0; step < kSteps; ++step) {
       std::vector<Segment> segments;
       for (size_t i = 0; i < all.size(); ++i) segments.push_back({&states[i], std::span(ids[i]).subspan(step, 1)});
-      const auto logits = model.Forward(segments, LogitsOf::kLast, pool, scratch);
+      const auto logits = model.Forward(segments, pool, scratch);
       for (size_t i = 0; i < all.size(); ++i)
         ASSERT_EQ(std::memcmp(logits.data() + i * V, alone[i].data() + step * V, V * sizeof(float)), 0)
             << "sequence " << i << ", step " << step;

@@ -22,8 +22,8 @@ struct Talk {
   }
   [[nodiscard]] Conversation Begin(SamplerOptions sampling = {.temperature = 0}) {
     const ChatTemplate form = ChatTemplate::Choose("test", "chatml", "", "", tokenizer);
-    return Conversation({*model, tokenizer, pool}, form, {.system = "be brief", .end_ids = {0}, .sampling = sampling},
-                        SequenceState(*model));
+    return Conversation({*model, tokenizer, pool, scratch}, form,
+                        {.system = "be brief", .end_ids = {0}, .sampling = sampling}, SequenceState(*model));
   }
   std::vector<int32_t> All(const Conversation& c) {
     std::vector<int32_t> ids(c.state().ids().begin(), c.state().ids().end());
@@ -33,6 +33,7 @@ struct Talk {
   std::unique_ptr<Model> model;
   Tokenizer tokenizer = testing::ByteTokenizer({"<|im_start|>", "<|im_end|>"});
   ThreadPool pool{2};
+  ForwardScratch scratch;
 };
 
 TEST(Conversation, ACancelledTurnIsStillThere) {

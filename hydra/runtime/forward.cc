@@ -27,6 +27,7 @@ void CheckSegments(const ModelWeights& w, std::span<const Segment> segments) {
   for (size_t i = 0; i < segments.size(); ++i) {
     const Segment& s = segments[i];
     HYDRA_CHECK(s.state != nullptr && !s.ids.empty(), "segment ", i);
+    HYDRA_CHECK(s.kept == nullptr || static_cast<int64_t>(s.ids.size()) <= s.kept->tokens(), "segment ", i);
     for (size_t j = 0; j < i; ++j) HYDRA_CHECK(segments[j].state != s.state, "a state twice in a batch");
     for (const int32_t id : s.ids)
       if (id < 0 || id >= w.config.vocab_size)
@@ -39,64 +40,124 @@ void CheckSegments(const ModelWeights& w, std::span<const Segment> segments) {
   }
 }
 
+int64_t LogitRows(const Segment& s) {
+  return s.logits == LogitsOf::kAll ? static_cast<int64_t>(s.ids.size()) : s.logits == LogitsOf::kLast ? 1 : 0;
+}
+
+// Cuts the next pass of at most kPassTokens rows: steps first (IsStep), each of them whole; then prompts.
+void CutPass(ForwardScratch::Data& s) {
+  s.pieces.clear();
+  s.piece_walks.clear();
+  s.row_ids.clear();
+  int64_t rows = 0;
+  for (const bool steps : {true, false})
+    for (size_t i = 0; i < s.walks.size(); ++i) {
+      const Segment& segment = *s.walks[i].segment;
+      const int64_t left = s.walks[i].left(), T = std::min(left, kPassTokens - rows);
+      const bool step = segment.kept != nullptr || segment.ids.size() == 1;
+      if (step != steps || T == 0 || (step && T < left)) continue;
+      s.pieces.push_back({segment.state, rows, T, segment.state->pos(), segment.kept});
+      s.piece_walks.push_back(i);
+      const auto ids = segment.ids.subspan(static_cast<size_t>(s.walks[i].done), static_cast<size_t>(T));
+      s.row_ids.insert(s.row_ids.end(), ids.begin(), ids.end());
+      rows += T;
+    }
+}
+
+std::span<const int32_t> IdsOf(const ForwardScratch::Data& s, const Piece& p) {
+  return std::span(s.row_ids).subspan(static_cast<size_t>(p.row), static_cast<size_t>(p.T));
+}
+
+// Lists the rows of the pass whose logits are wanted; returns how many.
+int64_t ListWanted(ForwardScratch::Data& s) {
+  int32_t *wanted = s.wanted.Get(kPassTokens), *at = s.wanted_at.Get(kPassTokens);
+  int64_t n = 0;
+  for (size_t i = 0; i < s.pieces.size(); ++i) {
+    const Piece& p = s.pieces[i];
+    const SegmentWalk& walk = s.walks[s.piece_walks[i]];
+    const bool all = walk.segment->logits == LogitsOf::kAll;
+    if (!all && (walk.segment->logits == LogitsOf::kNone || p.T < walk.left())) continue;
+    for (int64_t t = all ? 0 : p.T - 1; t < p.T; ++t) {
+      wanted[n] = static_cast<int32_t>(p.row + t);
+      at[n++] = static_cast<int32_t>(walk.first_logit + (all ? walk.done + t : 0));
+    }
+  }
+  return n;
+}
+
+void RunPass(const ModelWeights& w, ForwardScratch::Data& s, ThreadPool& pool, float* logits) {
+  const int64_t n = ListWanted(s);
+  for (const Piece& p : s.pieces) {
+    if (p.kept != nullptr)
+      p.kept->Begin(*p.state, IdsOf(s, p));
+    else
+      p.state->BeginPass(static_cast<size_t>(p.T));
+  }
+  try {
+    Pass pass(w, s, s.pieces, pool);
+    pass.Run();
+    if (n > 0) pass.Logits({s.wanted.data(), static_cast<size_t>(n)}, s.wanted_at.data(), logits);
+  } catch (...) {
+    for (const Piece& p : s.pieces)
+      if (p.kept != nullptr) p.kept->Undo(), p.kept->Forget();
+    throw;
+  }
+  for (size_t i = 0; i < s.pieces.size(); ++i) {
+    const Piece& p = s.pieces[i];
+    if (p.kept != nullptr)
+      p.kept->Undo();
+    else
+      p.state->EndPass(IdsOf(s, p));
+    s.walks[s.piece_walks[i]].done += p.T;
+  }
+}
+
 }  // namespace
 
-std::span<const float> Model::Forward(std::span<const Segment> segments, LogitsOf which, ThreadPool& pool,
+std::span<const float> Model::Forward(std::span<const Segment> segments, ThreadPool& pool,
                                       ForwardScratch& scratch) const {
   const ModelWeights& w = *weights_;
   CheckSegments(w, segments);
   w.CheckUnchanged();
   ForwardScratch::Data& s = scratch.data();
   const int64_t V = w.config.vocab_size;
-  int64_t total = 0;
-  for (const Segment& segment : segments) total += static_cast<int64_t>(segment.ids.size());
-  const int64_t out_rows = which == LogitsOf::kAll    ? total
-                           : which == LogitsOf::kLast ? static_cast<int64_t>(segments.size())
-                                                      : 0;
-  float* logits = s.logits.Get(out_rows * V);
-
-  // Passes of at most kPassTokens rows, segments in order.
-  int64_t done = 0, out = 0;
-  size_t segment = 0, offset = 0;
-  while (segment < segments.size()) {
-    s.pieces.clear();
-    s.row_ids.clear();
-    int32_t* wanted = s.wanted.Get(kPassTokens);
-    int64_t rows = 0, n_wanted = 0;
-    while (segment < segments.size() && rows < kPassTokens) {
-      const Segment& now = segments[segment];
-      const int64_t left = static_cast<int64_t>(now.ids.size() - offset), T = std::min(left, kPassTokens - rows);
-      s.pieces.push_back({now.state, rows, T, now.state->pos()});
-      const auto ids = now.ids.subspan(offset, static_cast<size_t>(T));
-      s.row_ids.insert(s.row_ids.end(), ids.begin(), ids.end());
-      if (which == LogitsOf::kAll)
-        for (int64_t t = 0; t < T; ++t) wanted[n_wanted++] = static_cast<int32_t>(rows + t);
-      else if (which == LogitsOf::kLast && T == left)
-        wanted[n_wanted++] = static_cast<int32_t>(rows + T - 1);
-      rows += T;
-      offset += static_cast<size_t>(T);
-      if (T == left) ++segment, offset = 0;
-    }
-    Pass pass(w, s, s.pieces, pool);
-    pass.Run();
-    for (const Piece& p : s.pieces)
-      p.state->Append(std::span(s.row_ids).subspan(static_cast<size_t>(p.row), static_cast<size_t>(p.T)));
-    if (n_wanted > 0) pass.Logits({wanted, static_cast<size_t>(n_wanted)}, logits + out * V);
-    out += n_wanted;
-    done += rows;
+  s.walks.clear();
+  int64_t rows = 0;
+  for (const Segment& segment : segments) {
+    s.walks.push_back({&segment, rows});
+    rows += LogitRows(segment);
   }
-  HYDRA_CHECK(done == total && out == out_rows);
-  return {logits, static_cast<size_t>(out_rows * V)};
+  float* logits = s.logits.Get(rows * V);
+  for (CutPass(s); !s.pieces.empty(); CutPass(s)) RunPass(w, s, pool, logits);
+  return {logits, static_cast<size_t>(rows * V)};
 }
 
-std::span<const float> Model::Prefill(SequenceState& state, std::span<const int32_t> ids, ThreadPool& pool) const {
+void Model::Commit(SequenceState& state, Provisional& kept, int64_t m, ThreadPool& pool,
+                   ForwardScratch& scratch) const {
+  HYDRA_CHECK(0 <= m && m <= kept.waiting(), m, " of ", kept.waiting(), " tokens");
+  if (m > 0) {
+    HYDRA_CHECK(kept.of() == &state.layout() && kept.pos() == state.pos(), "a pass over another state");
+    state.BeginPass(static_cast<size_t>(m));
+    const ModelConfig& config = weights_->config;
+    pool.For(config.n_layers(), [&](int64_t layer, int /*worker*/) {
+      for (const auto& part : scratch.data().parts)
+        if (part->In(config, config.layers[static_cast<size_t>(layer)]))
+          part->Commit({*weights_, state, kept, static_cast<int>(layer), state.pos(), m});
+    });
+    state.EndPass(kept.ids().first(static_cast<size_t>(m)));
+  }
+  kept.Forget();
+}
+
+std::span<const float> Model::Prefill(SequenceState& state, std::span<const int32_t> ids, ThreadPool& pool,
+                                      ForwardScratch& scratch) const {
   if (ids.empty()) throw Error(ErrorCode::kUsage, "prompt: no tokens");
-  const Segment segment{&state, ids};
-  return Forward({&segment, 1}, LogitsOf::kLast, pool, state.scratch());
+  const Segment segment{.state = &state, .ids = ids};
+  return Forward({&segment, 1}, pool, scratch);
 }
 
-std::span<const float> Model::Step(SequenceState& state, int32_t id, ThreadPool& pool) const {
-  return Prefill(state, {&id, 1}, pool);
+std::span<const float> Model::Step(SequenceState& state, int32_t id, ThreadPool& pool, ForwardScratch& scratch) const {
+  return Prefill(state, {&id, 1}, pool, scratch);
 }
 
 }  // namespace hydra

@@ -49,8 +49,8 @@ bool Generator::ReadPrompt(SequenceState& state, std::span<const int32_t> prompt
     if (Cancelled(options)) return false;
     const auto piece = prompt.first(std::min<size_t>(kPassTokens, prompt.size()));  // between passes a stop is obeyed
     prompt = prompt.subspan(piece.size());
-    const Segment segment{&state, piece};
-    *logits = model.Forward({&segment, 1}, prompt.empty() ? LogitsOf::kLast : LogitsOf::kNone, pool, state.scratch());
+    const Segment segment{&state, piece, prompt.empty() ? LogitsOf::kLast : LogitsOf::kNone};
+    *logits = model.Forward({&segment, 1}, pool, scratch);
   }
   return true;
 }
@@ -116,7 +116,7 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
       }
       const int32_t last = state.pending()[0];
       state.SetPending({});
-      logits = model.Step(state, last, pool);
+      logits = model.Step(state, last, pool, scratch);
       ++result.steps;
     }
     const int32_t id = sampler.Pick(logits.first(vocab));

@@ -51,11 +51,12 @@ struct GenerateResult {
   double decode_seconds = 0;
 };
 
-// What all calls for one model share. The pool is used by one call at a time.
+// What all calls for one model share. Pool and scratch are used by one call at a time.
 struct Generator {
   const Model& model;
   const Tokenizer& tokenizer;
   ThreadPool& pool;
+  ForwardScratch& scratch;
   // Gets text as it comes: valid UTF-8, never a part of a character.
   using OnText = std::function<void(std::string_view)>;
 

@@ -37,7 +37,8 @@ struct Writer {
   Model model;
   Tokenizer tokenizer = testing::ByteTokenizer();
   ThreadPool pool{2};
-  Generator generator{model, tokenizer, pool};
+  mutable ForwardScratch scratch;
+  Generator generator{model, tokenizer, pool, scratch};
   std::vector<int32_t> prompt = RandomIds(37, kBytes, 3);
 
   GenerateResult Write(SequenceState& state, std::span<const int32_t> ids, const GenerateOptions& options,
@@ -281,8 +282,9 @@ TEST(Speed, CountsTheExpertsThatWereChosen) {
     Controls controls;
     controls.force_experts = std::move(experts);
     SequenceState state(model, controls);
-    (void)model.Step(state, 1, pool);
-    return state.scratch().moved().weights;
+    ForwardScratch scratch;
+    (void)model.Step(state, 1, pool, scratch);
+    return scratch.moved().weights;
   };
   int64_t layers = 0;
   for (const LayerConfig& layer : config.layers) layers += layer.ffn == FfnKind::kChunkMoe ? 1 : 0;

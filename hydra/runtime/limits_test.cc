@@ -14,7 +14,7 @@ int64_t ScratchBytes(const ModelConfig& config, int64_t tokens, ThreadPool& pool
   ForwardScratch scratch;
   const std::vector<int32_t> ids = testing::RandomIds(tokens, config.vocab_size, 2);
   const Segment segment{&state, ids};
-  (void)model.Forward({&segment, 1}, LogitsOf::kLast, pool, scratch);
+  (void)model.Forward({&segment, 1}, pool, scratch);
   return scratch.bytes();
 }
 

@@ -18,6 +18,7 @@
 
 namespace hydra {
 
+class Provisional;  // provisional.h
 class SequenceState;
 struct ModelWeights;  // weights.h
 
@@ -31,14 +32,18 @@ struct LoadOptions {
   bool pack = true;  // repack weights for the current SIMD level where that pays
 };
 
+// Which of a segment's positions need logits.
+enum class LogitsOf { kLast, kAll, kNone };
+
 // One sequence's new tokens in a forward pass.
 struct Segment {
   SequenceState* state;
   std::span<const int32_t> ids;  // at least one
+  LogitsOf logits = LogitsOf::kLast;
+  // A provisional pass: the state stays as it is, and Commit takes as many of the tokens as are wanted. Each token's
+  // logits are those of a step alone, to the bit. At most kept->tokens() ids.
+  Provisional* kept = nullptr;
 };
-
-// Which positions need logits.
-enum class LogitsOf { kLast, kAll, kNone };
 
 // Bytes that passes moved between memory and processor if nothing were cached longer than a round: counted where the
 // work is listed, from what it reads. A matrix counts once a round in which a row needs it, a row of a table once a
@@ -86,16 +91,20 @@ class Model {
   [[nodiscard]] const std::string& path() const;
 
   // Reads all tokens of every segment after what its state holds and moves the states on. Returns logits,
-  // [rows, vocab]: the last token's of each segment, or every token's, in the order of the segments; they live in
-  // `scratch` until its next use. Long prompts go in pieces, which changes no result beyond rounding. Throws kUsage
-  // for an id outside the vocabulary or a sequence longer than ctx_size, kIo where a file of the model was written to,
-  // both before any state changes.
-  std::span<const float> Forward(std::span<const Segment> segments, LogitsOf logits, ThreadPool& pool,
-                                 ForwardScratch& scratch) const;
+  // [rows, vocab]: those that each segment asks for, in the order of the segments; they live in `scratch` until its
+  // next use. Long prompts go in pieces, which changes no result beyond rounding. Throws kUsage for an id outside the
+  // vocabulary or a sequence longer than ctx_size, kIo where a file of the model was written to, both before any state
+  // changes. Any other exception leaves the states of the pass that failed marked (SequenceState::broken), those of
+  // provisional segments as they were.
+  std::span<const float> Forward(std::span<const Segment> segments, ThreadPool& pool, ForwardScratch& scratch) const;
+  // Takes the first m tokens of a provisional pass over `state` into it, as m steps would to the bit, from what was
+  // kept: no weight matrix is read. The others are forgotten. m = 0 forgets all.
+  void Commit(SequenceState& state, Provisional& kept, int64_t m, ThreadPool& pool, ForwardScratch& scratch) const;
 
-  // One sequence with scratch of its own (made on first use, kept by the state). Logits [vocab] of the last token.
-  std::span<const float> Prefill(SequenceState& state, std::span<const int32_t> ids, ThreadPool& pool) const;
-  std::span<const float> Step(SequenceState& state, int32_t id, ThreadPool& pool) const;
+  // One sequence. Logits [vocab] of the last token.
+  std::span<const float> Prefill(SequenceState& state, std::span<const int32_t> ids, ThreadPool& pool,
+                                 ForwardScratch& scratch) const;
+  std::span<const float> Step(SequenceState& state, int32_t id, ThreadPool& pool, ForwardScratch& scratch) const;
 
  private:
   std::shared_ptr<const ModelWeights> weights_;

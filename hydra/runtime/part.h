@@ -15,6 +15,8 @@
 #include "hydra/base/buffer.h"
 #include "hydra/kernels/matmul.h"
 #include "hydra/kernels/ops.h"
+#include "hydra/runtime/kv_cache.h"
+#include "hydra/runtime/provisional.h"
 #include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/weights.h"
 
@@ -24,8 +26,12 @@ struct Piece {
   SequenceState* state;
   int64_t row;  // of its first token in the pass
   int64_t T;
-  int64_t pos;  // of its first token in the sequence
+  int64_t pos;                  // of its first token in the sequence
+  Provisional* kept = nullptr;  // a provisional piece leaves its state as it was, and what would change it here
 };
+
+// Whether each row of a piece gets the bits that it would get in a pass of its own; such pieces come first in a pass.
+inline bool IsStep(const Piece& piece) { return piece.T == 1 || piece.kept != nullptr; }
 
 // What all parts of a pass may know.
 struct PassView {
@@ -34,6 +40,7 @@ struct PassView {
   std::span<const Piece> pieces;
   int64_t n;                 // rows
   int64_t longest;           // rows of the longest piece
+  int64_t steps;             // the first rows, each of which gets the bits of a pass of its own
   int threads;               // that run tasks
   const int64_t* positions;  // [n] of each row in its sequence
   float* x;                  // [n, D] the residual stream
@@ -45,9 +52,30 @@ struct PassView {
 struct Share {
   int path = -1;                  // index of Controls::path_scale that can switch it off; -1: always on
   const int32_t* list = nullptr;  // the rows, ascending; null: all
-  int64_t n = 0;                  // how many
+  int64_t n = 0, steps = 0;       // how many; how many of them are the pass' steps
   const float* by_row = nullptr;  // [rows of the pass]; null: 1
   const float* packed = nullptr;  // [n] the same, of the rows in the list; null: 1
+};
+
+// The first m tokens of a provisional pass, which go into a layer's state.
+struct Accepted {
+  const ModelWeights& weights;
+  SequenceState& state;
+  const Provisional& kept;
+  int layer;
+  int64_t pos, m;  // position of the first, how many
+  [[nodiscard]] const ModelConfig& config() const { return weights.config; }
+  [[nodiscard]] const BlockWeights& block() const { return weights.blocks[static_cast<size_t>(layer)]; }
+  [[nodiscard]] const BlockOffsets& at() const { return state.layout().blocks[static_cast<size_t>(layer)]; }
+  [[nodiscard]] const KeptOffsets& kept_at() const { return kept.offsets(layer); }
+  // A kept buffer.
+  template <class T = float>
+  [[nodiscard]] T* Kept(int64_t offset) const {
+    return kept.At<T>(offset);
+  }
+  [[nodiscard]] bool On(int path) const {
+    return path < 0 || state.controls().path_scale[static_cast<size_t>(path)] != 0;
+  }
 };
 
 class Part;
@@ -92,6 +120,9 @@ class Part {
   virtual bool AddRound(int round, Round& out) = 0;
   virtual void Run(const Task& task, float* scratch) = 0;
   virtual void AddOutput(std::vector<kernels::MatMulArgs>& /*products*/) {}
+  // Moves a layer's state on by tokens of a provisional pass, as so many steps would, from what was kept. Several
+  // layers may run at once.
+  virtual void Commit(const Accepted& /*tokens*/) const {}
   // Floats that Run wants as scratch.
   [[nodiscard]] virtual int64_t ScratchFloats() const { return 0; }
   // Working memory held.
@@ -106,13 +137,24 @@ class Part {
   [[nodiscard]] const BlockOffsets& At(const Piece& piece) const {
     return piece.state->layout().blocks[static_cast<size_t>(layer_)];
   }
+  [[nodiscard]] const KeptOffsets& KeptAt(const Piece& piece) const { return piece.kept->offsets(layer_); }
+  // A cache of a piece's state.
+  [[nodiscard]] KvCache Cache(const Piece& piece, int64_t head) const {
+    return {At(piece).caches[static_cast<size_t>(head)], piece.state->At<std::byte>(0)};
+  }
   // Whether the controls of a piece leave the part's path on.
   [[nodiscard]] bool On(const Piece& piece) const {
     return share_.path < 0 || piece.state->controls().path_scale[static_cast<size_t>(share_.path)] != 0;
   }
   // y = W u of the share's rows; y [n, rows of W] by row of the pass.
   [[nodiscard]] kernels::MatMulArgs OfInput(const kernels::Matrix& w, float* y) const {
-    return {.w = w, .x = pass_->u, .y = y, .T = share_.n, .x_rows = share_.list, .y_rows = share_.list};
+    return {.w = w,
+            .x = pass_->u,
+            .y = y,
+            .T = share_.n,
+            .x_rows = share_.list,
+            .y_rows = share_.list,
+            .steps = share_.steps};
   }
   // x += factor W in, of the share's rows; in [n, columns of W].
   [[nodiscard]] kernels::MatMulArgs IntoStream(const kernels::Matrix& w, const float* in, int64_t in_stride) const {
@@ -125,18 +167,19 @@ class Part {
             .x_rows = share_.list,
             .y_rows = share_.list,
             .row_scale = share_.packed,
-            .accumulate = true};
+            .accumulate = true,
+            .steps = share_.steps};
   }
   // Counts small tensors as read.
   void CountWeights(std::initializer_list<const F32*> tensors) const {
     for (const F32* tensor : tensors) pass_->moved->weights += static_cast<int64_t>(tensor->size() * sizeof(float));
   }
-  // Counts the piece's buffers of a kind as read and written.
+  // Counts the piece's buffers of a kind as read, and as written unless the piece is provisional.
   void CountState(const Piece& piece, StatePart kind) const {
     for (const StateBuffer& buffer : piece.state->layout().buffers[static_cast<size_t>(layer_)]) {
       if (buffer.part != kind) continue;
       pass_->moved->state_read += buffer.bytes;
-      pass_->moved->state_written += buffer.bytes;
+      if (piece.kept == nullptr) pass_->moved->state_written += buffer.bytes;
     }
   }
   // Tasks of a kind over [0, n) in equal cuts of at most `most`.

@@ -1,13 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention up to the cache: products, QK-norm, RoPE; and the output product. Formulas: specs/hydra.md 3.
+// Attention over caches. Formulas: specs/hydra.md 3. Round 0 makes queries, keys and values; then the queries attend;
+// the last one merges partial results and brings new rows into rings.
 #include "hydra/runtime/part_attention.h"
 
 #include <cmath>
 
 namespace hydra {
 
+using kernels::KeyRun;
+
+bool CachedAttention::In(const ModelConfig& /*config*/, const LayerConfig& layer) const {
+  return layer.attention == AttentionKind::kFull;
+}
+
+int64_t CachedAttention::bytes() const {
+  int64_t sum = aside_k_.bytes() + aside_v_.bytes();
+  for (const auto* b : {&q_, &k_, &v_, &y_, &parts_}) sum += b->bytes();
+  return sum;
+}
+
+void CachedAttention::Start() {
+  begin_.assign(pieces().size(), 0);
+  end_.assign(pieces().size(), 0);
+  heads_.assign(pieces().size() * static_cast<size_t>(attention().n_kv_heads), {});
+  ended_ = false;
+}
+
 bool CachedAttention::AddRound(int round, Round& out) {
-  if (round > 0) return AddAttention(round - 1, out);
+  if (round == 0) {
+    AddKeys(out);
+    return true;
+  }
+  if (AddStretch(out)) return true;
+  if (ended_) return false;
+  ended_ = true;
+  return AddEnd(out);
+}
+
+void CachedAttention::Run(const Task& task, float* scratch) {
+  const Piece& p = pieces()[static_cast<size_t>(task.piece)];
+  switch (task.kind) {
+    case kRotate: return Rotate(p, task.begin, task.end);
+    case kKeys: return RunRanges(task, scratch);
+    case kMerge: return Merge(task);
+    case kKeep: return Keep(p, task.head);
+    default: break;
+  }
+  const int64_t width = attention().n_heads * attention().head_dim, first = task.head * group();
+  const KvCache cache = Cache(p, task.head);
+  kernels::Attention({.q = q_.data() + p.row * width + first * attention().head_dim,
+                      .y = y_.data() + p.row * width + first * attention().head_dim,
+                      .keys = KeysOf(p, HeadOf(task.piece, task.head), cache),
+                      .heads = group(),
+                      .pos = p.pos,
+                      .window = cache.filling().window(),
+                      .sinks = cache.filling().sinks(),
+                      .scale = 1 / std::sqrt(static_cast<float>(attention().head_dim)),
+                      .t0 = task.begin,
+                      .t1 = task.end,
+                      .lambda = Lambda() != nullptr ? Lambda() + first : nullptr,
+                      .alone = IsStep(p),
+                      .q_stride = width,
+                      .y_stride = width,
+                      .scratch = scratch});
+}
+
+void CachedAttention::AddOutput(std::vector<kernels::MatMulArgs>& products) {
+  products.push_back(IntoStream(block().attention.o, y_.data(), attention().n_heads * attention().head_dim));
+}
+
+// ---- Keys ----
+
+void CachedAttention::AddKeys(Round& out) {
   const AttentionWeights& w = block().attention;
   const auto add = [&](const kernels::Matrix& m, const F32& bias, Buffer<float>& to) {
     out.products.push_back(OfInput(m, to.Get(pass_->n * m.rows)));
@@ -16,23 +80,28 @@ bool CachedAttention::AddRound(int round, Round& out) {
   add(w.q, w.q_bias, q_);
   add(w.k, w.k_bias, k_);
   add(w.v, w.v_bias, v_);
-  y_.Get(pass_->n * width());
+  y_.Get(pass_->n * attention().n_heads * attention().head_dim);
   CountWeights({&w.q_bias, &w.k_bias, &w.v_bias, &w.q_norm, &w.k_norm});
-  constexpr int64_t kRows = 16;
-  for (size_t i = 0; i < pieces().size(); ++i)
-    if (const Piece& p = pieces()[i]; On(p)) {
-      AddTasks(out, kRotate, static_cast<int32_t>(i), p.T, kRows);
-      pass_->moved->kv_written += p.T * KeyBytes(p);
+  int64_t aside = 0;
+  for (size_t i = 0; i < pieces().size(); ++i) {
+    const Piece& p = pieces()[i];
+    if (!On(p)) continue;
+    constexpr int64_t kRows = 16;
+    AddTasks(out, kRotate, static_cast<int32_t>(i), p.T, kRows);
+    for (int64_t h = 0; h < attention().n_kv_heads; ++h) {
+      const KvCache cache = Cache(p, h);
+      pass_->moved->kv_written += p.T * (cache.layout().k_stride + cache.layout().v_stride);
+      if (!Direct(p, cache) && p.kept == nullptr) aside = std::max(aside, cache.layout().k_stride);
     }
-  return true;
+  }
+  aside_k_.Get(attention().n_kv_heads * pass_->n * aside);
+  aside_v_.Get(attention().n_kv_heads * pass_->n * aside);
 }
 
-void CachedAttention::Run(const Task& task, float* scratch) {
-  if (task.kind != kRotate) return RunAttention(task, scratch);
+void CachedAttention::Rotate(const Piece& p, int64_t begin, int64_t end) {
   const AttentionConfig& c = attention();
   const AttentionWeights& w = block().attention;
-  const Piece& p = pieces()[static_cast<size_t>(task.piece)];
-  const int64_t row = p.row + task.begin, T = task.end - task.begin;
+  const int64_t row = p.row + begin, T = end - begin;
   const auto rotate = [&](float* x, int64_t heads, const F32& norm) {
     x += row * heads * c.head_dim;
     if (!norm.empty())
@@ -54,43 +123,209 @@ void CachedAttention::Run(const Task& task, float* scratch) {
   };
   rotate(q_.data(), c.n_heads, w.q_norm);
   rotate(k_.data(), c.n_kv_heads, w.k_norm);
-  Store(p, task.begin, task.end);
+  const KvDtype dtype = p.state->layout().kv;
+  for (int64_t h = 0; h < c.n_kv_heads; ++h) {
+    const KvCache cache = Cache(p, h);
+    const bool direct = Direct(p, cache);
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t from = ((p.row + t) * c.n_kv_heads + h) * c.head_dim;
+      std::byte* key = direct ? cache.KeyOf(p.pos + t) : AsideKey(p, h) + t * cache.layout().k_stride;
+      std::byte* value = direct ? cache.ValueOf(p.pos + t) : AsideValue(p, h) + t * cache.layout().v_stride;
+      kernels::StoreKvRow(dtype, k_.data() + from, c.head_dim, key);
+      kernels::StoreKvRow(dtype, v_.data() + from, c.head_dim, value);
+    }
+  }
+  AfterKeys(p, begin, end);
 }
 
-void CachedAttention::AddOutput(std::vector<kernels::MatMulArgs>& products) {
-  products.push_back(IntoStream(block().attention.o, y_.data(), width()));
+std::byte* CachedAttention::AsideKey(const Piece& p, int64_t head) const {
+  if (p.kept != nullptr) return p.kept->At<std::byte>(KeptAt(p).k[static_cast<size_t>(head)]);
+  return aside_k_.data() + (head * pass_->n + p.row) * Cache(p, head).layout().k_stride;
 }
 
-void CachedAttention::StoreRow(const Piece& p, int64_t t, int64_t head, std::byte* key, std::byte* value) const {
-  const AttentionConfig& c = attention();
-  const int64_t from = ((p.row + t) * c.n_kv_heads + head) * c.head_dim;
-  kernels::StoreKvRow(p.state->layout().kv, k_.data() + from, c.head_dim, key);
-  kernels::StoreKvRow(p.state->layout().kv, v_.data() + from, c.head_dim, value);
+std::byte* CachedAttention::AsideValue(const Piece& p, int64_t head) const {
+  if (p.kept != nullptr) return p.kept->At<std::byte>(KeptAt(p).v[static_cast<size_t>(head)]);
+  return aside_v_.data() + (head * pass_->n + p.row) * Cache(p, head).layout().v_stride;
 }
 
-kernels::AttentionArgs CachedAttention::Args(const Piece& p) const {
-  const AttentionConfig& c = attention();
-  kernels::AttentionArgs a{};
-  a.q = q_.data() + p.row * width();
-  a.y = y_.data() + p.row * width();
-  a.dtype = p.state->layout().kv;
-  a.A = c.n_heads, a.Akv = c.n_kv_heads, a.Dh = c.head_dim;
-  a.pos = p.pos;
-  a.scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
-  return a;
+CachedAttention::Rows CachedAttention::RowsAt(const Piece& p, int64_t head, int64_t position) const {
+  const KvCache cache = Cache(p, head);
+  if (position < p.pos || Direct(p, cache)) return {cache.KeyOf(position), cache.ValueOf(position)};
+  return {AsideKey(p, head) + (position - p.pos) * cache.layout().k_stride,
+          AsideValue(p, head) + (position - p.pos) * cache.layout().v_stride};
 }
 
-void CachedAttention::AddQueryTiles(Round& out, int32_t kind, int32_t piece, int64_t begin, int64_t end, int64_t window,
-                                    int64_t others) {
+// ---- Queries ----
+
+// Each piece goes on by a stretch.
+bool CachedAttention::AddStretch(Round& out) {
+  runs_.clear();
+  int64_t parts = 0;
+  bool more = false;
+  for (size_t i = 0; i < pieces().size(); ++i) {
+    const Piece& p = pieces()[i];
+    const auto piece = static_cast<int32_t>(i);
+    if (!On(p)) continue;
+    if (begin_[i] < end_[i]) AfterStretch(p, begin_[i], end_[i]);
+    begin_[i] = end_[i];
+    if (end_[i] == p.T) continue;
+    end_[i] = StretchEnd(p, begin_[i]);
+    BeforeStretch(piece);
+    for (int64_t h = 0; h < attention().n_kv_heads; ++h) {
+      const KvCache cache = Cache(p, h);
+      Head& head = HeadOf(piece, h);
+      head.run = runs_.size();
+      const bool direct = Direct(p, cache);
+      cache.AddRuns(direct ? p.pos + p.T : p.pos, ranges_, runs_);
+      if (!direct) runs_.push_back({.k = AsideKey(p, h), .v = AsideValue(p, h), .n = p.T, .first = p.pos});
+      AddChosen(piece, h, runs_);
+      head.n_runs = static_cast<int64_t>(runs_.size() - head.run);
+      head.part = parts;
+      AddQueries(out, piece, h, begin_[i], end_[i]);
+      parts += head.ranges * (p.T - head.cut);
+    }
+    more = true;
+  }
+  if (more) parts_.Get(parts * group() * (attention().head_dim + 2));
+  return more;
+}
+
+void CachedAttention::AddQueries(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {
   const Piece& p = pieces()[static_cast<size_t>(piece)];
-  const int64_t tiles = (end - begin + kQueryTile - 1) / kQueryTile;
-  for (int64_t i = tiles - 1; i >= 0; --i) {
-    const int64_t first = begin + i * kQueryTile, last = std::min(end, first + kQueryTile);
-    const int64_t keys = std::min(p.pos + last, window > p.pos + last ? window : window + last - first - 1);
-    pass_->moved->kv_read += (keys + others) * KeyBytes(p);
-    for (int64_t kv = 0; kv < attention().n_kv_heads; ++kv)
-      out.tasks.push_back({.part = this, .kind = kind, .piece = piece, .begin = first, .end = last, .head = kv});
+  const KvCache cache = Cache(p, h);
+  const int64_t bytes = cache.layout().k_stride + cache.layout().v_stride, chosen = ChosenRows(p);
+  const auto add = [&](int64_t from, int64_t to) {
+    out.tasks.push_back({.part = this, .kind = kQueries, .piece = piece, .begin = from, .end = to, .head = h});
+  };
+  if (!IsStep(p)) {  // the tiles that see most go first
+    constexpr int64_t kQueryTile = 32;
+    for (int64_t i = (end - begin - 1) / kQueryTile; i >= 0; --i) {
+      const int64_t from = begin + i * kQueryTile, to = std::min(end, from + kQueryTile);
+      pass_->moved->kv_read += (Seen(cache.filling(), p, from, to) + chosen) * bytes;
+      add(from, to);
+    }
+    return;
+  }
+  pass_->moved->kv_read += (Seen(cache.filling(), p, begin, end) + chosen) * bytes;
+  int64_t cut = begin;  // from here on queries see more than a range
+  while (cut < end && (chosen > 0 || Seen(cache.filling(), p, cut, cut + 1) <= kRange)) ++cut;
+  constexpr int64_t kFew = 4;
+  for (int64_t from = begin; from < cut; from += kFew) add(from, std::min(cut, from + kFew));
+  if (cut < end) AddRanges(out, piece, h, cut, end);
+}
+
+void CachedAttention::AddRanges(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {
+  const Piece& p = pieces()[static_cast<size_t>(piece)];
+  const KvFilling& filling = Cache(p, h).filling();
+  const Ranges first = RangesOf(filling, p.pos + begin), last = RangesOf(filling, p.pos + end - 1);
+  Head& head = HeadOf(piece, h);
+  head.cut = begin;
+  for (int64_t t = begin; t < end; ++t) head.ranges = std::max(head.ranges, RangesOf(filling, p.pos + t).n());
+  for (int64_t slot = last.sinks > 0 ? -1 : first.first; slot <= last.last; slot = std::max(slot + 1, first.first))
+    out.tasks.push_back({this, kKeys, piece, begin, end, h, slot});
+}
+
+CachedAttention::Ranges CachedAttention::RangesOf(const KvFilling& filling, int64_t position) {
+  const bool apart = filling.sinks() > 0 && position >= filling.sinks();
+  const int64_t from = apart                 ? std::max(filling.sinks(), position - filling.window() + 1)
+                       : filling.sinks() > 0 ? 0
+                                             : std::max<int64_t>(0, position - filling.window() + 1);
+  return {apart ? 1 : 0, from / kRange, position / kRange};
+}
+
+int64_t CachedAttention::Seen(const KvFilling& filling, const Piece& p, int64_t begin, int64_t end) {
+  const int64_t first = p.pos + begin, last = p.pos + end - 1, sinks = std::min(filling.sinks(), last + 1);
+  return sinks + std::max<int64_t>(0, last + 1 - std::max(sinks, first - filling.window() + 1));
+}
+
+kernels::KeySet CachedAttention::KeysOf(const Piece& p, const Head& head, const KvCache& cache) const {
+  return {.runs = runs_.data() + head.run,
+          .n_runs = head.n_runs,
+          .dtype = p.state->layout().kv,
+          .Dk = attention().head_dim,
+          .Dv = attention().head_dim,
+          .k_stride = cache.layout().k_stride,
+          .v_stride = cache.layout().v_stride};
+}
+
+// One range of positions, for each query that sees some of it.
+void CachedAttention::RunRanges(const Task& task, float* scratch) {
+  const Piece& p = pieces()[static_cast<size_t>(task.piece)];
+  const AttentionConfig& c = attention();
+  const KvCache cache = Cache(p, task.head);
+  const KvFilling& filling = cache.filling();
+  const Head& head = HeadOf(task.piece, task.head);
+  for (int64_t t = task.begin; t < task.end; ++t) {
+    const int64_t position = p.pos + t;
+    const Ranges ranges = RangesOf(filling, position);
+    const bool sinks = task.slot < 0;
+    if (sinks ? ranges.sinks == 0 : task.slot < ranges.first || task.slot > ranges.last) continue;
+    const int64_t from = ranges.sinks > 0 ? filling.sinks() : 0;
+    const int64_t index =
+        head.part + (t - head.cut) * head.ranges + (sinks ? 0 : ranges.sinks + task.slot - ranges.first);
+    kernels::AttentionPart({.q = q_.data() + ((p.row + t) * c.n_heads + task.head * group()) * c.head_dim,
+                            .keys = KeysOf(p, head, cache),
+                            .heads = group(),
+                            .begin = sinks ? 0 : std::max({from, position - filling.window() + 1, task.slot * kRange}),
+                            .end = sinks ? filling.sinks() : std::min(position + 1, (task.slot + 1) * kRange),
+                            .scale = 1 / std::sqrt(static_cast<float>(c.head_dim)),
+                            .part = parts_.data() + index * group() * (c.head_dim + 2),
+                            .scratch = scratch});
   }
 }
+
+// ---- The end ----
+
+bool CachedAttention::AddEnd(Round& out) {
+  const size_t before = out.tasks.size();
+  for (size_t i = 0; i < pieces().size(); ++i) {
+    const Piece& p = pieces()[i];
+    const auto piece = static_cast<int32_t>(i);
+    for (int64_t h = 0; On(p) && h < attention().n_kv_heads; ++h) {
+      const Head& head = HeadOf(piece, h);
+      if (head.ranges > 0) out.tasks.push_back({this, kMerge, piece, head.cut, p.T, h});
+      if (p.kept == nullptr && !Direct(p, Cache(p, h))) out.tasks.push_back({this, kKeep, piece, 0, p.T, h});
+    }
+  }
+  return out.tasks.size() > before;
+}
+
+void CachedAttention::Merge(const Task& task) {
+  const Piece& p = pieces()[static_cast<size_t>(task.piece)];
+  const AttentionConfig& c = attention();
+  const Head& head = HeadOf(task.piece, task.head);
+  for (int64_t t = task.begin; t < task.end; ++t)
+    kernels::AttentionMerge(
+        {.parts = parts_.data() + (head.part + (t - head.cut) * head.ranges) * group() * (c.head_dim + 2),
+         .y = y_.data() + ((p.row + t) * c.n_heads + task.head * group()) * c.head_dim,
+         .n_parts = RangesOf(Cache(p, task.head).filling(), p.pos + t).n(),
+         .heads = group(),
+         .Dv = c.head_dim});
+}
+
+// New rows into a ring: those that it still holds at the end.
+void CachedAttention::Keep(const Piece& p, int64_t h) const {
+  const KvCache cache = Cache(p, h);
+  const KvFilling& filling = cache.filling();
+  for (int64_t t = 0; t < p.T; ++t)
+    if (p.pos + t < filling.sinks() || t >= p.T - filling.window())
+      cache.Put(filling.RowOf(p.pos + t), AsideKey(p, h) + t * cache.layout().k_stride,
+                AsideValue(p, h) + t * cache.layout().v_stride);
+}
+
+void CachedAttention::Commit(const Accepted& a) const {
+  for (int64_t t = 0; a.On(Path()) && t < a.m; ++t) CommitRows(a, t);
+}
+
+void CachedAttention::CommitRows(const Accepted& a, int64_t t) {
+  for (size_t h = 0; h < a.at().caches.size(); ++h) {
+    const KvCache cache(a.at().caches[h], a.state.At<std::byte>(0));
+    if (cache.filling().grows()) continue;  // there already
+    cache.Put(cache.filling().RowOf(a.pos + t), a.Kept<std::byte>(a.kept_at().k[h]) + t * cache.layout().k_stride,
+              a.Kept<std::byte>(a.kept_at().v[h]) + t * cache.layout().v_stride);
+  }
+}
+
+std::unique_ptr<Part> MakeFullAttention() { return std::make_unique<CachedAttention>(); }
 
 }  // namespace hydra

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What full and sparse attention share: products, QK-norm, RoPE and the output product. Internal to the runtime.
-// Dims: n rows, A query heads, Akv KV heads, Dh head_dim.
+// Attention over caches of keys and values: products, QK-norm, RoPE, queries, the output product. What a head keeps is
+// the affair of its cache (model/kv_filling.h): all positions, or a ring with or without sinks. Internal to the
+// runtime. Not here: landmarks (part_sparse_attention.cc). Dims: n rows, A query heads, Akv KV heads, Dh head_dim.
 #pragma once
 
 #include "hydra/runtime/part.h"
@@ -9,45 +10,99 @@ namespace hydra {
 
 class CachedAttention : public Part {
  public:
-  [[nodiscard]] int Path() const override { return 1; }
+  [[nodiscard]] bool In(const ModelConfig& config, const LayerConfig& layer) const override;
+  [[nodiscard]] int Path() const final { return 1; }
   bool AddRound(int round, Round& out) final;
   void Run(const Task& task, float* scratch) final;
   void AddOutput(std::vector<kernels::MatMulArgs>& products) final;
-  [[nodiscard]] int64_t ScratchFloats() const override {
-    return kernels::AttentionScratchFloats(group(), attention().head_dim);
+  void Commit(const Accepted& tokens) const override;
+  [[nodiscard]] int64_t ScratchFloats() const final {
+    return kernels::AttentionScratchFloats(group(), attention().head_dim, attention().head_dim);
   }
-  [[nodiscard]] int64_t bytes() const override { return q_.bytes() + k_.bytes() + v_.bytes() + y_.bytes(); }
+  [[nodiscard]] int64_t bytes() const override;
 
  protected:
-  static constexpr int64_t kQueryTile = 32;
+  void Start() override;
 
-  // Puts the keys and values of the rows [begin, end) of a piece where attention finds them.
-  virtual void Store(const Piece& piece, int64_t begin, int64_t end) = 0;
-  // Rounds after q, k and v are there, and their tasks; the first is 0.
-  virtual bool AddAttention(int round, Round& out) = 0;
-  virtual void RunAttention(const Task& task, float* scratch) = 0;
+  // Brings the rows of token t of a provisional pass into the caches that do not have them.
+  static void CommitRows(const Accepted& tokens, int64_t t);
+
+  // What landmarks need of the walk through a piece, whose queries go in stretches [begin, end) from chunk to chunk.
+  // Once the keys of the rows [begin, end) of a piece are there:
+  virtual void AfterKeys(const Piece& /*piece*/, int64_t /*begin*/, int64_t /*end*/) {}
+  // The end of the stretch that begins at `begin`, at most T.
+  [[nodiscard]] virtual int64_t StretchEnd(const Piece& piece, int64_t /*begin*/) const { return piece.T; }
+  // Before a stretch is attended, and after it.
+  virtual void BeforeStretch(int32_t /*piece*/) {}
+  virtual void AfterStretch(const Piece& /*piece*/, int64_t /*begin*/, int64_t /*end*/) {}
+  // The runs of chosen positions that a head sees beside its cache.
+  virtual void AddChosen(int32_t /*piece*/, int64_t /*head*/, std::vector<kernels::KeyRun>& /*out*/) const {}
+  // How many positions those are, and the factors of their biases, [A].
+  [[nodiscard]] virtual int64_t ChosenRows(const Piece& /*piece*/) const { return 0; }
+  [[nodiscard]] virtual const float* Lambda() const { return nullptr; }
 
   [[nodiscard]] const AttentionConfig& attention() const { return config().attention; }
   [[nodiscard]] int64_t group() const { return attention().n_heads / attention().n_kv_heads; }
-  [[nodiscard]] int64_t width() const { return attention().n_heads * attention().head_dim; }
-  [[nodiscard]] int64_t RowBytes(const Piece& piece) const {
-    return KvRowBytes(piece.state->layout().kv, attention().head_dim);
-  }
-  // Of a position's key and value, all heads.
-  [[nodiscard]] int64_t KeyBytes(const Piece& piece) const { return 2 * attention().n_kv_heads * RowBytes(piece); }
-  // Key and value of row t of a piece and a head, in the cache's type.
-  void StoreRow(const Piece& piece, int64_t t, int64_t head, std::byte* key, std::byte* value) const;
-  // The arguments that do not depend on where the keys lie.
-  [[nodiscard]] kernels::AttentionArgs Args(const Piece& piece) const;
-  // Tasks of kind `kind` for the queries [begin, end) of a piece and each KV head; the tiles that see most keys first.
-  // A query sees the last `window` keys up to its own, and `others` besides.
-  void AddQueryTiles(Round& out, int32_t kind, int32_t piece, int64_t begin, int64_t end, int64_t window,
-                     int64_t others = 0);
-
-  Buffer<float> q_, k_, v_, y_;  // [n, A Dh], [n, Akv Dh] twice, [n, A Dh]
+  // The rows of a position at or behind the first one of the piece's cache, or of the piece itself.
+  struct Rows {
+    const std::byte* k;
+    const std::byte* v;
+  };
+  [[nodiscard]] Rows RowsAt(const Piece& piece, int64_t head, int64_t position) const;
 
  private:
-  static constexpr int32_t kRotate = -1;  // kinds of the derived parts count from 0
+  enum Kind : int32_t { kRotate, kQueries, kKeys, kMerge, kKeep };
+  // Positions that a query sees are cut into ranges of so many where they are more; fixed, so that the thread count
+  // changes no bit.
+  static constexpr int64_t kRange = 1024;
+
+  // A head of a piece: what its queries see, and where partial results lie.
+  struct Head {
+    size_t run = 0;  // first of its runs
+    int64_t n_runs = 0;
+    int64_t cut = 0;     // the queries from here on have partial results
+    int64_t part = 0;    // the first of them in parts_, in results
+    int64_t ranges = 0;  // room for so many of each query
+  };
+  // The ranges of positions that a query sees: the sinks, if they are apart, then pieces of the window.
+  struct Ranges {
+    int64_t sinks, first, last;  // sinks: 1 or 0; window ranges first .. last, in units of kRange
+    [[nodiscard]] int64_t n() const { return sinks + last - first + 1; }
+  };
+
+  void AddKeys(Round& out);
+  bool AddStretch(Round& out);
+  bool AddEnd(Round& out);
+  void AddQueries(Round& out, int32_t piece, int64_t head, int64_t begin, int64_t end);
+  void AddRanges(Round& out, int32_t piece, int64_t head, int64_t begin, int64_t end);
+  void Rotate(const Piece& piece, int64_t begin, int64_t end);
+  void RunRanges(const Task& task, float* scratch);
+  void Merge(const Task& task);
+  void Keep(const Piece& piece, int64_t head) const;
+
+  // Whether new rows go into the cache at once: it grows, or the row that is overwritten is out of sight.
+  static bool Direct(const Piece& p, const KvCache& cache) {
+    return cache.filling().grows() || (p.T == 1 && p.kept == nullptr);
+  }
+  // Where the new rows of a head stand that do not go into the cache at once.
+  [[nodiscard]] std::byte* AsideKey(const Piece& piece, int64_t head) const;
+  [[nodiscard]] std::byte* AsideValue(const Piece& piece, int64_t head) const;
+  [[nodiscard]] Head& HeadOf(int32_t piece, int64_t head) {
+    return heads_[static_cast<size_t>(piece * attention().n_kv_heads + head)];
+  }
+  [[nodiscard]] kernels::KeySet KeysOf(const Piece& piece, const Head& head, const KvCache& cache) const;
+  static Ranges RangesOf(const KvFilling& filling, int64_t position);
+  // Positions that the queries [begin, end) of a piece see in a head's cache.
+  static int64_t Seen(const KvFilling& filling, const Piece& piece, int64_t begin, int64_t end);
+
+  Buffer<float> q_, k_, v_, y_;          // [n, A Dh], [n, Akv Dh] twice, [n, A Dh]
+  Buffer<std::byte> aside_k_, aside_v_;  // [Akv, n] rows in the KV dtype
+  Buffer<float> parts_;                  // partial results, [A / Akv, Dh + 2] each
+  std::vector<RowRange> ranges_;
+  std::vector<kernels::KeyRun> runs_;  // of all heads of the stretch
+  std::vector<Head> heads_;            // [pieces, Akv]
+  std::vector<int64_t> begin_, end_;   // of each piece: its stretch
+  bool ended_ = false;                 // AddEnd was asked
 };
 
 }  // namespace hydra

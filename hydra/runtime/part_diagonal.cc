@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The published diagonal state-space model: two products, a recurrence of each channel. Formulas: specs/hydra.md 2.6.
+#include <algorithm>
+
 #include "hydra/runtime/part.h"
 
 namespace hydra {
@@ -39,24 +41,48 @@ class Diagonal final : public Part {
   void Run(const Task& task, float* /*scratch*/) override {
     const Piece& p = pieces()[static_cast<size_t>(task.piece)];
     const int64_t D = config().d_model;
-    if (task.kind == kScan) {
-      kernels::Diagonal({.params = params_.data() + p.row * 4 * D,
-                         .lambda = block().ssm.lambda.data(),
-                         .state = p.state->At(At(p).ssm),
-                         .y = y_.data() + p.row * D,
-                         .T = p.T,
-                         .D = D,
-                         .d0 = task.begin,
-                         .d1 = task.end,
-                         .accumulate = true});
-      return;
-    }
+    if (task.kind == kScan) return Scan(p, task.begin, task.end);
     for (int64_t t = p.row + task.begin; t < p.row + task.end; ++t)
       kernels::Axpy(share_.by_row == nullptr ? 1 : share_.by_row[t], y_.data() + t * D, pass_->x + t * D, D);
   }
 
+  void Commit(const Accepted& a) const override {
+    if (!a.On(Path())) return;
+    const KeptOffsets& kept = a.kept_at();
+    Recur(a.block(), a.Kept(kept.params), a.state.At(a.at().ssm), a.Kept(kept.y), a.m, a.config().d_model, 0,
+          a.config().d_model);
+  }
+
  private:
   enum Kind : int32_t { kScan, kAdd };
+
+  // The channels [begin, end) over T tokens; y gets +=.
+  static void Recur(const BlockWeights& block, const float* params, float* state, float* y, int64_t T, int64_t D,
+                    int64_t begin, int64_t end) {
+    kernels::Diagonal({.params = params,
+                       .lambda = block.ssm.lambda.data(),
+                       .state = state,
+                       .y = y,
+                       .T = T,
+                       .D = D,
+                       .d0 = begin,
+                       .d1 = end,
+                       .accumulate = true});
+  }
+
+  void Scan(const Piece& p, int64_t begin, int64_t end) {
+    const int64_t D = config().d_model;
+    const float* params = params_.data() + p.row * 4 * D;
+    float* state = p.state->At(At(p).ssm);
+    if (p.kept != nullptr) {
+      float *copy = p.kept->At(KeptAt(p).ssm_state), *kept = p.kept->At(KeptAt(p).params);
+      std::copy(state + begin, state + end, copy + begin);
+      state = copy;
+      for (int64_t i = 0; i < 4 * p.T; ++i)
+        std::copy(params + i * D + begin, params + i * D + end, kept + i * D + begin);
+    }
+    Recur(block(), params, state, y_.data() + p.row * D, p.T, D, begin, end);
+  }
 
   Buffer<float> params_, y_;  // [n, 4 D], [n, D]
 };

@@ -1,12 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chunk-routed experts: routes at chunk starts, one gathered product for each chosen expert.
 // Formulas: specs/hydra.md 4. Dims: n rows, E experts, F d_expert, k experts of a chunk, C chunk_len, D d_model.
+#include <algorithm>
 #include <limits>
 
 #include "hydra/runtime/part.h"
 
 namespace hydra {
 namespace {
+
+// What a sequence carries of a block's routing: the open chunk's sum of u, the mean of the one before, and its experts.
+struct Routing {
+  float *sum, *mean;  // [D]
+  int32_t* ids;       // [count]
+  float* weights;
+  int32_t* count;
+};
+
+// Adds u [D] to the open chunk of C tokens; its last token makes the mean that routes the next one.
+void AddToChunk(const Routing& r, const float* u, int64_t D, int64_t C, bool last) {
+  kernels::Axpy(1, u, r.sum, D);
+  for (int64_t d = 0; last && d < D; ++d) r.mean[d] = r.sum[d] / static_cast<float>(C), r.sum[d] = 0;
+}
 
 class ChunkExperts final : public Part {
  public:
@@ -59,8 +74,26 @@ class ChunkExperts final : public Part {
                           .y_stride = config().d_model,
                           .y_rows = rows_.data() + begin,
                           .row_scale = weight_.data() + begin,
-                          .accumulate = true});
+                          .accumulate = true,
+                          .steps = StepsOf(begin, n)});
     });
+  }
+
+  void Commit(const Accepted& a) const override {
+    if (!a.On(Path())) return;
+    const int64_t D = a.config().d_model, C = a.config().chunk_len, k = a.state.layout().moe_k;
+    const Routing r = InState(a.state, a.layer);
+    const KeptOffsets& kept = a.kept_at();
+    int64_t chunk = 0;
+    for (int64_t t = 0; t < a.m; ++t) {
+      if ((a.pos + t) % C == 0) {
+        *r.count = a.Kept<int32_t>(kept.route_counts)[chunk];
+        std::copy_n(a.Kept<int32_t>(kept.route_ids) + chunk * k, *r.count, r.ids);
+        std::copy_n(a.Kept(kept.route_weights) + chunk * k, *r.count, r.weights);
+        ++chunk;
+      }
+      AddToChunk(r, a.Kept(kept.u) + t * D, D, C, (a.pos + t + 1) % C == 0);
+    }
   }
 
  private:
@@ -87,16 +120,32 @@ class ChunkExperts final : public Part {
     }
   }
 
+  static Routing InState(SequenceState& state, int layer) {
+    const BlockOffsets& at = state.layout().blocks[static_cast<size_t>(layer)];
+    return {state.At(at.moe_sum), state.At(at.moe_mean), state.At<int32_t>(at.moe_ids), state.At(at.moe_weights),
+            &state.route_count(layer)};
+  }
+  // A copy of the state's for a provisional piece; `count` is where its count goes.
+  [[nodiscard]] Routing Copied(const Piece& p, int32_t* count) const {
+    const int64_t D = config().d_model, k = p.state->layout().moe_k;
+    const Routing from = InState(*p.state, layer_);
+    float* memory = p.kept->At(KeptAt(p).moe);
+    const Routing to{memory, memory + D, reinterpret_cast<int32_t*>(memory + 2 * D), memory + 2 * D + k, count};
+    std::copy_n(from.sum, D, to.sum);
+    std::copy_n(from.mean, D, to.mean);
+    std::copy_n(from.ids, *from.count, to.ids);
+    std::copy_n(from.weights, *from.count, to.weights);
+    *count = *from.count;
+    return to;
+  }
+
   // S_c = top-k of z + bias, or what the controls force; weights are the softmax of z / tau over the chosen. z [2 E]
-  void Select(SequenceState& state, const BlockOffsets& at, float* z) const {
+  void Select(const Controls& controls, const Routing& r, float* z) const {
     const MoeConfig& c = config().moe;
-    const Controls& controls = state.controls();
     const int64_t E = c.n_experts;
-    int32_t* ids = state.At<int32_t>(at.moe_ids);
-    float* weights = state.At(at.moe_weights);
     int64_t k = 0;
     if (!controls.force_experts.empty()) {
-      for (const int64_t e : controls.force_experts) ids[k++] = static_cast<int32_t>(e);
+      for (const int64_t e : controls.force_experts) r.ids[k++] = static_cast<int32_t>(e);
     } else {
       float* score = z + E;
       for (int64_t e = 0; e < E; ++e) {
@@ -106,55 +155,62 @@ class ChunkExperts final : public Part {
       }
       for (const int64_t e : controls.ban_experts) score[e] = -std::numeric_limits<float>::infinity();
       k = std::min(controls.moe_top_k.value_or(c.top_k), E - static_cast<int64_t>(controls.ban_experts.size()));
-      kernels::TopK(score, E, k, ids, nullptr);
+      kernels::TopK(score, E, k, r.ids, nullptr);
     }
     const auto tau = static_cast<float>(controls.router_temperature.value_or(c.temperature));
-    for (int64_t j = 0; j < k; ++j) weights[j] = z[ids[j]];
-    kernels::Softmax({.x = weights, .y = weights, .T = 1, .D = k, .scale = 1 / tau});
-    state.route_count(layer_) = static_cast<int32_t>(k);
+    for (int64_t j = 0; j < k; ++j) r.weights[j] = z[r.ids[j]];
+    kernels::Softmax({.x = r.weights, .y = r.weights, .T = 1, .D = k, .scale = 1 / tau});
+    *r.count = static_cast<int32_t>(k);
   }
 
   // The experts of the chunk that starts at row t of the piece.
-  void RouteChunk(const Piece& p, int64_t t, float* z) const {
+  void RouteChunk(const Piece& p, int64_t t, const Routing& r, float* z) const {
     const MoeConfig& c = config().moe;
-    SequenceState& state = *p.state;
-    const BlockOffsets& at = At(p);
+    const Controls& controls = p.state->controls();
     const int64_t E = c.n_experts, D = config().d_model;
     if (c.mode == RouterMode::kRoundRobin) {
-      const int64_t k = state.controls().moe_top_k.value_or(c.top_k), chunk = (p.pos + t) / config().chunk_len;
+      const int64_t k = controls.moe_top_k.value_or(c.top_k), chunk = (p.pos + t) / config().chunk_len;
       for (int64_t j = 0; j < k; ++j) {
-        state.At<int32_t>(at.moe_ids)[j] = static_cast<int32_t>((chunk + layer_ + j * E / k) % E);
-        state.At(at.moe_weights)[j] = 1 / static_cast<float>(k);
+        r.ids[j] = static_cast<int32_t>((chunk + layer_ + j * E / k) % E);
+        r.weights[j] = 1 / static_cast<float>(k);
       }
-      state.route_count(layer_) = static_cast<int32_t>(k);
+      *r.count = static_cast<int32_t>(k);
       return;
     }
-    const float *u = pass_->u + (p.row + t) * D, *mean = state.At(at.moe_mean);
+    const float* u = pass_->u + (p.row + t) * D;
     for (int64_t e = 0; e < E; ++e)
-      z[e] =
-          kernels::Dot(block().moe.prev.data() + e * D, mean, D) + kernels::Dot(block().moe.first.data() + e * D, u, D);
-    Select(state, at, z);
+      z[e] = kernels::Dot(block().moe.prev.data() + e * D, r.mean, D) +
+             kernels::Dot(block().moe.first.data() + e * D, u, D);
+    Select(controls, r, z);
   }
 
   // Experts and weights of each row; sums of u over each chunk, whose mean routes the next one.
   void RoutePiece(const Piece& p, float* z) {
-    SequenceState& state = *p.state;
-    const BlockOffsets& at = At(p);
+    int32_t count = 0;
+    const Routing r = p.kept == nullptr ? InState(*p.state, layer_) : Copied(p, &count);
     const int64_t D = config().d_model, C = config().chunk_len;
-    float *sum = state.At(at.moe_sum), *mean = state.At(at.moe_mean);
+    int64_t chunk = 0;
     for (int64_t t = 0; t < p.T; ++t) {
-      if ((p.pos + t) % C == 0) RouteChunk(p, t, z);
-      const int64_t row = p.row + t;
-      counts_.data()[row] = state.route_count(layer_);
-      for (int32_t j = 0; j < state.route_count(layer_); ++j) {
-        row_experts_.data()[row * k_max_ + j] = state.At<int32_t>(at.moe_ids)[j];
-        row_weights_.data()[row * k_max_ + j] =
-            state.At(at.moe_weights)[j] * (share_.by_row == nullptr ? 1 : share_.by_row[row]);
+      if ((p.pos + t) % C == 0) {
+        RouteChunk(p, t, r, z);
+        if (p.kept != nullptr) KeepRoute(p, chunk++, r);
       }
-      kernels::Axpy(1, pass_->u + row * D, sum, D);
-      if ((p.pos + t + 1) % C != 0) continue;
-      for (int64_t d = 0; d < D; ++d) mean[d] = sum[d] / static_cast<float>(C), sum[d] = 0;
+      const int64_t row = p.row + t;
+      counts_.data()[row] = *r.count;
+      for (int32_t j = 0; j < *r.count; ++j) {
+        row_experts_.data()[row * k_max_ + j] = r.ids[j];
+        row_weights_.data()[row * k_max_ + j] = r.weights[j] * (share_.by_row == nullptr ? 1 : share_.by_row[row]);
+      }
+      AddToChunk(r, pass_->u + row * D, D, C, (p.pos + t + 1) % C == 0);
     }
+    if (p.kept != nullptr) std::copy_n(pass_->u + p.row * D, p.T * D, p.kept->At(KeptAt(p).u));
+  }
+  void KeepRoute(const Piece& p, int64_t chunk, const Routing& r) const {
+    const KeptOffsets& kept = KeptAt(p);
+    const int64_t k = p.state->layout().moe_k;
+    p.kept->At<int32_t>(kept.route_counts)[chunk] = *r.count;
+    std::copy_n(r.ids, *r.count, p.kept->At<int32_t>(kept.route_ids) + chunk * k);
+    std::copy_n(r.weights, *r.count, p.kept->At(kept.route_weights) + chunk * k);
   }
 
   // Rows and weights, expert after expert, in the order of rows.
@@ -177,6 +233,12 @@ class ChunkExperts final : public Part {
     });
   }
 
+  // How many of an expert's rows, which ascend, are the pass' steps.
+  [[nodiscard]] int64_t StepsOf(int64_t begin, int64_t n) const {
+    const int32_t* rows = rows_.data() + begin;
+    return std::lower_bound(rows, rows + n, pass_->steps) - rows;
+  }
+
   template <class F>
   void ForExperts(F&& f) const {
     for (size_t e = 0; e + 1 < begin_.size(); ++e)
@@ -191,7 +253,8 @@ class ChunkExperts final : public Part {
                               .x = pass_->u,
                               .y = hidden + begin * 2 * F,
                               .T = count,
-                              .x_rows = rows_.data() + begin});
+                              .x_rows = rows_.data() + begin,
+                              .steps = StepsOf(begin, count)});
     });
     constexpr int64_t kRows = 16;
     AddTasks(out, kSwiGlu, 0, n, kRows);

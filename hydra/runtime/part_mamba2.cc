@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mamba-2: projection, convolution, SSD, gated norm. Formulas: specs/hydra.md 2.
 // Dims: n rows, H heads, P head_dim, N d_state, G groups, di = H P, cd = di + 2 G N.
+#include <algorithm>
+#include <cstring>
+
 #include "hydra/runtime/part.h"
 
 namespace hydra {
@@ -13,7 +16,9 @@ class Mamba2 final : public Part {
   }
   [[nodiscard]] int Path() const override { return 0; }
   [[nodiscard]] int64_t ScratchFloats() const override {
-    return kernels::SsdScratchFloats(std::min(ssm().scan_chunk, pass_->longest), ssm().head_dim, ssm().d_state);
+    const SsmConfig& c = ssm();
+    const int64_t state = c.head_dim * c.d_state;  // of a head, in provisional passes
+    return state + kernels::SsdScratchFloats(std::min(c.scan_chunk, pass_->longest), c.head_dim, c.d_state);
   }
   [[nodiscard]] int64_t bytes() const override { return zxbcdt_.bytes() + conv_.bytes() + dt_.bytes() + y_.bytes(); }
 
@@ -57,13 +62,33 @@ class Mamba2 final : public Part {
     switch (task.kind) {
       case kConv: return Conv(p, task.begin, task.end);
       case kDt: return Dt(p, task.begin, task.end);
-      case kSsd: return Ssd(p, task.begin, task.end, scratch);
+      case kSsd:
+        return p.kept == nullptr ? Ssd(p, task.begin, task.end, scratch) : SsdSteps(p, task.begin, task.end, scratch);
       default: return Norm(p, task.begin, task.end);
     }
   }
 
   void AddOutput(std::vector<kernels::MatMulArgs>& products) override {
     products.push_back(IntoStream(block().ssm.out_proj, y_.data(), ssm().d_inner()));
+  }
+
+  void Commit(const Accepted& a) const override {
+    if (!a.On(Path())) return;
+    const SsmConfig& c = a.config().ssm;
+    const KeptOffsets& kept = a.kept_at();
+    const StateDtype dtype = a.state.layout().state;
+    for (int64_t head = 0; head < c.n_heads; ++head)
+      for (int64_t t = 0; t < a.m; ++t)
+        StepHead(c, a.block().ssm, head, a.Kept(kept.xbc) + t * c.conv_dim(), a.Kept(kept.dt) + t * c.n_heads, dtype,
+                 a.state.At<std::byte>(a.at().ssm) + head * HeadBytes(c, dtype), a.Kept(kept.y));
+    // The last K - 1 of the rows before and the new ones.
+    float* rows = a.state.At(a.at().conv);
+    const int64_t before = c.d_conv - 1, width = c.conv_dim();
+    for (int64_t i = 0; i < before; ++i) {
+      const int64_t from = i + a.m;
+      std::copy_n(from < before ? rows + from * width : a.Kept(kept.conv) + (from - before) * width, width,
+                  rows + i * width);
+    }
   }
 
  private:
@@ -79,17 +104,32 @@ class Mamba2 final : public Part {
   void Conv(const Piece& p, int64_t begin, int64_t end) {
     const SsmConfig& c = ssm();
     const SsmWeights& w = block().ssm;
-    kernels::Conv({.x = zxbcdt_.data() + p.row * c.in_proj_dim() + c.d_inner(),
+    const float* x = zxbcdt_.data() + p.row * c.in_proj_dim() + c.d_inner();
+    float *state = p.state->At(At(p).conv), *y = conv_.data() + p.row * c.conv_dim();
+    if (p.kept != nullptr) {
+      float* copy = p.kept->At(KeptAt(p).conv_state);
+      CopyColumns(state, c.conv_dim(), c.d_conv - 1, begin, end, copy);
+      state = copy;
+      CopyColumns(x, c.in_proj_dim(), p.T, begin, end, p.kept->At(KeptAt(p).conv));
+    }
+    kernels::Conv({.x = x,
                    .w = w.conv_w.data(),
                    .b = w.conv_b.empty() ? nullptr : w.conv_b.data(),
-                   .state = p.state->At(At(p).conv),
-                   .y = conv_.data() + p.row * c.conv_dim(),
+                   .state = state,
+                   .y = y,
                    .T = p.T,
                    .C = c.conv_dim(),
                    .K = c.d_conv,
                    .x_stride = c.in_proj_dim(),
                    .c0 = begin,
                    .c1 = end});
+    if (p.kept != nullptr) CopyColumns(y, c.conv_dim(), p.T, begin, end, p.kept->At(KeptAt(p).xbc));
+  }
+
+  // The columns [begin, end) of some rows, to rows of conv_dim.
+  void CopyColumns(const float* from, int64_t stride, int64_t rows, int64_t begin, int64_t end, float* to) const {
+    for (int64_t i = 0; i < rows; ++i)
+      std::copy_n(from + i * stride + begin, end - begin, to + i * ssm().conv_dim() + begin);
   }
 
   void Dt(const Piece& p, int64_t begin, int64_t end) {
@@ -103,6 +143,49 @@ class Mamba2 final : public Part {
                  .stride = c.in_proj_dim(),
                  .lo = static_cast<float>(c.dt_limit[0]),
                  .hi = static_cast<float>(c.dt_limit[1])});
+    if (p.kept != nullptr)
+      std::copy_n(dt_.data() + row * c.n_heads, (end - begin) * c.n_heads,
+                  p.kept->At(KeptAt(p).dt) + begin * c.n_heads);
+  }
+
+  // One step of one head, with its state [P, N] anywhere; x, B, C, dt and y are rows of all heads and groups.
+  static void StepHead(const SsmConfig& c, const SsmWeights& w, int64_t head, const float* xbc, const float* dt,
+                       StateDtype dtype, void* state, float* y) {
+    const float* B = xbc + c.d_inner() + head * c.n_groups / c.n_heads * c.d_state;
+    kernels::Ssd({.x = xbc + head * c.head_dim,
+                  .B = B,
+                  .C = B + c.n_groups * c.d_state,
+                  .dt = dt + head,
+                  .A = w.A.data() + head,
+                  .D = w.D.data() + head,
+                  .state = state,
+                  .y = y + head * c.head_dim,
+                  .scratch = nullptr,
+                  .T = 1,
+                  .H = 1,
+                  .P = c.head_dim,
+                  .G = 1,
+                  .N = c.d_state,
+                  .Q = 1,
+                  .h0 = 0,
+                  .h1 = 1,
+                  .state_dtype = dtype});
+  }
+
+  // Step by step on a copy of each head's state.
+  void SsdSteps(const Piece& p, int64_t begin, int64_t end, float* scratch) {
+    const SsmConfig& c = ssm();
+    const StateDtype dtype = p.state->layout().state;
+    const int64_t bytes = HeadBytes(c, dtype);
+    for (int64_t head = begin; head < end; ++head) {
+      std::memcpy(scratch, p.state->At<std::byte>(At(p).ssm) + head * bytes, static_cast<size_t>(bytes));
+      for (int64_t t = p.row; t < p.row + p.T; ++t)
+        StepHead(c, block().ssm, head, conv_.data() + t * c.conv_dim(), dt_.data() + t * c.n_heads, dtype, scratch,
+                 y_.data() + t * c.d_inner());
+    }
+  }
+  static int64_t HeadBytes(const SsmConfig& c, StateDtype dtype) {
+    return c.head_dim * c.d_state * (dtype == StateDtype::kBF16 ? 2 : 4);
   }
 
   void Ssd(const Piece& p, int64_t begin, int64_t end, float* scratch) {

@@ -39,7 +39,8 @@ class ProductKeys final : public Part {
                               .y = scores + i * c.n_keys,
                               .T = n,
                               .x_stride = width(),
-                              .y_stride = tables() * c.n_keys});
+                              .y_stride = tables() * c.n_keys,
+                              .steps = pass_->steps});
     CountWeights({&block().pkm.query_norm, &block().pkm.gate});
     const kernels::Matrix& table = pass_->weights.pkm_table;
     pass_->moved->weights += n * c.n_heads * c.top_k * RowBytes(table.type, table.cols);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse attention: a ring of the window's keys and a pool of landmarks, which the best tokens of a closed chunk enter.
-// Formulas: specs/hydra.md 3. Dims as in part_attention.h; W window, C chunk_len, Gm landmark budget.
+// Sparse attention: a ring of the window's keys, and a pool of landmarks, which the best tokens of a closed chunk
+// enter. Formulas: specs/hydra.md 3. Dims as in part_attention.h; W window, C chunk_len, Gm landmark budget.
+#include <algorithm>
 #include <cstring>
 
 #include "hydra/runtime/part_attention.h"
@@ -8,14 +9,79 @@
 namespace hydra {
 namespace {
 
-// Where the keys and values of recent positions lie: [Akv][head_rows] rows.
-struct KeySource {
-  const std::byte* k;
-  const std::byte* v;
-  int64_t head_rows;
-  int64_t first;  // position of row 0; -1: a ring, position p in row p mod head_rows
-  [[nodiscard]] int64_t Row(int64_t p) const { return first < 0 ? p % head_rows : p - first; }
+// The landmarks of a block of one sequence, as its state holds them.
+class Landmarks {
+ public:
+  Landmarks(const ModelConfig& config, SequenceState& state, int layer)
+      : config_(config), state_(state), at_(state.layout().blocks[static_cast<size_t>(layer)]), layer_(layer) {}
+
+  [[nodiscard]] int64_t size() const { return state_.pool_size(layer_); }
+  [[nodiscard]] const int32_t* positions() const { return state_.At<int32_t>(at_.pool_pos); }
+  [[nodiscard]] const float* scores() const { return state_.At(at_.pool_scores); }
+  [[nodiscard]] KvCache Pool(int64_t head) const {
+    return {at_.pools[static_cast<size_t>(head)], state_.At<std::byte>(0)};
+  }
+  // The score of a position of the window.
+  [[nodiscard]] float& ScoreAt(int64_t position) const {
+    return state_.At(at_.ring_scores)[position % config_.attention.window];
+  }
+
+  // The m best of the chunk before position `end` enter the pool, best first; a full pool gives up its worst (of equals
+  // the later one) if the new one is better. That leaves the budget's best of all that were ever promoted.
+  // score(position); rows(head, position) -> {k, v}. What changes is remembered in `kept`, if there is one.
+  template <class Score, class Rows>
+  void CloseChunk(int64_t end, Score&& score, Rows&& rows, Provisional* kept) {
+    const int64_t C = config_.chunk_len, first = end - C, m = std::min(config_.attention.landmarks_per_chunk, C);
+    std::vector<float> scores(static_cast<size_t>(C));
+    std::vector<int32_t> best(static_cast<size_t>(m));
+    for (int64_t i = 0; i < C; ++i) scores[static_cast<size_t>(i)] = score(first + i);
+    kernels::TopK(scores.data(), C, m, best.data(), nullptr);
+    if (kept != nullptr) kept->Remember(&state_.pool_size(layer_), sizeof(int32_t));
+    for (const int32_t i : best) {
+      const float value = scores[static_cast<size_t>(i)];
+      const int64_t slot = SlotFor(value);
+      if (slot < 0) continue;
+      if (kept != nullptr) RememberSlot(slot, *kept);
+      state_.At(at_.pool_scores)[slot] = value;
+      state_.At<int32_t>(at_.pool_pos)[slot] = static_cast<int32_t>(first + i);
+      for (size_t h = 0; h < at_.pools.size(); ++h) {
+        const auto from = rows(static_cast<int64_t>(h), first + i);
+        Pool(static_cast<int64_t>(h)).Put(slot, from.k, from.v);
+      }
+    }
+  }
+
+ private:
+  // Where in the pool a landmark goes; -1: it stays out.
+  int64_t SlotFor(float score) {
+    int32_t& size = state_.pool_size(layer_);
+    if (size < config_.attention.landmark_budget) return size++;
+    int64_t worst = 0;
+    for (int64_t i = 1; i < size; ++i)
+      if (scores()[i] < scores()[worst] || (scores()[i] == scores()[worst] && positions()[i] > positions()[worst]))
+        worst = i;
+    return score <= scores()[worst] ? -1 : worst;  // of equals the earlier stays
+  }
+
+  void RememberSlot(int64_t slot, Provisional& kept) const {
+    kept.Remember(state_.At(at_.pool_scores) + slot, sizeof(float));
+    kept.Remember(state_.At<int32_t>(at_.pool_pos) + slot, sizeof(int32_t));
+    for (size_t h = 0; h < at_.pools.size(); ++h) {
+      const KvCache pool = Pool(static_cast<int64_t>(h));
+      kept.Remember(pool.Key(slot), pool.layout().k_stride);
+      kept.Remember(pool.Value(slot), pool.layout().v_stride);
+    }
+  }
+
+  const ModelConfig& config_;
+  SequenceState& state_;
+  const BlockOffsets& at_;
+  int layer_;
 };
+
+bool HasLandmarks(const BlockWeights& block, const SequenceState& state) {
+  return !block.attention.scorer.empty() && state.controls().landmarks;
+}
 
 class SparseAttention final : public CachedAttention {
  public:
@@ -23,202 +89,95 @@ class SparseAttention final : public CachedAttention {
     return layer.attention == AttentionKind::kSparse;
   }
   [[nodiscard]] int64_t bytes() const override {
-    return CachedAttention::bytes() + window_k_.bytes() + window_v_.bytes() + scores_.bytes() + log_sigmoid_.bytes() +
-           chunk_scores_.bytes() + best_.bytes();
+    return CachedAttention::bytes() + scores_.bytes() + log_sigmoid_.bytes();
   }
 
- private:
-  enum Kind : int32_t { kGather, kQueries };
-
-  // Where a piece is on its way through its chunks.
-  struct Walk {
-    int64_t begin = 0, end = 0;    // queries of the round
-    int64_t window = 0, rows = 0;  // of its keys in order, in rows of the window buffers; rows a head
-  };
-
-  void Start() override {
-    const int64_t Gm = attention().landmark_budget;
-    log_sigmoid_.Get(static_cast<int64_t>(pieces().size()) * Gm);
-    scores_.Get(pass_->n);
-    walks_.assign(pieces().size(), {});
-    int64_t bytes = 0;
-    for (size_t i = 0; i < pieces().size(); ++i) {
-      const Piece& p = pieces()[i];
-      if (!On(p)) continue;
-      if (SeesLandmarks(p)) CountState(p, StatePart::kLandmarks);
-      if (p.T == 1) continue;
-      walks_[i].window = bytes;
-      walks_[i].rows = Old(p) + p.T;
-      bytes += attention().n_kv_heads * walks_[i].rows * RowBytes(p);
+  // Token by token, because a later one may take the place in the ring of what a chunk's end still needs.
+  void Commit(const Accepted& a) const override {
+    if (!a.On(Path())) return;
+    const bool sees = HasLandmarks(a.block(), a.state);
+    Landmarks landmarks(a.config(), a.state, a.layer);
+    for (int64_t t = 0; t < a.m; ++t) {
+      CommitRows(a, t);
+      if (!sees) continue;
+      landmarks.ScoreAt(a.pos + t) = a.Kept(a.kept_at().scores)[t];
+      if ((a.pos + t + 1) % a.config().chunk_len != 0) continue;
+      landmarks.CloseChunk(
+          a.pos + t + 1, [&](int64_t position) { return landmarks.ScoreAt(position); },
+          [&](int64_t head, int64_t position) -> Rows {
+            const KvCache cache(a.at().caches[static_cast<size_t>(head)], a.state.At<std::byte>(0));
+            return {cache.KeyOf(position), cache.ValueOf(position)};
+          },
+          nullptr);
     }
-    window_k_.Get(bytes);
-    window_v_.Get(bytes);
+  }
+
+ protected:
+  void Start() override {
+    CachedAttention::Start();
+    log_sigmoid_.Get(static_cast<int64_t>(pieces().size()) * attention().landmark_budget);
+    scores_.Get(pass_->n);
+    for (const Piece& p : pieces())
+      if (On(p) && Sees(p)) CountState(p, StatePart::kLandmarks);
     CountWeights({&block().attention.scorer, &block().attention.lambda});
   }
 
-  // A piece of one token goes into the ring at once; several tokens stand behind the ring's rows in order.
-  void Store(const Piece& p, int64_t begin, int64_t end) override {
-    const int64_t W = attention().window, row = RowBytes(p);
-    if (p.T == 1)
-      for (int64_t h = 0; h < attention().n_kv_heads; ++h) {
-        const int64_t to = (h * W + p.pos % W) * row;
-        StoreRow(p, 0, h, p.state->At<std::byte>(At(p).k) + to, p.state->At<std::byte>(At(p).v) + to);
-      }
-    if (!SeesLandmarks(p)) return;
+  void AfterKeys(const Piece& p, int64_t begin, int64_t end) override {
+    if (!Sees(p)) return;
     const AttentionWeights& w = block().attention;
     const int64_t D = config().d_model;
-    for (int64_t t = p.row + begin; t < p.row + end; ++t)
-      scores_.data()[t] = kernels::Dot(w.scorer.data(), pass_->u + t * D, D) + w.scorer_bias;
-  }
-
-  // Round 0 brings the keys of longer pieces in order; then each piece goes on to the next end of a chunk, because the
-  // pool changes there.
-  bool AddAttention(int round, Round& out) override {
-    bool gather = false, more = false;
-    for (size_t i = 0; i < pieces().size(); ++i) {
-      const Piece& p = pieces()[i];
-      if (!On(p)) continue;
-      const auto piece = static_cast<int32_t>(i);
-      if (round == 0 && p.T > 1) {
-        AddTasks(out, kGather, piece, attention().n_kv_heads, 1);
-        pass_->moved->kv_read += Old(p) * KeyBytes(p);
-        gather = true;
-        continue;
-      }
-      Walk& walk = walks_[i];
-      Leave(p, walk);
-      if (walk.end == p.T) {
-        walk.begin = p.T;
-        continue;
-      }
-      walk.begin = walk.end;
-      walk.end = SeesLandmarks(p) ? std::min(p.T, walk.begin + ToChunkEnd(p, walk.begin)) : p.T;
-      if (SeesLandmarks(p))
-        kernels::LogSigmoid(p.state->At(At(p).pool_scores), LogSigmoids(piece), p.state->pool_size(layer_));
-      const int64_t landmarks = SeesLandmarks(p) ? p.state->pool_size(layer_) : 0;
-      AddQueryTiles(out, kQueries, piece, walk.begin, walk.end, attention().window, landmarks);
-      more = true;
+    for (int64_t t = begin; t < end; ++t) {
+      const float score = kernels::Dot(w.scorer.data(), pass_->u + (p.row + t) * D, D) + w.scorer_bias;
+      scores_.data()[p.row + t] = score;
+      if (p.kept != nullptr) p.kept->At(KeptAt(p).scores)[t] = score;
     }
-    return gather || more;
   }
 
-  void RunAttention(const Task& task, float* scratch) override {
-    const Piece& p = pieces()[static_cast<size_t>(task.piece)];
-    if (task.kind == kGather) return Gather(p, walks_[static_cast<size_t>(task.piece)], task.begin);
-    const KeySource keys = Keys(p, walks_[static_cast<size_t>(task.piece)]);
-    kernels::AttentionArgs a = Args(p);
-    a.k = keys.k, a.v = keys.v, a.head_rows = keys.head_rows;
-    a.row = p.T == 1 ? std::min(p.pos, attention().window - 1) : Old(p);
-    a.window = attention().window;
-    a.t0 = task.begin, a.t1 = task.end;
-    a.kv0 = task.head, a.kv1 = task.head + 1;
-    if (SeesLandmarks(p)) a.landmarks = Landmarks(p, LogSigmoids(task.piece));
-    a.scratch = scratch;
-    kernels::Attention(a);
+  // To the next end of a chunk, because the pool changes there.
+  [[nodiscard]] int64_t StretchEnd(const Piece& p, int64_t begin) const override {
+    const int64_t C = config().chunk_len;
+    return Sees(p) ? std::min(p.T, begin + C - (p.pos + begin) % C) : p.T;
+  }
+  void BeforeStretch(int32_t piece) override {
+    const Piece& p = pieces()[static_cast<size_t>(piece)];
+    if (Sees(p)) kernels::LogSigmoid(Of(p).scores(), LogSigmoids(piece), Of(p).size());
+  }
+  void AfterStretch(const Piece& p, int64_t begin, int64_t end) override {
+    if (!Sees(p)) return;
+    Landmarks landmarks = Of(p);
+    for (int64_t t = begin; t < end && p.kept == nullptr; ++t) landmarks.ScoreAt(p.pos + t) = scores_.data()[p.row + t];
+    if ((p.pos + end) % config().chunk_len != 0) return;
+    landmarks.CloseChunk(
+        p.pos + end,
+        [&](int64_t position) {
+          return position < p.pos ? landmarks.ScoreAt(position) : scores_.data()[p.row + position - p.pos];
+        },
+        [&](int64_t head, int64_t position) { return RowsAt(p, head, position); }, p.kept);
+  }
+  void AddChosen(int32_t piece, int64_t head, std::vector<kernels::KeyRun>& out) const override {
+    const Piece& p = pieces()[static_cast<size_t>(piece)];
+    if (ChosenRows(p) == 0) return;
+    const KvCache pool = Of(p).Pool(head);
+    out.push_back({.k = pool.Key(0),
+                   .v = pool.Value(0),
+                   .n = Of(p).size(),
+                   .pos = Of(p).positions(),
+                   .bias = LogSigmoids(piece)});
+  }
+  [[nodiscard]] int64_t ChosenRows(const Piece& p) const override { return Sees(p) ? Of(p).size() : 0; }
+  [[nodiscard]] const float* Lambda() const override {
+    return block().attention.lambda.empty() ? nullptr : block().attention.lambda.data();
   }
 
-  // What the ring holds of a piece's past.
-  [[nodiscard]] int64_t Old(const Piece& p) const { return std::min(p.pos, attention().window); }
-  [[nodiscard]] int64_t ToChunkEnd(const Piece& p, int64_t t) const {
-    return config().chunk_len - (p.pos + t) % config().chunk_len;
-  }
-  [[nodiscard]] bool SeesLandmarks(const Piece& p) const {
-    return !block().attention.scorer.empty() && p.state->controls().landmarks;
-  }
+ private:
+  [[nodiscard]] bool Sees(const Piece& p) const { return HasLandmarks(block(), *p.state); }
+  [[nodiscard]] Landmarks Of(const Piece& p) const { return {config(), *p.state, layer_}; }
   [[nodiscard]] float* LogSigmoids(int32_t piece) const {
     return log_sigmoid_.data() + piece * attention().landmark_budget;
   }
-  [[nodiscard]] KeySource Keys(const Piece& p, const Walk& walk) const {
-    if (p.T == 1) return {p.state->At<std::byte>(At(p).k), p.state->At<std::byte>(At(p).v), attention().window, -1};
-    return {window_k_.data() + walk.window, window_v_.data() + walk.window, walk.rows, p.pos - Old(p)};
-  }
-  [[nodiscard]] kernels::LandmarkArgs Landmarks(const Piece& p, const float* log_sigmoid) const {
-    const BlockOffsets& at = At(p);
-    return {.k = p.state->At<std::byte>(at.pool_k),
-            .v = p.state->At<std::byte>(at.pool_v),
-            .head_rows = attention().landmark_budget,
-            .rows = nullptr,
-            .n = p.state->pool_size(layer_),
-            .pos = p.state->At<int32_t>(at.pool_pos),
-            .log_sigmoid = log_sigmoid,
-            .lambda = block().attention.lambda.data()};
-  }
 
-  // The ring's rows of a head and the new ones in order; the last W of them back into the ring.
-  void Gather(const Piece& p, const Walk& walk, int64_t h) {
-    SequenceState& state = *p.state;
-    const int64_t W = attention().window, row = RowBytes(p), old = Old(p);
-    std::byte *ring_k = state.At<std::byte>(At(p).k) + h * W * row,
-              *ring_v = state.At<std::byte>(At(p).v) + h * W * row;
-    std::byte *k = window_k_.data() + walk.window + h * walk.rows * row,
-              *v = window_v_.data() + walk.window + h * walk.rows * row;
-    const auto bytes = static_cast<size_t>(row);
-    for (int64_t i = 0; i < old; ++i) {
-      const int64_t from = (p.pos - old + i) % W * row;
-      std::memcpy(k + i * row, ring_k + from, bytes);
-      std::memcpy(v + i * row, ring_v + from, bytes);
-    }
-    for (int64_t t = 0; t < p.T; ++t) StoreRow(p, t, h, k + (old + t) * row, v + (old + t) * row);
-    for (int64_t t = std::max<int64_t>(0, p.T - W); t < p.T; ++t) {
-      const int64_t to = (p.pos + t) % W * row;
-      std::memcpy(ring_k + to, k + (old + t) * row, bytes);
-      std::memcpy(ring_v + to, v + (old + t) * row, bytes);
-    }
-  }
-
-  // After the queries [begin, end) of a piece: their scores into the ring, and the landmarks of a chunk that ended.
-  void Leave(const Piece& p, const Walk& walk) {
-    if (!SeesLandmarks(p) || walk.begin == walk.end) return;
-    float* ring = p.state->At(At(p).ring_scores);
-    for (int64_t t = walk.begin; t < walk.end; ++t) ring[(p.pos + t) % attention().window] = scores_.data()[p.row + t];
-    if ((p.pos + walk.end) % config().chunk_len == 0) CloseChunk(p, p.pos + walk.end, Keys(p, walk));
-  }
-
-  // The m best of the chunk before position `end` enter the pool, best first; a full pool gives up its worst (of equals
-  // the later one) if the new one is better. That leaves the budget's best of all that were ever promoted.
-  void CloseChunk(const Piece& p, int64_t end, const KeySource& keys) {
-    const AttentionConfig& c = attention();
-    SequenceState& state = *p.state;
-    const BlockOffsets& at = At(p);
-    const int64_t C = config().chunk_len, row = RowBytes(p), first = end - C, m = std::min(c.landmarks_per_chunk, C);
-    float* scores = chunk_scores_.Get(C);
-    int32_t* best = best_.Get(m);
-    for (int64_t i = 0; i < C; ++i) scores[i] = state.At(at.ring_scores)[(first + i) % c.window];
-    kernels::TopK(scores, C, m, best, nullptr);
-    float* pool_scores = state.At(at.pool_scores);
-    int32_t* pool_pos = state.At<int32_t>(at.pool_pos);
-    for (int64_t j = 0; j < m; ++j) {
-      const float score = scores[best[j]];
-      const int64_t pos = first + best[j], slot = SlotFor(state, score, pool_scores, pool_pos);
-      if (slot < 0) continue;
-      pool_scores[slot] = score;
-      pool_pos[slot] = static_cast<int32_t>(pos);
-      for (int64_t h = 0; h < c.n_kv_heads; ++h) {
-        const int64_t from = (h * keys.head_rows + keys.Row(pos)) * row, to = (h * c.landmark_budget + slot) * row;
-        std::memcpy(state.At<std::byte>(at.pool_k) + to, keys.k + from, static_cast<size_t>(row));
-        std::memcpy(state.At<std::byte>(at.pool_v) + to, keys.v + from, static_cast<size_t>(row));
-      }
-    }
-  }
-
-  // Where in the pool a landmark goes; -1: it stays out.
-  int64_t SlotFor(SequenceState& state, float score, const float* pool_scores, const int32_t* pool_pos) {
-    int32_t& size = state.pool_size(layer_);
-    if (size < attention().landmark_budget) return size++;
-    int64_t worst = 0;
-    for (int64_t i = 1; i < size; ++i)
-      if (pool_scores[i] < pool_scores[worst] ||
-          (pool_scores[i] == pool_scores[worst] && pool_pos[i] > pool_pos[worst]))
-        worst = i;
-    return score <= pool_scores[worst] ? -1 : worst;  // of equals the earlier stays
-  }
-
-  Buffer<std::byte> window_k_, window_v_;  // of each longer piece [Akv, rows, Dh] in the KV dtype
-  Buffer<float> scores_;                   // [n] landmark scores of the rows
-  Buffer<float> log_sigmoid_;              // [pieces, Gm]
-  Buffer<float> chunk_scores_;             // [C]
-  Buffer<int32_t> best_;                   // [m]
-  std::vector<Walk> walks_;                // of each piece
+  Buffer<float> scores_;       // [n] landmark scores of the rows
+  Buffer<float> log_sigmoid_;  // [pieces, Gm]
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Workspace memory: slots that every token reads and that are written when a chunk closes.
 // Formulas: specs/hydra.md 5. Dims: n rows, S slots, r rank, Sw slots written.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -42,10 +43,11 @@ class Workspace final : public Part {
       constexpr int64_t kRows = 32;
       for (size_t i = 0; i < pieces().size(); ++i) AddTasks(out, kGates, static_cast<int32_t>(i), pieces()[i].T, kRows);
     } else if (round == 1) {
-      out.products.push_back({.w = w.read_k_t, .x = query_.data(), .y = mix_.Get(n * r), .T = n});
+      out.products.push_back(
+          {.w = w.read_k_t, .x = query_.data(), .y = mix_.Get(n * r), .T = n, .steps = pass_->steps});
       for (size_t i = 0; i < pieces().size(); ++i) out.tasks.push_back({this, kTokens, static_cast<int32_t>(i)});
     } else {
-      out.products.push_back({.w = w.read_v, .x = mix_.data(), .y = read_.Get(n * r), .T = n});
+      out.products.push_back({.w = w.read_v, .x = mix_.data(), .y = read_.Get(n * r), .T = n, .steps = pass_->steps});
     }
     return true;
   }
@@ -58,6 +60,19 @@ class Workspace final : public Part {
   void AddOutput(std::vector<kernels::MatMulArgs>& products) override {
     products.push_back(IntoStream(block().workspace.out, read_.data(), config().workspace.rank));
     products.back().row_scale = gate_.data();
+  }
+
+  void Commit(const Accepted& a) const override {
+    const int64_t S = a.config().workspace.n_slots, r = a.config().workspace.rank;
+    const Slots slots = InState(a.state, a.layer);
+    const KeptOffsets& kept = a.kept_at();
+    int64_t chunk = 0;
+    for (int64_t t = 0; t < a.m; ++t) {
+      AddToChunk(slots, a.Kept(kept.write_logits) + t * S, a.Kept(kept.write_values) + t * r, S, r);
+      if ((a.pos + t + 1) % a.config().chunk_len != 0) continue;
+      std::copy_n(a.Kept(kept.slots) + chunk++ * S * r, S * r, slots.M);
+      OpenChunk(slots, S, r);
+    }
   }
 
  private:
@@ -74,8 +89,30 @@ class Workspace final : public Part {
     }
   }
 
-  void NormSlots(SequenceState& state, const BlockOffsets& at, float* normed) const {
-    kernels::RmsNorm({.x = state.At(at.ws_M),
+  // What a sequence carries of a block's workspace: the slots, and the open chunk's online softmax.
+  struct Slots {
+    float *M, *acc;    // [S, r]
+    float *sum, *max;  // [S]
+  };
+  static Slots InState(SequenceState& state, int layer) {
+    const BlockOffsets& at = state.layout().blocks[static_cast<size_t>(layer)];
+    return {state.At(at.ws_M), state.At(at.ws_acc), state.At(at.ws_sum), state.At(at.ws_max)};
+  }
+  // A copy of the state's for a provisional piece.
+  [[nodiscard]] Slots Copied(const Piece& p) const {
+    const int64_t S = config().workspace.n_slots, r = config().workspace.rank;
+    const Slots from = InState(*p.state, layer_);
+    float* memory = p.kept->At(KeptAt(p).workspace);
+    const Slots to{memory, memory + S * r, memory + 2 * S * r, memory + 2 * S * r + S};
+    std::copy_n(from.M, S * r, to.M);
+    std::copy_n(from.acc, S * r, to.acc);
+    std::copy_n(from.sum, S, to.sum);
+    std::copy_n(from.max, S, to.max);
+    return to;
+  }
+
+  void NormSlots(const Slots& slots, float* normed) const {
+    kernels::RmsNorm({.x = slots.M,
                       .w = block().workspace.memory_norm.data(),
                       .y = normed,
                       .T = config().workspace.n_slots,
@@ -88,12 +125,11 @@ class Workspace final : public Part {
   void Tokens(const Piece& p, float* scratch) {
     const WorkspaceWeights& w = block().workspace;
     const int64_t r = config().workspace.rank, S = config().workspace.n_slots;
-    SequenceState& state = *p.state;
-    const BlockOffsets& at = At(p);
+    const Slots slots = p.kept == nullptr ? InState(*p.state, layer_) : Copied(p);
     const float scale = 1 / std::sqrt(static_cast<float>(r));
     float *normed = scratch, *scores = scratch + S * r;
-    float *acc = state.At(at.ws_acc), *sum = state.At(at.ws_sum), *max = state.At(at.ws_max);
-    NormSlots(state, at, normed);
+    int64_t chunk = 0;
+    NormSlots(slots, normed);
     for (int64_t t = 0; t < p.T; ++t) {
       const int64_t row = p.row + t;
       float* query = mix_.data() + row * r;
@@ -102,34 +138,52 @@ class Workspace final : public Part {
       std::fill_n(query, r, 0.0F);  // the mix takes its place
       for (int64_t i = 0; i < S; ++i) kernels::Axpy(scores[i], normed + i * r, query, r);
 
-      const float iota = write_gate_.data()[row];
-      const float *key = key_.data() + row * r, *value = value_.data() + row * r;
-      for (int64_t i = 0; i < S; ++i) {
-        const float logit = kernels::Dot(w.slot_queries.data() + i * r, key, r) * scale + iota;
-        if (logit > max[i]) {
-          const float fade = std::exp(max[i] - logit);  // 0 at a chunk's first token
-          for (int64_t j = 0; j < r; ++j) acc[i * r + j] *= fade;
-          sum[i] *= fade;
-          max[i] = logit;
-        }
-        const float e = std::exp(logit - max[i]);
-        kernels::Axpy(e, value, acc + i * r, r);
-        sum[i] += e;
+      const float* value = value_.data() + row * r;
+      for (int64_t i = 0; i < S; ++i)
+        scores[i] =
+            kernels::Dot(w.slot_queries.data() + i * r, key_.data() + row * r, r) * scale + write_gate_.data()[row];
+      AddToChunk(slots, scores, value, S, r);
+      if (p.kept != nullptr) {
+        std::copy_n(scores, S, p.kept->At(KeptAt(p).write_logits) + t * S);
+        std::copy_n(value, r, p.kept->At(KeptAt(p).write_values) + t * r);
       }
       if ((p.pos + t + 1) % config().chunk_len != 0) continue;
-      CloseChunk(state, at, scores);
-      NormSlots(state, at, normed);
+      Write(slots, scores);
+      if (p.kept != nullptr) std::copy_n(slots.M, S * r, p.kept->At(KeptAt(p).slots) + chunk++ * S * r);
+      OpenChunk(slots, S, r);
+      NormSlots(slots, normed);
     }
   }
 
+  // Each slot's share of a token's value, by its logit [S].
+  static void AddToChunk(const Slots& slots, const float* logits, const float* value, int64_t S, int64_t r) {
+    for (int64_t i = 0; i < S; ++i) {
+      float *acc = slots.acc + i * r, &sum = slots.sum[i], &max = slots.max[i];
+      if (logits[i] > max) {
+        const float fade = std::exp(max - logits[i]);  // 0 at a chunk's first token
+        for (int64_t j = 0; j < r; ++j) acc[j] *= fade;
+        sum *= fade;
+        max = logits[i];
+      }
+      const float e = std::exp(logits[i] - max);
+      kernels::Axpy(e, value, acc, r);
+      sum += e;
+    }
+  }
+  static void OpenChunk(const Slots& slots, int64_t S, int64_t r) {
+    std::fill_n(slots.acc, S * r, 0.0F);
+    std::fill_n(slots.sum, S, 0.0F);
+    std::fill_n(slots.max, S, -std::numeric_limits<float>::infinity());
+  }
+
   // M = (1 - gamma) M + gamma u with u the softmax mean and gamma open for the Sw best slots. gate [2 S]
-  void CloseChunk(SequenceState& state, const BlockOffsets& at, float* gate) const {
+  void Write(const Slots& slots, float* gate) const {
     const WorkspaceWeights& w = block().workspace;
     const int64_t r = config().workspace.rank, S = config().workspace.n_slots,
                   Sw = std::min(config().workspace.write_slots, S);
-    float *M = state.At(at.ws_M), *acc = state.At(at.ws_acc), *sum = state.At(at.ws_sum), *max = state.At(at.ws_max);
+    float *M = slots.M, *acc = slots.acc;
     for (int64_t i = 0; i < S; ++i) {
-      for (int64_t j = 0; j < r; ++j) acc[i * r + j] /= sum[i];
+      for (int64_t j = 0; j < r; ++j) acc[i * r + j] /= slots.sum[i];
       gate[i] = kernels::Dot(w.write_gate.data(), acc + i * r, r) + w.write_gate_bias[static_cast<size_t>(i)];
     }
     auto* open = reinterpret_cast<int32_t*>(gate + S);
@@ -139,9 +193,6 @@ class Workspace final : public Part {
       const float g = Sigmoid(gate[i]);
       for (int64_t j = 0; j < r; ++j) M[i * r + j] = (1 - g) * M[i * r + j] + g * acc[i * r + j];
     }
-    std::fill_n(acc, S * r, 0.0F);
-    std::fill_n(sum, S, 0.0F);
-    std::fill_n(max, S, -std::numeric_limits<float>::infinity());
   }
 
   Buffer<float> query_, key_, value_;  // [n, r]

@@ -2,6 +2,7 @@
 // The walk of a pass: embedding, blocks, final norm, head. Formulas: specs/hydra.md 1.
 #include "hydra/runtime/pass.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace hydra {
@@ -23,7 +24,7 @@ std::vector<std::unique_ptr<Part>> MakeParts() {
 }
 
 int64_t ForwardScratch::Data::bytes() const {
-  int64_t sum = matmul.bytes() + wanted.bytes() + positions.bytes();
+  int64_t sum = matmul.bytes() + wanted.bytes() + wanted_at.bytes() + positions.bytes();
   for (const auto* b : {&x, &u, &last, &logits, &workers}) sum += b->bytes();
   for (size_t i = 0; i < 3; ++i) sum += scale[i].bytes() + packed[i].bytes() + active[i].bytes();
   for (const auto& part : parts) sum += part->bytes();
@@ -41,15 +42,20 @@ Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span
             .pieces = pieces,
             .n = 0,
             .longest = 0,
+            .steps = 0,
             .threads = pool.threads(),
             .positions = nullptr,
             .x = nullptr,
             .u = nullptr,
             .moved = &scratch.moved} {
-  for (const Piece& p : pieces) view_.n += p.T, view_.longest = std::max(view_.longest, p.T);
+  for (const Piece& p : pieces) {
+    view_.n += p.T, view_.longest = std::max(view_.longest, p.T);
+    if (IsStep(p)) view_.steps = p.row + p.T;
+  }
 }
 
 void Pass::Run() {
+  s_.round.products.clear();  // a pass that failed may have left some
   const int64_t D = c_.d_model, n = view_.n;
   view_.x = s_.x.Get(n * D);
   view_.u = s_.u.Get(n * D);
@@ -162,26 +168,27 @@ void Pass::Scales(const BlockWeights& block, const Piece& piece, int64_t begin, 
 }
 
 Share Pass::ShareOf(const Part& part) {
-  if (c_.wiring != Wiring::kParallel || part.Path() < 0) return {.n = view_.n};
+  if (c_.wiring != Wiring::kParallel || part.Path() < 0) return {.n = view_.n, .steps = view_.steps};
   const auto path = static_cast<size_t>(part.Path());
   const float* by_row = s_.scale[path].data();
-  Share share{.path = part.Path(), .n = view_.n, .by_row = by_row, .packed = by_row};
+  Share share{.path = part.Path(), .n = view_.n, .steps = view_.steps, .by_row = by_row, .packed = by_row};
   const auto on = [&](const Piece& p) { return p.state->controls().path_scale[path] != 0; };
   if (std::all_of(view_.pieces.begin(), view_.pieces.end(), on)) return share;
   int32_t* list = s_.active[path].Get(view_.n);
   float* packed = s_.packed[path].Get(view_.n);
-  share.n = 0;
+  share.n = share.steps = 0;
   for (const Piece& p : view_.pieces)
     for (int64_t t = p.row; on(p) && t < p.row + p.T; ++t) {
       list[share.n] = static_cast<int32_t>(t);
       packed[share.n++] = by_row[t];
+      if (t < view_.steps) share.steps = share.n;
     }
   share.list = list;
   share.packed = packed;
   return share;
 }
 
-void Pass::Logits(std::span<const int32_t> rows, float* logits) {
+void Pass::Logits(std::span<const int32_t> rows, const int32_t* at, float* logits) {
   const int64_t D = c_.d_model, n = static_cast<int64_t>(rows.size());
   s_.moved.weights += FloatBytes(w_.final_norm) + kernels::MatrixBytes(w_.head);
   float* last = s_.last.Get(n * D);
@@ -195,7 +202,9 @@ void Pass::Logits(std::span<const int32_t> rows, float* logits) {
                         .D = D,
                         .eps = static_cast<float>(c_.norm_eps)});
   });
-  kernels::MatMul(MatMulArgs{.w = w_.head, .x = last, .y = logits, .T = n}, act_, pool_, s_.matmul);
+  const int64_t steps = std::lower_bound(rows.begin(), rows.end(), view_.steps) - rows.begin();
+  const MatMulArgs product{.w = w_.head, .x = last, .y = logits, .T = n, .y_rows = at, .steps = steps};
+  kernels::MatMul(product, act_, pool_, s_.matmul);
 }
 
 }  // namespace hydra

@@ -13,6 +13,14 @@
 
 namespace hydra {
 
+// A segment on its way through the passes.
+struct SegmentWalk {
+  const Segment* segment;
+  int64_t first_logit;  // row of the segment's first logits
+  int64_t done = 0;     // tokens read
+  [[nodiscard]] int64_t left() const { return static_cast<int64_t>(segment->ids.size()) - done; }
+};
+
 struct ForwardScratch::Data {
   kernels::MatMulScratch matmul;
   std::vector<std::unique_ptr<Part>> parts = MakeParts();
@@ -21,12 +29,14 @@ struct ForwardScratch::Data {
   Buffer<float> x, u, last, logits;   // residual [n, D], its norm; final norm of the wanted rows, their logits
   Buffer<float> scale[3], packed[3];  // of each path: factors of all rows, and of its active rows [n]
   Buffer<int32_t> active[3];          // rows whose sequence has a path on, where not all have
-  Buffer<int32_t> wanted;             // rows whose logits are wanted
+  Buffer<int32_t> wanted, wanted_at;  // rows whose logits are wanted, ascending, and which logits they are
   Buffer<int64_t> positions;          // [n]
   Buffer<float> workers;              // scratch of each thread
   PassBytes moved;
+  std::vector<SegmentWalk> walks;
   std::vector<Piece> pieces;
-  std::vector<int32_t> row_ids;  // tokens of the pass
+  std::vector<size_t> piece_walks;  // of each piece
+  std::vector<int32_t> row_ids;     // tokens of the pass
 
   [[nodiscard]] int64_t bytes() const;
 };
@@ -36,8 +46,8 @@ class Pass {
   Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span<const Piece> pieces, ThreadPool& pool);
   // Embeds row_ids and runs every block; x holds the residual stream of all rows afterwards.
   void Run();
-  // Final norm and head of some rows of x. rows [n] -> logits [n, V]
-  void Logits(std::span<const int32_t> rows, float* logits);
+  // Final norm and head of some rows of x, ascending: row rows[i] gives row at[i] of the logits.
+  void Logits(std::span<const int32_t> rows, const int32_t* at, float* logits);
 
  private:
   void RunBlock(int layer);

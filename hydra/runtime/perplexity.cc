@@ -50,6 +50,7 @@ TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> id
   const int64_t C = options.chunk, first = C / 2, V = model.config().vocab_size;
   const int64_t chunks = static_cast<int64_t>(ids.size()) / C;
   SequenceState state(model, options.controls);
+  ForwardScratch scratch;
   std::vector<int32_t> chunk;
   std::vector<double> losses;
   TextPerplexity result;
@@ -58,12 +59,13 @@ TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> id
     chunk.assign(text.begin(), text.end());
     if (options.bos) chunk[0] = *options.bos;
     state.Reset();
-    const Segment head{&state, std::span(chunk).first(static_cast<size_t>(first))};
-    model.Forward({&head, 1}, LogitsOf::kNone, pool, state.scratch());
+    const Segment head{&state, std::span(chunk).first(static_cast<size_t>(first)), LogitsOf::kNone};
+    (void)model.Forward({&head, 1}, pool, scratch);
     for (int64_t t = first; t < C - 1; t += kRows) {
       const int64_t rows = std::min(kRows, C - 1 - t);
-      const Segment piece{&state, std::span(chunk).subspan(static_cast<size_t>(t), static_cast<size_t>(rows))};
-      const auto logits = model.Forward({&piece, 1}, LogitsOf::kAll, pool, state.scratch());
+      const Segment piece{&state, std::span(chunk).subspan(static_cast<size_t>(t), static_cast<size_t>(rows)),
+                          LogitsOf::kAll};
+      const auto logits = model.Forward({&piece, 1}, pool, scratch);
       losses.assign(static_cast<size_t>(rows), 0);
       pool.For(rows, [&](int64_t r, int) {
         losses[static_cast<size_t>(r)] = Loss(logits.subspan(static_cast<size_t>(r * V), static_cast<size_t>(V)),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of one sequence: layout, fork, reset. Saving is in state_file.cc.
+// Memory of one sequence: layout, fork, reset, snapshots. Saving is in state_file.cc.
 #include "hydra/runtime/sequence_state.h"
 
 #include <algorithm>
@@ -28,39 +28,72 @@ void CheckSequenceLength(int64_t tokens) {
                 StrCat("a sequence of ", tokens, " tokens: at most ", kMaxSequenceTokens, " are possible"));
 }
 
-SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, const Controls& controls)
-    : weights_(std::move(weights)), controls_(controls) {
-  controls_.Validate(weights_->config);
-  const LoadOptions& o = weights_->options;
-  layout_ = std::make_shared<const StateLayout>(weights_->config, o.kv_dtype, o.state_dtype, o.ctx_size,
-                                                RoomForExperts(weights_->config, controls_));
-  Allocate();
+namespace {
+
+std::shared_ptr<const StateLayout> LayoutOf(const ModelWeights& w, int64_t experts, const KvPlan& plan) {
+  const LoadOptions& o = w.options;
+  return std::make_shared<const StateLayout>(w.config, o.kv_dtype, o.state_dtype, o.ctx_size, experts, plan);
+}
+
+std::shared_ptr<std::byte> MemoryOf(const StateLayout& layout) {
+  bool grows = false;  // then most of it may never be used
+  for (const auto& block : layout.buffers)
+    grows |= std::any_of(block.begin(), block.end(), [](const StateBuffer& b) { return b.growing_bytes() > 0; });
+  try {
+    return MapPages(layout.bytes, !grows);
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorCode::kUsage, StrCat("--ctx-size: no memory for a state of ",
+                                          WithCommas(static_cast<uint64_t>(layout.bytes)), " bytes"));
+  }
+}
+
+// f(offset in the state, bytes) for all that does not grow.
+template <class F>
+void ForConstant(const StateLayout& layout, F&& f) {
+  for (const auto& block : layout.buffers)
+    for (const StateBuffer& buffer : block) {
+      if (buffer.heads.empty()) f(buffer.offset, buffer.bytes);
+      int64_t at = buffer.offset;
+      for (const StateBuffer::Head& head : buffer.heads) {
+        if (!head.filling->grows()) f(at, head.bytes);
+        at += head.bytes;
+      }
+    }
+}
+
+struct SnapshotHead {
+  int64_t pos, bytes;
+  uint32_t ids_crc32, zero = 0;
+};
+
+}  // namespace
+
+SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, std::shared_ptr<const StateLayout> layout,
+                             const Controls& controls, const KvPlan& plan)
+    : weights_(std::move(weights)),
+      layout_(std::move(layout)),
+      data_(MemoryOf(*layout_)),
+      counts_(layout_->blocks.size()),
+      controls_(controls),
+      plan_(plan) {
   Reset();
 }
 
-SequenceState::SequenceState(const Model& model, const Controls& controls)
-    : SequenceState(model.shared_weights(), controls) {}
+SequenceState::SequenceState(const Model& model, const Controls& controls, const KvPlan& plan)
+    : SequenceState((controls.Validate(model.config()), model.shared_weights()),
+                    LayoutOf(model.weights(), RoomForExperts(model.config(), controls), plan), controls, plan) {}
 SequenceState::~SequenceState() = default;
 SequenceState::SequenceState(SequenceState&&) noexcept = default;
 SequenceState& SequenceState::operator=(SequenceState&&) noexcept = default;
 
-void SequenceState::Allocate() {
-  bool grows = false;  // then most of it may never be used
-  for (const auto& block : layout_->buffers)
-    grows |= std::any_of(block.begin(), block.end(), [](const StateBuffer& b) { return b.growing_heads > 0; });
-  try {
-    data_ = MapPages(layout_->bytes, !grows);
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kUsage, StrCat("--ctx-size: no memory for a state of ",
-                                          WithCommas(static_cast<uint64_t>(layout_->bytes)), " bytes"));
-  }
-  counts_.assign(layout_->blocks.size(), {0, 0});
+void SequenceState::CheckWhole() const {
+  if (broken_) throw Error(ErrorCode::kUsage, "a pass over this sequence failed half way: reset or restore it");
 }
 
 void SequenceState::Reset() {
+  ForConstant(*layout_,
+              [&](int64_t offset, int64_t n) { std::memset(data_.get() + offset, 0, static_cast<size_t>(n)); });
   for (size_t i = 0; i < layout_->blocks.size(); ++i) {
-    for (const StateBuffer& buffer : layout_->buffers[i])
-      if (buffer.growing_heads == 0) std::memset(data_.get() + buffer.offset, 0, static_cast<size_t>(buffer.bytes));
     const BlockOffsets& b = layout_->blocks[i];
     const BlockWeights& w = weights_->blocks[i];
     if (b.moe_mean >= 0) std::copy(w.moe.init_summary.begin(), w.moe.init_summary.end(), At(b.moe_mean));
@@ -72,26 +105,95 @@ void SequenceState::Reset() {
   }
   ids_.clear();
   pending_.clear();
+  broken_ = false;
 }
 
 SequenceState SequenceState::Fork() const {
-  SequenceState copy(weights_, controls_);
-  for (size_t i = 0; i < layout_->blocks.size(); ++i)
-    for (const StateBuffer& buffer : layout_->buffers[i]) {
-      if (buffer.growing_heads == 0)
-        std::memcpy(copy.data_.get() + buffer.offset, data_.get() + buffer.offset, static_cast<size_t>(buffer.bytes));
-      const int64_t head = buffer.growing_heads > 0 ? buffer.bytes / buffer.growing_heads : 0;
-      for (int64_t h = 0; h < buffer.growing_heads; ++h)
-        std::memcpy(copy.data_.get() + buffer.offset + h * head, data_.get() + buffer.offset + h * head,
-                    static_cast<size_t>(head / layout_->ctx_size * pos()));
-    }
+  CheckWhole();
+  SequenceState copy(weights_, layout_, controls_, plan_);
+  for (const auto& block : layout_->buffers)
+    for (const StateBuffer& buffer : block)
+      buffer.ForUsed(pos(), [&](int64_t at, int64_t n) {
+        std::memcpy(copy.data_.get() + buffer.offset + at, data_.get() + buffer.offset + at, static_cast<size_t>(n));
+      });
   copy.counts_ = counts_;
   copy.ids_ = ids_;
   copy.pending_ = pending_;
   return copy;
 }
 
+// ---- Back to an earlier position ----
+
+int64_t SequenceState::SnapshotBytes() const {
+  return static_cast<int64_t>(sizeof(SnapshotHead) + counts_.size() * sizeof(counts_[0])) + layout_->constant_bytes;
+}
+
+void SequenceState::Snapshot(std::span<std::byte> out) const {
+  CheckWhole();
+  HYDRA_CHECK(static_cast<int64_t>(out.size()) == SnapshotBytes(), out.size(), " bytes for ", SnapshotBytes());
+  const SnapshotHead head{pos(), SnapshotBytes(), Crc32(std::as_bytes(ids()))};
+  std::byte* to = out.data();
+  const auto put = [&](const void* from, size_t n) {
+    if (n > 0) std::memcpy(to, from, n);
+    to += n;
+  };
+  put(&head, sizeof(head));
+  put(counts_.data(), counts_.size() * sizeof(counts_[0]));
+  ForConstant(*layout_, [&](int64_t offset, int64_t n) { put(data_.get() + offset, static_cast<size_t>(n)); });
+}
+
+void SequenceState::Restore(std::span<const std::byte> snapshot) {
+  SnapshotHead head{};
+  if (snapshot.size() >= sizeof(head)) std::memcpy(&head, snapshot.data(), sizeof(head));
+  if (static_cast<int64_t>(snapshot.size()) != SnapshotBytes() || head.bytes != SnapshotBytes() || head.pos < 0)
+    throw Error(ErrorCode::kUsage,
+                StrCat("a snapshot of ", snapshot.size(), " bytes: this sequence's have ", SnapshotBytes()));
+  if (head.pos > pos() || Crc32(std::as_bytes(ids().first(static_cast<size_t>(head.pos)))) != head.ids_crc32)
+    throw Error(ErrorCode::kUsage, StrCat("a snapshot at ", head.pos, " tokens: this sequence began otherwise"));
+  const std::byte* from = snapshot.data() + sizeof(head);
+  const auto take = [&](void* to, size_t n) {
+    if (n > 0) std::memcpy(to, from, n);
+    from += n;
+  };
+  take(counts_.data(), counts_.size() * sizeof(counts_[0]));
+  ForConstant(*layout_, [&](int64_t offset, int64_t n) { take(data_.get() + offset, static_cast<size_t>(n)); });
+  ids_.resize(static_cast<size_t>(head.pos));
+  pending_.clear();
+  broken_ = false;
+}
+
+void SequenceState::Truncate(int64_t n) {
+  CheckWhole();
+  HYDRA_CHECK(0 <= n && n <= pos(), "of ", pos(), " tokens the first ", n);
+  if (n == 0) return Reset();
+  for (size_t i = 0; i < layout_->buffers.size() && n < pos(); ++i)
+    for (const StateBuffer& buffer : layout_->buffers[i]) {
+      const bool can = !buffer.heads.empty() &&
+                       std::all_of(buffer.heads.begin(), buffer.heads.end(),
+                                   [&](const auto& h) { return h.filling->CanTruncate(pos(), n, layout_->ctx_size); });
+      if (!can)
+        throw Error(ErrorCode::kUsage, StrCat("layers.", i, ".", buffer.name, " cannot go back from ", pos(), " to ", n,
+                                              " tokens: restore a snapshot"));
+    }
+  ids_.resize(static_cast<size_t>(n));
+  pending_.clear();
+}
+
+// ---- Passes and controls ----
+
+void SequenceState::BeginPass(size_t n) {
+  CheckWhole();
+  if (ids_.size() + n > ids_.capacity()) ids_.reserve(std::max(ids_.size() + n, 2 * ids_.capacity()));
+  broken_ = true;
+}
+
+void SequenceState::EndPass(std::span<const int32_t> ids) {
+  ids_.insert(ids_.end(), ids.begin(), ids.end());
+  broken_ = false;
+}
+
 void SequenceState::SetControls(const Controls& controls) {
+  CheckWhole();
   controls.Validate(weights_->config);
   if (pos() > 0) {
     for (size_t i = 0; i < 3; ++i)
@@ -104,35 +206,38 @@ void SequenceState::SetControls(const Controls& controls) {
       throw Error(ErrorCode::kUsage,
                   StrCat("--control landmarks: only before the first token, this sequence has ", pos()));
   }
+  Controls next = controls;  // all that can fail comes before the first change
   const int64_t room = RoomForExperts(weights_->config, controls);
-  if (room <= layout_->moe_k) {
-    controls_ = controls;
-    return;
+  if (room > layout_->moe_k) {  // the same buffers in a wider layout
+    auto layout = LayoutOf(*weights_, room, plan_);
+    auto memory = MemoryOf(*layout);
+    for (size_t i = 0; i < layout->buffers.size(); ++i)
+      for (size_t j = 0; j < layout->buffers[i].size(); ++j) {
+        const StateBuffer& buffer = layout_->buffers[i][j];
+        buffer.ForUsed(pos(), [&](int64_t at, int64_t n) {
+          std::memcpy(memory.get() + layout->buffers[i][j].offset + at, data_.get() + buffer.offset + at,
+                      static_cast<size_t>(n));
+        });
+      }
+    layout_ = std::move(layout);
+    data_ = std::move(memory);
   }
-  // More experts than there is room for: the same buffers in a wider layout.
-  const auto from = std::move(data_);
-  const auto old = layout_;
-  const auto counts = counts_;
-  layout_ = std::make_shared<const StateLayout>(weights_->config, old->kv, old->state, old->ctx_size, room);
-  Allocate();
-  counts_ = counts;
-  for (size_t i = 0; i < old->buffers.size(); ++i)
-    for (size_t j = 0; j < old->buffers[i].size(); ++j)
-      std::memcpy(data_.get() + layout_->buffers[i][j].offset, from.get() + old->buffers[i][j].offset,
-                  static_cast<size_t>(old->buffers[i][j].bytes));
-  controls_ = controls;
+  controls_ = std::move(next);
 }
 
 int64_t SequenceState::bytes() const {
   int64_t growing = 0;
   for (const auto& block : layout_->buffers)
-    for (const StateBuffer& buffer : block) growing += buffer.growing_heads > 0 ? buffer.bytes : 0;
+    for (const StateBuffer& buffer : block) growing += buffer.growing_bytes();
   return layout_->constant_bytes + growing;
 }
 
-ForwardScratch& SequenceState::scratch() {
-  if (!scratch_) scratch_ = std::make_unique<ForwardScratch>();
-  return *scratch_;
+std::string SequenceState::PlanText() const {
+  std::string text;
+  for (size_t i = 0; plan_ && i < layout_->blocks.size(); ++i)
+    for (const KvCacheLayout& cache : layout_->blocks[i].caches)
+      text += StrCat(text.empty() ? "" : "; ", i, " ", cache.filling->Describe());
+  return text;
 }
 
 }  // namespace hydra

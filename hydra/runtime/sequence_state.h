@@ -24,7 +24,8 @@ void CheckSequenceLength(int64_t tokens);
 // Not thread-safe; its model's weights must outlive it (it shares them). Moves; copying is the explicit Fork().
 class SequenceState {
  public:
-  explicit SequenceState(const Model& model, const Controls& controls = {});
+  // `plan` may give KV heads of the model's attention other caches than its config does.
+  explicit SequenceState(const Model& model, const Controls& controls = {}, const KvPlan& plan = nullptr);
   ~SequenceState();
   SequenceState(SequenceState&&) noexcept;
   SequenceState& operator=(SequenceState&&) noexcept;
@@ -34,11 +35,20 @@ class SequenceState {
   // As new: position 0, initial values. Controls stay.
   void Reset();
 
+  // The part of the state that does not grow, and the position, in the caller's memory. Restore goes back to it,
+  // forgetting what came since; the first tokens must be those that it was taken with (kUsage).
+  [[nodiscard]] int64_t SnapshotBytes() const;
+  void Snapshot(std::span<std::byte> out) const;
+  void Restore(std::span<const std::byte> snapshot);
+  // Forgets all tokens but the first n, without a copy: where the state has only caches that still hold what they held
+  // then. kUsage for states that cannot go back so; those need a snapshot.
+  void Truncate(int64_t n);
+
   // Exact to the bit. The file is safetensors: ids read and pending, controls, each buffer, a fingerprint of model and
   // dtypes, a checksum. Load throws Error for a file that is cut, of another version, model or dtype, or whose checksum
   // is wrong.
   void Save(const std::string& path) const;
-  [[nodiscard]] static SequenceState Load(const std::string& path, const Model& model);
+  [[nodiscard]] static SequenceState Load(const std::string& path, const Model& model, const KvPlan& plan = nullptr);
 
   [[nodiscard]] int64_t pos() const { return static_cast<int64_t>(ids_.size()); }  // tokens read
   [[nodiscard]] std::span<const int32_t> ids() const { return ids_; }              // which ones
@@ -53,21 +63,30 @@ class SequenceState {
   // Bytes held for this sequence: buffers as CountState() and KvBytesPerToken() say, without ids and scratch.
   [[nodiscard]] int64_t bytes() const;
   [[nodiscard]] const StateLayout& layout() const { return *layout_; }
+  [[nodiscard]] const std::shared_ptr<const StateLayout>& shared_layout() const { return layout_; }
+  [[nodiscard]] const ModelWeights& weights() const { return *weights_; }
+  [[nodiscard]] const KvPlan& plan() const { return plan_; }
+  // A pass over the state failed half way: everything but Reset and Restore throws kUsage.
+  [[nodiscard]] bool broken() const { return broken_; }
 
-  // For the forward pass: a buffer of a block.
+  // For the forward pass over n tokens more. Between the two calls the state counts as broken; EndPass does not throw.
+  void BeginPass(size_t n);
+  void EndPass(std::span<const int32_t> ids);
+  // A buffer of a block.
   template <class T = float>
   [[nodiscard]] T* At(int64_t offset) {
     return reinterpret_cast<T*>(data_.get() + offset);
   }
   int32_t& pool_size(int layer) { return counts_[static_cast<size_t>(layer)][0]; }    // landmarks in the pool
   int32_t& route_count(int layer) { return counts_[static_cast<size_t>(layer)][1]; }  // experts of the open chunk
-  void Append(std::span<const int32_t> ids) { ids_.insert(ids_.end(), ids.begin(), ids.end()); }
-  ForwardScratch& scratch();
 
  private:
-  SequenceState(std::shared_ptr<const ModelWeights> weights, const Controls& controls);
-  void Allocate();
-  // What a buffer's bytes are in a file: all of it, or of a growing one the rows in use, head after head.
+  SequenceState(std::shared_ptr<const ModelWeights> weights, std::shared_ptr<const StateLayout> layout,
+                const Controls& controls, const KvPlan& plan);
+  void CheckWhole() const;
+  // What a plan makes the heads keep, for a person and for files; "" without one.
+  [[nodiscard]] std::string PlanText() const;
+  // What is in use of a buffer, part after part: what a file holds of it.
   [[nodiscard]] std::vector<std::byte> Packed(const StateBuffer& buffer) const;
   void Unpack(const StateBuffer& buffer, std::span<const std::byte> bytes);
 
@@ -77,7 +96,8 @@ class SequenceState {
   std::vector<std::array<int32_t, 2>> counts_;  // of each block: pool_size, route_count
   std::vector<int32_t> ids_, pending_;
   Controls controls_;
-  std::unique_ptr<ForwardScratch> scratch_;
+  KvPlan plan_;
+  bool broken_ = false;
 };
 
 }  // namespace hydra

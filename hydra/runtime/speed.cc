@@ -27,8 +27,9 @@ SpeedRunner::SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& 
     for (int32_t& id : ids) id = static_cast<int32_t>(rng.Below(static_cast<uint64_t>(model.config().vocab_size)));
     SequenceState& state = base_.emplace_back(model);
     if (test.depth == 0) continue;
-    const Segment segment{&state, std::span<const int32_t>(ids).first(static_cast<size_t>(test.depth))};
-    model.Forward({&segment, 1}, LogitsOf::kNone, pool, scratch_);
+    const Segment segment{&state, std::span<const int32_t>(ids).first(static_cast<size_t>(test.depth)),
+                          LogitsOf::kNone};
+    model.Forward({&segment, 1}, pool, scratch_);
   }
   constexpr int64_t kWarmUp = 16;  // pages, branch tables, threads; prompts want their whole scratch
   Pass(test.prompt, std::min(test.generate, kWarmUp));
@@ -45,7 +46,7 @@ double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
     for (size_t b = 0; b < segments.size(); ++b)
       segments[b].ids =
           std::span<const int32_t>(ids_[b]).subspan(static_cast<size_t>(test_.depth + offset), static_cast<size_t>(n));
-    (void)model_.Forward(segments, LogitsOf::kLast, pool_, scratch_);
+    (void)model_.Forward(segments, pool_, scratch_);
   };
   const PassBytes before = scratch_.moved();
   const double start = Seconds();

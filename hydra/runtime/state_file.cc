@@ -18,6 +18,7 @@ constexpr const char* kFormat = "hydralm-state-1";
 constexpr const char* kIds = "ids";
 constexpr const char* kPending = "pending";
 constexpr const char* kCounts = "counts";
+constexpr const char* kPlan = "kv_plan";
 
 std::string BufferName(size_t block, const StateBuffer& buffer) { return StrCat("layers.", block, ".", buffer.name); }
 
@@ -37,28 +38,25 @@ void Expect(const SafeTensors& file, const char* key, const std::string& want, c
 }  // namespace
 
 std::vector<std::byte> SequenceState::Packed(const StateBuffer& buffer) const {
-  const std::byte* from = data_.get() + buffer.offset;
-  if (buffer.growing_heads == 0) return {from, from + buffer.bytes};
-  const int64_t head = buffer.bytes / buffer.growing_heads, used = head / layout_->ctx_size * pos();
-  std::vector<std::byte> out(static_cast<size_t>(used * buffer.growing_heads));
-  for (int64_t h = 0; h < buffer.growing_heads; ++h)
-    std::memcpy(out.data() + h * used, from + h * head, static_cast<size_t>(used));
+  std::vector<std::byte> out;
+  out.reserve(static_cast<size_t>(buffer.UsedBytes(pos())));
+  buffer.ForUsed(pos(), [&](int64_t at, int64_t n) {
+    const std::byte* from = data_.get() + buffer.offset + at;
+    out.insert(out.end(), from, from + n);
+  });
   return out;
 }
 
 void SequenceState::Unpack(const StateBuffer& buffer, std::span<const std::byte> bytes) {
-  std::byte* to = data_.get() + buffer.offset;
-  if (buffer.growing_heads == 0) {
-    std::memcpy(to, bytes.data(), bytes.size());
-    return;
-  }
-  const int64_t head = buffer.bytes / buffer.growing_heads;
-  const size_t used = bytes.size() / static_cast<size_t>(buffer.growing_heads);
-  for (int64_t h = 0; h < buffer.growing_heads; ++h)
-    std::memcpy(to + h * head, bytes.data() + static_cast<size_t>(h) * used, used);
+  size_t from = 0;
+  buffer.ForUsed(pos(), [&](int64_t at, int64_t n) {
+    if (n > 0) std::memcpy(data_.get() + buffer.offset + at, bytes.data() + from, static_cast<size_t>(n));
+    from += static_cast<size_t>(n);
+  });
 }
 
 void SequenceState::Save(const std::string& path) const {
+  CheckWhole();
   std::vector<TensorView> views;
   std::vector<const StateBuffer*> sources;
   const auto bytes_of_counts = std::as_bytes(std::span(counts_));
@@ -82,16 +80,17 @@ void SequenceState::Save(const std::string& path) const {
     }
   uint32_t crc = 0;
   for (const TensorView& view : views) crc = Crc32({view.data, static_cast<size_t>(view.nbytes)}, crc);
-  WriteSafeTensors(path, views,
-                   {{"format", kFormat},
-                    {"hydralm", Version()},
-                    {"model_sha256", weights_->Fingerprint()},
-                    {"kv_dtype", KvDtypeName(layout_->kv)},
-                    {"controls", ControlsJson(controls_)},
-                    {"crc32", StrCat(crc)}});
+  SafeTensorsMetadata metadata{{"format", kFormat},
+                               {"hydralm", Version()},
+                               {"model_sha256", weights_->Fingerprint()},
+                               {"kv_dtype", KvDtypeName(layout_->kv)},
+                               {"controls", ControlsJson(controls_)},
+                               {"crc32", StrCat(crc)}};
+  if (plan_) metadata[kPlan] = PlanText();
+  WriteSafeTensors(path, views, metadata);
 }
 
-SequenceState SequenceState::Load(const std::string& path, const Model& model) {
+SequenceState SequenceState::Load(const std::string& path, const Model& model, const KvPlan& plan) {
   const SafeTensors file = SafeTensors::Open(path);
   const ModelWeights& w = model.weights();
   Expect(file, "format", kFormat, "must be");
@@ -103,7 +102,11 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model) {
   } catch (const Error& e) {  // it speaks of flags
     throw Error(ErrorCode::kFormat, StrCat(path, ": controls: ", e.what()));
   }
-  SequenceState state(model, controls);
+  SequenceState state(model, controls, plan);
+  const auto planned = file.metadata().find(kPlan);
+  if (const std::string has = planned == file.metadata().end() ? "" : planned->second; has != state.PlanText())
+    throw Error(ErrorCode::kUsage, StrCat(path, ": ", kPlan, " = \"", OneLine(has, 80), "\": this run has \"",
+                                          OneLine(state.PlanText(), 80), "\""));
 
   uint32_t crc = 0;
   size_t used = 0;
@@ -143,7 +146,7 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model) {
   for (size_t i = 0; i < state.layout_->buffers.size(); ++i)
     for (const StateBuffer& buffer : state.layout_->buffers[i]) {
       const TensorView& view = take(BufferName(i, buffer), buffer.dtype);
-      const int64_t want = buffer.growing_heads > 0 ? buffer.bytes / state.layout_->ctx_size * n : buffer.bytes;
+      const int64_t want = buffer.UsedBytes(n);
       if (view.nbytes != want)
         throw Error(ErrorCode::kFormat, StrCat(path, ": ", view.name, ": ", view.nbytes, " bytes: must be ", want));
       state.Unpack(buffer, {view.data, static_cast<size_t>(view.nbytes)});

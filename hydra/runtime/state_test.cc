@@ -9,43 +9,13 @@
 namespace hydra {
 namespace {
 
+using testing::Case;
+using testing::Cases;
 using testing::Difference;
+using testing::ExpectSameBits;
 using testing::kTolF32;
 using testing::LogitsInPieces;
 using testing::RandomIds;
-
-struct Case {
-  std::string name;
-  ModelConfig config;
-};
-
-// hydra-nano with so few landmarks that some are evicted; both SSM kinds, groups, controller; the two control families.
-std::vector<Case> Cases() {
-  std::vector<Case> cases(5);
-  for (Case& c : cases) {
-    c.config = HydraNano();
-    c.config.attention.landmark_budget = 6;
-    c.config.vocab_size = 128;
-  }
-  cases[0].name = "mamba2";
-  cases[1].name = "mamba2, two groups, controller";
-  cases[1].config.ssm.n_groups = cases[1].config.ssm.norm_groups = 2;
-  cases[1].config.gate_controller = true;
-  cases[2].name = "diagonal";
-  cases[2].config.ssm.kind = SsmKind::kDiagonal;
-  cases[3] = {"transformer", TransformerNano()};
-  cases[4] = {"mamba2 family", MambaNano()};
-  for (size_t i = 3; i < 5; ++i) {
-    cases[i].config.layers.resize(2);
-    cases[i].config.vocab_size = 128;
-  }
-  return cases;
-}
-
-void ExpectSameBits(std::span<const float> a, std::span<const float> b) {
-  ASSERT_EQ(a.size(), b.size());
-  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size_bytes()), 0);
-}
 
 // Types of keys and values, each with one of the two of recurrent state.
 struct Dtypes {
@@ -182,7 +152,8 @@ TEST(SequenceState, BatchesAndThreadsChangeNoBitOfADecodeStep) {
     for (int i = 0; i < kSequences; ++i) ids.push_back(RandomIds(60 + i, c.config.vocab_size, 20 + i));
     const auto prefilled = [&](int i, ThreadPool& pool) {
       SequenceState state(model);
-      (void)model.Prefill(state, std::span(ids[i]).first(20 + static_cast<size_t>(i)), pool);
+      ForwardScratch scratch;
+      (void)model.Prefill(state, std::span(ids[i]).first(20 + static_cast<size_t>(i)), pool, scratch);
       return state;
     };
     ThreadPool one(1), three(3);
@@ -200,7 +171,7 @@ TEST(SequenceState, BatchesAndThreadsChangeNoBitOfADecodeStep) {
       for (int i = kSequences - 1; i >= 0; --i)  // another order than they were made in
         segments.push_back(
             {&states[static_cast<size_t>(i)], std::span(ids[i]).subspan(static_cast<size_t>(20 + i) + step, 1)});
-      const auto logits = model.Forward(segments, LogitsOf::kLast, three, scratch);
+      const auto logits = model.Forward(segments, three, scratch);
       for (int i = 0; i < kSequences; ++i)
         ExpectSameBits(logits.subspan(static_cast<size_t>(kSequences - 1 - i) * V, V),
                        std::span<const float>(alone[i]).subspan(step * V, V));
@@ -217,7 +188,8 @@ TEST(SequenceState, ALongFullContextIsCutOverThreadsWithoutChangingABit) {
   for (const int threads : {1, 2, 3}) {
     ThreadPool pool(threads);
     SequenceState state(model);
-    (void)model.Prefill(state, std::span(ids).first(2490), pool);
+    ForwardScratch scratch;
+    (void)model.Prefill(state, std::span(ids).first(2490), pool, scratch);
     const auto logits = LogitsInPieces(model, state, std::span(ids).subspan(2490), {1}, pool);
     if (first.empty()) first = logits;
     ExpectSameBits(logits, first);
@@ -232,17 +204,18 @@ TEST(SequenceState, ControlsAndTokensAreChecked) {
   ThreadPool pool(1);
   const Model model = testing::BuildModel(testing::RandomSource(Cases()[0].config, 14), {.ctx_size = 16});
   SequenceState state(model);
+  ForwardScratch scratch;
   const int32_t bad = 128;
-  ExpectError([&] { (void)model.Step(state, bad, pool); }, ErrorCode::kUsage, {"token id 128", "0 to 127"});
+  ExpectError([&] { (void)model.Step(state, bad, pool, scratch); }, ErrorCode::kUsage, {"token id 128", "0 to 127"});
   EXPECT_EQ(state.pos(), 0);
   ExpectError([&] { state.SetControls({.ban_experts = {8}}); }, ErrorCode::kUsage, {"ban_experts", "8"});
-  (void)model.Step(state, 1, pool);
+  (void)model.Step(state, 1, pool, scratch);
   ExpectError([&] { state.SetControls({.path_scale = {1, 0, 1}}); }, ErrorCode::kUsage, {"path_scale", "first token"});
   state.SetControls({.moe_top_k = 5});  // needs more room than the model's own routes
-  (void)model.Prefill(state, RandomIds(40, 128, 15), pool);
+  (void)model.Prefill(state, RandomIds(40, 128, 15), pool, scratch);
   const Model full = testing::BuildModel(testing::RandomSource(Cases()[3].config, 16), {.ctx_size = 16});
   SequenceState cache(full);
-  ExpectError([&] { (void)full.Prefill(cache, RandomIds(17, 128, 1), pool); }, ErrorCode::kUsage,
+  ExpectError([&] { (void)full.Prefill(cache, RandomIds(17, 128, 1), pool, scratch); }, ErrorCode::kUsage,
               {"--ctx-size 16", "17"});
   EXPECT_EQ(cache.pos(), 0);
 }

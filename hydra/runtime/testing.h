@@ -111,12 +111,45 @@ inline std::vector<float> LogitsInPieces(const Model& model, SequenceState& stat
   size_t i = 0;
   for (size_t at = 0; at < ids.size(); ++i) {
     const size_t n = std::min(ids.size() - at, static_cast<size_t>(sizes[std::min(i, sizes.size() - 1)]));
-    const Segment segment{&state, ids.subspan(at, n)};
-    const auto logits = model.Forward({&segment, 1}, LogitsOf::kAll, pool, scratch);
+    const Segment segment{&state, ids.subspan(at, n), LogitsOf::kAll};
+    const auto logits = model.Forward({&segment, 1}, pool, scratch);
     out.insert(out.end(), logits.begin(), logits.end());
     at += n;
   }
   return out;
+}
+
+struct Case {
+  std::string name;
+  ModelConfig config;
+};
+
+// hydra-nano with so few landmarks that some are evicted; both SSM kinds, groups, controller; the two control families.
+inline std::vector<Case> Cases() {
+  std::vector<Case> cases(5);
+  for (Case& c : cases) {
+    c.config = HydraNano();
+    c.config.attention.landmark_budget = 6;
+    c.config.vocab_size = 128;
+  }
+  cases[0].name = "mamba2";
+  cases[1].name = "mamba2, two groups, controller";
+  cases[1].config.ssm.n_groups = cases[1].config.ssm.norm_groups = 2;
+  cases[1].config.gate_controller = true;
+  cases[2].name = "diagonal";
+  cases[2].config.ssm.kind = SsmKind::kDiagonal;
+  cases[3] = {"transformer", TransformerNano()};
+  cases[4] = {"mamba2 family", MambaNano()};
+  for (size_t i = 3; i < 5; ++i) {
+    cases[i].config.layers.resize(2);
+    cases[i].config.vocab_size = 128;
+  }
+  return cases;
+}
+
+inline void ExpectSameBits(std::span<const float> a, std::span<const float> b) {
+  ASSERT_EQ(a.size(), b.size());
+  EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size_bytes()), 0);
 }
 
 // Largest difference, relative to max(1, largest wanted).

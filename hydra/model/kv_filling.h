@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which positions the cache of a KV head keeps, and in which rows: index arithmetic alone. A new kind of cache is one
+// class here. Not here: the rows themselves (runtime/kv_cache.h), which head has which (state_layout.h).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace hydra {
+
+// Rows that hold positions one after another.
+struct RowRange {
+  int64_t row, n, first;  // first row, how many, position of the first
+  bool operator==(const RowRange&) const = default;
+};
+
+class KvFilling {
+ public:
+  virtual ~KvFilling() = default;
+  // Rows of memory for a sequence of up to `ctx` tokens.
+  [[nodiscard]] virtual int64_t Rows(int64_t ctx) const = 0;
+  // Whether position p is always in row p: memory is then taken as it fills, and only rows in use are saved and forked.
+  [[nodiscard]] virtual bool grows() const = 0;
+  // Row where position `pos` goes.
+  [[nodiscard]] virtual int64_t RowOf(int64_t pos) const = 0;
+  // Appends what it holds once the positions 0 .. pos - 1 have come, ascending.
+  virtual void AddRanges(int64_t pos, std::vector<RowRange>& out) const = 0;
+  // A query at position t sees p <= t with p > t - window or p < sinks.
+  [[nodiscard]] virtual int64_t window() const = 0;
+  [[nodiscard]] virtual int64_t sinks() const = 0;
+  // For a person, and to compare plans: "all", "ring 256", "ring 1024 + 4".
+  [[nodiscard]] virtual std::string Describe() const = 0;
+
+  // Rows in use once the positions 0 .. pos - 1 have come.
+  [[nodiscard]] int64_t Used(int64_t pos, int64_t ctx) const { return grows() ? pos : Rows(ctx); }
+  // Can what came after the first n of pos positions be forgotten, so that it holds what it held then?
+  [[nodiscard]] bool CanTruncate(int64_t pos, int64_t n, int64_t ctx) const {
+    return n == pos || grows() || pos <= Rows(ctx);
+  }
+};
+
+// Every position: full attention.
+[[nodiscard]] std::shared_ptr<const KvFilling> KeepAll();
+// The last `window` positions, and the first `sinks` ones for good.
+[[nodiscard]] std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks = 0);
+// `rows` rows of chosen positions, in any order, which a list names: landmarks.
+[[nodiscard]] std::shared_ptr<const KvFilling> KeepPool(int64_t rows);
+
+// The filling of each layer and KV head with attention, in the place of what the config says; null: the config's own.
+using KvPlan = std::function<std::shared_ptr<const KvFilling>(int layer, int64_t kv_head)>;
+
+}  // namespace hydra
