@@ -210,6 +210,8 @@ void Conv(const ConvArgs& a);
 void Dt(const DtArgs& a);
 void Ssd(const SsdArgs& a);  // the recurrence, token by token
 void Diagonal(const DiagonalArgs& a);
+void StoreKvRow(KvDtype dtype, const float* x, int64_t n, void* row);  // ops_kv_ref.cc
+void LoadKvRow(KvDtype dtype, const void* row, int64_t n, float* x);
 void Attention(const AttentionArgs& a);
 void AttentionPart(const AttentionPartArgs& a);
 void AttentionMerge(const AttentionMergeArgs& a);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels along time against their scalar twins on every SIMD level: every split of a sequence, initial states, ranges
-// of heads and channels, strides, sizes around the vectors.
+// Kernels along time: every split of a sequence and every cut of heads and channels gives the same, rounded states
+// drift no further than their twins, no later token is seen. Not here: sizes and strides against the twins
+// (kernel_list_test.cc).
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -43,18 +44,14 @@ struct ConvCase {
   }
 };
 
-TEST(Conv, AnySplitMatchesRefToTheBit) {
+TEST(Conv, AnySplitGivesTheSameBits) {
   ForEachTarget([](const std::string&) {
     for (const int64_t K : {1, 2, 3, 4, 5, 64})
       for (const int64_t C : {1, 3, 8, 15, 16, 17, 67}) {
         SCOPED_TRACE("K " + std::to_string(K) + " C " + std::to_string(C));
         const int64_t T = 9;
-        ConvCase want(T, C, K, 11), whole = want;
-        ref::Conv(want.Args(0, T, K % 2 == 0));
+        ConvCase whole(T, C, K, 11);
         Conv(whole.Args(0, T, K % 2 == 0));
-        // K + 1 terms of at most 4 deviations each; silu's slope is at most 1.1.
-        ExpectClose(want.y, whole.y, Tolerance(DType::kF32, K + 6, 16 * static_cast<double>(K + 1)));
-        EXPECT_EQ(want.state, whole.state);
         for (int64_t split = 0; split <= T; ++split) {
           ConvCase got(T, C, K, 11);
           Conv(got.Args(0, split, K % 2 == 0));
@@ -77,41 +74,12 @@ TEST(Conv, TheLastTapIsThisToken) {
   });
 }
 
-// ---- dt ----
-
-TEST(Dt, MatchesRefAtBothLimitsAndWithout) {
-  ForEachTarget([](const std::string&) {
-    ForEachSize(70, [](int64_t H) {
-      const int64_t T = 3, stride = H + 4;
-      std::vector<float> raw = Normals(T * stride, 21, 12), bias = Normals(H, 22);
-      raw[0] = 60, raw[static_cast<size_t>(stride)] = -60;
-      for (const float hi : {0.5f, INFINITY}) {
-        std::vector<float> want(static_cast<size_t>(T * H)), got(want.size());
-        DtArgs a{.raw = raw.data(),
-                 .bias = bias.data(),
-                 .dt = want.data(),
-                 .T = T,
-                 .H = H,
-                 .stride = stride,
-                 .lo = hi < 1 ? 0.01f : 0.0f,
-                 .hi = hi};
-        ref::Dt(a);
-        a.dt = got.data();
-        Dt(a);
-        // raw + bias is rounded before softplus; where it is very negative that is relative to the result.
-        for (size_t i = 0; i < want.size(); ++i)
-          ASSERT_NEAR(want[i], got[i], (8 + 64) * UnitRoundoff(DType::kF32) * want[i]) << i;
-      }
-    });
-  });
-}
-
 // ---- SSD ----
 
 struct SsdCase {
   int64_t T, H, P, G, N, Q, xs, bcs, ys;
   std::vector<float> xbc, dt, A, D, state, y, scratch;
-  SsdCase(int64_t T, int64_t H, int64_t P, int64_t G, int64_t N, int64_t Q, uint64_t seed, double dt_scale = 0.3)
+  SsdCase(int64_t T, int64_t H, int64_t P, int64_t G, int64_t N, int64_t Q, uint64_t seed)
       : T(T),
         H(H),
         P(P),
@@ -122,7 +90,7 @@ struct SsdCase {
         bcs(xs),
         ys(H * P + 1),
         xbc(Normals(T * xs, seed)),
-        dt(Normals(T * H, seed + 1, dt_scale)),
+        dt(Normals(T * H, seed + 1, 0.3)),
         A(Normals(H, seed + 2)),
         D(Normals(H, seed + 3)),
         state(Normals(H * P * N, seed + 4)),
@@ -167,34 +135,6 @@ struct SsdCase {
 void ExpectSameRun(const SsdCase& want, const SsdCase& got) {
   ExpectClose(want.y, got.y, want.Error());
   ExpectClose(want.state, got.state, want.Error());
-}
-
-TEST(Ssd, ChunksAndStepsMatchTheRecurrence) {
-  struct Shape {
-    int64_t T, H, P, G, N, Q;
-  };
-  ForEachTarget([](const std::string&) {
-    for (const Shape& s : {Shape{1, 4, 8, 2, 16, 8},
-                           {1, 3, 7, 1, 5, 4},
-                           {1, 1, 1, 1, 1, 1},
-                           {23, 4, 8, 2, 16, 8},
-                           {5, 2, 64, 1, 64, 16},
-                           {70, 2, 64, 1, 128, 64},
-                           {37, 6, 33, 3, 17, 16},
-                           {20, 2, 5, 2, 3, 1},
-                           {19, 1, 1, 1, 1, 7},
-                           {33, 2, 16, 1, 48, 256},
-                           {65, 1, 17, 1, 31, 64}}) {
-      SCOPED_TRACE("T " + std::to_string(s.T) + " P " + std::to_string(s.P) + " N " + std::to_string(s.N) + " Q " +
-                   std::to_string(s.Q));
-      for (const uint64_t seed : {31u, 32u}) {
-        SsdCase want(s.T, s.H, s.P, s.G, s.N, s.Q, seed), got = want;
-        ref::Ssd(want.Args(0, s.T, 0, s.H));
-        Ssd(got.Args(0, s.T, 0, s.H));
-        ExpectSameRun(want, got);
-      }
-    }
-  });
 }
 
 TEST(Ssd, AnySplitMatchesRef) {
@@ -292,17 +232,6 @@ TEST(Ssd, HeadsApartGiveTheSameBits) {
   });
 }
 
-// Sums of dA in the thousands: decays are formed from differences, so nothing overflows, and near tokens keep theirs.
-TEST(Ssd, LongDecaysStayFiniteAndExact) {
-  ForEachTarget([](const std::string&) {
-    SsdCase want(130, 2, 8, 1, 16, 64, 61, /*dt_scale=*/60), got = want;
-    for (size_t i = 0; i < want.dt.size(); i += 3) want.dt[i] = got.dt[i] = 1e-3f;
-    ref::Ssd(want.Args(0, 130, 0, 2));
-    Ssd(got.Args(0, 130, 0, 2));
-    ExpectSameRun(want, got);
-  });
-}
-
 TEST(Ssd, LaterTokensDoNotReachEarlierOnes) {
   ForEachTarget([](const std::string&) {
     const int64_t T = 40;
@@ -318,7 +247,7 @@ TEST(Ssd, LaterTokensDoNotReachEarlierOnes) {
 
 // ---- Diagonal ----
 
-TEST(Diagonal, AnySplitAndCutMatchesRef) {
+TEST(Diagonal, AnySplitAndCutGivesTheSameBits) {
   ForEachTarget([](const std::string&) {
     for (const int64_t D : {1, 5, 16, 33}) {
       const int64_t T = 7;
@@ -326,29 +255,26 @@ TEST(Diagonal, AnySplitAndCutMatchesRef) {
       std::vector<float> lambda = Normals(D, 82);
       for (float& v : lambda) v = std::abs(v) + 0.01f;
       for (const bool accumulate : {false, true}) {
-        const auto run = [&](auto op, std::vector<float>* state, std::vector<float>* y, int64_t begin, int64_t end,
-                             int64_t d0, int64_t d1) {
-          op(DiagonalArgs{.params = params.data() + begin * 4 * D,
-                          .lambda = lambda.data(),
-                          .state = state->data(),
-                          .y = y->data() + begin * D,
-                          .T = end - begin,
-                          .D = D,
-                          .d0 = d0,
-                          .d1 = d1,
-                          .accumulate = accumulate});
+        const auto run = [&](std::vector<float>* state, std::vector<float>* y, int64_t begin, int64_t end, int64_t d0,
+                             int64_t d1) {
+          Diagonal({.params = params.data() + begin * 4 * D,
+                    .lambda = lambda.data(),
+                    .state = state->data(),
+                    .y = y->data() + begin * D,
+                    .T = end - begin,
+                    .D = D,
+                    .d0 = d0,
+                    .d1 = d1,
+                    .accumulate = accumulate});
         };
-        std::vector<float> state = first, y = y0, whole_state = first, whole_y = y0;
-        run(ref::Diagonal, &state, &y, 0, T, 0, D);
-        run(Diagonal, &whole_state, &whole_y, 0, T, 0, D);
-        ExpectClose(y, whole_y, Tolerance(DType::kF32, 4 * T, 40));
-        ExpectClose(state, whole_state, Tolerance(DType::kF32, 4 * T, 40));
+        std::vector<float> whole_state = first, whole_y = y0;
+        run(&whole_state, &whole_y, 0, T, 0, D);
         for (int64_t split = 0; split <= T; ++split) {
           std::vector<float> s = first, got = y0;
           const int64_t cut = D / 2;
           for (const auto& [d0, d1] : {std::pair{cut, D}, {int64_t{0}, cut}}) {
-            run(Diagonal, &s, &got, 0, split, d0, d1);
-            run(Diagonal, &s, &got, split, T, d0, d1);
+            run(&s, &got, 0, split, d0, d1);
+            run(&s, &got, split, T, d0, d1);
           }
           EXPECT_EQ(whole_y, got);
           EXPECT_EQ(whole_state, s);

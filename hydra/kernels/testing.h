@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Helpers of kernel tests: every SIMD level, sizes around the vector widths, tolerances from dtype and number of terms.
-// Not part of any library.
+// Helpers of kernel tests: every SIMD level, sizes around the vector widths, comparison of arrays. Not part of any
+// library. Not here: tolerances and numbers at random (kernel_list.h), which benchmarks need, too.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "hydra/base/rng.h"
+#include "hydra/kernels/kernel_list.h"
 #include "hydra/kernels/target.h"
 #include "hydra/tensor/dtype.h"
 
@@ -51,32 +52,6 @@ void ForEachSize(int64_t max, F&& f) {
     f(n);
     if (::testing::Test::HasFatalFailure()) return;
   }
-}
-
-inline constexpr float kUntouched = -12345.5f;  // fills what a kernel must not write
-
-// `n` numbers of mean 0.
-inline std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1) {
-  Rng rng(seed);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = static_cast<float>(deviation * rng.Normal());
-  return x;
-}
-
-// Half the distance of 1 to the next larger number.
-inline double UnitRoundoff(DType dtype) {
-  switch (dtype) {
-    case DType::kF16: return std::ldexp(1.0, -11);
-    case DType::kBF16: return std::ldexp(1.0, -8);
-    case DType::kF64: return std::ldexp(1.0, -53);
-    default: return std::ldexp(1.0, -24);
-  }
-}
-
-// A sum of `terms` products in any order, each rounded to `dtype`: the error is at most (terms + 1) roundoffs of
-// `scale`, the sum of the terms' absolute values (or a bound of it).
-inline double Tolerance(DType dtype, int64_t terms, double scale) {
-  return static_cast<double>(terms + 1) * UnitRoundoff(dtype) * scale;
 }
 
 // Each element within `tolerance`; NaN is never close.

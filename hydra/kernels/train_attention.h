@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Window + landmark attention for training, chunk by chunk: outputs, and the gradients of all inputs. One call is one
-// KV head of some chunks on the calling thread; hydra/nn/fused_attention.cc cuts the work, the slow twin is in
-// hydra/nn/sparse_attention.cc. Not here: inference (ops.h).
+// KV head of some chunks on the calling thread; hydra/nn/fused_attention.cc cuts the work. Twins are in namespace ref.
+// Not here: inference (ops.h), the form of torch operators (hydra/nn/sparse_attention.cc).
 // Dims: M tokens of all rows, A query heads, Akv KV heads, Dh head_dim, C chunk_len, W window, G pool places a chunk.
 #pragma once
 
@@ -38,5 +38,10 @@ struct AttentionTrainArgs {
 // is the head's in the whole row.
 void AttentionTrain(const AttentionTrainArgs& a, int64_t kv, int64_t c0, int64_t c1, float* scratch);
 void AttentionTrainBackward(const AttentionTrainArgs& a, int64_t kv, int64_t c0, int64_t c1, float* scratch);
+
+namespace ref {  // train_ref.cc; no scratch
+void AttentionTrain(const AttentionTrainArgs& a, int64_t kv, int64_t c0, int64_t c1);
+void AttentionTrainBackward(const AttentionTrainArgs& a, int64_t kv, int64_t c0, int64_t c1);
+}  // namespace ref
 
 }  // namespace hydra::kernels

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mamba-2 between its two projections, for training: convolution, SSD, gated norm, and the gradients of all three. One
-// call is one chunk's share of a phase, on the calling thread; hydra/nn/mamba2.cc calls the phases in order and is
-// where the slow twin is. Not here: inference (ops.h), the projections. Dims: M tokens of all rows, H heads, P
-// head_dim, di = H P, N d_state, G groups, cd = di + 2 G N channels of the convolution, K taps, W = di + cd + H, Q
-// scan_chunk.
+// call is one chunk's share of a phase, on the calling thread; hydra/nn/mamba2.cc calls the phases in order. Twins are
+// in namespace ref. Not here: inference (ops.h), the projections, the form of torch operators (hydra/nn/ssm.cc).
+// Dims: M tokens of all rows, H heads, P head_dim, di = H P, N d_state, G groups, cd = di + 2 G N channels of the
+// convolution, K taps, W = di + cd + H, Q scan_chunk.
 #pragma once
 
 #include <cstdint>
@@ -62,5 +62,15 @@ void MambaBackwardStates(const MambaTrainArgs& a, int64_t chunk, float* sums, fl
 void MambaPassGradients(const MambaTrainArgs& a, int64_t c0, int64_t c1, int64_t n0, int64_t n1, float* scratch);
 void MambaBackwardInputs(const MambaTrainArgs& a, int64_t chunk, float* sums, float* scratch);
 void MambaBackwardConv(const MambaTrainArgs& a, int64_t c0, int64_t c1, int64_t d0, int64_t d1, float* dtaps);
+
+namespace ref {  // train_mamba_ref.cc; no scratch
+void MambaChunkStates(const MambaTrainArgs& a, int64_t chunk);
+void MambaPassStates(const MambaTrainArgs& a, int64_t c0, int64_t c1, int64_t n0, int64_t n1);
+void MambaChunkOutputs(const MambaTrainArgs& a, int64_t chunk);
+void MambaBackwardStates(const MambaTrainArgs& a, int64_t chunk, float* sums);
+void MambaPassGradients(const MambaTrainArgs& a, int64_t c0, int64_t c1, int64_t n0, int64_t n1);
+void MambaBackwardInputs(const MambaTrainArgs& a, int64_t chunk, float* sums);
+void MambaBackwardConv(const MambaTrainArgs& a, int64_t c0, int64_t c1, int64_t d0, int64_t d1, float* dtaps);
+}  // namespace ref
 
 }  // namespace hydra::kernels

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // SwiGLU of routed rows for training, y = p silu(gate) up, and its gradients. On the calling thread; callers cut rows.
-// Not here: inference (ops.h), the products around it (hydra/nn/experts.cc, which also has the slow twin).
+// Not here: inference (ops.h), the products around it and the form of torch operators (hydra/nn/experts.cc).
 // Dims: M rows, F width.
 #pragma once
 
@@ -20,5 +20,10 @@ struct SwiGluTrainArgs {
 };
 void SwiGluTrain(const SwiGluTrainArgs& a);
 void SwiGluTrainBackward(const SwiGluTrainArgs& a);
+
+namespace ref {  // train_ref.cc
+void SwiGluTrain(const SwiGluTrainArgs& a);
+void SwiGluTrainBackward(const SwiGluTrainArgs& a);
+}  // namespace ref
 
 }  // namespace hydra::kernels

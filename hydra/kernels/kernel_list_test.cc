@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every kernel of the list against its scalar twin: every form, sizes around the vectors, several seeds, every SIMD
+// level; and that the comparison notices what it should. Not here: edges that no random case meets (ops_rows_test.cc
+// and its neighbours).
+#include "hydra/kernels/kernel_list.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ostream>
+#include <set>
+
+#include "hydra/kernels/testing.h"
+
+namespace hydra::kernels {
+
+void PrintTo(const Kernel& kernel, std::ostream* out) { *out << kernel.name; }  // of GoogleTest
+
+namespace {
+
+struct Pair {
+  KernelCase c;
+  Arrays want;  // what the twin writes
+  std::string name;
+};
+
+// The cases of a form, with what their twins write. One seed in sanitised builds, where each takes long.
+std::vector<Pair> CasesOf(const Kernel& kernel, size_t form) {
+#ifdef HYDRA_SANITIZED
+  constexpr uint64_t kSeeds = 1;
+#else
+  constexpr uint64_t kSeeds = 3;
+#endif
+  std::vector<Pair> pairs;
+  for (const int64_t size : EdgeSizes(kernel.max_size))
+    for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+      Pair p{kernel.at_random(form, size, 100 * seed + static_cast<uint64_t>(size)), {}, {}};
+      p.name = kernel.name + ", " + kernel.forms[form] + ": size " + std::to_string(size) + " seed " +
+               std::to_string(seed) + ": " + p.c.text;
+      p.want = p.c.Before();
+      p.c.ref(p.want);
+      if (p.c.decode) p.c.decode(p.want);
+      pairs.push_back(std::move(p));
+    }
+  return pairs;
+}
+
+class KernelListTest : public ::testing::TestWithParam<Kernel> {};
+
+TEST_P(KernelListTest, MatchesItsTwinOnEveryTarget) {
+  ThreadPool pool(2);
+  for (size_t form = 0; form < GetParam().forms.size(); ++form) {
+    const std::vector<Pair> pairs = CasesOf(GetParam(), form);
+    ForEachTarget([&](const std::string&) {
+      for (const Pair& p : pairs) {
+        if (p.c.prepare) p.c.prepare(pool);
+        Arrays got = p.c.Before();
+        p.c.simd(got, pool);
+        if (p.c.decode) p.c.decode(got);
+        ASSERT_EQ(Difference(p.c, p.want, got), "") << p.name;
+      }
+    });
+  }
+}
+
+// A tolerance that lets half of a number be wrong proves nothing; a number off by little more than it is noticed.
+TEST_P(KernelListTest, ToleranceIsSmallAndNothingBeyondItPasses) {
+  for (size_t form = 0; form < GetParam().forms.size(); ++form) {
+    std::set<size_t> changed;  // arrays that some case's twin writes to
+    for (const Pair& p : CasesOf(GetParam(), form))
+      for (size_t i = 0; i < p.want.size(); ++i) {
+        Arrays before = p.c.Before();
+        if (p.c.decode) p.c.decode(before);
+        if (before[i] != p.want[i]) changed.insert(i);
+        if (p.want[i].empty()) continue;
+        const double tolerance = ToleranceOf(p.c, p.want, i);
+        EXPECT_LT(tolerance, 0.03 * std::max(1.0, MaxAbs(p.want[i]))) << p.name << " " << p.c.written[i].name;
+        Arrays off = p.want;
+        float& v = off[i][off[i].size() / 2];
+        const double own = static_cast<double>(p.c.written[i].own) * UnitRoundoff(DType::kF32) * std::abs(v);
+        v = static_cast<float>(v + 1.1 * (tolerance + own) + std::abs(v) * 1e-6 + 1e-30);
+        EXPECT_NE(Difference(p.c, p.want, off), "") << p.name << " " << p.c.written[i].name;
+        v = NAN;
+        EXPECT_NE(Difference(p.c, p.want, off), "") << p.name << " " << p.c.written[i].name;
+      }
+    const Arrays all = GetParam().at_random(form, 9, 1).Before();
+    const auto empty = std::ranges::count_if(all, [](const auto& array) { return array.empty(); });
+    EXPECT_EQ(changed.size() + static_cast<size_t>(empty), all.size()) << GetParam().forms[form];
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, KernelListTest, ::testing::ValuesIn(KernelList()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(KernelList, NamesAreDifferentAndEachHasACaseOfTheBenchmark) {
+  std::set<std::string> names;
+  for (const Kernel& k : KernelList()) {
+    EXPECT_TRUE(names.insert(k.name).second) << k.name;
+    EXPECT_FALSE(k.forms.empty()) << k.name;
+    EXPECT_TRUE(!k.bench.empty() || k.name == "LoadKvRow") << k.name;
+  }
+}
+
+}  // namespace
+}  // namespace hydra::kernels
