@@ -8,6 +8,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/kernels/train_swiglu.h"
+#include "hydra/nn/form.h"
 #include "hydra/nn/functions.h"
 #include "hydra/nn/moe.h"
 
@@ -97,9 +98,8 @@ Tensor RoutedExperts(const Tensor& u, const Tensor& weights, const Tensor& gate_
                      const Tensor& rows, const Tensor& places, const std::vector<int64_t>& n_rows) {
   HYDRA_CHECK(u.dim() == 2 && weights.dim() == 1 && rows.sizes() == places.sizes(), "u ", u.sizes(), " rows ",
               rows.sizes());
-  for (const Tensor& x : {u, weights, gate_up, down})
-    if (!x.device().is_cpu() || x.scalar_type() != torch::kFloat32)
-      return composite::RoutedExperts(u, weights, gate_up, down, rows, places, n_rows);
+  if (!ChooseForm(Op::kRoutedExperts, {u, weights, gate_up, down}).fused)
+    return composite::RoutedExperts(u, weights, gate_up, down, rows, places, n_rows);
   return RoutedExpertsFn::apply(u, weights, gate_up, down, rows, places, n_rows);
 }
 

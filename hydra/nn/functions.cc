@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forward and backward of the own autograd functions on the CPU; other devices take the composite twins.
+// Forward and backward of the own autograd functions on the CPU. Which form runs: form.h.
 // Gradients are written (=); torch adds. Dims as in functions.h.
 #include "hydra/nn/functions.h"
 
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "hydra/base/error.h"
+#include "hydra/nn/form.h"
 
 namespace hydra::nn {
 namespace {
@@ -319,10 +320,6 @@ struct ScatterAddRowsFn : torch::autograd::Function<ScatterAddRowsFn> {
   }
 };
 
-bool OnCpu(const Tensor& x) {
-  return x.device().is_cpu() && (x.scalar_type() == torch::kFloat32 || x.scalar_type() == torch::kFloat64);
-}
-
 // Keeps the k best of one row sorted; k is small beside n.
 template <class T>
 void TopKRow(const T* scores, int64_t n, int64_t k, int64_t* best) {
@@ -345,12 +342,12 @@ Tensor LinearScan(const Tensor& a, const Tensor& b) {
   HYDRA_CHECK(
       a.dim() == 4 && b.dim() == 6 && a.size(1) == b.size(1) && a.size(2) == b.size(2) && a.size(3) == b.size(4), "a ",
       a.sizes(), " b ", b.sizes());
-  return OnCpu(b) ? LinearScanFn::apply(a, b) : composite::LinearScan(a, b);
+  return ChooseForm(Op::kLinearScan, {a, b}).fused ? LinearScanFn::apply(a, b) : composite::LinearScan(a, b);
 }
 
 Tensor CausalConvSilu(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& start) {
   HYDRA_CHECK(x.dim() == 3 && w.dim() == 2 && w.size(0) == x.size(2) && start.size(1) == x.size(1), "x ", x.sizes());
-  if (!OnCpu(x)) return composite::CausalConvSilu(x, w, bias, start);
+  if (!ChooseForm(Op::kCausalConvSilu, {x, w, bias}).fused) return composite::CausalConvSilu(x, w, bias, start);
   const auto maybe_bias =
       bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;  // apply takes no undefined tensor
   return CausalConvSiluFn::apply(x, w, maybe_bias, start.contiguous());
@@ -359,19 +356,20 @@ Tensor CausalConvSilu(const Tensor& x, const Tensor& w, const Tensor& bias, cons
 Tensor RmsNorm(const Tensor& x, const Tensor& w, double eps) {
   HYDRA_CHECK(w.size(-1) == x.size(-1) && (w.dim() == 1 || w.size(-2) == x.size(-2)), "x ", x.sizes(), " w ",
               w.sizes());
-  return OnCpu(x) && x.numel() > 0 ? RmsNormFn::apply(x, w, eps) : composite::RmsNorm(x, w, eps);
+  return ChooseForm(Op::kRmsNorm, {x, w}).fused ? RmsNormFn::apply(x, w, eps) : composite::RmsNorm(x, w, eps);
 }
 
 Tensor GatherRows(const Tensor& x, const Tensor& index) {
-  return OnCpu(x) ? GatherRowsFn::apply(x, index) : composite::GatherRows(x, index);
+  return ChooseForm(Op::kGatherRows, {x}).fused ? GatherRowsFn::apply(x, index) : composite::GatherRows(x, index);
 }
 
 Tensor ScatterAddRows(const Tensor& x, const Tensor& index, int64_t n_rows) {
-  return OnCpu(x) ? ScatterAddRowsFn::apply(x, index, n_rows) : composite::ScatterAddRows(x, index, n_rows);
+  return ChooseForm(Op::kScatterAddRows, {x}).fused ? ScatterAddRowsFn::apply(x, index, n_rows)
+                                                    : composite::ScatterAddRows(x, index, n_rows);
 }
 
 void AddRowsInto(const Tensor& src_in, const Tensor& index, const Tensor& dst) {
-  if (!OnCpu(dst)) {
+  if (!ChooseForm(Op::kAddRowsInto, {dst, src_in}).fused) {
     dst.index_add_(0, index, src_in);
     return;
   }
@@ -393,7 +391,7 @@ void AddRowsInto(const Tensor& src_in, const Tensor& index, const Tensor& dst) {
 
 Tensor TopK(const Tensor& scores_in, int64_t k) {
   HYDRA_CHECK(k >= 1 && k <= scores_in.size(-1), "k = ", k, " of ", scores_in.sizes());
-  if (!OnCpu(scores_in)) return composite::TopK(scores_in, k);
+  if (!ChooseForm(Op::kTopK, {scores_in}).fused) return composite::TopK(scores_in, k);
   const Tensor scores = scores_in.detach().contiguous();
   const int64_t n = scores.size(-1), rows = scores.numel() / n;
   auto shape = scores.sizes().vec();

@@ -10,6 +10,7 @@
 #include "hydra/base/error.h"
 #include "hydra/kernels/train_attention.h"
 #include "hydra/nn/attention.h"
+#include "hydra/nn/form.h"
 
 namespace hydra::nn {
 
@@ -114,9 +115,8 @@ struct FusedAttentionFn : torch::autograd::Function<FusedAttentionFn> {
 Tensor SparseAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sigma, const Tensor& lambda,
                        const Tensor& pools, const Layout& layout, int64_t window) {
   HYDRA_CHECK(!pools.defined() || (log_sigma.defined() && lambda.defined()), "landmarks without scores");
-  for (const Tensor& x : {q, k, v, log_sigma, lambda})
-    if (x.defined() && !(x.device().is_cpu() && x.scalar_type() == torch::kFloat32))
-      return composite::SparseAttention(q, k, v, log_sigma, lambda, pools, layout, window);
+  if (!ChooseForm(Op::kSparseAttention, {q, k, v, log_sigma, lambda}).fused)
+    return composite::SparseAttention(q, k, v, log_sigma, lambda, pools, layout, window);
   HYDRA_CHECK(q.size(1) == layout.T && layout.T % layout.C == 0 && q.size(2) % k.size(2) == 0, "q ", q.sizes(), " k ",
               k.sizes());
   const auto maybe = [](const Tensor& x) { return x.defined() ? std::optional<Tensor>(x) : std::nullopt; };

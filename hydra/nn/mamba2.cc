@@ -10,6 +10,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/kernels/train_mamba.h"
+#include "hydra/nn/form.h"
 #include "hydra/nn/functions.h"
 #include "hydra/nn/ssm.h"
 
@@ -199,17 +200,13 @@ struct Mamba2Fn : torch::autograd::Function<Mamba2Fn> {
   }
 };
 
-bool OnCpuInF32(const SsmWeights& w, const Tensor& projected) {
-  for (const Tensor& x : {w.conv_w, w.conv_b, w.A_log, w.D, w.dt_bias, w.norm, projected})
-    if (x.defined() && !(x.device().is_cpu() && x.scalar_type() == torch::kFloat32)) return false;
-  return true;
-}
-
 }  // namespace
 
 Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const Tensor& projected, const Layout& layout) {
   const SsmConfig& c = config.ssm;
-  if (!OnCpuInF32(w, projected) || c.d_conv > kernels::kMambaTaps || c.scan_chunk > kernels::kMambaChunk)
+  if (!ChooseForm(Op::kMamba2Core, {projected, w.conv_w, w.conv_b, w.A_log, w.D, w.dt_bias, w.norm},
+                  {.taps = c.d_conv, .scan_chunk = c.scan_chunk})
+           .fused)
     return composite::Mamba2Core(config, w, projected, layout);
   HYDRA_CHECK(projected.dim() == 3 && projected.size(2) == c.in_proj_dim(), "projected ", projected.sizes());
   const auto given = [](bool there, const Tensor& x) { return there ? std::optional<Tensor>(x) : std::nullopt; };

@@ -37,7 +37,7 @@ struct SsmWeights {
 };
 
 // Mamba-2 between its two projections: convolution, dt, scan, skip, gated norm.  projected [B, T, 2 di + 2 G N + H] ->
-// [B, T, di].  On the CPU in fp32 with at most four taps it is one autograd function; else the twin below.
+// [B, T, di].  One autograd function where ChooseForm (form.h) says so; else the twin below.
 torch::Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const torch::Tensor& projected,
                          const Layout& layout);
 namespace composite {

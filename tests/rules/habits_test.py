@@ -152,6 +152,10 @@ class Habits(unittest.TestCase):
         self.assertEqual(without_twin([made_up], 'x = {"A", ref::A}'), ["B", "C"])
         self.assertEqual(without_twin([made_up], 'x = {"A", ref::A, "B", "C"}'), ["B", "C"])
 
+    def test_one_place_chooses_between_kernels_and_torch_operators(self):
+        files = {path: text for path, text in sources("hydra/nn/*.cc").items() if not path.endswith("_test.cc")}
+        self.assertEqual([path for path, text in files.items() if "is_cpu()" in text], ["hydra/nn/form.cc"])
+
     def test_kernels_are_tested_on_every_simd_level(self):
         tests = sources("hydra/kernels/*_test.cc")
         self.assertGreater(len(tests), 3)
