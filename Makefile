@@ -8,6 +8,7 @@
 #   make bench        every benchmark
 #   make tsan         the torch-free tests under ThreadSanitizer
 #   make fuzz         fuzz every reader, FUZZ_SECONDS=600 each (clang)
+#   make arm          cross-build for 64-bit Arm, kernels and the runtime's goldens under qemu-user
 #   make tidy         clang-tidy over the torch-free sources
 #   make format       clang-format in place
 #   make setup        what the build needs
@@ -53,6 +54,10 @@ check-slow: setup
 tsan: setup
 	@tools/check.sh tsan
 
+arm: setup
+	@tools/setup.sh arm
+	@tools/arm.sh
+
 bench: build
 	@bench/run.sh $(BUILD)
 
@@ -70,4 +75,4 @@ format: setup
 clean:
 	rm -rf build
 
-.PHONY: all setup setup-torch build demo chat check check-slow tsan bench tidy fuzz format clean
+.PHONY: all setup setup-torch build demo chat check check-slow tsan arm bench tidy fuzz format clean

@@ -9,7 +9,7 @@ shift
 folder=build/$preset
 option=
 case $preset in
-  dev | tsan | fuzz) ;;  # torch-free by themselves
+  dev | tsan | fuzz | arm) ;;  # torch-free by themselves
   *) option=-DHYDRALM_TORCH=${TORCH:-auto} ;;
 esac
 mkdir -p "$folder"

@@ -6,6 +6,7 @@
 #   tools/setup.sh          packages and .venv; goes on without LibTorch when it cannot be had
 #   tools/setup.sh torch    the same, but LibTorch is a must
 #   tools/setup.sh dev      the packages of `make tidy` and `make fuzz` only
+#   tools/setup.sh arm      those of `make arm` only; dpkg then knows 64-bit Arm as a foreign architecture
 #
 # TORCH=off leaves LibTorch out.
 set -eu
@@ -24,10 +25,11 @@ last_error() { grep -i -e '^E: ' -e '^ERROR' build/setup.log | tail -n 1; }
 # What the build must notice: the newest change of set-up.
 changed() { mkdir -p build && date > build/setup.stamp; }
 
-# The packages of a group that are not installed.
+# The packages of a group that are not installed. Those of another architecture are named package:architecture.
 missing_packages() {
   names=$(sed -n "s/^$1  *\([^ #]*\).*/\1/p" packages.txt)
-  installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' $names 2>/dev/null | sed -n 's/^installed //p')
+  format='${db:Status-Status} ${Package}\n${db:Status-Status} ${Package}:${Architecture}\n'
+  installed=$(dpkg-query -W -f="$format" $names 2>/dev/null | sed -n 's/^installed //p')
   for name in $names; do
     printf '%s\n' "$installed" | grep -qx -- "$name" || printf '%s ' "$name"
   done
@@ -46,6 +48,11 @@ install_packages() {
     die "not root and no sudo; missing packages: $missing"
   fi
   say "installing packages: $missing"
+  case $missing in
+    *:arm64*)
+      logged $as_root dpkg --add-architecture arm64 || die "dpkg refuses arm64: $(tail -n 1 build/setup.log)"
+      ;;
+  esac
   logged $as_root DEBIAN_FRONTEND=noninteractive apt-get -q update ||
     say "apt-get update failed (build/setup.log); trying with the lists that are there"
   logged $as_root DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing ||
@@ -123,7 +130,7 @@ case $mode in
     install_python
     install_torch
     ;;
-  dev) install_packages dev ;;
-  *) die "$mode: must be base, torch or dev" ;;
+  dev | arm) install_packages "$mode" ;;
+  *) die "$mode: must be base, torch, dev or arm" ;;
 esac
 [ -e build/setup.stamp ] || changed

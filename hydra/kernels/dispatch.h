@@ -28,10 +28,12 @@
 
 // Levels of processors from before 2013: those take the baseline. Every level costs compile time and size.
 // Sanitised builds, where a level takes minutes, keep AVX2 and the baseline.
+// Arm's SVE: its vectors have no size that the compiler knows, so tiles cannot keep arrays of them. NEON it is.
+#define HYDRA_NO_SVE (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
 #ifdef HYDRA_SANITIZED
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3)
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3 | HYDRA_NO_SVE)
 #else
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4)
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HYDRA_NO_SVE)
 #endif
 #include <hwy/targets.h>
 

@@ -94,6 +94,7 @@ struct DotSum {
 template <int kBits>
 struct DotSum {
   I32Vec sum;
+  HWY_INLINE DotSum() {}  // one that the compiler writes has not NEON's target, which the vector's constructor needs
   HWY_INLINE void Init(I32Vec start) { sum = start; }
   template <int kShift, bool kSigned>
   static HWY_INLINE I32Vec Byte(U32Vec v) {

@@ -6,14 +6,20 @@
 // Makes the compiler believe that the vector has changed. The operand of the instruction is a copy, because clang
 // accepts no element of an array.
 #undef HYDRA_HIDE
+#undef HYDRA_VECTOR_REGISTER
+#if HWY_ARCH_ARM
+#define HYDRA_VECTOR_REGISTER "+w"
+#else
+#define HYDRA_VECTOR_REGISTER "+v"
+#endif
 #if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
 #define HYDRA_HIDE(v) asm volatile("" : "+m"(v))
 #else
-#define HYDRA_HIDE(v)             \
-  do {                            \
-    auto raw = (v).raw;           \
-    asm volatile("" : "+v"(raw)); \
-    (v).raw = raw;                \
+#define HYDRA_HIDE(v)                              \
+  do {                                             \
+    auto raw = (v).raw;                            \
+    asm volatile("" : HYDRA_VECTOR_REGISTER(raw)); \
+    (v).raw = raw;                                 \
   } while (false)
 #endif
 

@@ -23,14 +23,14 @@ constexpr std::string_view kVnni = "avx3_vnni";
 
 struct Level {
   std::string name;
-  int64_t highway;  // HWY_AVX2, ...
+  int64_t highway;  // HWY_AVX2, HWY_NEON, ...
   bool vnni;
 };
 
 // Highway's AVX3_DL is not used: 1.0.3 compiles it with AVX-VNNI, which Zen 4 lacks.
-bool CpuHasVnni() {
+bool IsVnni([[maybe_unused]] int64_t highway) {
 #if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX3)
-  return __builtin_cpu_supports("avx512vnni") != 0;
+  return highway == HWY_AVX3 && __builtin_cpu_supports("avx512vnni") != 0;
 #else
   return false;
 #endif
@@ -48,9 +48,7 @@ std::vector<Level> Levels() {
     }
     std::string name = hwy::TargetName(bit);
     std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-#if HWY_ARCH_X86
-    if (bit == HWY_AVX3 && CpuHasVnni()) levels.push_back({std::string(kVnni), bit, true});
-#endif
+    if (IsVnni(bit)) levels.push_back({std::string(kVnni), bit, true});
     levels.push_back({name, bit, false});
   }
   return levels;

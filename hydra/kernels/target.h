@@ -9,7 +9,7 @@
 namespace hydra::kernels {
 
 // Names of the levels that this machine can run and this build holds, best first: "avx3_vnni" (AVX-512 with VNNI),
-// "avx3", "avx2", the baseline, "scalar" (the emulated one).
+// "avx3", "avx2", the baseline, "scalar" (the emulated one); on 64-bit Arm "neon" alone.
 [[nodiscard]] std::vector<std::string> Targets();
 // The level in use.
 [[nodiscard]] std::string CurrentTarget();

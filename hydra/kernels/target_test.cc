@@ -52,10 +52,14 @@ HWY_EXPORT(CopyBytes);
 HWY_EXPORT(SumFloats);
 namespace {
 
-TEST(Target, ListIsBestFirstAndEndsInScalar) {
+TEST(Target, ListIsBestFirstAndEndsInTheBaseline) {
   const auto names = Targets();
+#if HWY_ARCH_ARM_A64
+  EXPECT_EQ(names, std::vector<std::string>{"neon"});  // every processor has it
+#else
   ASSERT_GE(names.size(), 2u);
   EXPECT_EQ(names.back(), "scalar");
+#endif
   const std::string before = CurrentTarget();
   SetTarget("best");
   EXPECT_EQ(CurrentTarget(), names.front());
@@ -82,7 +86,7 @@ TEST(Target, ForcedLevelIsTheOneThatRuns) {
 
 TEST(Target, ImpossibleLevelsFail) {
   const std::string before = CurrentTarget();
-  ExpectError([] { SetTarget("avx9"); }, ErrorCode::kUsage, {"avx9", "scalar"});
+  ExpectError([] { SetTarget("avx9"); }, ErrorCode::kUsage, {"avx9", Targets().back()});
   ExpectError([] { SetTarget(""); }, ErrorCode::kUsage, {"must be best or one of"});
   EXPECT_EQ(CurrentTarget(), before);
 }
