@@ -9,9 +9,12 @@
 #include <new>
 #include <type_traits>
 
+#include "hydra/base/new_memory.h"
+
 namespace hydra {
 
-// Memory for n numbers that grows to what is asked for and keeps it, at a multiple of 64 bytes. New memory is zero.
+// Memory for n numbers that grows to what is asked for and keeps it, at a multiple of 64 bytes. New memory is zero,
+// which nobody may count on: it may be what an earlier call left, and tests fill it with something else.
 // Contents are lost when it grows. Not thread-safe.
 template <class T>
 class Buffer {
@@ -26,7 +29,7 @@ class Buffer {
     bytes_ = 0;
     const int64_t rounded = (wanted + kRound - 1) / kRound * kRound;
     memory_.reset(static_cast<T*>(::operator new(static_cast<size_t>(rounded), kAlign)));
-    std::memset(static_cast<void*>(memory_.get()), 0, static_cast<size_t>(rounded));
+    std::memset(static_cast<void*>(memory_.get()), NewMemoryByte(), static_cast<size_t>(rounded));
     bytes_ = rounded;
     return data();
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scratch memory: aligned, zero when new, kept when less is asked for.
+// Scratch memory: aligned, zero when new (or what a test wants there), kept when less is asked for.
 #include "hydra/base/buffer.h"
 
-#include <gtest/gtest.h>
+#include "hydra/base/testing.h"
 
 namespace hydra {
 namespace {
@@ -23,6 +23,15 @@ TEST(Buffer, GrowsAndKeeps) {
   EXPECT_GE(buffer.bytes(), 400000);
   for (int64_t i = 0; i < 100000; ++i) ASSERT_EQ(larger[i], 0) << i;
   EXPECT_EQ(buffer.Get(0), larger);
+}
+
+TEST(Buffer, HoldsWhatATestAskedFor) {
+  Buffer<uint8_t> buffer;
+  {
+    const NewMemoryFill fill(0x3e);
+    EXPECT_EQ(buffer.Get(5000)[4999], 0x3e);
+  }
+  EXPECT_EQ(buffer.Get(10000)[9999], 0);
 }
 
 }  // namespace

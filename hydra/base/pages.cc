@@ -5,7 +5,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
 #include <new>
+
+#include "hydra/base/new_memory.h"
 
 namespace hydra {
 
@@ -22,6 +25,7 @@ std::shared_ptr<std::byte> MapPages(int64_t bytes, bool huge) {
   if (at + room > begin + n) (void)::munmap(reinterpret_cast<void*>(begin + n), at + room - begin - n);
   auto* data = reinterpret_cast<std::byte*>(begin);
   if (aligned) (void)::madvise(data, n, MADV_HUGEPAGE);  // no harm where the system has none
+  if (const uint8_t byte = NewMemoryByte(); byte != 0) std::memset(data, byte, n);
   return {data, [n](std::byte* q) { (void)::munmap(q, n); }};
 }
 

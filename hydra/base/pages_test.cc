@@ -2,13 +2,14 @@
 // Blocks of pages: zeros, writable to the last byte, on the boundaries that were promised.
 #include "hydra/base/pages.h"
 
-#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <new>
+
+#include "hydra/base/testing.h"
 
 namespace hydra {
 namespace {
@@ -24,6 +25,12 @@ TEST(MapPages, GivesZerosToTheLastByte) {
       EXPECT_TRUE(std::all_of(pages.get(), pages.get() + n, [](std::byte b) { return b == std::byte{0}; })) << n;
       std::fill_n(pages.get(), n, std::byte{0xA5});
     }
+}
+
+TEST(MapPages, HoldsWhatATestAskedFor) {
+  const NewMemoryFill fill(0x3e);
+  const auto pages = MapPages(10000);
+  EXPECT_TRUE(std::all_of(pages.get(), pages.get() + 10000, [](std::byte b) { return b == std::byte{0x3e}; }));
 }
 
 TEST(MapPages, ThrowsWhereTheSystemRefuses) {

@@ -5,14 +5,18 @@
 #include <gtest/gtest.h>
 #include <cstdlib>  // NOLINT(modernize-deprecated-headers): mkdtemp is POSIX's
 
+#include <cctype>
 #include <cstdint>
+#include <cstdio>
 #include <ctime>
 #include <filesystem>
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "hydra/base/error.h"
+#include "hydra/base/new_memory.h"
 
 namespace hydra {
 
@@ -46,6 +50,18 @@ class TempDir {
   std::string path_;
 };
 
+// While it lives, new working memory of the process holds this byte in the place of zeros.
+class NewMemoryFill {
+ public:
+  explicit NewMemoryFill(uint8_t byte) : before_(NewMemoryByte()) { SetNewMemoryByte(byte); }
+  ~NewMemoryFill() { SetNewMemoryByte(before_); }
+  NewMemoryFill(const NewMemoryFill&) = delete;
+  NewMemoryFill& operator=(const NewMemoryFill&) = delete;
+
+ private:
+  uint8_t before_;
+};
+
 // `f` must throw Error with this code, in one line, with each of `parts` in it.
 template <class F>
 void ExpectError(F&& f, ErrorCode code, std::initializer_list<std::string_view> parts) {
@@ -61,6 +77,47 @@ void ExpectError(F&& f, ErrorCode code, std::initializer_list<std::string_view> 
   }
   ADD_FAILURE() << "no Error was thrown" << (parts.size() > 0 ? "; wanted " : "")
                 << (parts.size() > 0 ? *parts.begin() : "");
+}
+
+// What the message of a bad file must say.
+struct BadFile {
+  std::string format;                   // as specs/product.md has it: "GGUF"
+  std::string name;                     // as it lists the case: "bad-magic"; "" for a case that it does not list
+  std::string file;                     // the message begins with it
+  std::string field;                    // comes right behind the file, as whole words
+  std::vector<std::string> found = {};  // comes behind the field: the value, what is wrong with it
+  ErrorCode code = ErrorCode::kFormat;
+};
+
+// Why `text` is not what `want` says; "" where it is.
+inline std::string BadFileFault(const std::string& text, const BadFile& want) {
+  const auto in_a_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+  const std::string begin = want.file + ": " + want.field;
+  if (text.find('\n') != std::string::npos) return "it has more than one line";
+  if (text.rfind(begin, 0) != 0) return "it must begin with \"" + begin + "\"";
+  if (begin.size() < text.size() && in_a_word(begin.back()) && in_a_word(text[begin.size()]))
+    return "its field is longer than \"" + want.field + "\"";
+  for (const std::string& part : want.found)
+    if (text.find(part, begin.size()) == std::string::npos)
+      return "\"" + part + "\" must come behind \"" + begin + "\"";
+  return "";
+}
+
+// `f` must throw an Error as `want` says. The name of a case that held is printed: tests/rules/bad_files.py misses the
+// names of the specification that no test prints.
+template <class F>
+void ExpectBadFile(const BadFile& want, F&& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    EXPECT_STREQ(ErrorCodeText(e.code()), ErrorCodeText(want.code)) << e.what();
+    const std::string fault = BadFileFault(e.what(), want);
+    EXPECT_EQ(fault, "") << want.name << ": the message is: " << e.what();
+    if (fault.empty() && !want.name.empty())
+      std::printf("bad file %s: %s: %s\n", want.format.c_str(), want.name.c_str(), e.what());
+    return;
+  }
+  ADD_FAILURE() << want.name << ": no Error was thrown; wanted \"" << want.file << ": " << want.field << "\"";
 }
 
 // Four times the size takes less than ten times the processor's time; what is quadratic takes 16. prepare(size) returns

@@ -90,11 +90,12 @@ class BadShard : public testing::Test {
     Put(100, Crc32(AsBytes(bytes_).first(100)));
   }
   // Opens and verifies what `bytes_` holds; then starts again from the good bytes.
-  void Refused(std::initializer_list<std::string_view> parts) {
+  // `name`: its name in specs/product.md, or "".
+  void Refused(const char* name, const char* field, std::vector<std::string> found = {}) {
     WriteFileAtomic(path_, bytes_);
     bytes_ = good_;
-    ExpectError([&] { TokenShard::Open(path_).Verify(); }, ErrorCode::kFormat, {"a.tok"});
-    ExpectError([&] { TokenShard::Open(path_).Verify(); }, ErrorCode::kFormat, parts);
+    ExpectBadFile({.format = "token shards", .name = name, .file = path_, .field = field, .found = std::move(found)},
+                  [&] { TokenShard::Open(path_).Verify(); });
   }
   TempDir dir_;
   const std::string path_ = dir_ / "a.tok";
@@ -104,53 +105,53 @@ class BadShard : public testing::Test {
 
 TEST_F(BadShard, EachKindIsRefusedByField) {
   bytes_[0] = 'X';
-  Refused({"magic", "HYDRATOK"});  // bad-magic
+  Refused("bad-magic", "magic", {"HYDRATOK"});
   bytes_.clear();
-  Refused({"magic"});
+  Refused("", "magic");
   Put<uint32_t>(8, 2), Seal();
-  Refused({"version = 2"});
+  Refused("", "version = 2");
   Put<uint32_t>(12, 3), Seal();
-  Refused({"token bytes = 3", "2 or 4"});  // token-bytes-3
-  Put<uint64_t>(16, 1 << 20), Seal();      // count-past-file: no longer where the layout says
-  Refused({"document ends offset", "n_tokens = 1048576"});
+  Refused("token-bytes-3", "token bytes = 3", {"2 or 4"});
+  Put<uint64_t>(16, 1 << 20), Seal();
+  Refused("count-past-file", "document ends offset", {"n_tokens = 1048576"});
   Put<uint64_t>(16, 1 << 20), Put<uint64_t>(80, 4096 + (2 << 20)), Put<uint64_t>(88, 4096 + (2 << 20) + 64), Seal();
-  Refused({"tokens", "n_tokens = 1048576", "file ends at", "incomplete copy"});
+  Refused("", "tokens", {"n_tokens = 1048576", "file ends at", "incomplete copy"});
   Put<uint64_t>(16, UINT64_MAX / 2), Seal();
-  Refused({"n_tokens", "64 bits"});
+  Refused("", "n_tokens", {"64 bits"});
   Put<uint64_t>(24, UINT64_MAX / 4), Seal();
-  Refused({"n_tokens", "n_docs", "64 bits"});
+  Refused("", "n_tokens", {"n_docs", "64 bits"});
   Put<uint64_t>(24, uint64_t{1} << 58), Seal();
-  Refused({"mask offset", "n_docs"});
+  Refused("", "mask offset", {"n_docs"});
   Put<uint32_t>(32, 0), Seal();
-  Refused({"vocab_size = 0"});
+  Refused("", "vocab_size = 0");
   Put<uint32_t>(36, 3), Seal();
-  Refused({"flags = 3"});
+  Refused("", "flags = 3");
   Put<uint64_t>(72, 256), Seal();
-  Refused({"tokens offset = 256"});
+  Refused("", "tokens offset = 256");
   bytes_[200] = 1;
-  Refused({"reserved bytes"});
-  Put<uint16_t>(4096 + 2 * 3, 6), Seal();  // id-over-vocab
-  Refused({"tokens[3] = 6", "vocab_size = 6"});
+  Refused("", "reserved bytes");
+  Put<uint16_t>(4096 + 2 * 3, 6), Seal();
+  Refused("id-over-vocab", "tokens[3] = 6", {"vocab_size = 6"});
   Put<uint64_t>(ends_, 0), Seal();
-  Refused({"document ends[0] = 0", "above"});
-  Put<uint64_t>(ends_, 5), Seal();  // ends-descend (5, 5)
-  Refused({"document ends[1] = 5", "above the one before, 5"});
+  Refused("", "document ends[0] = 0", {"above"});
+  Put<uint64_t>(ends_, 5), Seal();
+  Refused("ends-descend", "document ends[1] = 5", {"above the one before, 5"});
   Put<uint64_t>(ends_ + 8, 9), Seal();
-  Refused({"document ends[1] = 9", "n_tokens = 5"});  // ends-past-tokens
+  Refused("ends-past-tokens", "document ends[1] = 9", {"n_tokens = 5"});
   Put<uint64_t>(ends_ + 8, 4), Seal();
-  Refused({"document ends = 4", "n_tokens = 5"});
+  Refused("", "document ends = 4", {"n_tokens = 5"});
   bytes_.pop_back(), Seal();
-  Refused({"mask", "incomplete copy"});  // mask-short
+  Refused("mask-short", "mask", {"incomplete copy"});
   bytes_ += 'x', Seal();
-  Refused({"payload", "followed by 1 bytes"});
+  Refused("", "payload", {"followed by 1 bytes"});
   bytes_[mask_] = static_cast<char>(0xff), Seal();
-  Refused({"mask", "past the last token"});
+  Refused("", "mask", {"past the last token"});
   bytes_[4096] ^= 1;
-  Refused({"payload CRC"});  // crc-wrong
-  bytes_[3000] = 1;          // padding counts too
-  Refused({"payload CRC"});
+  Refused("crc-wrong", "payload CRC");
+  bytes_[3000] = 1;  // padding counts too
+  Refused("", "payload CRC");
   bytes_[50] ^= 1;
-  Refused({"header CRC"});
+  Refused("", "header CRC");
   WriteFileAtomic(path_, good_);
   TokenShard::Open(path_).Verify();
 }
@@ -158,7 +159,7 @@ TEST_F(BadShard, EachKindIsRefusedByField) {
 TEST_F(BadShard, TruncationAnywhereIsRefused) {
   for (size_t n = 0; n < good_.size(); n += n < 4090 && n > 260 ? 97 : 1) {
     bytes_ = good_.substr(0, n);
-    Refused({"a.tok"});
+    Refused("", "", {"incomplete copy"});
   }
 }
 
@@ -233,8 +234,12 @@ TEST_F(Dataset, ForeignDataAreRefused) {
   TokenShardWriter writer(path, 500, Sha256::Of("another"));
   writer.AddDocument(std::vector<int32_t>{1});
   writer.Finish();
-  ExpectError([&] { (void)TokenDataset::Open(dir_.path(), "train"); }, ErrorCode::kFormat,
-              {"train-00002", "tokenizer SHA-256", "data.json says"});  // other-tokenizer
+  ExpectBadFile({.format = "token shards",
+                 .name = "other-tokenizer",
+                 .file = path,
+                 .field = "tokenizer SHA-256",
+                 .found = {Hex(Sha256::Of("another")), "data.json says"}},
+                [&] { (void)TokenDataset::Open(dir_.path(), "train"); });
   std::filesystem::remove(path);
   ExpectError([&] { (void)TokenDataset::Open(dir_.path(), "train"); }, ErrorCode::kIo, {"train-00002"});
 }

@@ -55,20 +55,25 @@ class GgufTest : public testing::Test {
     std::ofstream(path, std::ios::binary) << bytes;  // no fsync: there are thousands
     return path;
   }
-  void Bad(const std::function<void(Parts&)>& change, std::initializer_list<std::string_view> parts) const {
+  // `name`: its name in specs/product.md, or "".
+  void Bad(const char* name, const std::function<void(Parts&)>& change, const char* field,
+           std::vector<std::string> found = {}) const {
     Parts file;
     change(file);
     const std::string path = Write(file.Bytes());
-    ExpectError([&] { (void)GgufFile::Open(path); }, ErrorCode::kFormat, parts);
+    ExpectBadFile({.format = "GGUF", .name = name, .file = path, .field = field, .found = std::move(found)},
+                  [&] { (void)GgufFile::Open(path); });
   }
   // One more metadata value, of type and bytes given.
-  void BadValue(uint32_t type, const std::string& value, std::initializer_list<std::string_view> parts) const {
+  void BadValue(const char* name, uint32_t type, const std::string& value, const char* field,
+                std::vector<std::string> found = {}) const {
     Bad(
+        name,
         [&](Parts& p) {
           p.entries += Key("odd.key", type, value);
           ++p.n_entries;
         },
-        parts);
+        field, std::move(found));
   }
   TempDir dir_;
 };
@@ -90,49 +95,54 @@ TEST_F(GgufTest, ReadsAGoodFile) {
 }
 
 TEST_F(GgufTest, RefusesBadHeaders) {
-  Bad([](Parts& p) { p.magic = "GGML"; }, {"x.gguf", "magic"});   // bad-magic
-  Bad([](Parts& p) { p.version = 2; }, {"version", "= 2", "3"});  // version-2
-  Bad([](Parts& p) { p.version = 0x03000000; }, {"version", "big-endian"});
-  Bad([](Parts& p) { p.n_entries = uint64_t{1} << 60; }, {"metadata count"});  // kv-count-over-file
-  Bad([](Parts& p) { p.n_entries = 40; }, {"metadata count", "= 40"});
-  Bad([](Parts& p) { p.n_tensors = uint64_t{1} << 60; }, {"tensor count"});  // tensor-count-over-file
-  Bad([](Parts& p) { p.n_tensors = 50; }, {"tensor count", "= 50"});
+  Bad(
+      "bad-magic", [](Parts& p) { p.magic = "GGML"; }, "magic");
+  Bad("version-2", [](Parts& p) { p.version = 2; }, "version", {"= 2", "3"});
+  Bad("big-endian", [](Parts& p) { p.version = 0x03000000; }, "version", {"big-endian"});
+  Bad("kv-count-over-file", [](Parts& p) { p.n_entries = uint64_t{1} << 60; }, "metadata count",
+      {"1,152,921,504,606,846,976"});
+  Bad("", [](Parts& p) { p.n_entries = 40; }, "metadata count", {"= 40"});
+  Bad("tensor-count-over-file", [](Parts& p) { p.n_tensors = uint64_t{1} << 60; }, "tensor count",
+      {"1,152,921,504,606,846,976"});
+  Bad("", [](Parts& p) { p.n_tensors = 50; }, "tensor count", {"= 50"});
 }
 
 TEST_F(GgufTest, RefusesBadKeys) {
-  Bad([](Parts& p) { p.entries = Key(std::string(70000, 'k'), 4, Le(1u)) + Key("n", 4, Le(1u)); },
-      {"key length", "70000"});  // key-too-long
-  Bad([](Parts& p) { p.entries = Key("", 4, Le(1u)) + Key("n", 4, Le(1u)); }, {"key length", "= 0"});
-  Bad([](Parts& p) { p.entries = Key("n", 4, Le(1u)) + Key("n", 4, Le(1u)); }, {"n is given twice"});  // key-twice
+  Bad("key-too-long", [](Parts& p) { p.entries = Key(std::string(70000, 'k'), 4, Le(1u)) + Key("n", 4, Le(1u)); },
+      "metadata[0]: key length", {"= 70000"});
+  Bad("", [](Parts& p) { p.entries = Key("", 4, Le(1u)) + Key("n", 4, Le(1u)); }, "metadata[0]: key length", {"= 0"});
+  Bad("key-twice", [](Parts& p) { p.entries = Key("n", 4, Le(1u)) + Key("n", 4, Le(1u)); }, "n", {"is given twice"});
 }
 
 TEST_F(GgufTest, RefusesBadValues) {
-  BadValue(8, Le(uint64_t{1} << 40), {"odd.key", "incomplete copy"});  // string-past-end
-  BadValue(8, Le(UINT64_MAX), {"odd.key"});
-  BadValue(9, Le(uint32_t{5}) + Le(uint64_t{1} << 62), {"odd.key", "64 bits"});  // array-count-wraps
-  BadValue(9, Le(uint32_t{8}) + Le(uint64_t{1} << 61), {"odd.key", "texts"});
-  BadValue(9, Le(uint32_t{9}) + Le(uint64_t{1}), {"odd.key", "arrays of arrays"});  // array-in-array
-  BadValue(9, Le(uint32_t{13}) + Le(uint64_t{1}), {"odd.key", "element type", "= 13"});
-  BadValue(7, std::string(1, '\2'), {"odd.key", "= 2", "bool"});  // bool-two
-  BadValue(9, Le(uint32_t{7}) + Le(uint64_t{3}) + std::string("\1\0\3", 3), {"odd.key", "= 3", "bool"});
-  BadValue(13, Le(1u), {"odd.key", "value type", "= 13"});  // unknown-value-type
+  BadValue("string-past-end", 8, Le(uint64_t{1} << 40), "odd.key", {"1,099,511,627,776", "incomplete copy"});
+  BadValue("", 8, Le(UINT64_MAX), "odd.key");
+  BadValue("array-count-wraps", 9, Le(uint32_t{5}) + Le(uint64_t{1} << 62), "odd.key",
+           {"4611686018427387904", "64 bits"});
+  BadValue("", 9, Le(uint32_t{8}) + Le(uint64_t{1} << 61), "odd.key", {"texts"});
+  BadValue("array-in-array", 9, Le(uint32_t{9}) + Le(uint64_t{1}), "odd.key", {"arrays of arrays"});
+  BadValue("", 9, Le(uint32_t{13}) + Le(uint64_t{1}), "odd.key", {"element type", "= 13"});
+  BadValue("bool-two", 7, std::string(1, '\2'), "odd.key", {"= 2", "bool"});
+  BadValue("", 9, Le(uint32_t{7}) + Le(uint64_t{3}) + std::string("\1\0\3", 3), "odd.key", {"= 3", "bool"});
+  BadValue("unknown-value-type", 13, Le(1u), "odd.key", {"value type", "= 13"});
 }
 
 TEST_F(GgufTest, RefusesBadAlignments) {
-  const std::string key = "general.alignment";
-  for (const uint32_t bad : {0u, 4u, 48u, 131072u})  // alignment-zero, alignment-odd, alignment-huge
-    Bad(
+  const char* const key = "general.alignment";
+  for (const auto& [name, bad] :
+       {std::pair{"alignment-zero", 0u}, {"alignment-odd", 4u}, {"alignment-odd", 48u}, {"alignment-huge", 131072u}})
+    Bad(name,
         [&](Parts& p) {
           p.entries += Key(key, 4, Le(bad));
           ++p.n_entries;
         },
-        {key, "power of two"});
-  Bad(
+        key, {StrCat("= ", bad), "power of two"});
+  Bad("",
       [&](Parts& p) {
         p.entries += Key(key, 10, Le(uint64_t{32}));
         ++p.n_entries;
       },
-      {key, "u64", "u32"});
+      key, {"u64", "u32"});
   Parts good;
   good.entries += Key(key, 4, Le(8u));
   ++good.n_entries;
@@ -142,22 +152,27 @@ TEST_F(GgufTest, RefusesBadAlignments) {
 }
 
 TEST_F(GgufTest, RefusesBadTensors) {
-  Bad([](Parts& p) { p.tensors[0].dims = {32, 1, 1, 1, 1}; }, {"a: dimensions", "= 5"});  // five-dims
-  Bad([](Parts& p) { p.tensors[0].dims = {}; }, {"a: dimensions", "= 0"});
-  Bad([](Parts& p) { p.tensors[0].dims = {32, 0}; }, {"a", "dimension 1 = 0"});  // zero-dim
-  Bad([](Parts& p) { p.tensors[0].dims = {32, uint64_t{1} << 63}; }, {"a", "dimension 1"});
-  Bad([](Parts& p) { p.tensors[0].dims = {uint64_t{1} << 62, 4}; }, {"a", "63 bits"});  // dims-wrap
-  Bad([](Parts& p) { p.tensors[0].dims = {uint64_t{1} << 40, uint64_t{1} << 40}; }, {"a", "63 bits"});
-  Bad([](Parts& p) { p.tensors[0].dims = {48, 2}; }, {"a", "[2, 48]", "Q8_0", "blocks of 32"});  // row-not-whole-blocks
-  Bad([](Parts& p) { p.tensors[0].type = 10; }, {"a", "type = 10", "Q4_K"});
-  Bad([](Parts& p) { p.tensors[0].type = 4; }, {"a", "type = 4"});                        // unknown-tensor-type
-  Bad([](Parts& p) { p.tensors[1].offset = 100; }, {"b", "offset 100", "alignment 32"});  // offset-misaligned
-  Bad([](Parts& p) { p.tensors[1].offset = 64; }, {"b", "offset 64", "overlaps \"a\""});  // offset-overlap
-  Bad([](Parts& p) { p.tensors[1].offset = UINT64_MAX - 31; }, {"b", "64 bits"});         // offset-wraps
-  Bad([](Parts& p) { p.data.pop_back(); }, {"b", "incomplete copy"});                     // data-cut
-  Bad([](Parts& p) { p.data.clear(); }, {"incomplete copy"});
-  Bad([](Parts& p) { p.tensors[1].name = "a"; }, {"a is there twice"});
-  Bad([](Parts& p) { p.tensors[1].name = std::string(300, 'x'); }, {"name length", "300"});
+  Bad("five-dims", [](Parts& p) { p.tensors[0].dims = {32, 1, 1, 1, 1}; }, "a: dimensions", {"= 5"});
+  Bad("", [](Parts& p) { p.tensors[0].dims = {}; }, "a: dimensions", {"= 0"});
+  Bad("zero-dim", [](Parts& p) { p.tensors[0].dims = {32, 0}; }, "a", {"dimension 1 = 0"});
+  Bad("", [](Parts& p) { p.tensors[0].dims = {32, uint64_t{1} << 63}; }, "a", {"dimension 1"});
+  Bad("dims-wrap",
+      [](Parts& p) {
+        p.tensors[0].dims = {uint64_t{1} << 62, 4};
+      },
+      "a", {"4611686018427387904", "63 bits"});
+  Bad("", [](Parts& p) { p.tensors[0].dims = {uint64_t{1} << 40, uint64_t{1} << 40}; }, "a", {"63 bits"});
+  Bad("row-not-whole-blocks", [](Parts& p) { p.tensors[0].dims = {48, 2}; }, "a", {"[2, 48]", "Q8_0", "blocks of 32"});
+  Bad("", [](Parts& p) { p.tensors[0].type = 10; }, "a", {"type = 10", "Q4_K"});
+  Bad("unknown-tensor-type", [](Parts& p) { p.tensors[0].type = 4; }, "a", {"type = 4"});
+  Bad("offset-misaligned", [](Parts& p) { p.tensors[1].offset = 100; }, "b", {"offset 100", "alignment 32"});
+  Bad("offset-overlap", [](Parts& p) { p.tensors[1].offset = 64; }, "b", {"offset 64", "overlaps \"a\""});
+  Bad("offset-wraps", [](Parts& p) { p.tensors[1].offset = UINT64_MAX - 31; }, "b",
+      {"offset 18446744073709551584", "64 bits"});
+  Bad("data-cut", [](Parts& p) { p.data.pop_back(); }, "b", {"271 of 272", "incomplete copy"});
+  Bad("", [](Parts& p) { p.data.clear(); }, "a", {"file ends at", "incomplete copy"});
+  Bad("", [](Parts& p) { p.tensors[1].name = "a"; }, "a", {"is there twice"});
+  Bad("", [](Parts& p) { p.tensors[1].name = std::string(300, 'x'); }, "tensors[1]: name length", {"= 300"});
 }
 
 TEST_F(GgufTest, RefusesEveryTruncation) {
@@ -207,19 +222,19 @@ TEST_F(GgufTest, GettersCheckTypes) {
   EXPECT_EQ(file.FindInt("none"), std::nullopt);
   EXPECT_EQ(file.Describe(*file.Find("t")), "\"\\x01text\"");
   EXPECT_EQ(file.Describe(*file.Find("texts")), "3 of text");
-  const auto fails = [&](auto&& f, std::initializer_list<std::string_view> parts) {
-    ExpectError(f, ErrorCode::kFormat, parts);
+  const auto fails = [&](auto&& f, const char* field, std::vector<std::string> found = {}, const char* name = "") {
+    ExpectBadFile({.format = "GGUF", .name = name, .file = file.path(), .field = field, .found = std::move(found)}, f);
   };
-  fails([&] { (void)file.Int("none"); }, {"none is missing"});
-  fails([&] { (void)file.Int("f"); }, {"f is f32", "integer"});
-  fails([&] { (void)file.Int("big"); }, {"big", "2^63"});
-  fails([&] { (void)file.Ints("big ints"); }, {"big ints", "2^63"});
-  fails([&] { (void)file.Float("b"); }, {"b is bool", "number"});
-  fails([&] { (void)file.Text("i"); }, {"i is i32", "text"});
-  fails([&] { (void)file.Bool("i"); }, {"i is i32", "bool"});
-  fails([&] { (void)file.Ints("texts"); }, {"texts is an array of text", "integers"});  // array-wrong-type
-  fails([&] { (void)file.Texts("ints"); }, {"ints is an array of i16", "texts"});
-  fails([&] { (void)file.Texts("t"); }, {"t is text", "array"});
+  fails([&] { (void)file.Int("none"); }, "none", {"is missing"});
+  fails([&] { (void)file.Int("f"); }, "f", {"is f32", "integer"});
+  fails([&] { (void)file.Int("big"); }, "big", {"2^63"});
+  fails([&] { (void)file.Ints("big ints"); }, "big ints", {"2^63"});
+  fails([&] { (void)file.Float("b"); }, "b", {"is bool", "number"});
+  fails([&] { (void)file.Text("i"); }, "i", {"is i32", "text"});
+  fails([&] { (void)file.Bool("i"); }, "i", {"is i32", "bool"});
+  fails([&] { (void)file.Ints("texts"); }, "texts", {"is an array of text", "integers"}, "array-wrong-type");
+  fails([&] { (void)file.Texts("ints"); }, "ints", {"is an array of i16", "texts"}, "array-wrong-type");
+  fails([&] { (void)file.Texts("t"); }, "t", {"is text", "array"});
 }
 
 TEST_F(GgufTest, WritesWhatItReads) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "hydra/base/error.h"
+#include "hydra/base/testing.h"
 #include "hydra/io/json.h"
 #include "hydra/model/config_fields.h"
 
@@ -151,46 +152,61 @@ TEST(Config, RulesBetweenFieldsNameTheField) {
 }
 
 TEST(Config, BadFilesAreRefusedByName) {
-  const auto expect = [](const std::string& text, const std::string& part) {
-    const std::string message = Refusal(text);
-    EXPECT_NE(message.find(part), message.npos) << text.substr(0, 80) << ": " << message;
-    EXPECT_EQ(message.rfind("config.json", 0), 0U) << message;
+  // `name`: its name in specs/product.md, or "".
+  const auto bad = [](const char* name, const std::string& text, const char* field, std::vector<std::string> found = {},
+                      ErrorCode code = ErrorCode::kConfig) {
+    ExpectBadFile({.format = "config.json",
+                   .name = name,
+                   .file = "config.json",
+                   .field = field,
+                   .found = std::move(found),
+                   .code = code},
+                  [&] { (void)ParseConfig(text, "config.json"); });
   };
-  expect("", "empty");
-  expect("{", "JSON");
-  expect("[]", "object");
-  expect("{}", "model_type is missing");                                                     // key-missing
-  expect(R"({"model_type": 5})", "must be a string");                                        // wrong-type
-  expect(R"({"model_type": "gpt9"})", "hydra, llama, mistral, mamba2, qwen2 or qwen3");      // unknown-family
-  expect(R"({"model_type": "hydra", "hidden_size": -1})", "hidden_size");                    // negative
-  expect(R"({"model_type": "hydra", "num_attention_heads": 0})", "num_attention_heads");     // zero-heads
-  expect(R"({"model_type": "hydra", "num_hidden_layers": 99999999})", "num_hidden_layers");  // huge-layers
-  expect(R"({"model_type": "hydra", "num_key_value_heads": 5})", "must divide");             // heads-indivisible
-  expect(R"({"model_type": "hydra", "mamba_n_heads": 7})", "expand");                        // head-product
-  expect(R"({"model_type": "hydra", "layer_types": ["ssm"]})", "num_hidden_layers");         // layers-miscounted
-  expect(R"({"model_type": "hydra", "rope_theta": 1e999})", "rope_theta");                   // number-1e999
-  expect(R"({"model_type": "hydra", "hiden_size": 4})", "did you mean hidden_size");         // unknown-hydra-key
-  expect(R"({"model_type": "hydra", "hidden_size": 4, "hidden_size": 4})", "twice");
-  expect(R"({"model_type": "hydra", "layer_types": )" + std::string(100, '['),
-         "deeper than 64 levels after the key \"layer_types\"");  // too-deep
+  bad("", "", "the file is empty", {}, ErrorCode::kFormat);
+  bad("", "{", "not valid JSON at byte 2", {}, ErrorCode::kFormat);
+  bad("", "[]", "", {"object"});
+  bad("key-missing", "{}", "model_type", {"is missing"});
+  bad("wrong-type", R"({"model_type": 5})", "model_type", {"must be a string"});
+  bad("unknown-family", R"({"model_type": "gpt9"})", "model_type",
+      {"gpt9", "hydra, llama, mistral, mamba2, qwen2 or qwen3"});
+  bad("negative", R"({"model_type": "hydra", "hidden_size": -1})", "hidden_size", {"-1"});
+  bad("zero-heads", R"({"model_type": "hydra", "num_attention_heads": 0})", "num_attention_heads", {"0"});
+  bad("huge-layers", R"({"model_type": "hydra", "num_hidden_layers": 99999999})", "num_hidden_layers", {"99999999"});
+  bad("heads-indivisible", R"({"model_type": "hydra", "num_key_value_heads": 5})", "num_key_value_heads",
+      {"5", "must divide"});
+  bad("head-product", R"({"model_type": "hydra", "mamba_n_heads": 7})", "mamba_n_heads", {"7", "expand"});
+  bad("layers-miscounted", R"({"model_type": "hydra", "layer_types": ["ssm"]})", "layer_types",
+      {"1", "num_hidden_layers"});
+  bad("number-1e999", R"({"model_type": "hydra", "rope_theta": 1e999})",
+      "not valid JSON at byte 43 after the key \"rope_theta\"", {"1e999"}, ErrorCode::kFormat);
+  bad("unknown-hydra-key", R"({"model_type": "hydra", "hiden_size": 4})", "unknown key \"hiden_size\"",
+      {"did you mean hidden_size"});
+  bad("", R"({"model_type": "hydra", "hidden_size": 4, "hidden_size": 4})", "key \"hidden_size\"", {"twice"},
+      ErrorCode::kFormat);
+  bad("too-deep", R"({"model_type": "hydra", "layer_types": )" + std::string(100, '['),
+      "nested deeper than 64 levels after the key \"layer_types\"", {}, ErrorCode::kFormat);
   std::string many = R"({"model_type": "hydra", "workspace_layers": [)";
   for (int i = 0; i < (1 << 18) + 1; ++i) many += "1,";
-  expect(many + "1]}", "more values than a text of its size may have after the key \"workspace_layers\"");
+  bad("", many + "1]}", "", {"more values than a text of its size may have after the key \"workspace_layers\""},
+      ErrorCode::kFormat);
   // Each number is within its bounds, what they make is not.
-  expect(R"({"model_type": "hydra", "num_experts": 65536, "moe_intermediate_size": 16777216})",
-         "num_experts = 65536: times moe_intermediate_size");
-  expect(R"({"model_type": "hydra", "num_attention_heads": 16777216, "num_key_value_heads": 16, "head_dim": 65536})",
-         "num_attention_heads");
-  expect(R"({"model_type": "hydra", "hidden_size": 16777216, "mamba_n_heads": 32, "mamba_d_head": 1048576})",
-         "hidden_size");
-  expect(R"({"model_type": "hydra", "pkm_n_keys": 32768, "pkm_d_value": 16777216})", "pkm_n_keys");
-  expect("{\"model_type\": \"hydra\", \"a\\nb\": 1}", "unknown key \"a\\x0ab\"");  // one line, whatever the file says
-  expect("{\"model_type\": \"hydra\", \"a\xc2\x9b\": 1}", "unknown key \"a\\xc2\\x9b\"");  // no codes for terminals
-  expect(R"({"model_type": "hydra", "vocab_size": 18446744073709551615})", "too large");
-  expect(R"({"model_type": "llama", "vocab_size": 8})", "hidden_size is missing");
-  expect(R"({"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8,
-             "num_attention_heads": 0})",
-         "num_attention_heads");
+  bad("", R"({"model_type": "hydra", "num_experts": 65536, "moe_intermediate_size": 16777216})", "num_experts = 65536",
+      {"times moe_intermediate_size"});
+  bad("", R"({"model_type": "hydra", "num_attention_heads": 16777216, "num_key_value_heads": 16, "head_dim": 65536})",
+      "num_attention_heads", {"16777216"});
+  bad("", R"({"model_type": "hydra", "hidden_size": 16777216, "mamba_n_heads": 32, "mamba_d_head": 1048576})",
+      "hidden_size", {"16777216"});
+  bad("", R"({"model_type": "hydra", "pkm_n_keys": 32768, "pkm_d_value": 16777216})", "pkm_n_keys", {"32768"});
+  // One line, whatever the file says, and no codes for terminals.
+  bad("", "{\"model_type\": \"hydra\", \"a\\nb\": 1}", "unknown key \"a\\x0ab\"");
+  bad("", "{\"model_type\": \"hydra\", \"a\xc2\x9b\": 1}", "unknown key \"a\\xc2\\x9b\"");
+  bad("", R"({"model_type": "hydra", "vocab_size": 18446744073709551615})", "vocab_size", {"too large"});
+  bad("", R"({"model_type": "llama", "vocab_size": 8})", "hidden_size", {"is missing"});
+  bad("",
+      R"({"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8,
+          "num_attention_heads": 0})",
+      "num_attention_heads", {"0"});
 }
 
 TEST(Config, OverridesChangeOnlyTheirKeys) {

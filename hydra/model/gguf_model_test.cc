@@ -98,12 +98,15 @@ class GgufModelTest : public testing::Test {
         path, draft.metadata, draft.tensors, [&](size_t i) { return std::as_bytes(std::span(draft.values[i])); }, ops);
     return path;
   }
-  void Bad(const ModelConfig& config, const std::function<void(Draft&)>& change, ErrorCode code,
-           std::initializer_list<std::string_view> parts) const {
+  // `name`: its name in specs/product.md, or "".
+  void Bad(const ModelConfig& config, const std::function<void(Draft&)>& change, ErrorCode code, const char* field,
+           std::vector<std::string> found = {}, const char* name = "") const {
     Draft draft = MakeDraft(config);
     change(draft);
     const std::string path = Write(draft);
-    ExpectError([&] { (void)GgufModel::Open(path); }, code, parts);
+    ExpectBadFile(
+        {.format = "GGUF", .name = name, .file = path, .field = field, .found = std::move(found), .code = code},
+        [&] { (void)GgufModel::Open(path); });
   }
   TempDir dir_;
 };
@@ -236,7 +239,7 @@ TEST_F(GgufModelTest, KeysThatChangeTheMathsAreRefusedUnlessNeutral) {
     std::vector<std::string> warnings;
     EXPECT_NO_THROW((void)GgufModel::Open(Write(draft), &warnings));
     EXPECT_EQ(warnings, std::vector<std::string>());
-    Bad(TinyLlama(), other, ErrorCode::kFormat, {"m.gguf", "llama.", "supported"});
+    Bad(TinyLlama(), other, ErrorCode::kFormat, "llama.", {"supported"});
   }
 }
 
@@ -252,55 +255,60 @@ TEST_F(GgufModelTest, RefusesInconsistentFiles) {
   const auto drop = [](const char* key) { return [=](Draft& d) { d.metadata.Remove(key); }; };
   const ModelConfig llama = TinyLlama(), mamba = TinyMamba();
   const auto kFormat = ErrorCode::kFormat, kTensor = ErrorCode::kTensor;
-  Bad(llama, [](Draft& d) { d.metadata.SetText("general.architecture", "gpt9"); }, kFormat,
-      {"m.gguf", "gpt9", "hydra"});
-  Bad(llama, drop("general.architecture"), kFormat, {"general.architecture is missing"});
-  Bad(llama, drop("llama.block_count"), kFormat, {"llama.block_count is missing"});
-  Bad(llama, set("llama.block_count", 0), kFormat, {"llama.block_count = 0"});
-  Bad(llama, set("llama.block_count", 4096), kTensor, {"blk.2.attn_norm.weight is missing"});
-  Bad(llama, set("llama.block_count", 3), kTensor, {"blk.2.attn_norm.weight is missing"});
-  Bad(llama, set("llama.block_count", 1), kTensor, {"blk.1.", "not in a llama model"});
-  Bad(llama, set("llama.attention.head_count", 0), kFormat, {"llama.attention.head_count = 0"});
-  Bad(llama, set("llama.attention.head_count_kv", 3), ErrorCode::kConfig, {"num_key_value_heads = 3"});
-  Bad(llama, set("llama.rope.dimension_count", 4), kFormat, {"llama.rope.dimension_count = 4", "8"});
-  Bad(llama, set("llama.expert_count", 8), kFormat, {"llama.expert_count = 8"});
-  Bad(llama, [](Draft& d) { d.metadata.SetText("llama.rope.scaling.type", "yarn"); }, kFormat,
-      {"rope.scaling.type = yarn"});
-  Bad(llama, [](Draft& d) { d.metadata.SetF32("llama.attention.layer_norm_rms_epsilon", -1); }, kFormat,
-      {"epsilon = -1"});
-  Bad(llama, set("split.count", 2), kFormat, {"split.count"});
-  Bad(llama, set("tokenizer.ggml.eos_token_id", 40), ErrorCode::kConfig, {"eos_token_id = 40", "vocab_size = 40"});
-  Bad(llama, [](Draft& d) { d.metadata.SetTexts("tokenizer.ggml.tokens", std::vector<std::string_view>(39, "x")); },
-      kFormat, {"tokenizer.ggml.tokens has 39", "40 rows"});  // vocab-not-embedding
-  Bad(llama, [](Draft& d) { d.Drop("token_embd.weight"); }, kFormat, {"token_embd.weight is missing"});
-  Bad(llama, [](Draft& d) { d.Drop("blk.1.ffn_up.weight"); }, kTensor, {"blk.1.ffn_up.weight is missing"});
+  Bad(llama, [](Draft& d) { d.metadata.SetText("general.architecture", "gpt9"); }, kFormat, "general.architecture",
+      {"gpt9", "hydra"});
+  Bad(llama, drop("general.architecture"), kFormat, "general.architecture", {"is missing"});
+  Bad(llama, drop("llama.block_count"), kFormat, "llama.block_count", {"is missing"});
+  Bad(llama, set("llama.block_count", 0), kFormat, "llama.block_count = 0");
+  Bad(llama, set("llama.block_count", 4096), kTensor, "tensor blk.2.attn_norm.weight", {"is missing"});
+  Bad(llama, set("llama.block_count", 3), kTensor, "tensor blk.2.attn_norm.weight", {"is missing"});
+  Bad(llama, set("llama.block_count", 1), kTensor, "tensor blk.1.", {"not in a llama model"});
+  Bad(llama, set("llama.attention.head_count", 0), kFormat, "llama.attention.head_count = 0");
+  Bad(llama, set("llama.attention.head_count_kv", 3), ErrorCode::kConfig, "num_key_value_heads = 3");
+  Bad(llama, set("llama.rope.dimension_count", 4), kFormat, "llama.rope.dimension_count = 4", {"8"});
+  Bad(llama, set("llama.expert_count", 8), kFormat, "llama.expert_count = 8");
+  Bad(
+      llama, [](Draft& d) { d.metadata.SetText("llama.rope.scaling.type", "yarn"); }, kFormat,
+      "llama.rope.scaling.type = yarn");
+  Bad(
+      llama, [](Draft& d) { d.metadata.SetF32("llama.attention.layer_norm_rms_epsilon", -1); }, kFormat,
+      "llama.attention.layer_norm_rms_epsilon = -1");
+  Bad(llama, set("split.count", 2), kFormat, "split.count");
+  Bad(llama, set("tokenizer.ggml.eos_token_id", 40), ErrorCode::kConfig, "eos_token_id = 40", {"vocab_size = 40"});
+  Bad(
+      llama, [](Draft& d) { d.metadata.SetTexts("tokenizer.ggml.tokens", std::vector<std::string_view>(39, "x")); },
+      kFormat, "tokenizer.ggml.tokens", {"has 39", "40 rows"}, "vocab-not-embedding");
+  Bad(llama, [](Draft& d) { d.Drop("token_embd.weight"); }, kFormat, "token_embd.weight", {"is missing"});
+  Bad(llama, [](Draft& d) { d.Drop("blk.1.ffn_up.weight"); }, kTensor, "tensor blk.1.ffn_up.weight", {"is missing"});
   Bad(llama,
       [](Draft& d) {
         d.tensors.push_back({"blk.0.odd", WeightType::kF32, {1}});
         d.values.push_back({1});
       },
-      kTensor, {"blk.0.odd", "not in a llama model"});
+      kTensor, "tensor blk.0.odd", {"not in a llama model"});
   Bad(llama,
       [](Draft& d) {
         std::swap(d.tensors[d.IndexOf("blk.0.ffn_up.weight")].shape[0],
                   d.tensors[d.IndexOf("blk.0.ffn_up.weight")].shape[1]);
       },
-      kTensor, {"blk.0.ffn_up.weight", "[24, 36]", "[36, 24]"});
+      kTensor, "blk.0.ffn_up.weight", {"[24, 36]", "[36, 24]"});
   ModelConfig scaled = llama;
   scaled.attention.rope_scaling = RopeScaling{};
-  Bad(scaled, [](Draft& d) { d.values[0][1] = 0; }, kFormat, {"rope_freqs.weight [1] = 0"});
-  Bad(scaled, [](Draft& d) { d.tensors[0].shape = {2}, d.values[0].resize(2); }, kFormat, {"rope_freqs.weight", "[4]"});
+  Bad(
+      scaled, [](Draft& d) { d.values[0][1] = 0; }, kFormat, "rope_freqs.weight [1] = 0");
+  Bad(scaled, [](Draft& d) { d.tensors[0].shape = {2}, d.values[0].resize(2); }, kFormat, "rope_freqs.weight", {"[4]"});
   for (const float bad : {0.5f, 0.0f, std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
-    Bad(mamba, [&](Draft& d) { d.values[d.IndexOf("blk.1.ssm_a")][3] = bad; }, kTensor,
-        {"blk.1.ssm_a[3]", "negative"});  // ssm_a-positive
-  Bad(mamba, set("mamba2.ssm.inner_size", 50), kFormat, {"mamba2.ssm.inner_size = 50", "24"});
-  Bad(mamba, set("mamba2.ssm.time_step_rank", 7), kFormat, {"mamba2.ssm.time_step_rank = 7"});
-  Bad(mamba, set("mamba2.ssm.group_count", 4), ErrorCode::kConfig, {"mamba_n_groups = 4"});
+    Bad(
+        mamba, [&](Draft& d) { d.values[d.IndexOf("blk.1.ssm_a")][3] = bad; }, kTensor, "blk.1.ssm_a[3]", {"negative"},
+        "ssm_a-positive");
+  Bad(mamba, set("mamba2.ssm.inner_size", 50), kFormat, "mamba2.ssm.inner_size = 50", {"24"});
+  Bad(mamba, set("mamba2.ssm.time_step_rank", 7), kFormat, "mamba2.ssm.time_step_rank = 7");
+  Bad(mamba, set("mamba2.ssm.group_count", 4), ErrorCode::kConfig, "mamba_n_groups = 4");
   Bad(HydraNano(), [](Draft& d) { d.metadata.SetText("hydra.config", R"({"model_type": "hydra", "odd": 1})"); },
-      ErrorCode::kConfig, {"m.gguf: hydra.config", "odd"});
+      ErrorCode::kConfig, "hydra.config", {"odd"});
   Bad(HydraNano(), [](Draft& d) { d.metadata.SetText("hydra.config", ConfigJson(TransformerNano())); }, kFormat,
-      {"hydra.config", "llama"});
-  Bad(HydraNano(), drop("hydra.config"), kFormat, {"hydra.config is missing"});
+      "hydra.config", {"llama"});
+  Bad(HydraNano(), drop("hydra.config"), kFormat, "hydra.config", {"is missing"});
 }
 
 TEST_F(GgufModelTest, WarnsOfKeysItDoesNotKnow) {

@@ -47,8 +47,9 @@ class BadState : public ::testing::Test {
     config.attention.landmark_budget = 6;
     return testing::BuildModel(testing::RandomSource(config, 1));
   }
-  void Bad(const std::function<void(Draft&)>& change, std::initializer_list<std::string_view> parts,
-           ErrorCode code = ErrorCode::kFormat) {
+  // `name`: its name in specs/product.md, or "".
+  void Bad(const char* name, const std::function<void(Draft&)>& change, const char* field,
+           std::vector<std::string> found = {}, ErrorCode code = ErrorCode::kFormat) {
     WriteFileAtomic(path_, good_);
     Draft draft;
     {
@@ -67,8 +68,13 @@ class BadState : public ::testing::Test {
     }
     draft.metadata["crc32"] = StrCat(crc);
     WriteSafeTensors(path_, draft.tensors, draft.metadata);
-    ExpectError([&] { (void)SequenceState::Load(path_, model_); }, code, {"a.state"});
-    ExpectError([&] { (void)SequenceState::Load(path_, model_); }, code, parts);
+    Refused(name, field, std::move(found), code);
+  }
+  // The file as it stands.
+  void Refused(const char* name, const char* field, std::vector<std::string> found, ErrorCode code) {
+    ExpectBadFile(
+        {.format = "States", .name = name, .file = path_, .field = field, .found = std::move(found), .code = code},
+        [&] { (void)SequenceState::Load(path_, model_); });
   }
   const TempDir dir_;
   const std::string path_ = dir_ / "a.state";
@@ -78,46 +84,47 @@ class BadState : public ::testing::Test {
 
 TEST_F(BadState, EachKindIsRefusedByField) {
   (void)SequenceState::Load(path_, model_);  // the base of the cases is good
-  // buffer-size
-  Bad([](Draft& d) { d.Resize("layers.0.ssm_state", 7); }, {"layers.0.ssm_state", "28 bytes", "must be"});
-  Bad([](Draft& d) { d.Resize("counts", 2); }, {"counts", "8 bytes", "must be"});
-  // ids-over-vocab
-  Bad([](Draft& d) { d.PutI32("ids", 3, 128); }, {"ids", "128", "0 to 127"});
-  Bad([](Draft& d) { d.PutI32("ids", 0, -1); }, {"ids", "-1", "0 to 127"});
-  Bad([](Draft& d) { d.PutI32("pending", 0, INT32_MAX); }, {"pending", "2147483647"});
+  Bad("buffer-size", [](Draft& d) { d.Resize("layers.0.ssm_state", 7); }, "layers.0.ssm_state",
+      {"28 bytes", "must be"});
+  Bad("buffer-size", [](Draft& d) { d.Resize("counts", 2); }, "counts", {"8 bytes", "must be"});
+  Bad("ids-over-vocab", [](Draft& d) { d.PutI32("ids", 3, 128); }, "ids", {"128", "0 to 127"});
+  Bad("ids-over-vocab", [](Draft& d) { d.PutI32("ids", 0, -1); }, "ids", {"-1", "0 to 127"});
+  Bad("ids-over-vocab", [](Draft& d) { d.PutI32("pending", 0, INT32_MAX); }, "pending", {"2147483647"});
   // Counts and experts index memory.
-  Bad([](Draft& d) { d.PutI32("counts", 0, 7); }, {"counts", "7", "landmarks"});
-  Bad([](Draft& d) { d.PutI32("counts", 0, -1); }, {"counts", "-1"});
-  Bad([](Draft& d) { d.PutI32("counts", 1, 3); }, {"counts", "3", "experts"});
-  Bad([](Draft& d) { d.PutI32("layers.0.moe_ids", 0, 8), d.PutI32("counts", 1, 1); },
-      {"layers.0.moe_ids", "expert 8", "0 to 7"});
+  Bad("", [](Draft& d) { d.PutI32("counts", 0, 7); }, "counts", {"7", "landmarks"});
+  Bad("", [](Draft& d) { d.PutI32("counts", 0, -1); }, "counts", {"-1"});
+  Bad("", [](Draft& d) { d.PutI32("counts", 1, 3); }, "counts", {"3", "experts"});
+  Bad("", [](Draft& d) { d.PutI32("layers.0.moe_ids", 0, 8), d.PutI32("counts", 1, 1); }, "layers.0.moe_ids",
+      {"expert 8", "0 to 7"});
   // Tensors that are not the model's.
-  Bad([](Draft& d) { d.tensors[d.IndexOf("layers.0.ssm_state")].name = "layers.9.ssm_state"; }, {"layers.0.ssm_state"},
-      ErrorCode::kTensor);
   Bad(
+      "", [](Draft& d) { d.tensors[d.IndexOf("layers.0.ssm_state")].name = "layers.9.ssm_state"; },
+      "layers.0.ssm_state", {}, ErrorCode::kTensor);
+  Bad("",
       [](Draft& d) {
         d.tensors.push_back({"odd", DType::kI32, {1}, nullptr, 4});
         d.bytes.emplace_back(4, '\0');
       },
-      {"tensors", "must be"});
-  Bad([](Draft& d) { d.tensors[d.IndexOf("ids")].dtype = DType::kF32; }, {"ids", "type F32", "I32"});
-  // other-model, other versions, controls that the model cannot take
-  Bad([](Draft& d) { d.metadata["model_sha256"] = std::string(64, '0'); }, {"model_sha256", "another model"});
-  Bad([](Draft& d) { d.metadata["format"] = "hydralm-state-9"; }, {"format = hydralm-state-9"});
-  Bad([](Draft& d) { d.metadata.erase("controls"); }, {"__metadata__.controls", "missing"});
-  Bad([](Draft& d) { d.metadata["controls"] = "{"; }, {"controls", "JSON"});
-  Bad([](Draft& d) { d.metadata["controls"] = R"({"moe_top_k": 1000000000})"; }, {"controls", "moe_top_k"});
+      "holds 46 tensors", {"must be 45"});
+  Bad("", [](Draft& d) { d.tensors[d.IndexOf("ids")].dtype = DType::kF32; }, "ids", {"type F32", "I32"});
+  // Other versions, controls that the model cannot take.
+  Bad("other-model", [](Draft& d) { d.metadata["model_sha256"] = std::string(64, '0'); }, "model_sha256",
+      {"another model"});
+  Bad(
+      "", [](Draft& d) { d.metadata["format"] = "hydralm-state-9"; }, "format = hydralm-state-9");
+  Bad("", [](Draft& d) { d.metadata.erase("controls"); }, "__metadata__.controls", {"missing"});
+  Bad("", [](Draft& d) { d.metadata["controls"] = "{"; }, "controls", {"JSON"});
+  Bad("", [](Draft& d) { d.metadata["controls"] = R"({"moe_top_k": 1000000000})"; }, "controls", {"moe_top_k"});
 }
 
-TEST_F(BadState, CutAnywhereIsRefused) {  // cut
+TEST_F(BadState, CutAnywhereIsRefused) {
   for (size_t n = 0; n < good_.size(); n += n < 4000 ? 37 : 9973) {
     WriteFileAtomic(path_, std::string_view(good_).substr(0, n));
     ExpectError([&] { (void)SequenceState::Load(path_, model_); }, ErrorCode::kFormat, {"a.state"});
   }
   const std::string short_data = good_.substr(0, good_.size() - 1);
   WriteFileAtomic(path_, short_data);
-  ExpectError([&] { (void)SequenceState::Load(path_, model_); }, ErrorCode::kFormat,
-              {"data_offsets", "incomplete copy"});
+  Refused("cut", "layers", {"data_offsets", "incomplete copy"}, ErrorCode::kFormat);
 }
 
 }  // namespace

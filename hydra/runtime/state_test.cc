@@ -37,43 +37,55 @@ TEST(SequenceState, BytesAreWhatTheAccountingPromises) {
 }
 
 // A number of the state is rounded to 8 bits once a token, or once a chunk of the scan: logits move by as much, not
-// more, and by nothing where there is no Mamba-2.
+// more, and by nothing where there is no Mamba-2. The largest seen is 0.007.
 TEST(SequenceState, RoundedStateMovesLogitsLittle) {
   ThreadPool pool(2);
-  for (const Case& c : Cases()) {
-    const WeightSource source = testing::RandomSource(c.config, 3);
-    LoadOptions options{.ctx_size = 512, .kv_dtype = KvDtype::kF32, .act = Activations::kF32};
-    const Model exact = testing::BuildModel(source, options);
-    options.state_dtype = StateDtype::kBF16;
-    const Model rounded = testing::BuildModel(source, options);
-    const auto ids = RandomIds(150, c.config.vocab_size, 3);
-    const bool mamba2 = c.config.HasSsm() && c.config.ssm.kind == SsmKind::kMamba2;
-    for (const int64_t n : {1, 150}) {
-      SCOPED_TRACE(StrCat(c.name, ", pieces of ", n));
-      SequenceState one(exact), two(rounded);
-      const double difference =
-          Difference(LogitsInPieces(exact, one, ids, {n}, pool), LogitsInPieces(rounded, two, ids, {n}, pool));
-      EXPECT_LT(difference, 0.05);
-      EXPECT_EQ(difference > 0, mamba2);
+  for (const Case& c : Cases())
+    for (const uint64_t seed : {1, 2, 3}) {
+      const WeightSource source = testing::RandomSource(c.config, seed);
+      LoadOptions options{.ctx_size = 512, .kv_dtype = KvDtype::kF32, .act = Activations::kF32};
+      const Model exact = testing::BuildModel(source, options);
+      options.state_dtype = StateDtype::kBF16;
+      const Model rounded = testing::BuildModel(source, options);
+      const auto ids = RandomIds(150, c.config.vocab_size, seed);
+      const bool mamba2 = c.config.HasSsm() && c.config.ssm.kind == SsmKind::kMamba2;
+      for (const int64_t n : {1, 150}) {
+        SCOPED_TRACE(StrCat(c.name, ", seed ", seed, ", pieces of ", n));
+        SequenceState one(exact), two(rounded);
+        const double difference =
+            Difference(LogitsInPieces(exact, one, ids, {n}, pool), LogitsInPieces(rounded, two, ids, {n}, pool));
+        EXPECT_LT(difference, 0.02);
+        EXPECT_EQ(difference > 0, mamba2);
+      }
     }
-  }
 }
 
+// Experts, landmarks and product keys are chosen by their scores. Where two scores are closer than rounding, another
+// split may choose the other one, and logits move from that token on: such a model is excused, and few may be.
 TEST(SequenceState, AnySplitGivesTheSameLogits) {
+  constexpr uint64_t kSeeds = 4;
+  constexpr int kMostExcused = 1;  // of 20 models; of the 30 of six seeds there was none
   ThreadPool pool(2);
-  for (const Case& c : Cases()) {
-    // Seed 2 has a tie of product keys (gap below 1e-5) at a token of "diagonal", which rounding decides: not that one.
-    const Model model = testing::BuildModel(testing::RandomSource(c.config, 3));
-    const auto ids = RandomIds(150, c.config.vocab_size, 3);
-    SequenceState whole(model);
-    const auto want = LogitsInPieces(model, whole, ids, {1 << 20}, pool);
-    const int64_t C = c.config.chunk_len, Q = c.config.ssm.scan_chunk;
-    for (const int64_t n : {int64_t{1}, std::max<int64_t>(1, C - 1), C + 1, Q - 1, Q + 1, int64_t{7}}) {
-      SCOPED_TRACE(StrCat(c.name, ", pieces of ", n));
-      SequenceState state(model);
-      EXPECT_LT(Difference(LogitsInPieces(model, state, ids, {n}, pool), want), kTolF32);
+  std::string excused;
+  int n_excused = 0;
+  for (const Case& c : Cases())
+    for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+      const Model model = testing::BuildModel(testing::RandomSource(c.config, seed));
+      const auto ids = RandomIds(150, c.config.vocab_size, seed);
+      SequenceState whole(model);
+      const auto want = LogitsInPieces(model, whole, ids, {1 << 20}, pool);
+      const int64_t C = c.config.chunk_len, Q = c.config.ssm.scan_chunk;
+      double worst = 0;
+      for (const int64_t n : {int64_t{1}, std::max<int64_t>(1, C - 1), C + 1, Q - 1, Q + 1, int64_t{7}}) {
+        SequenceState state(model);
+        worst = std::max(worst, Difference(LogitsInPieces(model, state, ids, {n}, pool), want));
+      }
+      if (worst < kTolF32) continue;
+      EXPECT_TRUE(c.config.HasFfn(FfnKind::kChunkMoe)) << c.name << " chooses nothing: " << worst;
+      ++n_excused;
+      excused += StrCat(c.name, " with seed ", seed, " by ", worst, "; ");
     }
-  }
+  EXPECT_LE(n_excused, kMostExcused) << excused;
 }
 
 TEST(SequenceState, ForkGoesItsOwnWay) {
@@ -114,6 +126,47 @@ TEST(SequenceState, SavedAndLoadedIsTheSameToTheBit) {
       EXPECT_EQ(loaded.controls(), state.controls());
       ExpectSameBits(LogitsInPieces(again, loaded, all.subspan(57), {1, 9, 1}, pool),
                      LogitsInPieces(model, state, all.subspan(57), {1, 9, 1}, pool));
+    }
+}
+
+// Logits of a prompt, of steps, of a fork and of a loaded state, and the bytes of the saved state.
+std::string ResultsOf(const WeightSource& source, const LoadOptions& options, const std::string& file) {
+  ThreadPool pool(2);
+  const Model model = testing::BuildModel(source, options);
+  const auto ids = RandomIds(150, model.config().vocab_size, 18);
+  const std::span<const int32_t> all(ids);
+  std::string out;
+  const auto add = [&](SequenceState& state, std::span<const int32_t> more, const std::vector<int64_t>& sizes) {
+    const auto logits = LogitsInPieces(model, state, more, sizes, pool);
+    out.append(reinterpret_cast<const char*>(logits.data()), logits.size() * sizeof(float));
+  };
+  SequenceState state(model);
+  add(state, all.first(100), {37, 1, 1, 20});
+  state.Save(file);
+  out += ReadFile(file);
+  SequenceState child = state.Fork(), loaded = SequenceState::Load(file, model);
+  for (SequenceState* each : {&state, &child, &loaded}) add(*each, all.subspan(100), {1, 16, 1});
+  if (model.config().HasFfn(FfnKind::kChunkMoe)) child.SetControls({.moe_top_k = 5});  // moves it to a wider layout
+  add(child, all.first(40), {1});
+  state.Reset();
+  add(state, all.first(60), {60});
+  return out;
+}
+
+TEST(SequenceState, WhatNewMemoryHoldsShowsNowhere) {
+  const TempDir folder;
+  for (const auto& [kv, state_dtype] : kDtypes)
+    for (const Case& c : Cases()) {
+      SCOPED_TRACE(StrCat(c.name, ", keys in ", KvDtypeName(kv)));
+      const WeightSource source =
+          testing::RandomSource(c.config, 17, kv == KvDtype::kQ8_0 ? WeightType::kQ8_0 : WeightType::kF32);
+      const LoadOptions options{.ctx_size = 256, .kv_dtype = kv, .state_dtype = state_dtype};
+      std::string results[2];
+      for (const uint8_t byte : {0, 0x3e}) {  // 0x3e3e3e3e is 0.186 as f32: it would move what it is added to
+        const NewMemoryFill fill(byte);
+        results[byte == 0 ? 0 : 1] = ResultsOf(source, options, folder / "a.state");
+      }
+      EXPECT_TRUE(results[0] == results[1]);
     }
 }
 

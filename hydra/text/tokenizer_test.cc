@@ -397,13 +397,13 @@ TEST(Tokenizer, FolderNamesBosAndEos) {
 
 // ---- Bad files ----
 
-struct BadFile {
+struct BadTokenizer {
   const char* name;
-  const char* field;  // must be named in the message
+  const char* field;
   std::function<void(Json&)> change;
 };
 
-std::vector<BadFile> BadFiles() {
+std::vector<BadTokenizer> BadTokenizers() {
   return {
       {"id-gap", "model.vocab", [](Json& j) { j["model"]["vocab"]["a"] = 100000; }},
       {"id-gap-added", "added_tokens[1]",
@@ -483,19 +483,18 @@ std::vector<BadFile> BadFiles() {
 }
 
 TEST(TokenizerFile, RefusesBadFilesNamingTheField) {
-  for (const BadFile& bad : BadFiles()) {
+  for (const BadTokenizer& bad : BadTokenizers()) {
     Json json = SmallJson();
     bad.change(json);
-    const std::string what = ErrorOf([&] { (void)FromJson(json); });
-    EXPECT_EQ(what.rfind("toy.json: ", 0), 0u) << bad.name << ": " << what;
-    EXPECT_NE(what.find(bad.field), std::string::npos) << bad.name << ": " << what;
-    EXPECT_EQ(what.find('\n'), std::string::npos) << bad.name;
+    ExpectBadFile({.format = "tokenizer.json", .name = bad.name, .file = "toy.json", .field = bad.field},
+                  [&] { (void)FromJson(json); });
   }
+  ExpectBadFile({.format = "tokenizer.json", .name = "not-utf8", .file = "toy.json", .field = "byte 7"},
+                [] { (void)Tokenizer::FromJson("{\"a\": \"\xFF\"}", "toy.json"); });
 }
 
 TEST(TokenizerFile, RefusesBadBytes) {
   const auto error = [](std::string text) { return ErrorOf([&] { (void)Tokenizer::FromJson(text, "toy.json"); }); };
-  EXPECT_NE(error("{\"a\": \"\xFF\"}").find("toy.json: byte 7 is not valid UTF-8"), std::string::npos);  // not-utf8
   EXPECT_NE(error("").find("empty"), std::string::npos);
   EXPECT_NE(error(R"({"model": {"vocab": {"a": 0, "a": 0}, "merges": []}})").find("given twice"), std::string::npos);
   EXPECT_NE(error(R"({"model": {}, "model": {}})").find("given twice"), std::string::npos);

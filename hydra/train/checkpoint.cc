@@ -185,7 +185,8 @@ void CheckShards(const std::string& folder, const std::vector<Promise>& promises
   }
   int64_t ranks = 0;
   if (state.contains("world_size")) ReadJson(state["world_size"], folder + "/state.json: world_size", &ranks);
-  if (found != 1 || ranks != 1) Refuse(folder, StrCat(found, " optimiser files of ", ranks, " ranks: must be 1 of 1"));
+  if (found != 1) Refuse(folder + "/" + kDone, StrCat("files: ", found, " of optimisers: must be 1"));
+  if (ranks != 1) Refuse(folder + "/" + kStateFile, StrCat("world_size = ", ranks, ": must be 1"));
 }
 
 void RemoveFolder(const std::string& folder) noexcept {

@@ -282,9 +282,16 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
     EXPECT_NE(text.find(want), std::string::npos) << text << "\nwanted: " << want;
     EXPECT_EQ(text.find('\n'), std::string::npos);
   };
+  const auto bad = [&](const TrainerOptions& changed, const BadFile& want) {
+    ExpectBadFile(want, [&] { Trainer trainer(changed); });
+  };
   TrainerOptions changed = options;
   changed.model.norm_eps = 1e-6;
-  refuse(changed, "made by another run: model rms_norm_eps");  // other-config
+  bad(changed, {.format = "checkpoints",
+                .name = "other-config",
+                .file = folder,
+                .field = "made by another run: model rms_norm_eps",
+                .code = ErrorCode::kConfig});
   changed = options;
   changed.run.optim.seed = 6;
   refuse(changed, "optim.seed: 5 != 6");
@@ -310,7 +317,9 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
   EXPECT_NE(notes[0].find("optim.lr"), std::string::npos) << notes[0];
 
   // state.json and optimiser files that do not fit the model; DONE is right, so only their content is wrong.
-  const auto rewrite = [&](const std::function<void(CheckpointContent*)>& change, const std::string& want) {
+  const auto rewrite = [&](const std::function<void(CheckpointContent*)>& change, const std::string& file,
+                           const std::string& field, const std::vector<std::string>& found,
+                           ErrorCode code = ErrorCode::kFormat, const std::string& name = "") {
     Trainer trainer(options);
     CheckpointContent content{
         .weights = {}, .optimiser = trainer.OptimiserState(), .state = trainer.StateJson(), .metadata = {}};
@@ -320,23 +329,31 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
     changed = options;
     changed.resume = WriteCheckpoint(other.path(), 6, content);
     changed.folder = other / "run";
-    refuse(changed, want);
+    bad(changed, {.format = "checkpoints",
+                  .name = name,
+                  .file = changed.resume + "/" + file,
+                  .field = field,
+                  .found = found,
+                  .code = code});
   };
-  rewrite([](CheckpointContent* c) { c->state["rng"] = c->state["rng"].get<std::string>().substr(2); },
-          "rng: 10110 digits");  // rng-short
-  rewrite([](CheckpointContent* c) { c->state["rng"] = std::string(10112, 'x'); }, "hexadecimal");
-  rewrite([](CheckpointContent* c) { c->state.erase("guard"); }, "guard: missing");
-  rewrite([](CheckpointContent* c) { c->state["tokens"] = "many"; }, "tokens");
-  rewrite([](CheckpointContent* c) { c->state["version"] = 2; }, "version = 2: must be 1");
+  rewrite([](CheckpointContent* c) { c->state["rng"] = c->state["rng"].get<std::string>().substr(2); }, "state.json",
+          "rng", {"10110 digits"}, ErrorCode::kFormat, "rng-short");
+  rewrite([](CheckpointContent* c) { c->state["rng"] = std::string(10112, 'x'); }, "state.json", "rng",
+          {"hexadecimal"});
+  rewrite([](CheckpointContent* c) { c->state.erase("guard"); }, "state.json", "guard", {"missing"});
+  rewrite([](CheckpointContent* c) { c->state["tokens"] = "many"; }, "state.json", "tokens", {"many"});
+  rewrite([](CheckpointContent* c) { c->state["version"] = 2; }, "state.json", "version = 2", {"must be 1"});
+  const std::string optim = "optim-00000-of-00001.safetensors", model = "model.safetensors";
   rewrite(
       [](CheckpointContent* c) {
         c->optimiser[0].second = torch::zeros({1, 2});
       },
-      "shape [1, 2], the model says");  // optimiser-shape
-  rewrite([](CheckpointContent* c) { c->optimiser.pop_back(); }, ".step");
-  rewrite([](CheckpointContent* c) { c->weights[0].first = "other.weight"; }, "model.embed_tokens.weight");
-  rewrite([](CheckpointContent* c) { c->weights[0].second = c->weights[0].second.to(torch::kFloat64); },
-          "F64, expected F32");
+      optim, "", {"shape [1, 2], the model says"}, ErrorCode::kTensor, "optimiser-shape");
+  rewrite([](CheckpointContent* c) { c->optimiser.pop_back(); }, optim, "", {".step"}, ErrorCode::kTensor);
+  rewrite([](CheckpointContent* c) { c->weights[0].first = "other.weight"; }, model, "model.embed_tokens.weight", {},
+          ErrorCode::kTensor);
+  rewrite([](CheckpointContent* c) { c->weights[0].second = c->weights[0].second.to(torch::kFloat64); }, model,
+          "model.embed_tokens.weight", {"F64, expected F32"}, ErrorCode::kTensor);
 }
 
 TEST(Trainer, StopSignalLeavesACheckpointThatGoesOn) {

@@ -13,6 +13,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 # Mutable variables that belong to the whole process, and why nothing else will do.
 GLOBALS = {
+    "hydra/base/new_memory.cc": "tests fill memory that is taken deep inside a pass",
     "hydra/base/thread_pool.cc": "which pool this thread works for",
     "hydra/cli/signals.cc": "a signal handler reaches nothing else",
     "hydra/io/mapped_files.cc": "a signal handler reaches nothing else",
@@ -173,6 +174,11 @@ class Habits(unittest.TestCase):
         for line in ("constexpr int kCount = 1;", "const std::string kName{};", "int Count(int n);", "  int n = 0;",
                      "  static const std::regex kPattern(x);", "struct A;", "using B = std::vector<int>;"):
             self.assertEqual(mutable_globals(line + "\n"), [])
+
+    def test_only_tests_choose_what_new_memory_holds(self):
+        users = {path for pattern in ("hydra/*/*.cc", "hydra/*/*.h", "bench/*.cc", "fuzz/*", "examples/*.cc")
+                 for path, text in sources(pattern).items() if "SetNewMemoryByte" in text}
+        self.assertEqual(users, {"hydra/base/new_memory.h", "hydra/base/new_memory.cc", "hydra/base/testing.h"})
 
     def test_each_error_code_has_a_text_of_its_own(self):
         self.assertEqual(codes_without_text(read("hydra/base/error.h"), read("hydra/base/error.cc")), [])

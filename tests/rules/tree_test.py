@@ -157,6 +157,8 @@ def check_silent(sources):
     for s in sources:
         if not s.is_cpp or s.is_test or s.unit in (None, "frame", "hydralm", "hydralm-train"):
             continue
+        if os.path.basename(s.path) == "testing.h":  # no library: tests say there what they saw
+            continue
         for number, line in enumerate(s.code.splitlines(), 1):
             for pattern, what in loud:
                 if re.search(pattern, line):
