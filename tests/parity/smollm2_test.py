@@ -16,7 +16,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((ROOT / "tests/golden/smollm2.json").read_text())
-MARGIN = 0.5      # another best token counts only where llama.cpp's two best are farther apart
+MARGIN = 0.25       # logits: another best token is a near miss where both programs have the two this close
+NEAR_MISSES = 5     # of 200 tokens, the most (3 were seen); 19 of them have a second one within the margin
 PERPLEXITY = 0.005  # relative
 
 
@@ -40,14 +41,18 @@ class SmolLM2Test(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             out = f"{folder}/logits.npy"
             must(HYDRALM, "logits", "-m", MODEL, "--ids", ",".join(map(str, ids)), "-o", out)
-            best = np.load(out)[len(GOLDEN["prompt"]) - 1:-1].argmax(1)
-        self.assertEqual(len(best), 200)
-        near = 0
-        for step, (got, want, margin) in enumerate(zip(best, GOLDEN["greedy"], GOLDEN["margins"])):
-            if got != want:
-                near += 1
-                self.assertLessEqual(margin, MARGIN, f"step {step}: token {got}, llama.cpp has {want}")
-        print(f"{200 - near} of 200 best tokens are llama.cpp's; the others lie within {MARGIN} logits")
+            rows = np.load(out)[len(GOLDEN["prompt"]) - 1:-1]
+        self.assertEqual(len(rows), 200)
+        near = []
+        for step, (row, want, margin) in enumerate(zip(rows, GOLDEN["greedy"], GOLDEN["margins"])):
+            got = int(row.argmax())
+            if got == want:
+                continue
+            ours = float(row[got] - row[want])
+            near.append(f"step {step}: {got} by {ours:.3f}, llama.cpp has {want} by {margin:.3f}")
+            self.assertLessEqual(max(margin, ours), MARGIN, near[-1])
+        print(f"{200 - len(near)} of 200 best tokens are llama.cpp's; near misses:", "; ".join(near) or "none")
+        self.assertLessEqual(len(near), NEAR_MISSES, near)
 
     @unittest.skipIf(os.environ.get("HYDRALM_SANITIZE"), "minutes in a sanitised build, which looks for something else")
     def test_perplexity_is_that_of_llama_cpp(self):
