@@ -214,6 +214,9 @@ int Fail(int status, const char* code, const std::string& message, bool json) {
   return status;
 }
 
+// A stop on its way from a callback to the exit status.
+struct Stopped {};
+
 // Runs `body` and turns what it throws into a line and a status.
 int Guarded(bool json, const std::function<int()>& body) {
   try {
@@ -223,6 +226,8 @@ int Guarded(bool json, const std::function<int()>& body) {
       return Fail(kUserError, ErrorCodeText(ErrorCode::kIo),
                   fmt::format("stdout: {}", errno != 0 ? std::strerror(errno) : "write error"), false);
     return status;
+  } catch (const Stopped&) {
+    return StopStatus();
   } catch (const Error& error) {
     const int status = error.code() == ErrorCode::kDiverged ? kGuardStopped : kUserError;
     return Fail(status, ErrorCodeText(error.code()), error.what(), json);
@@ -383,6 +388,37 @@ int RunProgram(int argc, char** argv, const Program& program) {
   root.formatter(std::make_shared<VerbFormatter>());
   root.option_defaults()->always_capture_default();
   return Guarded(WantsJson(argc, argv), [&] { return ParseAndRun(argc, argv, program, root, context); });
+}
+
+CLI::Option* AddNumbers(CLI::App* verb, const std::string& names, std::vector<int64_t>* numbers,
+                        const std::string& text, const CLI::Validator& each) {
+  const std::string name = names.substr(names.rfind(',') + 1);
+  const auto take = [=](const std::vector<std::string>& given) {
+    numbers->clear();
+    for (const std::string& list : given)
+      for (size_t begin = 0; begin <= list.size();) {
+        const size_t end = std::min(list.find(',', begin), list.size());
+        std::string number = list.substr(begin, end - begin);
+        const std::string fault = number.empty() ? list + ": a number is missing" : each(number);
+        if (!fault.empty()) throw CLI::ValidationError(name, fault);
+        numbers->push_back(ParseWholeNumber(number, INT64_MIN, INT64_MAX, name));
+        begin = end + 1;
+      }
+    return true;
+  };
+  const auto shown = [numbers] {
+    std::string all;
+    for (const int64_t n : *numbers) all += StrCat(all.empty() ? "" : ",", n);
+    return all;
+  };
+  return verb->add_option(names, take, text, true, shown)
+      ->type_name("LIST")
+      ->expected(1, 1 << 16)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+void ThrowIfStopped() {
+  if (StopRequested()) throw Stopped();
 }
 
 void PrintWarnings(const std::vector<std::string>& warnings) {

@@ -97,6 +97,11 @@ int RunProgram(int argc, char** argv, const Program& program);
 // SHARE for others.
 CLI::Validator Range(long long low, long long high);
 
+// An option that takes whole numbers with commas between them, each of which `each` (a Range) lets pass: "-d 0,8192".
+// Nothing between two commas is an error. `numbers` holds the default.
+CLI::Option* AddNumbers(CLI::App* verb, const std::string& names, std::vector<int64_t>* numbers,
+                        const std::string& text, const CLI::Validator& each);
+
 struct StopSignalOptions {
   bool second_ends = true;    // a second signal ends the process at once
   bool restart_reads = true;  // false: a signal interrupts a read (EINTR)
@@ -115,6 +120,9 @@ void InstallStopSignals(const StopSignalOptions& options = {});
 void ClearStop();
 // kInterrupted or kTerminated, for the signal that came; kDone without one.
 [[nodiscard]] int StopStatus();
+
+// Throws what ends the verb with StopStatus() where a signal came: for callbacks of work that cleans up behind itself.
+void ThrowIfStopped();
 
 // "hydralm: warning: ..." on stderr, a line each.
 void PrintWarnings(const std::vector<std::string>& warnings);

@@ -167,7 +167,7 @@ void AddLogitsFlags(CLI::App* verb, LogitsFlags* flags) {
   AddModelFlags(verb, &flags->model);
   verb->add_option("-p,--prompt", flags->text, "text to encode")->type_name("TEXT");
   verb->add_option("-f,--file", flags->file, "file to encode; - = stdin")->type_name("FILE");
-  verb->add_option("--ids", flags->ids, "token ids instead of text, such as 1,2,3")->delimiter(',');
+  AddNumbers(verb, "--ids", &flags->ids, "token ids instead of text, such as 1,2,3", Range(0, INT32_MAX));
   AddTextFlags(verb, {.parse_special = true, .add_special = false}, &flags->special);
   verb->add_option("--engine", flags->engine, "runtime, or torch: the training form, fp32")
       ->check(CLI::IsMember({"runtime", "torch"}));

@@ -146,7 +146,9 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
   return rows;
 }
 
-TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t chunk, const CommonFlags& common) {
+// Nothing where a signal stopped it: the number of a part would look like that of the text.
+std::optional<TextPerplexity> Perplexity(const BenchFlags& flags, const Runner& runner, int64_t chunk,
+                                         const CommonFlags& common) {
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
   const std::string text = ReadText(flags.ppl);
   const std::vector<int32_t> ids = tokenizer.Encode(text, flags.special.Options());
@@ -157,14 +159,21 @@ TextPerplexity Perplexity(const BenchFlags& flags, const Runner& runner, int64_t
   const std::vector<int32_t> empty = tokenizer.Encode("", flags.special.Options());
   if (tokenizer.bos_id() && !empty.empty() && empty.front() == *tokenizer.bos_id()) options.bos = *tokenizer.bos_id();
   const bool draw = !common.quiet && StderrIsTerminal(), lines = common.verbose && !common.quiet && !draw;
+  bool stopped = false;
   options.progress = [&](int64_t done, int64_t chunks) {
     if (draw || lines)
       fmt::print(stderr, "{}perplexity   chunk {} of {}{}", draw ? "\r" : "", done, chunks, lines ? "\n" : "");
-    return !StopRequested();
+    stopped = done < chunks && StopRequested();
+    return !stopped;
   };
+  CheckPerplexity(runner.model, ids, options);
+  runner.Announce();
   const TextPerplexity result = MeasurePerplexity(runner.model, ids, options, *runner.pool);
   if (draw) fmt::print(stderr, "\n");
-  return result;
+  if (!stopped) return result;
+  fmt::print(stderr, "hydralm: --ppl {}: stopped after {} chunks of {} tokens: no perplexity\n", flags.ppl,
+             result.chunks, chunk);
+  return std::nullopt;
 }
 
 // Read rates with 1, 2, 4, .. and all threads.
@@ -255,9 +264,13 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
                .target = model.weights().target,
                .kernels = KernelsText(model)};
   if (!flags.ppl.empty()) {
-    const TextPerplexity ppl = Perplexity(flags, runner, chunk, common);
-    row.perplexity = PerplexityOf{ppl.perplexity(), ppl.standard_error(), ppl.loss(), ppl.chunks, chunk, ppl.tokens};
-    if (tests.empty()) writer.Write(row);
+    const std::optional<TextPerplexity> ppl = Perplexity(flags, runner, chunk, common);
+    if (ppl)
+      row.perplexity =
+          PerplexityOf{ppl->perplexity(), ppl->standard_error(), ppl->loss(), ppl->chunks, chunk, ppl->tokens};
+    if (ppl && tests.empty()) writer.Write(row);
+  } else {
+    runner.Announce();
   }
   std::optional<ReadMeter> meter;
   if (!tests.empty()) meter.emplace(*runner.pool);
@@ -281,22 +294,11 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--type", flags->type, "type of --preset's matrices, such as q8_0")
       ->type_name("TYPE")
       ->needs(preset);
-  verb->add_option("-p,--n-prompt", flags->prompts, "tokens read at once; a list makes a test of each; 0 = none")
-      ->delimiter(',')
-      ->check(Range(0, 1 << 24))
-      ->type_name("N,..");
-  verb->add_option("-n,--n-gen", flags->generates, "tokens one by one; 0 = none")
-      ->delimiter(',')
-      ->check(Range(0, 1 << 24))
-      ->type_name("N,..");
-  verb->add_option("-d,--depth", flags->depths, "tokens held before")
-      ->delimiter(',')
-      ->check(Range(0, 1 << 26))
-      ->type_name("N,..");
-  verb->add_option("-b,--batch", flags->batches, "sequences at once")
-      ->delimiter(',')
-      ->check(Range(1, 512))
-      ->type_name("N,..");
+  AddNumbers(verb, "-p,--n-prompt", &flags->prompts, "tokens read at once; a list makes a test of each; 0 = none",
+             Range(0, 1 << 24));
+  AddNumbers(verb, "-n,--n-gen", &flags->generates, "tokens one by one; 0 = none", Range(0, 1 << 24));
+  AddNumbers(verb, "-d,--depth", &flags->depths, "tokens held before", Range(0, 1 << 26));
+  AddNumbers(verb, "-b,--batch", &flags->batches, "sequences at once", Range(1, 512));
   verb->add_option("-r,--repeats", flags->repeats, "repetitions of each test, after a warm-up")->check(Range(1, 10000));
   verb->add_flag("--interleave", flags->interleave,
                  "repeat all tests in turn, so that a slow moment of the machine meets each; holds all their states");

@@ -48,6 +48,7 @@ class Chat {
             {.system = flags.system, .end_ids = EndIds(runner_.model, wishes_, tokenizer_), .sampling = sampling_},
             NewState()) {
     sampling_.CheckIds(tokenizer_.vocab_size());
+    runner_.Announce();
     if (common_.quiet) return;
     fmt::print(stderr, "chat         template {}, {}; {}\n", template_.name(),
                sampling_.temperature > 0 ? fmt::format("seed {}", sampling_.seed) : "greedy", kCommands);

@@ -81,6 +81,7 @@ void PrintVerdict(const Verdict& verdict, const Bounds& bounds) {
 
 int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
   const bool gguf = flags.to.empty() ? flags.target.ends_with(".gguf") : flags.to == "gguf";
+  if (!gguf && flags.to.empty()) RefuseFileName(flags.target);
   const WeightSource source = OpenSource(flags.source, flags.target, gguf ? TargetKind::kGguf : TargetKind::kFolder);
   const DType dtype = ParseDtype(flags.dtype, source.config.dtype);
   const int64_t shard_bytes = ParseBytes("convert: --shard-size", flags.shard_size);

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
+#include <utility>
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
@@ -43,6 +45,9 @@ bool Same(const fs::path& a, const fs::path& b) {
 
 void CheckTarget(const std::string& source, const std::string& target, TargetKind kind) {
   const auto refuse = [&](const char* rule) { throw Error(ErrorCode::kUsage, StrCat("-o ", target, ": ", rule)); };
+  if (target.empty())
+    throw Error(ErrorCode::kUsage, StrCat("-o: needs the name of a ",
+                                          kind == TargetKind::kGguf ? ".gguf file" : "folder", ": it is empty"));
   if (!fs::exists(target)) return;
   const bool of_folder = fs::is_directory(source) || !GgufFile::IsGguf(source);  // else the folder is not its own
   if (Same(source, target) || (of_folder && Same(HomeOf(source), target))) refuse("is the source: choose another name");
@@ -98,11 +103,27 @@ void WriteTokenizerFiles(const WeightSource& source, const fs::path& to, const s
 
 }  // namespace
 
+void RefuseFileName(const std::string& target) {
+  static const std::set<std::string> kEndings{
+      ".txt",  ".json", ".jsonl", ".md",  ".csv", ".log", ".bin", ".safetensors", ".npy",  ".npz",  ".pt",  ".pth",
+      ".ckpt", ".onnx", ".ggml",  ".tok", ".zip", ".tar", ".gz",  ".zst",         ".toml", ".yaml", ".yml", ".state"};
+  if (kEndings.contains(fs::path(target).extension().string()) && !fs::is_directory(target))
+    throw Error(ErrorCode::kUsage, StrCat("-o ", target,
+                                          ": is the name of a file, and a folder would be made: give a folder's or a "
+                                          ".gguf file's name, or --to hf"));
+}
+
 WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind) {
   CheckTarget(source, target, kind);
   std::vector<std::string> warnings;
   WeightSource opened = OpenWeights(source, &warnings);
   PrintWarnings(warnings);
+  // From here on a signal ends the work between two tensors, so that the folder or file under way is taken away.
+  InstallStopSignals();
+  opened.tensor = [read = std::move(opened.tensor)](const TensorSpec& spec) {
+    ThrowIfStopped();
+    return read(spec);
+  };
   return opened;
 }
 

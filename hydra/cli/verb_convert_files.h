@@ -15,8 +15,11 @@ namespace hydra::cli {
 enum class TargetKind { kFolder, kGguf };
 
 // Opens the source after a look at the target; warnings go to stderr. Throws kUsage where the result would take the
-// place of the source, of a folder or of another kind of file.
+// place of the source, of a folder or of another kind of file. From then on a signal ends the work with StopStatus().
 [[nodiscard]] WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind);
+
+// Throws kUsage for the name of a plain file (out.txt) where a folder would be made.
+void RefuseFileName(const std::string& target);
 
 // One GGUF file with the tokenizer of the source, if that has one. `pre`: what --pre says of a GGUF source, or nothing.
 ConvertReport WriteGgufModel(const WeightSource& source, const std::string& target, const TypeOfTensor& type_of,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,8 +22,6 @@
 
 namespace hydra::cli {
 namespace {
-
-struct Interrupted {};
 
 std::string Count(int64_t n) { return WithCommas(static_cast<uint64_t>(n)); }
 
@@ -102,15 +101,14 @@ class ProgressLine {
 int RunBuild(DataBuildOptions options, const CommonFlags& flags) {
   InstallStopSignals();
   DataBuildResult result;
-  try {
+  {
     ProgressLine line(flags);
+    options.warn = PrintWarnings;
     options.progress = [&line](const DataBuildProgress& progress) {
-      if (StopRequested()) throw Interrupted();
+      ThrowIfStopped();
       line.Show(progress);
     };
     result = BuildData(options);
-  } catch (const Interrupted&) {
-    return StopStatus();
   }
   const DataManifest& manifest = result.manifest;
   const auto note = [&](const std::string& text) {
@@ -138,6 +136,8 @@ int RunBuild(DataBuildOptions options, const CommonFlags& flags) {
 
 int RunInfo(const std::string& folder, const CommonFlags& flags) {
   const DataManifest manifest = DataManifest::Load(folder);
+  for (const DataManifest::Shard& shard : manifest.shards)  // data.json alone says what shards should be
+    CheckShard(TokenShard::Open((std::filesystem::path(folder) / shard.file).string()), shard, manifest);
   if (flags.json) {
     fmt::print("{}\n", DumpJson(ManifestJson(folder, manifest)));
     return kDone;

@@ -120,6 +120,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
                                 .continues = !flags.load.empty(),
                                 .to_be_continued = !flags.save.empty()};
   generator.Check(state, prompt, options);
+  runner.Announce();
   if (common.verbose && !common.quiet) fmt::print(stderr, "sampling     {}\n", SamplingText(sampling));
   InstallStopSignals();
   // A character that the state has begun ends where another text begins.

@@ -89,6 +89,13 @@ bool IsSafeTensors(const std::string& path) {
   return path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json");
 }
 
+bool BeginsAsJson(const std::string& path) {
+  const MappedFile file(path);
+  const std::string_view text = file.text();
+  const size_t first = text.find_first_not_of(" \t\r\n");
+  return first != std::string_view::npos && text[first] == '{';
+}
+
 Subject LoadSubject(const InspectOptions& options) {
   Subject subject;
   if (!options.preset.empty()) {
@@ -111,6 +118,10 @@ Subject LoadSubject(const InspectOptions& options) {
     return subject;
   }
   if (!folder && !IsSafeTensors(options.model)) {
+    if (path.extension() != ".json" && !BeginsAsJson(options.model))
+      throw Error(
+          ErrorCode::kUsage,
+          fmt::format("{}: must be a model folder, a .gguf, a .safetensors or a config.json file", options.model));
     subject.config = LoadConfig(options.model, &subject.notes);
     return subject;
   }

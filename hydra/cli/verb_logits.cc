@@ -34,6 +34,7 @@ int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const Commo
   const Model& model = runner.model;
   const int64_t vocab = model.config().vocab_size;
   const std::vector<int32_t> ids = InputIds(flags.io, verb, vocab);
+  runner.Announce();
   SequenceState state(model, ApplyControls(flags.io.model.controls, model.config()));
   ForwardScratch scratch;
   NpyRowWriter writer(flags.io.output, vocab);
@@ -62,11 +63,9 @@ void AddLogitsVerb(CLI::App& root, VerbContext& context) {
   CLI::App* verb =
       context.AddVerb(root, kLogitsVerb, "hydralm logits -m runs/demo/model -p \"In the beginning\" -o logits.npy");
   AddLogitsFlags(verb, &flags->io);
-  verb->add_option("--split", flags->split,
-                   "tokens of each pass, the last number repeats: 1 = token by token; default one piece")
-      ->delimiter(',')
-      ->check(Range(1, INT32_MAX))
-      ->type_name("N,N,..");
+  AddNumbers(verb, "--split", &flags->split,
+             "tokens of each pass, the last number repeats: 1 = token by token; default one piece",
+             Range(1, INT32_MAX));
   AddRuntimeFlags(verb, &flags->io.model);
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags, verb, &context](const CommonFlags& common) {

@@ -32,7 +32,7 @@ std::vector<TensorChange> WorstChanges(const ConvertReport& report) {
 }
 
 int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
-  if (!flags.target.ends_with(".gguf"))
+  if (!flags.target.empty() && !flags.target.ends_with(".gguf"))
     throw Error(ErrorCode::kUsage, StrCat("-o ", flags.target, ": quantised weights go into a .gguf file"));
   const QuantRecipe recipe = *ParseQuantRecipe(flags.type);
   const WeightSource source = OpenSource(flags.source, flags.target, TargetKind::kGguf);

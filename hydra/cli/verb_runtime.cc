@@ -59,23 +59,25 @@ void CheckMemory(const WeightSource& source, const RunOptions& run, const Tensor
                                              fit.advice.empty() ? "" : fmt::format(": {} fits", fit.advice)));
 }
 
-void PrintLines(const Model& model, const RunOptions& run, const TensorBytes& bytes, int threads) {
+std::string Lines(const Model& model, const RunOptions& run, const TensorBytes& bytes, int threads) {
   const ModelWeights& w = model.weights();
   const RunBytes cost = CountRun(model.config(), run, bytes);
-  fmt::print(stderr, "model        {}: {} parameters ({}), {}\n", ModelName(model.path()),
-             Commas(CountParams(model.config()).total), FamilyName(model.config().family), TypesText(w.source));
+  std::string text =
+      fmt::format("model        {}: {} parameters ({}), {}\n", ModelName(model.path()),
+                  Commas(CountParams(model.config()).total), FamilyName(model.config().family), TypesText(w.source));
   const std::string packed =
       w.packed_bytes > 0 ? fmt::format(" ({} in copies for {})", MiB(w.packed_bytes), w.target) : "";
   std::string kv;
   if (cost.kv > 0) kv = fmt::format(" + KV {} ({} tokens, {})", MiB(cost.kv), Commas(run.ctx), KvDtypeName(run.kv));
   const int64_t have = AvailableMemory();
-  fmt::print(stderr, "memory       weights {}{}{} + state {} + scratch {} = {}{} MiB\n", MiB(cost.weights), packed, kv,
-             MiB(cost.state), MiB(cost.scratch), MiB(cost.total(1) - cost.snapshot),
-             have > 0 ? fmt::format(" of {} free", MiB(have)) : "");
+  text += fmt::format("memory       weights {}{}{} + state {} + scratch {} = {}{} MiB\n", MiB(cost.weights), packed, kv,
+                      MiB(cost.state), MiB(cost.scratch), MiB(cost.total(1) - cost.snapshot),
+                      have > 0 ? fmt::format(" of {} free", MiB(have)) : "");
   const std::string processor = ProcessorName();
-  fmt::print(stderr, "threads      {} on {}, activations {}{}\n", threads, w.target,
-             model.options().act == Activations::kQ8 ? "q8" : "f32",
-             processor.empty() ? "" : fmt::format(" ({})", processor));
+  text += fmt::format("threads      {} on {}, activations {}{}\n", threads, w.target,
+                      model.options().act == Activations::kQ8 ? "q8" : "f32",
+                      processor.empty() ? "" : fmt::format(" ({})", processor));
+  return text;
 }
 
 struct KernelRow {
@@ -122,24 +124,25 @@ std::string KernelText(const kernels::Matrix& m, bool q8) {
                      q8 ? "int8 products with activations rounded in blocks of 32" : "widened, products in f32");
 }
 
-void PrintExplain(const Model& model, const ModelFlags& flags) {
+std::string Explanation(const Model& model, const ModelFlags& flags) {
   const ModelWeights& w = model.weights();
   const bool q8 = model.options().act == Activations::kQ8;
   std::string targets;
   for (const std::string& name : kernels::Targets()) targets += (targets.empty() ? "" : " ") + name;
-  fmt::print(stderr, "explain      SIMD level {} ({}); this machine runs: {}\n", kernels::CurrentTarget(),
-             flags.target == "best" ? "the best there is" : "asked for", targets);
-  fmt::print(stderr, "explain      activations {}: {}\n", q8 ? "q8" : "f32",
-             flags.act != "auto" ? "asked for"
-             : w.quantised       ? "the weights are quantised"
-                                 : "the weights are not quantised");
+  std::string text = fmt::format("explain      SIMD level {} ({}); this machine runs: {}\n", kernels::CurrentTarget(),
+                                 flags.target == "best" ? "the best there is" : "asked for", targets);
+  text += fmt::format("explain      activations {}: {}\n", q8 ? "q8" : "f32",
+                      flags.act != "auto" ? "asked for"
+                      : w.quantised       ? "the weights are quantised"
+                                          : "the weights are not quantised");
   const ModelConfig& c = model.config();
   const bool mamba2 = c.HasSsm() && c.ssm.kind == SsmKind::kMamba2;
-  fmt::print(stderr, "explain      keys and values {}{}\n", KvDtypeName(model.options().kv_dtype),
-             mamba2 ? fmt::format(", recurrent state {}", StateDtypeName(model.options().state_dtype)) : "");
+  text += fmt::format("explain      keys and values {}{}\n", KvDtypeName(model.options().kv_dtype),
+                      mamba2 ? fmt::format(", recurrent state {}", StateDtypeName(model.options().state_dtype)) : "");
   for (const KernelRow& row : KernelRows(w))
-    fmt::print(stderr, "explain      {:<18} {:<5} [{}, {}]: {}\n", row.part, Info(row.w->type).name, row.w->rows,
-               row.w->cols, KernelText(*row.w, q8));
+    text += fmt::format("explain      {:<18} {:<5} [{}, {}]: {}\n", row.part, Info(row.w->type).name, row.w->rows,
+                        row.w->cols, KernelText(*row.w, q8));
+  return text;
 }
 
 }  // namespace
@@ -169,10 +172,12 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   CheckMemory(source, run, bytes);
   auto pool = std::make_unique<ThreadPool>(flags.threads);
   Model model(ModelWeights::Build(source, load, pool.get()));
-  if (!options.quiet) PrintLines(model, run, bytes, pool->threads());
-  if (flags.explain) PrintExplain(model, flags);
-  return {std::move(pool), std::move(model)};
+  std::string about = options.quiet ? "" : Lines(model, run, bytes, pool->threads());
+  if (flags.explain) about += Explanation(model, flags);
+  return {std::move(pool), std::move(model), std::move(about)};
 }
+
+void Runner::Announce() const { fmt::print(stderr, "{}", about); }
 
 Tokenizer LoadTokenizerOf(const Model& model, const ModelFlags& flags) {
   Tokenizer tokenizer = LoadTokenizer(model.path(), flags.pre);

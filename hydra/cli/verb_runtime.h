@@ -22,7 +22,7 @@
 namespace hydra::cli {
 
 struct OpenOptions {
-  bool quiet = false;     // no lines about the model; warnings still come
+  bool quiet = false;     // Announce() prints no lines about the model; warnings still come
   int64_t ctx = 0;        // > 0: what the verb needs where -c was not given
   int64_t batch = 1;      // sequences held at once
   bool f32_only = false;  // activations in f32 whatever --act says
@@ -32,6 +32,9 @@ struct OpenOptions {
 struct Runner {
   std::unique_ptr<ThreadPool> pool;
   Model model;
+  std::string about;  // the lines about the model, and those of --explain
+  // Prints them on stderr: after all that the verb can check, so that an error stands alone.
+  void Announce() const;
 };
 // Throws kUsage for a device, type or SIMD level that there is not, and where the memory does not suffice.
 [[nodiscard]] Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options);

@@ -34,6 +34,21 @@ int32_t EndOfText(const Tokenizer& tokenizer, const std::string& path) {
               path + ": has no special token <|endoftext|> and names no eos: documents cannot be ended");
 }
 
+// The folder of the build. One that was made here and has nothing in it at the end, after an error, goes.
+class MadeFolder {
+ public:
+  explicit MadeFolder(const std::string& path) : path_(path), made_(!fs::exists(path)) { MakeDirs(path); }
+  ~MadeFolder() {
+    if (made_) ::rmdir(path_.c_str());  // refused where there is something
+  }
+  MadeFolder(const MadeFolder&) = delete;
+  MadeFolder& operator=(const MadeFolder&) = delete;
+
+ private:
+  const std::string path_;
+  const bool made_;
+};
+
 // The shards of one split while they are written.
 class SplitWriter {
  public:
@@ -257,7 +272,9 @@ bool IsValidation(const TextDocument& document, double fraction) {
 DataBuildResult BuildData(const DataBuildOptions& options) {
   CheckOptions(options);
   const std::string tokenizer_file = TokenizerPath(options.tokenizer);
-  const Tokenizer tokenizer = Tokenizer::Load(options.tokenizer);
+  std::vector<std::string> warnings;
+  const Tokenizer tokenizer = Tokenizer::Load(options.tokenizer, {.warnings = &warnings});
+  if (options.warn) options.warn(warnings);
   const int32_t end = EndOfText(tokenizer, tokenizer_file);
   const FileOps& ops = *options.ops;
 
@@ -267,7 +284,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
   const std::string tokenizer_text = WholeTokenizerJson(options.tokenizer);
   if (Sha256::Of(tokenizer_text) != tokenizer.sha256())
     throw Error(ErrorCode::kData, tokenizer_file + ": is no tokenizer.json, or changed while it was read");
-  MakeDirs(options.out);
+  const MadeFolder made(options.out);
   const FolderLock lock(options.out, "hydralm data build");
   RemoveStaleTemporaries(options.out);
   RemoveOldData(options.out, EarlierBuild(options.out, tokenizer_text));  // of a killed build
@@ -321,9 +338,8 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
 }
 
 std::vector<std::string> CheckData(const std::string& folder, const std::string& tokenizer_sha256) {
+  CheckDataFolder(folder);
   const std::string manifest_path = (fs::path(folder) / "data.json").string();
-  std::error_code ignored;
-  if (!fs::exists(manifest_path, ignored)) ThrowIo(manifest_path, "cannot open", ENOENT);
   std::vector<std::string> problems;
   const auto attempt = [&](const auto& check) {
     try {

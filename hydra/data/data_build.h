@@ -30,6 +30,8 @@ struct DataBuildOptions {
   TextInputOptions input = {};
   // Called about ten times a second; throw from it to stop (nothing is left behind).
   std::function<void(const DataBuildProgress&)> progress = {};
+  // Called once, before the first text is read, with what the tokenizer's files say and is not obeyed.
+  std::function<void(const std::vector<std::string>&)> warn = {};
   const FileOps* ops = &FileOps::Real();
 };
 

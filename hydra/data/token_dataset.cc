@@ -66,7 +66,19 @@ Json CountsJson(const SplitCounts& counts) {
 
 }  // namespace
 
+void CheckDataFolder(const std::string& folder) {
+  std::error_code ignored;
+  const auto refuse = [&](const char* what) {
+    throw Error(ErrorCode::kIo, fmt::format("{}: {}: give a folder that hydralm data build made",
+                                            folder.empty() ? "\"\"" : folder, what));
+  };
+  if (!std::filesystem::exists(folder, ignored)) refuse("no such folder");
+  if (!std::filesystem::is_directory(folder, ignored)) refuse("is no folder");
+  if (!std::filesystem::exists(ManifestPath(folder), ignored)) refuse("has no data.json");
+}
+
 DataManifest DataManifest::Load(const std::string& folder) {
+  CheckDataFolder(folder);
   const std::string path = ManifestPath(folder);
   const Json json = ParseJson(MappedFile(path, kMaxManifest).text(), path);
   DataManifest manifest;

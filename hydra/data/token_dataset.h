@@ -22,6 +22,9 @@ struct SplitCounts {
   bool operator==(const SplitCounts&) const = default;
 };
 
+// Throws kIo for what is no folder, or one without data.json; the message says what to give.
+void CheckDataFolder(const std::string& folder);
+
 // data.json.
 struct DataManifest {
   struct Shard {

@@ -261,7 +261,8 @@ TEST_F(Dataset, BadManifestsAreRefusedByField) {
   Bad("\"documents\": 5", "\"documents\": 9223372036854775807", {"shards[0]: documents", "2^40"});
   Bad("{", "[", {"data.json"});
   TempDir empty;
-  ExpectError([&] { (void)TokenDataset::Open(empty.path(), "train"); }, ErrorCode::kIo, {"data.json", "No such file"});
+  ExpectError([&] { (void)TokenDataset::Open(empty.path(), "train"); }, ErrorCode::kIo,
+              {empty.path() + ": has no data.json: give a folder that"});
 }
 
 }  // namespace

@@ -203,8 +203,9 @@ void MappedFile::CheckUnchanged() const {
 
 std::span<const std::byte> ByteReader::Bytes(uint64_t n, std::string_view field) {
   if (n > left())
-    Fail(field, fmt::format("needs {} bytes at offset {}: the file ends at {}: incomplete copy?", WithCommas(n),
-                            WithCommas(pos_), WithCommas(size())));
+    Fail(field, size() == 0 ? "is missing: the file is empty: incomplete copy?"
+                            : fmt::format("needs {} bytes at offset {}: the file ends at {}: incomplete copy?",
+                                          WithCommas(n), WithCommas(pos_), WithCommas(size())));
   const auto result = bytes_.subspan(pos_, n);
   pos_ += n;
   return result;

@@ -8,7 +8,8 @@
 namespace hydra {
 
 // Holds a lock on FOLDER/.lock (flock), which names this process and its work. The system gives the lock back when the
-// process ends in any way, so nothing goes stale; the file itself stays. Not thread-safe.
+// process ends in any way, so nothing goes stale. The file goes with the lock; a killed holder's stays. Not
+// thread-safe.
 class FolderLock {
  public:
   // `work` is what a second one reads, such as "hydralm train". The folder must exist. Throws kUsage "FOLDER: in use by
@@ -21,6 +22,7 @@ class FolderLock {
   static constexpr const char* kFileName = ".lock";
 
  private:
+  std::string path_;
   int fd_ = -1;
 };
 

@@ -24,6 +24,7 @@ TEST(FolderLock, RefusesASecondAndNamesTheFirst) {
   first.reset();
   ExpectError([&] { const FolderLock second(dir.path(), "x"); }, ErrorCode::kUsage, {"in use"});
   { const FolderLock ends = std::move(moved); }
+  EXPECT_EQ(dir.CountFiles(), 0U);
   EXPECT_NO_THROW(FolderLock(dir.path(), "x"));
   ExpectError([&] { const FolderLock none(dir / "none", "x"); }, ErrorCode::kIo, {"none/.lock", "cannot be opened"});
 }

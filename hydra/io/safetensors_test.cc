@@ -87,7 +87,7 @@ TEST(SafeTensors, RefusesEachKindOfBadFile) {
     return StrCat("{\"dtype\":\"", dtype, "\",\"shape\":", shape, ",\"data_offsets\":", offsets, "}");
   };
   const Case cases[] = {
-      {"empty", "", "header length", {"ends at 0"}},
+      {"empty", "", "header length", {"the file is empty"}},
       {"length-cut", std::string("\x10\0\0", 3), "header length", {"ends at 3"}},
       {"header-past-end", Raw(one, "", 4000), "header", {"4,000", "incomplete copy"}},
       {"header-over-limit", Raw(one, d8, int64_t{1} << 40), "header length", {"1,099,511,627,776"}},

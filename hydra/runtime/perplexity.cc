@@ -20,7 +20,9 @@ double Loss(std::span<const float> row, int32_t target) {
   return std::log(sum) - static_cast<double>(row[static_cast<size_t>(target)] - top);
 }
 
-void Check(const Model& model, std::span<const int32_t> ids, const PerplexityOptions& options) {
+}  // namespace
+
+void CheckPerplexity(const Model& model, std::span<const int32_t> ids, const PerplexityOptions& options) {
   constexpr int64_t kLeast = 4;
   if (options.chunk < kLeast)
     throw Error(ErrorCode::kUsage,
@@ -33,8 +35,6 @@ void Check(const Model& model, std::span<const int32_t> ids, const PerplexityOpt
                 StrCat(options.name, ": the text has ", ids.size(), " tokens: a chunk needs ", options.chunk));
 }
 
-}  // namespace
-
 double TextPerplexity::perplexity() const { return std::exp(loss()); }
 
 double TextPerplexity::standard_error() const {
@@ -45,7 +45,7 @@ double TextPerplexity::standard_error() const {
 
 TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> ids, const PerplexityOptions& options,
                                  ThreadPool& pool) {
-  Check(model, ids, options);
+  CheckPerplexity(model, ids, options);
   constexpr int64_t kRows = 256;  // logits held at once
   const int64_t C = options.chunk, first = C / 2, V = model.config().vocab_size;
   const int64_t chunks = static_cast<int64_t>(ids.size()) / C;

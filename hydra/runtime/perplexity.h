@@ -33,6 +33,8 @@ struct TextPerplexity {
 };
 
 // Throws kData when the text is shorter than one chunk, kUsage for a chunk that is too short or longer than ctx_size.
+void CheckPerplexity(const Model& model, std::span<const int32_t> ids, const PerplexityOptions& options);
+// Throws the same, and kData where a loss is not finite.
 [[nodiscard]] TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> ids,
                                                const PerplexityOptions& options, ThreadPool& pool);
 

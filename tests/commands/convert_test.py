@@ -67,6 +67,31 @@ class Convert(unittest.TestCase):
         self.assertEqual(sorted(os.listdir(work)), ["out", "slash"])
         self.refuse(run(HYDRALM, "convert", self.a, "-o", "", "--to", "hf"), "name of a folder: it is empty")
 
+    def test_a_name_of_a_plain_file_makes_no_folder(self):
+        for name in ("out.txt", "out.json", "out.safetensors", "out.bin"):
+            self.refuse(run(HYDRALM, "convert", self.a, "-o", self.path(name)),
+                        rf"-o {re.escape(self.path(name))}: is the name of a file, and a folder would be made")
+            self.assertFalse(os.path.exists(self.path(name)))
+        for name in ("model-v1.5", "my.model"):
+            must(HYDRALM, "convert", self.a, "-o", self.path(name))
+        must(HYDRALM, "convert", self.a, "-o", self.path("odd.txt"), "--to", "hf")
+        for verb, what in (("convert", "folder"), ("quantize", ".gguf file")):
+            self.refuse(run(HYDRALM, verb, self.a, "-o", ""), f"^hydralm: -o: needs the name of a {what}: it is empty$")
+
+    def test_a_signal_leaves_no_stage(self):
+        big = make_model(HYDRALM, self.path("large"), "llama", self.tokenizer, hidden_size=384, intermediate_size=1024,
+                         num_hidden_layers=12, num_key_value_heads=6)
+        for target in ("stopped", "stopped.gguf"):
+            out = Path(self.path(target))
+            child = subprocess.Popen([HYDRALM, "convert", big, "-o", str(out)], stdout=subprocess.DEVNULL)
+            while child.poll() is None and not list(Path(self.folder).glob(out.name + ".tmp-*")):
+                time.sleep(0.001)
+            child.send_signal(signal.SIGTERM)
+            status = child.wait(60)
+            self.assertIn(status, (0, 143))
+            self.assertEqual(list(Path(self.folder).glob(out.name + ".tmp-*")), [])
+            self.assertEqual(out.exists(), status == 0)
+
     def test_every_copied_file_may_be_replaced(self):
         source, out = make_model(HYDRALM, self.path("texts"), "llama", self.tokenizer), self.path("texts-out")
         files = {"tokenizer_config.json": "{}", "special_tokens_map.json": "{}", "added_tokens.json": "{}",

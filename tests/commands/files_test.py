@@ -254,7 +254,41 @@ class Files(unittest.TestCase):
         self.assertEqual((check.returncode, "50 documents" in check.stdout), (0, True), check)
         self.assertEqual(self.documents(self.corpus("c.txt", 7), "--doc-sep", "\f"), 7)
         self.assertEqual(sorted(path.name for path in (self.dir / "data").iterdir()),
-                         [".lock", "data.json", "tokenizer.json", "train-00001-of-00001.2.tok"])
+                         ["data.json", "tokenizer.json", "train-00001-of-00001.2.tok"])
+
+    def test_a_failed_build_leaves_nothing(self):
+        blank = self.dir / "blank.txt"
+        blank.write_text("  \n")
+        self.refuses("no document with text", "data", "build", blank, "--tokenizer", self.tokenizer, "-o",
+                     self.dir / "new")
+        self.assertEqual([path.name for path in self.dir.iterdir()], ["blank.txt"])
+        (self.dir / "mine").mkdir()
+        self.refuses("no document with text", "data", "build", blank, "--tokenizer", self.tokenizer, "-o",
+                     self.dir / "mine")
+        self.assertEqual(list((self.dir / "mine").iterdir()), [])
+
+    def test_info_looks_at_the_shards(self):
+        self.assertEqual(self.documents(self.corpus("a.txt", 50), "--doc-sep", "\f"), 50)
+        self.assertEqual(self.hydralm("data", "info", self.dir / "data").returncode, 0)
+        shard, = (self.dir / "data").glob("*.tok")
+        shard.write_bytes(b"")
+        self.refuses(rf"{shard}: magic is missing: the file is empty", "data", "info", self.dir / "data")
+
+    def test_wrong_folders_are_named_alike(self):
+        (self.dir / "file").write_text("x")
+        for verb in ("info", "check"):
+            for folder, what in (("none", "no such folder"), ("file", "is no folder"), ("", "has no data.json")):
+                self.refuses(rf"^hydralm: {self.dir / folder}: {what}: give a folder that hydralm data build made$",
+                             "data", verb, self.dir / folder)
+
+    def test_the_tokenizers_warnings_are_printed(self):
+        path = self.dir / "tokenizer.json"
+        path.write_text(json.dumps({**json.loads(Path(self.tokenizer).read_text()), "padding": {"length": 8}}))
+        said = self.hydralm("tokenizer", "info", "-m", path).stderr
+        self.assertRegex(said, "^hydralm: warning: .*padding is set: it is not applied")
+        done = self.hydralm("data", "build", self.corpus("a.txt", 50), "--tokenizer", path, "--doc-sep", "\f",
+                            "-o", self.dir / "data")
+        self.assertEqual((done.returncode, done.stderr[:len(said)]), (0, said), done)
 
     def test_no_space_leaves_the_earlier_one(self):
         self.assertEqual(self.documents(self.corpus("a.txt", 50), "--doc-sep", "\f"), 50)

@@ -330,6 +330,8 @@ class Logits(RuntimeTest):
         for flags, pattern in (
                 ((), "no tokens"), (("--ids", f"1,{VOCAB}"), f"must be 0 to {VOCAB - 1}"),
                 (("--ids", "-1"), "must be 0"), (("--ids", "1", "-p", "a"), "one of -p, -f and --ids"),
+                (("--ids", "1,,"), "--ids 1,,: a number is missing"), (("--ids", ",1"), "--ids ,1: a number is"),
+                (("--ids", "1,x"), "--ids x: must be"), (("--ids", "1", "--split", "1,"), "--split 1,: a number is"),
                 (("--ids", "1", "--split", "0"), "--split 0"), (("--ids", "1", "--engine", "abacus"), "abacus"),
                 (("--ids", "1", "--act", "q8"), "unknown flag --act"),
                 (("--ids", "1", "--engine", "torch", "--split", "1"), "--split is for --engine runtime")):
@@ -349,7 +351,35 @@ class Logits(RuntimeTest):
             self.assertLess(np.abs(ours - theirs).max(), 1e-4 * max(1, np.abs(theirs).max()), family)
 
 
+class Early(RuntimeTest):
+    def test_an_error_that_is_known_early_stands_alone(self):
+        short = Path(self.path("short"))
+        short.write_text("short")
+        for verb, flags, pattern in (
+                ("generate", ("-p", "a", "--logit-bias", "99999=1"), "--logit-bias 99999=1"),
+                ("generate", ("-p", PROMPT, "-c", "3"), "--ctx-size is 3"),
+                ("generate", ("-p", "a", "--state-load", "/nothing"), "/nothing"),
+                ("chat", ("--chat-template", "nothing"), "nothing"),
+                ("chat", ("--chat-template", "chatml", "--logit-bias", "99999=1"), "99999=1"),
+                ("bench", ("--ppl", "/nothing"), "/nothing"),
+                ("bench", ("--ppl", str(short)), "a chunk needs 512")):
+            with self.subTest(verb=verb, flags=flags):
+                self.refuse(self.verb(verb, "llama", *flags), pattern)
+
+
 class Bench(RuntimeTest):
+    def test_a_stopped_perplexity_is_none(self):
+        text = Path(self.path("text"))
+        text.write_text(make_text(3, 300_000))
+        process = subprocess.Popen([HYDRALM, "bench", "-m", self.models["hydra"], "--ppl", str(text), "-v"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while "chunk 2 of" not in (line := process.stderr.readline()):
+            self.assertTrue(line, "ended before its second chunk")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, out), (130, ""), err)
+        self.assertRegex(err, rf"hydralm: --ppl {text}: stopped after \d+ chunks of 512 tokens: no perplexity\n$")
+
     def test_json_rows(self):
         rows = json.loads(
             self.done("bench", "hydra", "-p", "16,32", "-n", "4", "-d", "0,8", "-b", "1,2", "-r", "2", "-o", "json",
