@@ -384,11 +384,11 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   const int64_t have = options.fit.empty() ? 0 : ParseBytes("inspect: --fit", options.fit);
   std::optional<int64_t> bandwidth;
   if (!options.bandwidth.empty()) bandwidth = ParseBytes("inspect: --bandwidth", options.bandwidth);
-  const RunOptions run{.ctx = options.ctx,
-                       .batch = options.batch,
-                       .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype"),
-                       .state = ParseStateDtype(options.state_dtype, "inspect: --state-dtype"),
-                       .threads = PhysicalCores()};  // as many as generate takes
+  RunOptions run{.ctx = options.ctx,
+                 .batch = options.batch,
+                 .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype"),
+                 .state = ParseStateDtype(options.state_dtype, "inspect: --state-dtype"),
+                 .threads = PhysicalCores()};  // as many as generate takes
 
   const Subject subject = LoadSubject(options);
   if (!common.quiet) PrintWarnings(subject.notes);
@@ -396,6 +396,7 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
 
   const ModelConfig& config = *subject.config;
   const TensorBytes bytes = [&](const TensorSpec& spec) { return subject.Of(spec).bytes; };
+  run.int8 = subject.source && AnyQuantised(*subject.source);
   Costs costs;
   costs.params = CountParams(config);
   costs.scan = FlopsPerToken(config, options.ctx, FlopForm::kScan);

@@ -163,11 +163,13 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   load.state_dtype = ParseStateDtype(flags.state_dtype, "--state-dtype");
   load.act = options.f32_only ? Activations::kF32 : ParseActivations(flags.act);
   load.ctx_size = ContextSize(flags, options, source.config.max_position_embeddings);
-  const RunOptions run{.ctx = load.ctx_size,
-                       .batch = options.batch,
-                       .kv = load.kv_dtype,
-                       .state = load.state_dtype,
-                       .threads = flags.threads > 0 ? flags.threads : PhysicalCores()};
+  const RunOptions run{
+      .ctx = load.ctx_size,
+      .batch = options.batch,
+      .kv = load.kv_dtype,
+      .state = load.state_dtype,
+      .threads = flags.threads > 0 ? flags.threads : PhysicalCores(),
+      .int8 = load.act == Activations::kQ8 || (load.act == Activations::kAuto && AnyQuantised(source))};
   const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
   CheckMemory(source, run, bytes);
   auto pool = std::make_unique<ThreadPool>(flags.threads);

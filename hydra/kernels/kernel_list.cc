@@ -17,7 +17,7 @@ std::vector<Kernel> KernelList() {
   const auto add = [&](std::vector<Kernel> part) { std::ranges::move(part, std::back_inserter(list)); };
   add(RowKernels());
   add(SsmKernels());
-  // Here go Attention, AttentionPart and AttentionMerge: AttentionKernels(), in a file of its own.
+  add(AttentionKernels());
   add(MatMulKernels());
   add(TrainKernels());
   add(MambaTrainKernels());

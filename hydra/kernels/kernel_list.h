@@ -96,6 +96,7 @@ struct Kernel {
 // The parts of the list, each in a file of its name.
 [[nodiscard]] std::vector<Kernel> RowKernels();         // kernel_list_rows.cc
 [[nodiscard]] std::vector<Kernel> SsmKernels();         // kernel_list_ssm.cc
+[[nodiscard]] std::vector<Kernel> AttentionKernels();   // kernel_list_attention.cc
 [[nodiscard]] std::vector<Kernel> MatMulKernels();      // kernel_list_matmul.cc
 [[nodiscard]] std::vector<Kernel> TrainKernels();       // kernel_list_train.cc
 [[nodiscard]] std::vector<Kernel> MambaTrainKernels();  // kernel_list_mamba.cc

@@ -118,38 +118,6 @@ void ExpectMatchesRef(const Shape& shape, uint64_t seed) {
   ExpectClose(want.y, got.y, want.Error());
 }
 
-TEST(Attention, WidthsHeadsAndDtypesMatchRef) {
-  ForEachTarget([](const std::string&) {
-    for (const KvDtype dtype : kDtypes)
-      for (const auto& [Dk, Dv] :
-           {std::pair<int64_t, int64_t>{1, 1}, {7, 7}, {24, 24}, {64, 64}, {80, 16}, {40, 96}, {128, 128}})
-        for (const int64_t heads : {1, 2, 3, 5}) {
-          SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " Dk " + std::to_string(Dk) + " Dv " + std::to_string(Dv) +
-                       " heads " + std::to_string(heads));
-          ExpectMatchesRef({.T = 1, .heads = heads, .Dk = Dk, .Dv = Dv, .pos = 70, .dtype = dtype}, 1);
-          ExpectMatchesRef({.T = 5, .heads = heads, .Dk = Dk, .Dv = Dv, .pos = 66, .dtype = dtype}, 2);
-        }
-  });
-}
-
-TEST(Attention, ValuesInTheKeysRowsMatchRef) {
-  ForEachTarget([](const std::string&) {
-    for (const KvDtype dtype : kDtypes)
-      for (const int64_t T : {1, 9})
-        ExpectMatchesRef({.T = T,
-                          .heads = 6,
-                          .Dk = 320,
-                          .Dv = 256,
-                          .pos = 80,
-                          .window = 70,
-                          .dtype = dtype,
-                          .landmarks = 5,
-                          .cuts = {33},
-                          .latent = true},
-                         15);
-  });
-}
-
 TEST(Attention, LengthsAroundTheBlocksMatchRef) {
   ForEachTarget([](const std::string&) {
     for (const int64_t keys : {1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200}) {
@@ -173,18 +141,6 @@ TEST(Attention, WindowsAndSinksMatchRef) {
           Shape later = shape;
           later.pos = 150, later.dtype = KvDtype::kBF16;
           ExpectMatchesRef(later, 7);
-        }
-  });
-}
-
-TEST(Attention, LandmarksMatchRef) {
-  ForEachTarget([](const std::string&) {
-    for (const KvDtype dtype : kDtypes)
-      for (const int64_t n : {1, 17, 64, 130})
-        for (const int64_t T : {1, 2, 40}) {
-          SCOPED_TRACE(std::string(KvDtypeName(dtype)) + " landmarks " + std::to_string(n) + " T " + std::to_string(T));
-          ExpectMatchesRef(
-              {.T = T, .heads = 2, .Dk = 24, .Dv = 24, .pos = 100, .window = 50, .dtype = dtype, .landmarks = n}, 8);
         }
   });
 }

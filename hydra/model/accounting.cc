@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "hydra/base/error.h"
+#include "hydra/model/kept_layout.h"
 #include "hydra/model/state_layout.h"
 
 namespace hydra {
@@ -97,37 +98,85 @@ double FlopsWithoutKeys(const ModelConfig& c) {
   return static_cast<double>(LinearFlops(c) + ScanFlops(c, FlopForm::kScan) + WorkspaceFlops(c));
 }
 
-// Numbers of the activations of one token while it passes the widest part of the model: residual, its norm and the
-// part's own buffers. Head and query buffers of a piece are reused from part to part.
-int64_t ScratchNumbers(const ModelConfig& c) {
-  const AttentionConfig& a = c.attention;
-  int64_t widest = 0;
-  for (const LayerConfig& l : c.layers) {
-    if (l.ssm && c.ssm.kind == SsmKind::kMamba2)  // projections in, convolved and gated copies
-      widest = std::max(widest, c.ssm.in_proj_dim() + c.ssm.conv_dim() + c.ssm.d_inner());
-    if (l.ssm && c.ssm.kind == SsmKind::kDiagonal) widest = std::max(widest, 6 * c.d_model);
-    // q, output, k, v; scores of one tile of kPassTokens keys for each head.
-    if (l.attention != AttentionKind::kNone)
-      widest = std::max(widest, 2 * (a.n_heads + a.n_kv_heads) * a.head_dim + a.n_heads * kPassTokens);
-    if (l.ffn == FfnKind::kDense) widest = std::max(widest, 3 * c.d_ff);
-    if (l.ffn == FfnKind::kChunkMoe) widest = std::max(widest, c.moe.top_k * (3 * c.moe.d_expert + 2 * c.d_model));
-    if (l.workspace) widest = std::max(widest, 4 * c.workspace.rank + 2 * c.workspace.n_slots);
-    if (l.pkm)
-      widest = std::max(
-          widest, 2 * c.pkm.n_heads * (c.pkm.d_key + c.pkm.n_keys) + c.pkm.d_value * (1 + c.pkm.n_heads * c.pkm.top_k));
-  }
-  return 3 * c.d_model + widest;
+// Working memory of a pass, part by part as runtime/part_*.cc has it: bytes that a token takes.
+struct TokenScratch {
+  int64_t held = 0;     // in the parts' own buffers, which all of a model's kinds have side by side
+  int64_t widest = 0;   // numbers of the inputs of the widest round of products, which are prepared together
+  int64_t workers = 0;  // floats of one thread, whatever the tokens
+};
+
+int64_t UpToVector(int64_t n) { return (n + 15) / 16 * 16; }
+
+// SSD over a chunk of Q tokens, as kernels/ops_ssd.cc lays it out: B three times (packed, transposed, and C), C_i B_j
+// of all pairs, x and y of a head, its state twice, and 11 rows of Q (6 of mixing weights; dt, both halves of its sums,
+// decays, tails); and a head's state once more, for provisional passes.
+int64_t SsdFloats(const SsmConfig& s, int64_t tokens) {
+  const int64_t Q = std::min(s.scan_chunk, tokens), P = s.head_dim, N = s.d_state, Qp = UpToVector(Q);
+  return N * Qp + 2 * Q * UpToVector(N) + Q * Qp + 2 * Q * UpToVector(P) + N * UpToVector(P) + 2 * P * N + 11 * Qp;
 }
 
-// Numbers that one thread works in during a pass of `tokens` tokens. SSD over a chunk of Q tokens, as
-// kernels/ops_ssd.cc lays it out: B three times (packed, transposed, and C), C_i B_j of all pairs, x and y of a head,
-// its state twice, and some rows of Q. Widths are rounded up to a vector of 16.
-int64_t ThreadScratchNumbers(const ModelConfig& c, int64_t tokens) {
-  if (!c.HasSsm() || c.ssm.kind != SsmKind::kMamba2) return 0;
-  constexpr int64_t kRows = 11;  // 6 of mixing weights; dt, both halves of its sums, decays, tails
-  const auto up = [](int64_t n) { return (n + 15) / 16 * 16; };
-  const int64_t Q = std::min(c.ssm.scan_chunk, tokens), P = c.ssm.head_dim, N = c.ssm.d_state;
-  return N * up(Q) + 2 * Q * up(N) + Q * up(Q) + 2 * Q * up(P) + N * up(P) + P * N + kRows * up(Q);
+// A tile of queries, as kernels/ops_attention_blocks.h lays it out: queries, scores, sums, keys and values twice, and 7
+// rows of numbers and limits.
+int64_t AttentionFloats(const AttentionConfig& a) {
+  constexpr int64_t kMostRows = 128, kMostQueries = 64, kKeys = 64;
+  const int64_t heads = a.n_heads / a.n_kv_heads, Dp = UpToVector(a.head_dim);
+  const int64_t rows = UpToVector(std::clamp<int64_t>(kMostRows / heads, 1, kMostQueries) * heads);
+  return a.head_dim * rows + kKeys * rows + rows * Dp + 4 * kKeys * Dp + 7 * rows;
+}
+
+TokenScratch ScratchOf(const ModelConfig& c, KvDtype kv, int64_t tokens) {
+  const SsmConfig& s = c.ssm;
+  const AttentionConfig& a = c.attention;
+  const auto has = [&](auto&& f) { return std::any_of(c.layers.begin(), c.layers.end(), f); };
+  const int64_t width = a.n_heads * a.head_dim, D = c.d_model;
+  TokenScratch t;
+  const auto add = [&](int64_t numbers, int64_t widest, int64_t workers) {
+    t.held += numbers * kF32Bytes;
+    t.widest = std::max(t.widest, widest);
+    t.workers = std::max(t.workers, workers);
+  };
+  int64_t outputs = 0;  // of a parallel block's paths, which are one round
+  const auto output = [&](int64_t n) { outputs = c.wiring == Wiring::kParallel ? outputs + n : std::max(outputs, n); };
+  if (c.HasSsm() && s.kind == SsmKind::kMamba2) {
+    add(s.in_proj_dim() + s.conv_dim() + s.n_heads + s.d_inner(), D, SsdFloats(s, tokens));
+    output(s.d_inner());
+  } else if (c.HasSsm()) {
+    add(5 * D, D, 0);
+  }
+  for (const AttentionKind kind : {AttentionKind::kFull, AttentionKind::kSparse}) {
+    if (!c.HasAttention(kind)) continue;
+    add(2 * width + 2 * a.n_kv_heads * a.head_dim, D, AttentionFloats(a));
+    if (kind == AttentionKind::kSparse) t.held += kF32Bytes + 2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim);
+    output(width);
+  }
+  if (c.HasFfn(FfnKind::kDense)) add(2 * c.d_ff, c.d_ff, 0);
+  if (c.HasFfn(FfnKind::kChunkMoe)) {
+    add(c.moe.top_k * (2 * c.moe.d_expert + 4) + 1, c.moe.top_k * D, 2 * c.moe.n_experts);
+    output(c.moe.top_k * c.moe.d_expert);
+  }
+  if (has([](const LayerConfig& l) { return l.workspace; })) {
+    const WorkspaceConfig& w = c.workspace;
+    add(5 * w.rank + 2, D, w.n_slots * (w.rank + 4));
+  }
+  if (has([](const LayerConfig& l) { return l.pkm; })) {
+    const PkmConfig& p = c.pkm;
+    add(2 * p.n_heads * (p.d_key + p.n_keys) + p.d_value + 1, std::max(D, 2 * p.n_heads * p.d_key),
+        p.top_k * (p.top_k + 6) + p.d_value);
+  }
+  t.widest = std::max(t.widest, outputs);
+  return t;
+}
+
+// Working memory of a pass: the residual stream and its norm, positions, factors of paths, rows that are wanted; the
+// parts; prepared inputs of products; threads; logits of each sequence.
+int64_t ScratchBytes(const ModelConfig& c, const RunOptions& o) {
+  const int64_t tokens = std::min(kPassTokens, o.ctx);
+  const TokenScratch t = ScratchOf(c, o.kv, tokens);
+  const int64_t own = (2 * c.d_model + 2 + (c.wiring == Wiring::kParallel ? 3 : 0) + 2) * kF32Bytes;
+  const int64_t prepared = o.int8 ? t.widest * 3 / 2 : t.widest * kF32Bytes;  // blocks of 32: 48 bytes
+  constexpr int64_t kProductWorker = 2 * 16 * (256 + 480 + 16) * kF32Bytes;   // a slab of float weights and its sums
+  const int64_t worker = UpToVector(t.workers) * kF32Bytes + (o.int8 ? 0 : kProductWorker);
+  return tokens * (own + t.held + prepared) + o.threads * worker + o.batch * (c.vocab_size + c.d_model) * kF32Bytes;
 }
 
 int64_t RoundedShare(int64_t bytes, double share) {
@@ -262,10 +311,12 @@ RunBytes CountRun(const ModelConfig& config, const RunOptions& options, const Te
   run.kv_per_token = KvBytesPerToken(config, options.kv);
   run.kv = options.batch * options.ctx * run.kv_per_token;
   run.snapshot = state > 0 ? state + kPositionBytes : 0;
-  const int64_t tokens = std::min(kPassTokens, options.ctx);
-  run.scratch = (tokens * ScratchNumbers(config) + options.threads * ThreadScratchNumbers(config, tokens) +
-                 options.batch * config.vocab_size) *
-                kF32Bytes;
+  run.scratch = ScratchBytes(config, options);
+  if (options.provisional > 0) {
+    const StateLayout layout(config, options.kv, options.state, options.ctx, config.moe.top_k);
+    const KeptLayout kept(config, layout, options.provisional);
+    run.provisional = options.batch * (kept.bytes + kept.undo_bytes);
+  }
   run.read_per_token = (StepWeightBytes(config, table, options.batch, bytes) + run.state + run.kv) / options.batch;
   return run;
 }

@@ -98,7 +98,9 @@ struct RunOptions {
   int64_t batch = 1;
   KvDtype kv = KvDtype::kF16;
   StateDtype state = StateDtype::kF32;
-  int64_t threads = 1;  // each has scratch of its own
+  int64_t threads = 1;      // each has scratch of its own
+  bool int8 = false;        // products round their inputs to int8, as those of quantised weights do
+  int64_t provisional = 0;  // tokens of provisional passes, for speculation; 0: none
 };
 struct RunBytes {
   int64_t weights = 0;
@@ -106,10 +108,13 @@ struct RunBytes {
   int64_t kv = 0;              // of all sequences at ctx
   int64_t kv_per_token = 0;    // of one sequence
   int64_t snapshot = 0;        // of one: a copy of the constant state, with the position
-  int64_t scratch = 0;         // activations of one pass, of all threads; logits of a row for each sequence
+  int64_t scratch = 0;         // working memory of one pass, of all threads; logits of a row for each sequence
+  int64_t provisional = 0;     // what provisional passes keep, of all sequences
   int64_t read_per_token = 0;  // a decode step's weights, state and KV at ctx, divided by batch
   // What must be had: one snapshot for each sequence that has constant state.
-  [[nodiscard]] int64_t total(int64_t batch) const { return weights + state + kv + batch * snapshot + scratch; }
+  [[nodiscard]] int64_t total(int64_t batch) const {
+    return weights + state + kv + batch * snapshot + scratch + provisional;
+  }
 };
 [[nodiscard]] RunBytes CountRun(const ModelConfig& config, const RunOptions& options,
                                 const TensorBytes& bytes = DefaultTensorBytes);

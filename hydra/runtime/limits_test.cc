@@ -2,20 +2,23 @@
 // What a pass and a sequence may take: working memory by the tokens of a pass, tokens a sequence.
 #include "hydra/base/testing.h"
 #include "hydra/kernels/ops.h"
+#include "hydra/runtime/provisional.h"
 #include "hydra/runtime/testing.h"
 
 namespace hydra {
 namespace {
 
 // Working memory after a prompt of some tokens.
-int64_t ScratchBytes(const ModelConfig& config, int64_t tokens, ThreadPool& pool) {
-  const Model model = testing::BuildModel(testing::RandomSource(config, 1));
+int64_t ScratchBytes(const Model& model, int64_t tokens, ThreadPool& pool) {
   SequenceState state(model);
   ForwardScratch scratch;
-  const std::vector<int32_t> ids = testing::RandomIds(tokens, config.vocab_size, 2);
+  const std::vector<int32_t> ids = testing::RandomIds(tokens, model.config().vocab_size, 2);
   const Segment segment{&state, ids};
   (void)model.Forward({&segment, 1}, pool, scratch);
   return scratch.bytes();
+}
+int64_t ScratchBytes(const ModelConfig& config, int64_t tokens, ThreadPool& pool) {
+  return ScratchBytes(testing::BuildModel(testing::RandomSource(config, 1)), tokens, pool);
 }
 
 ModelConfig Mamba(int64_t scan_chunk) {
@@ -34,13 +37,35 @@ TEST(Limits, ScratchFollowsTheTokensOfAPass) {
   EXPECT_LT(ScratchBytes(Mamba(1 << 16), 40, pool), most / 4);
 }
 
-TEST(Limits, TheAccountingCountsTheScratchOfEachThread) {
-  for (const int64_t chunk : {5, 64, 512, 1 << 16}) {
-    const ModelConfig config = Mamba(chunk);
-    const SsmConfig& s = config.ssm;
-    const int64_t one = CountRun(config, {.threads = 1}).scratch, five = CountRun(config, {.threads = 5}).scratch;
-    EXPECT_EQ(five - one, 4 * 4 * kernels::SsdScratchFloats(std::min(chunk, kPassTokens), s.head_dim, s.d_state));
-    EXPECT_EQ(CountRun(TransformerNano(), {.threads = 5}).scratch, CountRun(TransformerNano(), {}).scratch);
+// The formula of the accounting against what was allocated: every kind of part, types of weights, tokens, threads.
+TEST(Limits, TheAccountingCountsTheScratchThatIsTaken) {
+  std::vector<testing::Case> cases = testing::Cases();
+  cases.push_back({"a chunk of any length", Mamba(1 << 16)});
+  for (const testing::Case& c : cases)
+    for (const bool int8 : {false, true}) {
+      const WeightType type = int8 ? WeightType::kQ8_0 : WeightType::kF32;
+      const Model model = testing::BuildModel(testing::RandomSource(c.config, 1, type),
+                                              {.ctx_size = 600, .act = int8 ? Activations::kQ8 : Activations::kF32});
+      for (const int64_t tokens : {40, 512})
+        for (const int threads : {1, 3}) {
+          SCOPED_TRACE(StrCat(c.name, int8 ? ", int8, " : ", f32, ", tokens, " tokens, ", threads, " threads"));
+          ThreadPool pool(threads);
+          const auto taken = static_cast<double>(ScratchBytes(model, tokens, pool));
+          const auto counted = static_cast<double>(
+              CountRun(c.config, {.ctx = tokens, .kv = KvDtype::kF16, .threads = threads, .int8 = int8}).scratch);
+          EXPECT_NEAR(counted / taken, 1, tokens < 100 ? 0.5 : 0.15);
+        }
+    }
+}
+
+TEST(Limits, TheAccountingCountsWhatProvisionalPassesKeep) {
+  for (const testing::Case& c : testing::Cases()) {
+    SCOPED_TRACE(c.name);
+    const Model model = testing::BuildModel(testing::RandomSource(c.config, 1));
+    const Provisional kept(SequenceState(model), 8);
+    const int64_t counted = CountRun(c.config, {.ctx = 512, .kv = KvDtype::kF32, .provisional = 8}).provisional;
+    EXPECT_LE(counted, kept.bytes());
+    EXPECT_LT(kept.bytes(), counted + 2 * 4096);  // whole pages
   }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opens model files for the runtime and holds them to the tensor table.
+#include <algorithm>
 #include <filesystem>
 
 #include "hydra/base/error.h"
@@ -68,6 +69,12 @@ WeightSource OpenWeights(const std::string& path, std::vector<std::string>* warn
     return OpenFolder(path, warnings);
   if (extension == ".gguf" || GgufFile::IsGguf(path)) return OpenGguf(path, warnings);
   throw Error(ErrorCode::kFormat, StrCat(path, ": must be a model folder, a .gguf or a .safetensors file"));
+}
+
+bool AnyQuantised(const WeightSource& source) {
+  const TensorTable table(source.config);
+  return std::ranges::any_of(table.specs(),
+                             [&](const TensorSpec& spec) { return IsQuantised(source.tensor(spec).type); });
 }
 
 }  // namespace hydra

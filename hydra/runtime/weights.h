@@ -45,6 +45,8 @@ struct WeightSource {
 // Opens a model folder, a .gguf or a .safetensors file and checks every tensor against the table: each found once, with
 // its shape; none left over. Throws Error naming file and tensor. Warnings are one line each.
 [[nodiscard]] WeightSource OpenWeights(const std::string& path, std::vector<std::string>* warnings = nullptr);
+// Whether any tensor has a quantised type: products then round their inputs, unless told otherwise.
+[[nodiscard]] bool AnyQuantised(const WeightSource& source);
 
 // Bytes of the copies that ModelWeights::Build would make for the SIMD level in use (packed_bytes).
 [[nodiscard]] int64_t PackedCopyBytes(const WeightSource& source);
