@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm eval`: loss, perplexity and bits per byte of a model folder on held-out shards or a text file, and the
 // loss by position in the document. Not here: how they are computed (eval/perplexity.h).
-#include <cinttypes>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -27,11 +27,12 @@ struct EvalFlags {
 void PrintTable(const eval::PerplexityResult& result) {
   std::printf("loss %.4f nats a token | perplexity %.3f | %.4f bits per byte\n", result.loss(), result.perplexity(),
               result.bits_per_byte());
-  std::printf("%s tokens predicted, %s bytes, %s documents, context %s\n\n",
-              WithCommas(static_cast<uint64_t>(result.sums.tokens)).c_str(),
-              WithCommas(static_cast<uint64_t>(result.sums.bytes)).c_str(),
-              WithCommas(static_cast<uint64_t>(result.documents)).c_str(),
-              WithCommas(static_cast<uint64_t>(result.ctx)).c_str());
+  const auto count = [](int64_t n) { return WithCommas(static_cast<uint64_t>(n)); };
+  const bool all = result.sums.documents == result.documents;
+  std::printf("%s tokens predicted, %s bytes, %s documents, context %s\n\n", count(result.sums.tokens).c_str(),
+              count(result.sums.bytes).c_str(),
+              (all ? count(result.documents) : count(result.sums.documents) + " of " + count(result.documents)).c_str(),
+              count(result.ctx).c_str());
   std::printf("%-14s %10s %8s\n", "position", "tokens", "loss");
   for (const train::PositionBucket& bucket : result.sums.by_position)
     std::printf("%-14s %10s %8.4f\n", StrCat(bucket.begin, " - ", bucket.end - 1).c_str(),
@@ -58,6 +59,9 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
   const eval::PerplexityResult result =
       flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
                          : eval::EvaluateText(model, tokenizer, ReadText(flags.file), flags.file, options);
+  if (!std::isfinite(result.loss()))
+    throw Error(ErrorCode::kData, StrCat(flags.model.model, ": its loss is ", result.loss(),
+                                         ": a number of its weights is not finite, or grows beyond all bounds"));
   if (common.json) {
     std::puts(eval::ToJson(result).dump().c_str());
   } else {
@@ -79,7 +83,8 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
   AddTextFlags(verb, {.parse_special = false, .add_special = false}, &flags->special);
   verb->add_option("-c,--ctx-size", flags->ctx, "longest context; 0 = min(8192, the model's)")
       ->check(Range(0, 1 << 24));
-  verb->add_option("--max-tokens", flags->max_tokens, "stop after so many; 0 = all")->check(Range(0, int64_t{1} << 50));
+  verb->add_option("--max-tokens", flags->max_tokens, "predict so many tokens; 0 = all")
+      ->check(Range(0, int64_t{1} << 50));
   verb->add_option("--device", flags->model.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
   verb->add_option("-t,--threads", flags->model.threads, "threads; 0 = the cores that this process may use")
       ->check(Range(0, 1024));

@@ -27,7 +27,7 @@ PerplexityResult Evaluate(nn::Model& model, const train::Corpus& corpus, const T
   result.sums = train::Validate(model, corpus, train::TokenByteCounts(tokenizer),
                                 {.seq_len = result.ctx,
                                  .rows = std::max<int64_t>(1, kBatchTokens / result.ctx),
-                                 .max_tokens = options.max_tokens,
+                                 .max_targets = options.max_tokens,
                                  .device = options.device});
   if (result.sums.tokens == 0)
     throw Error(ErrorCode::kData, "nothing to predict: every document has one token only, or all tokens are masked");
@@ -72,7 +72,8 @@ nlohmann::ordered_json ToJson(const PerplexityResult& result) {
           {"bits_per_byte", result.bits_per_byte()},
           {"tokens", result.sums.tokens},
           {"bytes", result.sums.bytes},
-          {"documents", result.documents},
+          {"documents", result.sums.documents},
+          {"of_documents", result.documents},
           {"ctx", result.ctx},
           {"by_position", buckets}};
 }

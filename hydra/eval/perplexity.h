@@ -15,14 +15,15 @@ namespace hydra::eval {
 
 struct PerplexityOptions {
   int64_t ctx = 0;         // longest context, tokens; 0 = min(8192, the model's)
-  int64_t max_tokens = 0;  // of rows; 0 = everything
+  int64_t max_tokens = 0;  // predicted, to the token; 0 = all
   EncodeOptions text = {.parse_special = false, .add_special = false};  // of EvaluateText
   train::Device device = {};
 };
 
 struct PerplexityResult {
   train::ValidationResult sums;
-  int64_t documents = 0, ctx = 0;
+  int64_t documents = 0;  // of the split; those of which a token was predicted: sums.documents
+  int64_t ctx = 0;
   [[nodiscard]] double loss() const { return sums.loss(); }  // nats a predicted token
   [[nodiscard]] double perplexity() const;
   [[nodiscard]] double bits_per_byte() const { return sums.bits_per_byte(); }
@@ -35,7 +36,8 @@ struct PerplexityResult {
 [[nodiscard]] PerplexityResult EvaluateText(nn::Model& model, const Tokenizer& tokenizer, std::string_view text,
                                             const std::string& name, const PerplexityOptions& options);
 
-// {loss, perplexity, bits_per_byte, tokens, bytes, documents, ctx, by_position: [{begin, end, tokens, loss}]}
+// {loss, perplexity, bits_per_byte, tokens, bytes, documents, of_documents, ctx, by_position: [{begin, end, tokens,
+// loss}]}: `documents` are those of which a token was predicted.
 [[nodiscard]] nlohmann::ordered_json ToJson(const PerplexityResult& result);
 
 }  // namespace hydra::eval

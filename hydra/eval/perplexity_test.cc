@@ -39,6 +39,8 @@ TEST(Perplexity, OfATextIsItsTokenLoss) {
   const auto json = ToJson(result);
   EXPECT_EQ(json["tokens"], result.sums.tokens);
   EXPECT_EQ(json["by_position"].size(), result.sums.by_position.size());
+  EXPECT_EQ(json["documents"], 1);
+  EXPECT_EQ(EvaluateText(model, tokenizer, kText, "text", {.max_tokens = 5}).sums.tokens, 5);
   // A short context cuts the text, and predicts each token once all the same.
   EXPECT_EQ(EvaluateText(model, tokenizer, kText, "text", {.ctx = 16}).sums.tokens, result.sums.tokens);
 }

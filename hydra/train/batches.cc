@@ -49,7 +49,9 @@ TokenBatch NextBatch(RowPacker& packer, int64_t rows, int64_t seq_len) {
   }
   TokenBatch out;
   for (const std::vector<PlacedPiece>& row : packed) {
+    out.row_documents.emplace_back();
     for (const PlacedPiece& placed : row) {
+      out.row_documents.back().push_back(placed.piece.doc);
       const int64_t n = placed.piece.size(), chunk = packer.chunk_len();
       out.documents.push_back(n);
       out.n_tokens += n;

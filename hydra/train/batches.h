@@ -12,12 +12,13 @@
 namespace hydra::train {
 
 struct TokenBatch {
-  nn::Batch batch;                 // on the CPU
-  std::vector<int64_t> documents;  // tokens of each piece, in the order of rows
-  int64_t n_targets = 0;           // targets that are not -100
-  int64_t n_tokens = 0;            // without pads
-  int64_t n_chunks = 0;            // that hold a token: what routers choose experts for
-  int64_t n_rows = 0;              // fewer than asked for only at the end of a packer that does not repeat
+  nn::Batch batch;                                  // on the CPU
+  std::vector<int64_t> documents;                   // tokens of each piece, in the order of rows
+  std::vector<std::vector<int64_t>> row_documents;  // of each row: number in the corpus by seq_idx
+  int64_t n_targets = 0;                            // targets that are not -100
+  int64_t n_tokens = 0;                             // without pads
+  int64_t n_chunks = 0;                             // that hold a token: what routers choose experts for
+  int64_t n_rows = 0;  // fewer than asked for only at the end of a packer that does not repeat
 };
 
 // The next `rows` rows of `seq_len` tokens. Pads hold id 0.

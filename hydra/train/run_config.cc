@@ -313,7 +313,9 @@ RunConfig ParseRunConfig(const std::string& text, const std::string& where, cons
 
 RunConfig LoadRunConfig(const std::string& path, const std::vector<std::string>& settings) {
   if (path.empty()) return ParseRunConfig("", "run", settings);
-  return ParseRunConfig(ReadFile(path, 16 << 20), path, settings);
+  RunConfig config = ParseRunConfig(ReadFile(path, 16 << 20), path, settings);
+  config.file = path;
+  return config;
 }
 
 std::string RunToml(const RunConfig& config) {
@@ -361,7 +363,9 @@ void RunConfig::Validate(const std::string& where) const {
 int64_t RunConfig::TotalSteps() const {
   if (optim.steps > 0) return optim.steps;
   if (optim.tokens > 0) return StepsForTokens(optim.tokens, optim.batch_rows, optim.seq_len, optim.accum);
-  throw Error(ErrorCode::kConfig, "optim.steps: missing: give the length of the run as --steps or optim.tokens");
+  throw Error(ErrorCode::kConfig,
+              StrCat(file, file.empty() ? "" : ": ",
+                     "optim.steps: missing: give the length of the run as --steps or optim.tokens"));
 }
 
 LrSchedule RunConfig::Lr() const {
@@ -382,7 +386,9 @@ ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base, const
   } else if (base != nullptr) {
     model = *base;
   } else {
-    throw Error(ErrorCode::kConfig, "model.preset: missing: give --preset NAME, --model CONFIG or --init MODEL");
+    throw Error(ErrorCode::kConfig,
+                StrCat(config.file, config.file.empty() ? "" : ": ",
+                       "model.preset: missing: give --preset NAME, --model CONFIG or --init MODEL"));
   }
   return OverrideConfig(model, config.model.overrides, where);
 }

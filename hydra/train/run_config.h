@@ -17,6 +17,8 @@
 namespace hydra::train {
 
 struct RunConfig {
+  std::string file;  // that LoadRunConfig read, for messages about what it lacks; "" = none
+
   struct Model {
     std::string preset;            // a preset's name; or
     std::string config;            // config.json, or a folder that holds one

@@ -24,6 +24,7 @@ struct ValidationResult {
   double nats = 0;                          // summed over predicted tokens
   int64_t tokens = 0;                       // predicted; a document's first token never is. 0: nothing to predict
   int64_t bytes = 0;                        // of text that the predicted tokens stand for; 0 when unknown
+  int64_t documents = 0;                    // of which a token was predicted
   std::vector<PositionBucket> by_position;  // widths double; buckets without tokens are left out
   [[nodiscard]] double loss() const { return nats / static_cast<double>(tokens); }  // NaN where tokens is 0
   // nats / ln 2 / bytes; NaN where bytes are unknown. Predicted ends of text cost bits and add no bytes.
@@ -31,9 +32,10 @@ struct ValidationResult {
 };
 
 struct ValidationOptions {
-  int64_t seq_len = 256;   // longest context; longer documents are cut. Rounded up to a multiple of chunk_len
-  int64_t rows = 8;        // of a batch; no influence on the result but rounding
-  int64_t max_tokens = 0;  // of rows, pads included; 0 = the whole corpus
+  int64_t seq_len = 256;    // longest context; longer documents are cut. Rounded up to a multiple of chunk_len
+  int64_t rows = 8;         // of a batch; no influence on the result but rounding
+  int64_t max_tokens = 0;   // of rows, pads included: whole batches are read until there are so many; 0 = no limit
+  int64_t max_targets = 0;  // predicted tokens, to the token; 0 = no limit
   Device device = {};
 };
 

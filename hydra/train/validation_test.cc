@@ -61,10 +61,19 @@ TEST(Validate, APartIsConstantAndLongDocumentsAreCut) {
   EXPECT_EQ(Validate(model, corpus, {}, {.seq_len = 60, .rows = 2, .max_tokens = 512}).nats, part.nats);
   EXPECT_LE(part.tokens, 512);
   EXPECT_EQ(part.bytes, 0);
+  for (const int64_t n : {1, 7, 100, 511}) {
+    const ValidationResult some = Validate(model, corpus, {}, {.seq_len = 60, .rows = 2, .max_targets = n});
+    EXPECT_EQ(some.tokens, n);
+    EXPECT_GE(some.documents, 1);
+    EXPECT_LE(some.documents, n == 1 ? 1 : 9);
+  }
   EXPECT_TRUE(std::isnan(part.bits_per_byte()));
   EXPECT_LE(part.by_position.back().end, 64);  // 60 rounded up to chunks
   const ValidationResult all = Validate(model, corpus, {}, {.seq_len = 64, .rows = 2});
   EXPECT_EQ(all.tokens, corpus.n_tokens() - corpus.n_docs());
+  EXPECT_EQ(all.documents, corpus.n_docs());
+  const int64_t beyond = all.tokens + 1;
+  EXPECT_EQ(Validate(model, corpus, {}, {.seq_len = 64, .rows = 2, .max_targets = beyond}).nats, all.nats);
   const ValidationResult nothing = Validate(model, Corpus::FromDocuments({{1}, {2}}), {}, {});
   EXPECT_EQ(nothing.tokens, 0);
   EXPECT_TRUE(std::isnan(nothing.loss()));

@@ -2,12 +2,15 @@
 # ctest: torch timeout=300
 # `hydralm train` and `hydralm eval` from outside: what they print, write and refuse.
 import json
+import shutil
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from train_common import make_data, must, run, train_command  # noqa: E402
@@ -92,10 +95,13 @@ class TrainTest(unittest.TestCase):
         base = train_command(TRAIN, self.data, f"{self.folder}/bad", SETTINGS)
         broken = f"{self.folder}/broken.toml"
         Path(broken).write_text("[optim]\nstep = 4\n")
+        empty = f"{self.folder}/empty.toml"
+        Path(empty).write_text("")
         cases = [
             (base + ["--set", "optim.lrr=1"], "did you mean optim.lr?"),
             (base + ["--set", "model.vocab_size=16"], "--set model.vocab_size="),
-            (train_command(TRAIN, f"{self.folder}/nothing", f"{self.folder}/bad", SETTINGS), "nothing/data.json"),
+            (train_command(TRAIN, f"{self.folder}/nothing", f"{self.folder}/bad", SETTINGS),
+             "nothing: no such folder: give a folder"),
             (base + ["--device", "cuda:9"], "--device cuda:9"),
             (base + ["--device", "gpu"], "must be auto, cpu, cuda or cuda:N"),
             (base + ["--seq-len", "33"], "must be a multiple of model_chunk_size"),
@@ -105,6 +111,8 @@ class TrainTest(unittest.TestCase):
             (base + ["--batch", "1000000", "--seq-len", "1024"], "GiB free"),
             ([TRAIN, "train", "-C", broken], "unknown key optim.step (did you mean optim.steps?)"),
             ([TRAIN, "train", "-C", f"{self.folder}/missing.toml"], "missing.toml"),
+            ([TRAIN, "train", "-C", empty], f"hydralm: {empty}: model.preset: missing"),
+            (base + ["-C", empty, "--set", "optim.steps=0"], f"hydralm: {empty}: optim.steps: missing"),
             ([TRAIN, "train", "--steps", "3"], "model.preset: missing"),
             ([TRAIN, "train", "--steps", "3", "--preset", "hydra-nano"], "data.dir: missing"),
         ]
@@ -123,6 +131,11 @@ class TrainTest(unittest.TestCase):
         self.assertAlmostEqual(result["loss"],
                                rows[-1]["val/loss"] if "val/loss" in rows[-1] else rows[-1]["values"]["val/loss"],
                                delta=0.3)
+        part = json.loads(must([TRAIN, "eval", "-m", model, "--data", self.data, "--max-tokens", "17", "--json"]))
+        self.assertEqual(part["tokens"], 17)
+        self.assertLess(part["documents"], part["of_documents"])
+        head = must([TRAIN, "eval", "-m", model, "--data", self.data, "--max-tokens", "17"]).splitlines()[1]
+        self.assertRegex(head, rf"^17 tokens predicted, .* {part['documents']} of {part['of_documents']} documents,")
         table = must([TRAIN, "eval", "-m", model, "-f", f"{self.folder}/text.txt", "-t", "1"])
         self.assertIn("bits per byte", table)
         self.assertRegex(table, r"1 - 15 +30 ")
@@ -134,6 +147,17 @@ class TrainTest(unittest.TestCase):
             status, _, err = run([TRAIN, "eval", "-m", model, *arguments])
             self.assertEqual(status, 2, err)
             self.assertIn(want, err)
+
+
+    def test_weights_that_are_not_finite_have_no_loss(self):
+        model = Path(f"{self.folder}/nan")
+        shutil.copytree(f"{self.run_folder}/model", model)
+        tensors = load_file(model / "model.safetensors")
+        next(value for value in tensors.values() if value.ndim == 2)[0, 0] = np.nan
+        save_file(tensors, model / "model.safetensors")
+        status, out, err = run([TRAIN, "eval", "-m", str(model), "--data", self.data])
+        self.assertEqual((status, out), (2, ""), err)
+        self.assertRegex(err, rf"^hydralm: {model}: its loss is -?nan: a number of its weights is not finite.*\n$")
 
 
 HYDRALM, TRAIN = sys.argv[1], sys.argv[2]
