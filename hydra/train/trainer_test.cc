@@ -341,7 +341,8 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
   rewrite([](CheckpointContent* c) { c->state["rng"] = std::string(10112, 'x'); }, "state.json", "rng",
           {"hexadecimal"});
   rewrite([](CheckpointContent* c) { c->state.erase("guard"); }, "state.json", "guard", {"missing"});
-  rewrite([](CheckpointContent* c) { c->state["tokens"] = "many"; }, "state.json", "tokens", {"many"});
+  rewrite([](CheckpointContent* c) { c->state["tokens"] = "many"; }, "state.json", "tokens", {"many"},
+          ErrorCode::kConfig);
   rewrite([](CheckpointContent* c) { c->state["version"] = 2; }, "state.json", "version = 2", {"must be 1"});
   const std::string optim = "optim-00000-of-00001.safetensors", model = "model.safetensors";
   rewrite(
@@ -354,6 +355,49 @@ TEST(Trainer, CheckpointsOfOtherRunsAreRefused) {
           ErrorCode::kTensor);
   rewrite([](CheckpointContent* c) { c->weights[0].second = c->weights[0].second.to(torch::kFloat64); }, model,
           "model.embed_tokens.weight", {"F64, expected F32"}, ErrorCode::kTensor);
+}
+
+// Each value of state.json in turn replaced by others, with checksums that are right: refused in one line, or taken.
+TEST(Trainer, AStateThatLiesIsRefusedOrHarmless) {
+  TempDir dir;
+  const TrainerOptions options = Options(dir / "run");
+  CheckpointContent content;
+  {
+    Trainer trainer(options);
+    (void)trainer.Run(7);
+    content = {.weights = {}, .optimiser = trainer.OptimiserState(), .state = trainer.StateJson(), .metadata = {}};
+    for (const auto& [spec, tensor] : trainer.model().Tensors())
+      content.weights.emplace_back(spec->name, tensor.detach().clone());
+  }
+  FileOps ops = FileOps::Real();
+  ops.fsync = [](int) { return 0; };  // many small files
+  const nlohmann::ordered_json good = content.state;
+  const std::vector<nlohmann::ordered_json> others = {
+      nullptr, -1, 1e300, "x", nlohmann::ordered_json::array(), {{"a", 1}}, INT64_MAX, UINT64_MAX, true, 0.5};
+  int refused = 0, tried = 0;
+  size_t next = 0;
+  const nlohmann::ordered_json flat = good.flatten();
+  for (const auto& [pointer, value] : flat.items())
+    for (int i = 0; i < 3; ++i, ++tried) {
+      const nlohmann::ordered_json& other = others[next++ % others.size()];
+      SCOPED_TRACE(StrCat(pointer, " = ", other.dump()));
+      content.state = good;
+      content.state[nlohmann::ordered_json::json_pointer(pointer)] = other;
+      TempDir root;
+      TrainerOptions changed = options;
+      changed.resume = WriteCheckpoint(root.path(), 6, content, ops);
+      changed.folder = root / "run";
+      try {
+        Trainer trainer(changed);
+      } catch (const Error& error) {
+        ++refused;
+        const std::string text = error.what();
+        EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+        EXPECT_NE(text.find(changed.resume), std::string::npos) << text;
+      }
+    }
+  EXPECT_GT(refused, tried / 2);
+  EXPECT_LT(refused, tried);
 }
 
 TEST(Trainer, StopSignalLeavesACheckpointThatGoesOn) {
