@@ -30,7 +30,7 @@ namespace {
 struct BenchFlags {
   ModelFlags model;
   std::string preset, type = "bf16", format = "md", ppl, compare;
-  std::vector<int64_t> prompts{512}, generates{128}, depths{0}, batches{1};
+  std::vector<int64_t> prompts{512}, generates{128}, depths{0}, batches{1}, provisional{};
   int64_t repeats = 5;
   bool stream = false, interleave = false;
   TextFlags special;  // of --ppl
@@ -42,8 +42,12 @@ std::vector<SpeedTest> Tests(const BenchFlags& flags) {
     for (const int64_t depth : flags.depths) {
       for (const int64_t p : flags.prompts)
         if (p > 0) tests.push_back({.prompt = p, .generate = 0, .depth = depth, .batch = batch});
-      for (const int64_t n : flags.generates)
-        if (n > 0) tests.push_back({.prompt = 0, .generate = n, .depth = depth, .batch = batch});
+      for (const int64_t n : flags.generates) {
+        if (n == 0) continue;
+        tests.push_back({.prompt = 0, .generate = n, .depth = depth, .batch = batch});
+        for (const int64_t tokens : flags.provisional)
+          tests.push_back({.prompt = 0, .generate = n, .provisional = tokens, .depth = depth, .batch = batch});
+      }
     }
   return tests;
 }
@@ -51,7 +55,7 @@ std::vector<SpeedTest> Tests(const BenchFlags& flags) {
 // What was asked for: --ppl or --stream alone leave the speed tests out.
 bool WantsSpeed(const BenchFlags& flags, const CLI::App* verb) {
   if (flags.ppl.empty() && !flags.stream) return true;
-  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--interleave", "--compare-cmd"})
+  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--provisional", "--interleave", "--compare-cmd"})
     if (verb->count(flag) > 0) return true;
   return false;
 }
@@ -297,6 +301,9 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
   AddNumbers(verb, "-p,--n-prompt", &flags->prompts, "tokens read at once; a list makes a test of each; 0 = none",
              Range(0, 1 << 24));
   AddNumbers(verb, "-n,--n-gen", &flags->generates, "tokens one by one; 0 = none", Range(0, 1 << 24));
+  AddNumbers(verb, "--provisional", &flags->provisional,
+             "-n also in provisional passes of so many tokens, all taken: what verifying a draft costs at most",
+             Range(1, kProvisionalTokens));
   AddNumbers(verb, "-d,--depth", &flags->depths, "tokens held before", Range(0, 1 << 26));
   AddNumbers(verb, "-b,--batch", &flags->batches, "sequences at once", Range(1, 512));
   verb->add_option("-r,--repeats", flags->repeats, "repetitions of each test, after a warm-up")->check(Range(1, 10000));

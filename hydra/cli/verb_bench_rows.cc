@@ -39,6 +39,7 @@ Json RowJson(const BenchRow& row) {
   if (row.test.tokens() > 0) {
     json["p"] = row.test.prompt;
     json["n"] = row.test.generate;
+    json["provisional"] = row.test.provisional;
     json["d"] = row.test.depth;
     json["b"] = row.test.batch;
     json["tok_per_s"] = RateJson(row.rate);
@@ -70,8 +71,9 @@ RowFormat ParseRowFormat(const std::string& name) {
 }
 
 std::string TestName(const SpeedTest& test) {
-  return fmt::format("{}{} @ {}{}", test.prompt > 0 ? "pp" : "tg", test.prompt > 0 ? test.prompt : test.generate,
-                     test.depth, test.batch > 1 ? fmt::format(" x{}", test.batch) : "");
+  return fmt::format("{}{}{} @ {}{}", test.prompt > 0 ? "pp" : "tg", test.prompt > 0 ? test.prompt : test.generate,
+                     test.provisional > 0 ? fmt::format(" by {}", test.provisional) : "", test.depth,
+                     test.batch > 1 ? fmt::format(" x{}", test.batch) : "");
 }
 
 std::optional<double> CompareRate(const std::string& output) {
@@ -148,17 +150,17 @@ void RowWriter::WriteCsv(const BenchRow& row) {
   if (rows_ == 0)
     fmt::print(
         "model,params,file_bytes,threads,target,p,n,d,b,mean,sd,median,min,max,weights,state,kv,gb_per_s,read_gb_per_s,"
-        "gflop_per_s,peak_gflop_per_s,kernels,other_median,perplexity\n");
+        "gflop_per_s,peak_gflop_per_s,kernels,other_median,perplexity,provisional\n");
   std::string name = row.model;  // a quoted field
   for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
   const Summary& r = row.rate;
   fmt::print("\"{}\",{},{},{},{},{},{},{},{},", name, row.params, row.file_bytes, row.threads, row.target,
              row.test.prompt, row.test.generate, row.test.depth, row.test.batch);
-  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{},\"{}\",{},{}\n", r.mean, r.sd, r.median, r.min, r.max,
+  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{},\"{}\",{},{},{}\n", r.mean, r.sd, r.median, r.min, r.max,
              WeightsPerToken(row), StatePerToken(row), KvPerToken(row), GbPerSecond(row), row.read_bytes_per_s / 1e9,
              GflopPerSecond(row), row.peak_flops / 1e9, row.kernels,
              row.compared ? fmt::format("{}", row.compared->median) : "",
-             row.perplexity ? fmt::format("{}", row.perplexity->value) : "");
+             row.perplexity ? fmt::format("{}", row.perplexity->value) : "", row.test.provisional);
 }
 
 void RowWriter::WriteJson(const Json& object) {

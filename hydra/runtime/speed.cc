@@ -26,6 +26,7 @@ SpeedRunner::SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& 
     std::vector<int32_t>& ids = ids_.emplace_back(static_cast<size_t>(test.length()));
     for (int32_t& id : ids) id = static_cast<int32_t>(rng.Below(static_cast<uint64_t>(model.config().vocab_size)));
     SequenceState& state = base_.emplace_back(model);
+    if (test.provisional > 0) kept_.emplace_back(state, test.provisional);
     if (test.depth == 0) continue;
     const Segment segment{&state, std::span<const int32_t>(ids).first(static_cast<size_t>(test.depth)),
                           LogitsOf::kNone};
@@ -42,18 +43,21 @@ double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
   std::vector<Segment> segments;
   states.reserve(base_.size());
   for (const SequenceState& state : base_) segments.push_back({&states.emplace_back(state.Fork()), {}});
+  for (size_t b = 0; b < kept_.size(); ++b) segments[b].logits = LogitsOf::kAll, segments[b].kept = &kept_[b];
   const auto feed = [&](int64_t offset, int64_t n) {
     for (size_t b = 0; b < segments.size(); ++b)
       segments[b].ids =
           std::span<const int32_t>(ids_[b]).subspan(static_cast<size_t>(test_.depth + offset), static_cast<size_t>(n));
     (void)model_.Forward(segments, pool_, scratch_);
+    for (size_t b = 0; b < kept_.size(); ++b) model_.Commit(states[b], kept_[b], n, pool_, scratch_);
   };
   const PassBytes before = scratch_.moved();
   const double start = Seconds();
   if (prompt > 0) {
     feed(0, prompt);
   } else {
-    for (int64_t i = 0; i < steps; ++i) feed(i, 1);
+    const int64_t most = std::max<int64_t>(1, test_.provisional);
+    for (int64_t i = 0; i < steps; i += most) feed(i, std::min(most, steps - i));
   }
   const double seconds = Seconds() - start;
   moved_ = scratch_.moved() - before;

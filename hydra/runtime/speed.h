@@ -10,13 +10,15 @@
 
 #include "hydra/base/thread_pool.h"
 #include "hydra/runtime/model.h"
+#include "hydra/runtime/provisional.h"
 #include "hydra/runtime/sequence_state.h"
 
 namespace hydra {
 
-// One measurement: with prompt > 0 reading so many tokens at once, else `generate` steps of one token.
+// One measurement: with prompt > 0 reading so many tokens at once, else `generate` steps of one token, or the same in
+// provisional passes of `provisional` tokens, all of which are taken.
 struct SpeedTest {
-  int64_t prompt = 0, generate = 0;
+  int64_t prompt = 0, generate = 0, provisional = 0;
   int64_t depth = 0;  // tokens that each sequence holds before
   int64_t batch = 1;  // sequences
   [[nodiscard]] int64_t tokens() const { return (prompt > 0 ? prompt : generate) * batch; }
@@ -41,6 +43,7 @@ class SpeedRunner {
   ThreadPool& pool_;
   ForwardScratch scratch_;
   std::vector<SequenceState> base_;        // at `depth`
+  std::vector<Provisional> kept_;          // of each sequence, for provisional passes
   std::vector<std::vector<int32_t>> ids_;  // of each sequence, random
   PassBytes moved_;
 };

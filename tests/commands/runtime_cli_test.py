@@ -382,16 +382,17 @@ class Bench(RuntimeTest):
 
     def test_json_rows(self):
         rows = json.loads(
-            self.done("bench", "hydra", "-p", "16,32", "-n", "4", "-d", "0,8", "-b", "1,2", "-r", "2", "-o", "json",
-                      "-q"))
-        self.assertEqual([(r["p"], r["n"], r["d"], r["b"]) for r in rows],
-                         [(p, n, d, b) for b in (1, 2) for d in (0, 8) for p, n in ((16, 0), (32, 0), (0, 4))])
+            self.done("bench", "hydra", "-p", "16,32", "-n", "4", "-d", "0,8", "-b", "1,2", "--provisional", "3", "-r",
+                      "2", "-o", "json", "-q"))
+        self.assertEqual([(r["p"], r["n"], r["provisional"], r["d"], r["b"]) for r in rows],
+                         [(p, n, v, d, b) for b in (1, 2) for d in (0, 8)
+                          for p, n, v in ((16, 0, 0), (32, 0, 0), (0, 4, 0), (0, 4, 3))])
         for r in rows:
             flops = {"gflop_per_s", "peak_gflop_per_s"} if r["p"] else set()
             self.assertEqual(
                 set(r), {
-                    "model", "params", "file_bytes", "threads", "target", "kernels", "p", "n", "d", "b", "tok_per_s",
-                    "samples", "bytes_per_tok", "gb_per_s", "read_gb_per_s"} | flops)
+                    "model", "params", "file_bytes", "threads", "target", "kernels", "p", "n", "d", "b", "provisional",
+                    "tok_per_s", "samples", "bytes_per_tok", "gb_per_s", "read_gb_per_s"} | flops)
             self.assertEqual(set(r["bytes_per_tok"]), {"weights", "state", "kv"})
             rate = r["tok_per_s"]
             self.assertTrue(

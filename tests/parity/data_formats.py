@@ -171,7 +171,7 @@ class Data(unittest.TestCase):
         os.truncate(path, 5000)
         self.assertFalse(json.loads(self.hydralm("check", "data", "--json", status=1).stdout)["ok"])
         for args, message in (
-                (["check", "none"], "none/data.json"), (["info", "none"], "none/data.json"),
+                (["check", "none"], "none: no such folder"), (["info", "none"], "none: no such folder"),
                 (["build", "none.txt", "--tokenizer", "tokenizer.json", "-o", "x"], "none.txt"),
                 (["build", "b.txt", "--tokenizer", "none.json", "-o", "x"], "none.json"),
                 (["build", "b.txt", "--tokenizer", "tokenizer.json", "-o", "x", "--val", "2"], "--val 2")):
