@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the benchmark scripts share: running commands, their peak memory, the machine in words, medians, cells,
-# paragraphs. Not here: timing.
+# What the benchmark scripts share: running commands, their peak memory, the machine in words, the memory's read rate
+# around what is measured, and the page with its raw numbers. Not here: what is measured.
+import argparse
+import json
 import os
 import platform
 import statistics
@@ -9,13 +11,13 @@ import sys
 import tempfile
 import textwrap
 import time
+from pathlib import Path
 
 median = statistics.median
+VOID = 0.05  # share by which the read rate may move around a measurement that counts
 
 
-def prose(text):
-    """A paragraph of a results page, in lines of at most 120 columns."""
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+# ---- commands ----
 
 
 def run(*args, **options):
@@ -43,20 +45,149 @@ def peak(*args, pause=0.002):
     return most
 
 
+def arguments(description, rounds=None, threads=None):
+    """The flags that every script has; --rounds, --tries and --threads where it measures speed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("build", nargs="?", default="build/release")
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=rounds, help="times that each row is measured")
+        parser.add_argument("--tries", type=int, default=3,
+                            help="times that a round is measured at most while the memory's read rate moves")
+    if threads:
+        parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--only", default="", help="rows whose name holds this text")
+    parser.add_argument("--out", default="bench/results")
+    return parser
+
+
+def built(build, *targets):
+    """Builds what is measured, so that it is of the commit that the page names; the path of hydralm."""
+    run("cmake", "--build", build, "--target", "commands", *targets)
+    return Path(build) / "hydralm"
+
+
+# ---- the machine and the sources ----
+
+
 def machine():
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "").split()
-    levels = (("avx512_vnni", "AVX-512 with VNNI"), ("avx512f", "AVX-512"), ("avx2", "AVX2"))
+    levels = (("avx512_vnni", "AVX-512 with VNNI"), ("avx512f", "AVX-512"), ("avx_vnni", "AVX2 with VNNI"),
+              ("avx2", "AVX2"))
     simd = next((name for flag, name in levels if flag in flags), "no AVX2")
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs, {simd}"
 
 
 def commit():
-    """The short hash; + where sources differ from it. Results of another benchmark are no sources."""
+    """The short hash, and "dirty" where sources differ from it. Results of another benchmark are no sources."""
     changed = run("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results").strip()
-    return run("git", "rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
+    return run("git", "rev-parse", "--short", "HEAD").strip() + (" (dirty)" if changed else "")
+
+
+def compiler(build):
+    """Name and version of what compiled the build folder."""
+    cache = (Path(build) / "CMakeCache.txt").read_text()
+    path = next(line for line in cache.splitlines() if line.startswith("CMAKE_CXX_COMPILER:")).split("=", 1)[1]
+    return run(path, "--version").splitlines()[0]
+
+
+class Meter:
+    """The memory's read rate, by which a quiet machine is told from one that others use too."""
+
+    def __init__(self, hydralm, args):
+        self.command = [hydralm, "bench", "--stream", "-t", getattr(args, "threads", 1), "-o", "json", "-q"]
+        self.tries = args.tries
+
+    def rate(self):
+        """GB/s with all threads."""
+        return json.loads(run(*self.command))[-1]["read_gb_per_s"]
+
+    def steady(self, measure):
+        """What measure() gives, and whether it is void: the rate moved around each of the tries. Others can still have
+        come and gone between the two readings, so the spread over rounds is printed too."""
+        for tried in range(1, self.tries + 1):
+            before, made, after = self.rate(), measure(), self.rate()
+            void = abs(after - before) > VOID * max(before, after)
+            if not void:
+                break
+        return made, {"read_gb_per_s": [before, after], "tries": tried, "void": void}
+
+
+# ---- the page ----
+
+
+class Page:
+    """NAME.md and NAME.json, written anew after each row. Rows that an earlier run of the same commit, machine and
+    settings measured are kept, void ones excepted, so that the same command goes on after a break. Nothing is kept
+    from sources that differ from their commit."""
+
+    def __init__(self, name, args, keys, text):
+        """keys: names of the rows in the order of the page; text: the page in Markdown of this object."""
+        self.name, self.keys, self.text, self.only, self.out = name, keys, text, args.only, Path(args.out)
+        settings = {key: value for key, value in vars(args).items() if key not in ("build", "only", "out", "tries")}
+        flags = [f"--{key.replace('_', '-')} {value}" for key, value in settings.items()]
+        self.about = {
+            "machine": machine(), "compiler": compiler(args.build), "commit": commit(),
+            "command": " ".join([f"bench/{name}.py", args.build, *flags])}
+        self.rows = self._kept()
+        if not any(self.only in key for key in keys):
+            sys.exit(f"--only {self.only}: no row has this in its name: {', '.join(keys)}")
+
+    def _kept(self):
+        path = self.out / f"{self.name}.json"
+        if not path.exists() or "dirty" in self.about["commit"]:
+            return {}
+        earlier = json.loads(path.read_text())
+        same = isinstance(earlier, dict) and all(earlier.get(key) == value for key, value in self.about.items())
+        return {key: row for key, row in earlier["rows"].items() if not row.get("void")} if same else {}
+
+    def measure(self, measure):
+        """Each row that is wanted and not there yet, by measure(key): a dict, with "void" where it is."""
+        for key in self.keys:
+            if self.only in key and key not in self.rows:
+                self.rows[key] = measure(key)
+                self.write()
+        print(self.out / f"{self.name}.md")
+
+    def write(self):
+        self.rows = {key: self.rows[key] for key in self.keys if key in self.rows}
+        self.out.mkdir(parents=True, exist_ok=True)
+        made = {**self.about, "load_5_min": os.getloadavg()[1], "rows": self.rows}
+        (self.out / f"{self.name}.json").write_text(json.dumps(made, indent=1) + "\n")
+        (self.out / f"{self.name}.md").write_text("\n".join(self.text(self)) + "\n")
+
+    def head(self, text):
+        """The paragraph that says on what, from which sources and how the page was made."""
+        about = self.about
+        return prose(f"{about['machine']}; {about['compiler']}; commit {about['commit']}. Made by "
+                     f"`{about['command']}`. {text}")
+
+
+def steady_words(what="round"):
+    """How a page says what Meter.steady does with each `what`."""
+    return (f"The memory's read rate (`hydralm bench --stream`) is read before and after each {what}; a {what} around "
+            f"which it moved by more than {VOID:.0%} is measured again. Where it moved each time, the row is void, "
+            "whatever its figures.")
+
+
+def prose(text):
+    """A paragraph of a results page, in lines of at most 120 columns."""
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def spread(values, digits=1):
     """median (min .. max)"""
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} .. {max(values):.{digits}f})" if values else ""
+
+
+def quotients(above, below):
+    """Round by round, so that a slow moment of the machine meets both sides."""
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def verdict(values, goal, void, most=False):
+    """A goal for the median, and whether it is met; nothing where there is no goal."""
+    if goal is None:
+        return "void" if void else ""
+    met = median(values) <= goal if most else median(values) >= goal
+    return f"{'<=' if most else '>='} {goal}: " + ("void" if void else "met" if met else "missed")

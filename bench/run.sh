@@ -1,15 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# `make bench`: every benchmark, one after another, results into bench/results/. Leave the machine alone meanwhile.
+# `make bench`: every page but quality and nano_sweep, one after another, into bench/results/. It takes hours; leave the
+# machine alone meanwhile. Run again, it goes on where it stopped and measures void rows anew.
 #   bench/run.sh BUILD
 set -eu
 cd "$(dirname "$0")/.."
 build=${1:-build/release}
 python=.venv/bin/python
 [ -x "$python" ] || python=python3
-"$python" bench/tokenizer.py --hydralm "$build/hydralm"
-"$python" bench/runtime.py "$build"
-"$python" bench/llama_cpp.py "$build"
-"$python" bench/memory.py "$build"
-"$python" bench/train_forward.py "$build"
-"$python" bench/trainer.py "$build"
+for page in tokenizer runtime llama_cpp memory train_forward trainer; do
+  "$python" "bench/$page.py" "$build"
+done

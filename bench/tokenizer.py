@@ -1,17 +1,16 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# Times `hydralm tokenizer` against Python's `tokenizers`, both on one thread, alternating, in one run; writes
-# bench/results/tokenizer.md and .json. Not here: whether the ids agree (tests/parity/tokenizer_parity.py).
-# Usage: bench/tokenizer.py [--hydralm build/release/hydralm] [--reps 7] [--out bench/results]
+# Times `hydralm tokenizer` against Python's `tokenizers`, both on one thread, in turn. Of that library's calls for one
+# job the fastest counts. Writes bench/results/tokenizer.{md,json}. Not here: whether the ids agree
+# (tests/parity/tokenizer_parity.py).
+#   bench/tokenizer.py [BUILD] [--rounds 7] [--tries 3] [--only TEXT] [--out bench/results]
 import os
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"  # before the import
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # before the import; ours has one thread
 os.environ["RAYON_NUM_THREADS"] = "1"
 
-import argparse
 import json
 import platform
-import statistics
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -19,161 +18,139 @@ import time
 from pathlib import Path
 
 import tokenizers
-from common import prose
+from common import Meter, Page, arguments, built, median, prose, quotients, run, spread, steady_words
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
           r"|\s+(?!\S)|\s+")
+PATTERNS, CORPORA, VOCABULARY = ("gpt2", "llama3"), ("english", "code"), 16384
+TRAIN, WHOLE, LINES = f"train {VOCABULARY}", "encode one text", "encode lines"
+ROWS = {f"{job}, {pattern}, {corpus}": (job, pattern, corpus)
+        for corpus in CORPORA for pattern in PATTERNS for job in (TRAIN, WHOLE, LINES)}
 
 
-def corpora():
-    """English: the Bible of Debian's bible-kjv. Code: Python's standard library."""
-    out = {}
-    if Path("/usr/bin/bible").exists():
-        out["english"] = run("bible", "-f", "gen1:1-rev22:21").decode()
-    else:
-        print("english: the package bible-kjv is not installed, left out", file=sys.stderr)
+def corpus_text(name):
+    """English: the King James Bible. Code: Python's standard library."""
+    if name == "english":
+        return run("tools/kjv.sh")
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    out["code"] = "".join(f.read_text("utf-8", "replace") for f in files)[:4_400_000]
-    return out
+    return "".join(f.read_text("utf-8", "replace") for f in files)[:4_400_000]
 
 
-def their_bpe(pattern):
+def timed(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def their_training(pattern):
+    """A new tokenizer of the library and what trains it."""
     tokenizer = Tokenizer(models.BPE())
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
     split = [pre_tokenizers.Split(Regex(LLAMA3), "isolated")] if pattern == "llama3" else []
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, level]) if split else level
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<|endoftext|>"], show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    return tokenizer, trainer
 
 
-def timed(function):
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
+class Jobs:
+    """The same jobs done by both sides: each gives the seconds of one run."""
 
+    def __init__(self, hydralm, folder):
+        self.hydralm, self.folder, self.texts = hydralm, folder, {}
 
-def run(*args):
-    return subprocess.run(list(map(str, args)), capture_output=True, check=True).stdout
+    def corpus(self, name):
+        path = self.folder / f"{name}.txt"
+        if name not in self.texts:
+            self.texts[name] = corpus_text(name)
+            path.write_text(self.texts[name], "utf-8")
+        return path, self.texts[name]
 
+    def train_ours(self, pattern, path, out):
+        run(self.hydralm, "tokenizer", "train", path, "--vocab", VOCABULARY, "--pattern", pattern, "-o", out, "-q")
 
-def alternate(ours, theirs, reps):
-    """Seconds of each side, A B A B after a warm-up of both."""
-    ours(), theirs()
-    times = [], []
-    for _ in range(reps):
-        times[0].append(ours())
-        times[1].append(theirs())
-    return times
+    def of(self, job, pattern, corpus):
+        """What is timed of ours, that function, and the library's calls for the same: name -> function."""
+        path, text = self.corpus(corpus)
+        model = self.folder / f"{corpus}-{pattern}.json"
+        if job == TRAIN:
+            def calls_of(call):
+                tokenizer, trainer = their_training(pattern)
+                return timed(lambda: call(tokenizer, trainer))
 
-
-class Bench:
-    def __init__(self, hydralm, reps):
-        self.hydralm, self.reps, self.rows = hydralm, reps, []
-
-    def add(self, case, counted, size, ours, theirs):
-        a, b = alternate(ours, theirs, self.reps)
-        row = {"bench": "tokenizer", "case": case, "timed": counted, "threads": 1, "reps": self.reps, "bytes": size}
-        for name, times in (("hydralm", a), ("tokenizers", b)):
-            row[name] = {"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times),
-                         "median_mb_per_s": size / 1e6 / statistics.median(times)}
-        row["speedup"] = row["tokenizers"]["median_s"] / row["hydralm"]["median_s"]
-        row["worst_speedup"] = min(b) / max(a)
-        self.rows.append(row)
-        print(json.dumps(row), flush=True)
-
-    def corpus(self, name, text, folder):
-        path = folder / f"{name}.txt"
-        path.write_bytes(text.encode("utf-8"))
-        size = path.stat().st_size
-        lines = text.split("\n")
-        for pattern in ("gpt2", "llama3"):
-            model = folder / f"{name}-{pattern}.json"
-
-            def train_ours():
-                return timed(lambda: run(self.hydralm, "tokenizer", "train", path, "--vocab", 16384,
-                                         "--pattern", pattern, "-o", model, "-q"))[0]
-
-            def train_theirs():
-                trainer = trainers.BpeTrainer(vocab_size=16384, special_tokens=["<|endoftext|>"], show_progress=False,
-                                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-                return timed(lambda: their_bpe(pattern).train_from_iterator([text], trainer))[0]
-
-            self.add(f"train 16384, {pattern}, {name}", "whole command / train_from_iterator only", size, train_ours,
-                     train_theirs)
-            theirs = Tokenizer.from_file(str(model))
-
-            def text_ours():
+            return "whole command", lambda: timed(lambda: self.train_ours(pattern, path, model)), {
+                "train_from_iterator([text])": lambda: calls_of(lambda t, how: t.train_from_iterator([text], how)),
+                "train([file])": lambda: calls_of(lambda t, how: t.train([str(path)], how))}
+        self.train_ours(pattern, path, model)
+        theirs = Tokenizer.from_file(str(model))
+        if job == WHOLE:
+            def encoding():
                 info = json.loads(run(self.hydralm, "tokenizer", "info", "-m", model, path, "--json"))
                 return info["file"]["seconds"]
 
-            self.add(f"encode one text, {pattern}, {name}", "encoding only, no cache kept / encode", size, text_ours,
-                     lambda: timed(lambda: theirs.encode(text, add_special_tokens=False))[0])
-
-            def lines_ours():
-                return timed(lambda: run(self.hydralm, "tokenizer", "encode", "-m", model, "--lines", path))[0]
-
-            def lines_theirs():
-                return timed(lambda: theirs.encode_batch_fast(lines, add_special_tokens=False))[0]
-
-            self.add(f"encode lines, {pattern}, {name}", "whole command, ids printed / encode_batch_fast only", size,
-                     lines_ours, lines_theirs)
+            return "encoding only, no cache kept", encoding, {
+                "encode(text)": lambda: timed(lambda: theirs.encode(text, add_special_tokens=False)),
+                "encode_batch_fast([text])": lambda: timed(
+                    lambda: theirs.encode_batch_fast([text], add_special_tokens=False))}
+        lines = text.split("\n")
+        return "whole command, ids printed", lambda: timed(
+            lambda: run(self.hydralm, "tokenizer", "encode", "-m", model, "--lines", path)), {
+                "encode_batch_fast(lines)": lambda: timed(
+                    lambda: theirs.encode_batch_fast(lines, add_special_tokens=False))}
 
 
-def cpu_name():
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.machine()
+def measure_row(key, jobs, meter, rounds):
+    job, pattern, corpus = ROWS[key]
+    counted, ours, theirs = jobs.of(job, pattern, corpus)
+    for function in (ours, *theirs.values()):  # the warm-up
+        function()
+    sides = {"hydralm": ours, **theirs}
+    made = [meter.steady(lambda: {name: function() for name, function in sides.items()}) for _ in range(rounds)]
+    seconds = {name: [one[name] for one, _ in made] for name in sides}
+    best = min(theirs, key=lambda name: median(seconds[name]))
+    row = {
+        "timed": counted, "bytes": jobs.corpus(corpus)[0].stat().st_size, "seconds": seconds, "best": best,
+        "ratios": quotients(seconds[best], seconds["hydralm"]), "rounds": [note for _, note in made],
+        "void": any(note["void"] for _, note in made)}
+    print(f"{key}: {spread(row['ratios'])} times as fast{' (void)' if row['void'] else ''}", file=sys.stderr)
+    return row
 
 
-def commit():
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+def row_line(key, row):
+    ours, theirs = row["seconds"]["hydralm"], row["seconds"][row["best"]]
+    size = row["bytes"] / 1e6
+    return (f"| {key} | {size:.2f} | {row['timed']} | {spread(ours, 3)} | `{row['best']}` | {spread(theirs, 3)} | "
+            f"{size / median(ours):.1f} | {size / median(theirs):.1f} | {spread(row['ratios'])} | "
+            f"{'void' if row['void'] else ''} |")
 
 
-def table(bench, info):
-    out = [
+def text(page):
+    slower = [key for key, row in page.rows.items() if median(row["ratios"]) < 1]
+    return [
         "# Tokenizer: hydralm against Python's tokenizers", "",
-        prose(f"{info['cpu']}, {info['cpus']} CPUs, one thread each side; tokenizers {info['tokenizers']}, Python "
-              f"{info['python']}; commit {info['commit']}. Made by `bench/tokenizer.py`: the sides take turns, "
-              f"{bench.reps} runs after a warm-up. The load average was {info['load_5_min']} after the run; where it "
-              "is above the number of CPUs, other work shared the machine and both sides are slower than alone."), "",
+        page.head(f"One thread each side (TOKENIZERS_PARALLELISM=false, RAYON_NUM_THREADS=1); tokenizers "
+                  f"{tokenizers.__version__}, Python {platform.python_version()}. In each round the sides take turns, "
+                  "after a warm-up of all. " + steady_words()), "",
         prose("Seconds are median (min .. max). Where our side is a whole command, its time holds the start of the "
-              "process, reading the files and printing; the other side is the bare call on text already in memory. The "
-              "last column is their fastest run over our slowest."), "",
-        "| case | MB | hydralm s | tokenizers s | hydralm MB/s | tokenizers MB/s | faster | at worst |",
-        "|---|---|---|---|---|---|---|---|"]
-    for row in bench.rows:
-        cells = [row["case"], f"{row['bytes'] / 1e6:.2f}"]
-        for side in (row["hydralm"], row["tokenizers"]):
-            cells.append(f"{side['median_s']:.3f} ({side['min_s']:.3f} .. {side['max_s']:.3f})")
-        cells += [f"{row[s]['median_mb_per_s']:.1f}" for s in ("hydralm", "tokenizers")]
-        cells += [f"{row['speedup']:.1f}x", f"{row['worst_speedup']:.1f}x"]
-        out.append("| " + " | ".join(cells) + " |")
-    return "\n".join(out) + "\n"
+              "process, reading the files and printing; the other side is the bare call on text already in memory. "
+              "Where the library has two calls for a job, both are measured and the one with the lower median counts; "
+              "`train([file])` reads the file itself and cuts it into lines. A ratio is their time over ours in the "
+              "same round."),
+        "", "| job | MB | timed of ours | hydralm s | call of tokenizers | s | hydralm MB/s | tokenizers MB/s | times "
+        "as fast | |", "|---" * 10 + "|", *(row_line(key, row) for key, row in page.rows.items()), "",
+        prose(f"Slower than tokenizers: {'; '.join(slower) or 'none'}.")]
 
 
 def main():
-    parser = argparse.ArgumentParser(description="hydralm tokenizer against Python's tokenizers, one thread")
-    parser.add_argument("--hydralm", default="build/release/hydralm")
-    parser.add_argument("--reps", type=int, default=7)
-    parser.add_argument("--out", default="bench/results")
-    args = parser.parse_args()
-    bench = Bench(args.hydralm, args.reps)
+    args = arguments("time hydralm tokenizer against Python's tokenizers, one thread", rounds=7).parse_args()
+    hydralm = built(args.build)
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in corpora().items():
-            bench.corpus(name, text, Path(folder))
-    info = {"cpu": cpu_name(), "cpus": os.cpu_count(), "python": platform.python_version(),
-            "tokenizers": tokenizers.__version__, "commit": commit(), "load_5_min": round(os.getloadavg()[1], 1)}
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(json.dumps({"machine": info, "rows": bench.rows}, indent=1) + "\n")
-    (folder / "tokenizer.md").write_text(table(bench, info))
-    print(table(bench, info))
-    slower = [row["case"] for row in bench.rows if row["speedup"] < 1]
-    return f"slower than tokenizers: {', '.join(slower)}" if slower else 0
+        jobs, meter = Jobs(hydralm, Path(folder)), Meter(hydralm, args)
+        page = Page("tokenizer", args, list(ROWS), text)
+        page.measure(lambda key: measure_row(key, jobs, meter, args.rounds))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -79,14 +79,13 @@ int Run(int argc, char** argv) {
   seconds = (Seconds() - seconds) / steps;
   const double tokens = static_cast<double>(rows * T), peak = PeakBytes(), limit = GemmLimit();
   const double work = (mode == "train" ? 3 : 1) * flops * tokens;
+  const auto i64 = [](int64_t value) { return static_cast<long long>(value); };
+  std::printf("{\"preset\":\"%s\",\"T\":%lld,\"rows\":%lld,\"mode\":\"%s\",\"threads\":%d,\"parameters\":%lld,",
+              preset.c_str(), i64(T), i64(rows), mode.c_str(), threads, i64(CountParams(config).total));
   std::printf(
-      "{\"bench\":\"train_forward\",\"case\":\"%s T%lld B%lld "
-      "%s\",\"preset\":\"%s\",\"T\":%lld,\"rows\":%lld,\"mode\":\"%s\","
-      "\"threads\":%d,\"seconds\":%.6f,\"tok_per_s\":%.2f,\"peak_bytes\":%.0f,\"flops_per_token\":%.0f,"
-      "\"gemm_flops_per_s\":%.4g,\"peak_share\":%.4f}\n",
-      preset.c_str(), static_cast<long long>(T), static_cast<long long>(rows), mode.c_str(), preset.c_str(),
-      static_cast<long long>(T), static_cast<long long>(rows), mode.c_str(), threads, seconds, tokens / seconds, peak,
-      flops, limit, work / seconds / limit);
+      "\"seconds\":%.6f,\"tok_per_s\":%.2f,\"peak_bytes\":%.0f,\"flops_per_token\":%.0f,\"gemm_flops_per_s\":%.4g,"
+      "\"peak_share\":%.4f}\n",
+      seconds, tokens / seconds, peak, flops, limit, work / seconds / limit);
   return 0;
 }
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Prints the folder that PYTHONPATH needs for torch_models.py: transformers and what it uses, fetched once into
-# .cache/peers (torch itself is the one of .venv), and builds mkl_any_maker.so there. Not here: measuring
-# (../train_forward.py).
+# .cache/peers (torch itself is the one of .venv). Beside it there is same_process.so, made anew each time. Not here:
+# measuring (../train_forward.py).
 set -eu
 cd "$(dirname "$0")/../.."
 folder=$PWD/.cache/peers/transformers-5.23.0
@@ -13,5 +13,5 @@ if [ ! -e "$folder/transformers/__init__.py" ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --target "$folder.part" transformers==5.23.0 >&2
   mv "$folder.part" "$folder"
 fi
-cc -shared -fPIC -O1 -o .cache/peers/mkl_any_maker.so bench/peers/mkl_any_maker.c
+c++ -std=c++20 -shared -fPIC -O1 -I. -o .cache/peers/same_process.so bench/peers/same_process.cc hydra/cli/process.cc
 echo "$folder"

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # One case of the training benchmark in Python, in one process: the peers of bench_train_forward, with its arguments and
 # its JSON line. transformer-29m and transformer-nano are written here in torch with care: one product for q, k and v,
-# one for gate and up, SDPA, F.rms_norm, fused AdamW; mamba2-29m is transformers' Mamba2 of the preset's size.
-# Not here: which cases (../train_forward.py).
+# one for gate and up, SDPA, F.rms_norm, fused AdamW; mamba2-29m is transformers' Mamba2 of the preset's size. Losses
+# read the logits where they lie: they are neither shifted nor cast. Not here: which cases (../train_forward.py).
 #   torch_models.py PRESET T ROWS train|forward STEPS THREADS [eager|compiled]
 import json
 import resource
@@ -17,6 +17,14 @@ from torch.nn import functional as F
 # vocabulary, width, layers, heads, SwiGLU
 TRANSFORMERS = {"transformer-29m": (4096, 512, 8, 8, 1504), "transformer-nano": (2048, 192, 6, 6, 544)}
 MAMBAS = {"mamba2-29m": (4096, 576, 13, 64, 64)}  # vocabulary, width, layers, head dimension, state
+WARM_UP = 8192  # tokens of a row at most, as in bench_train_forward
+
+
+def next_token_loss(hidden, embedding, ids):
+    """Mean over all tokens that have a next one. Targets are shifted, not logits [B, T, V]: those of a slice would be
+    copied. hidden [B, T, D], embedding [V, D], ids [B, T]."""
+    targets = F.pad(ids[:, 1:], (0, 1), value=-100)  # which cross_entropy leaves out
+    return F.cross_entropy(F.linear(hidden, embedding).flatten(0, 1), targets.flatten())
 
 
 def rotate(x, cos, sin):
@@ -66,8 +74,7 @@ class Transformer(nn.Module):
         return F.rms_norm(x, x.shape[-1:], self.norm, 1e-5)
 
     def loss(self, ids):
-        logits = F.linear(self.hidden(ids), self.embedding)
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        return next_token_loss(self.hidden(ids), self.embedding, ids)
 
     def last_logits(self, ids):
         return F.linear(self.hidden(ids)[:, -1], self.embedding)
@@ -83,11 +90,13 @@ class Mamba2(nn.Module):
                                       conv_kernel=4, n_groups=1, chunk_size=64, tie_word_embeddings=True))
 
     def loss(self, ids):
-        logits = self.model(ids, use_cache=False).logits
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        return next_token_loss(self.hidden(ids), self.model.lm_head.weight, ids)
 
     def last_logits(self, ids):
-        return self.model(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        return F.linear(self.hidden(ids)[:, -1], self.model.lm_head.weight)
+
+    def hidden(self, ids):
+        return self.model.backbone(ids, use_cache=False)[0]
 
 
 def gemm_limit():
@@ -101,16 +110,22 @@ def gemm_limit():
     return best
 
 
-def steps_of(model, mode, compiled):
+def compiles():
+    """Graphs that torch.compile has made so far."""
+    made = sys.modules.get("torch._dynamo.utils")  # an eager run does not load it
+    return made.counters["stats"]["unique_graphs"] if made else 0
+
+
+def steps_of(model, mode, maybe_compiled):
     """A function of ids that does one step."""
     if mode == "forward":
-        forward = torch.compile(model.last_logits) if compiled else model.last_logits
+        forward = maybe_compiled(model.last_logits)
 
         def step(ids):
             with torch.no_grad():
                 forward(ids).sum().item()
         return step
-    loss = torch.compile(model.loss) if compiled else model.loss
+    loss = maybe_compiled(model.loss)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 
     def step(ids):
@@ -124,26 +139,31 @@ def steps_of(model, mode, compiled):
 def main():
     preset, length, rows, mode = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     steps, threads = int(sys.argv[5]), int(sys.argv[6])
-    compiled = sys.argv[7:] == ["compiled"]
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     size = (TRANSFORMERS | MAMBAS)[preset]
     model = Transformer(*size) if preset in TRANSFORMERS else Mamba2(*size)
-    step = steps_of(model, mode, compiled)
-    warm_up = (rows, min(length, 8192))  # of the shape that is measured, which a compiled step is made for
-    step(torch.randint(size[0], warm_up))
-    ids = torch.randint(size[0], (rows, length))
+    warm_up = min(length, WARM_UP)
+
+    def maybe_compiled(function):
+        # One length is compiled for itself. Where the warm-up is shorter, the code has to serve any length.
+        return torch.compile(function, dynamic=warm_up != length) if sys.argv[7:] == ["compiled"] else function
+
+    step = steps_of(model, mode, maybe_compiled)
+    step(torch.randint(size[0], (rows, warm_up)))
+    ids, made = torch.randint(size[0], (rows, length)), compiles()
     start = time.perf_counter()
     for _ in range(steps):
         step(ids)
     seconds = (time.perf_counter() - start) / steps
+    if compiles() != made:
+        sys.exit(f"torch.compile worked within the measured time: warm-up of {warm_up} tokens, step of {length}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    parameters = sum(p.numel() for p in model.parameters())
     print(
         json.dumps({
-            "bench": "torch_models", "preset": preset, "T": length, "rows": rows, "mode": mode, "threads": threads,
-            "seconds": seconds, "tok_per_s": rows * length / seconds, "peak_bytes": peak, "parameters": parameters,
-            "gemm_flops_per_s": gemm_limit()}))
+            "preset": preset, "T": length, "rows": rows, "mode": mode, "threads": threads,
+            "seconds": seconds, "tok_per_s": rows * length / seconds, "peak_bytes": peak,
+            "parameters": sum(p.numel() for p in model.parameters()), "gemm_flops_per_s": gemm_limit()}))
 
 
 if __name__ == "__main__":
