@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 median = statistics.median
-VOID = 0.05  # share by which the read rate may move around a measurement that counts
+VOID = 0.05  # share by which the read rate may move, and share of the processors' time that others may have
 
 
 # ---- commands ----
@@ -52,7 +53,7 @@ def arguments(description, rounds=None, threads=None):
     if rounds:
         parser.add_argument("--rounds", type=int, default=rounds, help="times that each row is measured")
         parser.add_argument("--tries", type=int, default=3,
-                            help="times that a round is measured at most while the memory's read rate moves")
+                            help="times that a round is measured at most while the machine is not quiet")
     if threads:
         parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--only", default="", help="rows whose name holds this text")
@@ -91,8 +92,18 @@ def compiler(build):
     return run(path, "--version").splitlines()[0]
 
 
+def processor_seconds():
+    """Used by others so far: by all processes of the machine, less this one and those that it has waited for."""
+    ticks = [int(field) for field in open("/proc/stat").readline().split()[1:]]
+    busy = sum(ticks[i] for i in (0, 1, 2, 5, 6, 7)) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting; stolen too
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return busy - sum(usage.ru_utime + usage.ru_stime for usage in own)
+
+
 class Meter:
-    """The memory's read rate, by which a quiet machine is told from one that others use too."""
+    """Tells a quiet machine from one that others use too: by the memory's read rate before and after, which also moves
+    with neighbours outside of this machine, and by the processors' time that others took meanwhile, which a steady load
+    shows in too."""
 
     def __init__(self, hydralm, args):
         self.command = [hydralm, "bench", "--stream", "-t", getattr(args, "threads", 1), "-o", "json", "-q"]
@@ -103,14 +114,18 @@ class Meter:
         return json.loads(run(*self.command))[-1]["read_gb_per_s"]
 
     def steady(self, measure):
-        """What measure() gives, and whether it is void: the rate moved around each of the tries. Others can still have
-        come and gone between the two readings, so the spread over rounds is printed too."""
+        """What measure() gives, and whether it is void: the machine was not quiet in any of the tries."""
+        tick = 0.05  # seconds that the two clocks may differ by
         for tried in range(1, self.tries + 1):
-            before, made, after = self.rate(), measure(), self.rate()
-            void = abs(after - before) > VOID * max(before, after)
+            before, start, used = self.rate(), time.monotonic(), processor_seconds()
+            made = measure()
+            others = processor_seconds() - used
+            share = max(0.0, others - tick) / (time.monotonic() - start) / os.cpu_count()
+            after = self.rate()
+            void = abs(after - before) > VOID * max(before, after) or share > VOID
             if not void:
                 break
-        return made, {"read_gb_per_s": [before, after], "tries": tried, "void": void}
+        return made, {"read_gb_per_s": [before, after], "others_share": share, "tries": tried, "void": void}
 
 
 # ---- the page ----
@@ -160,14 +175,14 @@ class Page:
         """The paragraph that says on what, from which sources and how the page was made."""
         about = self.about
         return prose(f"{about['machine']}; {about['compiler']}; commit {about['commit']}. Made by "
-                     f"`{about['command']}`. {text}")
+                     f"`{about['command']}`; load average {os.getloadavg()[1]:.1f} at the end. {text}")
 
 
 def steady_words(what="round"):
     """How a page says what Meter.steady does with each `what`."""
-    return (f"The memory's read rate (`hydralm bench --stream`) is read before and after each {what}; a {what} around "
-            f"which it moved by more than {VOID:.0%} is measured again. Where it moved each time, the row is void, "
-            "whatever its figures.")
+    return (f"The memory's read rate (`hydralm bench --stream`) is read before and after each {what}. A {what} around "
+            f"which it moved by more than {VOID:.0%}, or in which other processes took more than {VOID:.0%} of the "
+            "processors' time, is measured again. A row with one that stayed so is void, whatever its figures.")
 
 
 def prose(text):
