@@ -171,8 +171,8 @@ struct AttentionArgs {
 void Attention(const AttentionArgs& a);
 [[nodiscard]] int64_t AttentionScratchFloats(int64_t heads, int64_t Dk, int64_t Dv);
 
-// One query's keys cut into fixed ranges, for long contexts: partial results of the positions [begin, end), begin a
-// multiple of kKeyBlock, and their merge in order. No landmarks. The same bits for any number of threads.
+// One query's keys cut into fixed ranges, for long contexts: partial results of the positions [begin, end), and
+// their merge in order. No landmarks. The same bits for any number of threads.
 struct AttentionPartArgs {
   const float* q;  // [heads, Dk]
   KeySet keys;

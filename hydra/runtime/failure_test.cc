@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory that runs out at each allocation of a pass, a commit, a fork or new controls: the state is as it was, or says
 // that it is broken and can be restored. This file replaces operator new for its whole test binary.
+#ifndef HYDRA_SANITIZED  // sanitizers have an operator new of their own
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -25,7 +26,14 @@ void* Allocate(std::size_t n, std::size_t align) {
 
 void* operator new(std::size_t n) { return Allocate(std::max<std::size_t>(n, 1), alignof(std::max_align_t)); }
 void* operator new(std::size_t n, std::align_val_t align) { return Allocate(n, static_cast<std::size_t>(align)); }
+void* operator new[](std::size_t n) { return ::operator new(n); }
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return std::malloc(std::max<std::size_t>(n, 1)); }
+void* operator new[](std::size_t n, const std::nothrow_t& tag) noexcept { return ::operator new(n, tag); }
 void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
+void operator delete[](void* p, const std::nothrow_t&) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
@@ -158,3 +166,4 @@ TEST(Failure, CommitsForksAndControlsThatFail) {
 
 }  // namespace
 }  // namespace hydra
+#endif  // HYDRA_SANITIZED

@@ -226,11 +226,9 @@ void CachedAttention::AddRanges(Round& out, int32_t piece, int64_t h, int64_t be
 }
 
 CachedAttention::Ranges CachedAttention::RangesOf(const KvFilling& filling, int64_t position) {
-  const bool apart = filling.sinks() > 0 && position >= filling.sinks();
-  const int64_t from = apart                 ? std::max(filling.sinks(), position - filling.window() + 1)
-                       : filling.sinks() > 0 ? 0
-                                             : std::max<int64_t>(0, position - filling.window() + 1);
-  return {apart ? 1 : 0, from / kRange, position / kRange};
+  if (position < filling.sinks()) return {0, 0, 0, position / kRange};  // all that there is
+  const int64_t from = std::max(filling.sinks(), position - filling.window() + 1);
+  return {filling.sinks() > 0 ? 1 : 0, from, from / kRange, position / kRange};
 }
 
 int64_t CachedAttention::Seen(const KvFilling& filling, const Piece& p, int64_t begin, int64_t end) {
@@ -260,13 +258,12 @@ void CachedAttention::RunRanges(const Task& task, float* scratch) {
     const Ranges ranges = RangesOf(filling, position);
     const bool sinks = task.slot < 0;
     if (sinks ? ranges.sinks == 0 : task.slot < ranges.first || task.slot > ranges.last) continue;
-    const int64_t from = ranges.sinks > 0 ? filling.sinks() : 0;
     const int64_t index =
         head.part + (t - head.cut) * head.ranges + (sinks ? 0 : ranges.sinks + task.slot - ranges.first);
     kernels::AttentionPart({.q = q_.data() + ((p.row + t) * c.n_heads + task.head * group()) * c.head_dim,
                             .keys = KeysOf(p, head, cache),
                             .heads = group(),
-                            .begin = sinks ? 0 : std::max({from, position - filling.window() + 1, task.slot * kRange}),
+                            .begin = sinks ? 0 : std::max(ranges.from, task.slot * kRange),
                             .end = sinks ? filling.sinks() : std::min(position + 1, (task.slot + 1) * kRange),
                             .scale = 1 / std::sqrt(static_cast<float>(c.head_dim)),
                             .part = parts_.data() + index * group() * (c.head_dim + 2),

@@ -66,7 +66,9 @@ class CachedAttention : public Part {
   };
   // The ranges of positions that a query sees: the sinks, if they are apart, then pieces of the window.
   struct Ranges {
-    int64_t sinks, first, last;  // sinks: 1 or 0; window ranges first .. last, in units of kRange
+    int64_t sinks;        // 1 or 0
+    int64_t from;         // first position of the window
+    int64_t first, last;  // its ranges, in units of kRange
     [[nodiscard]] int64_t n() const { return sinks + last - first + 1; }
   };
 

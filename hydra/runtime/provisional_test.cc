@@ -119,18 +119,29 @@ TEST(Provisional, GivesTheBitsOfStepsAndCommitsThem) {
       }
 }
 
-// Queries of a long context are cut into ranges of keys: those before and behind the place where that begins.
+// Queries of a long context are cut into ranges of keys: before and behind the place where that begins, with all keys,
+// with a ring, and with one whose sinks are apart. Steps are what a prompt read at once gives.
 TEST(Provisional, CrossesTheCutOfALongContext) {
   const Case c = testing::Cases()[3];
   const Model model =
       testing::BuildModel(testing::RandomSource(c.config, 23), {.ctx_size = 2200, .kv_dtype = KvDtype::kF16});
   const auto ids = RandomIds(2100, c.config.vocab_size, 24);
-  for (const size_t at : {size_t{1016}, size_t{2040}})
-    for (const int threads : {1, 2}) {
-      ThreadPool pool(threads);
-      SequenceState state(model);
-      (void)LogitsInPieces(model, state, std::span(ids).first(at), {512}, pool);
-      ExpectStepsAndCommits(model, state, std::span(ids).subspan(at, 17), pool);
+  const KvPlan plans[] = {nullptr, [](int, int64_t head) { return KeepRing(1100 + head); },
+                          [](int, int64_t) { return KeepRing(1030, 7); }};
+  for (const KvPlan& plan : plans)
+    for (const size_t at : {size_t{1016}, size_t{2040}}) {
+      SCOPED_TRACE(StrCat(at, " tokens, ", plan ? plan(0, 0)->Describe() : "all"));
+      ThreadPool pool(2), one(1);
+      const auto before = std::span(ids).first(at), next = std::span(ids).subspan(at, 17);
+      SequenceState state(model, {}, plan), whole(model, {}, plan), steps(model, {}, plan);
+      (void)LogitsInPieces(model, state, before, {512}, pool);
+      ExpectStepsAndCommits(model, state, next, pool);
+      ExpectStepsAndCommits(model, state, next, one);
+      (void)LogitsInPieces(model, whole, before, {512}, pool);
+      (void)LogitsInPieces(model, steps, before, {512}, pool);
+      EXPECT_LT(testing::Difference(LogitsInPieces(model, steps, next, {1}, pool),
+                                    LogitsInPieces(model, whole, next, {17}, pool)),
+                1e-3);  // f16 keys
     }
 }
 

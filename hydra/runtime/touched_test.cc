@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weight bytes that a pass counts are those that it reads: weights lie in memory that may not be read, a fault lets
 // a page in and notes it, and what nobody noted is unmapped. Not here: the counts against formulas (generate_test.cc).
+#ifndef HYDRA_SANITIZED  // sanitizers handle faults themselves
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -121,3 +122,4 @@ TEST(Touched, APassReadsTheWeightsThatItCounts) {
 
 }  // namespace
 }  // namespace hydra
+#endif  // HYDRA_SANITIZED
