@@ -14,8 +14,8 @@ $emulate $build/hydralm --version || { echo "0 passed, 1 failed"; exit 1; }
 # run PROGRAM FILTER SHARDS: a program's tests, in so many processes side by side; their logs are $build/PROGRAM.N.log.
 run() {
   rm -f "$build/$1".*.log
-  seq 0 $(($3 - 1)) | GTEST_TOTAL_SHARDS=$3 xargs -P "$3" -I N sh -c \
-    "GTEST_SHARD_INDEX=N exec $emulate $build/$1 --gtest_filter='$2' > $build/$1.N.log 2>&1"
+  seq 0 $(($3 - 1)) | GTEST_TOTAL_SHARDS=$3 xargs -P "$3" -I % sh -c \
+    "GTEST_SHARD_INDEX=% exec $emulate $build/$1 --gtest_filter='$2' > $build/$1.%.log 2>&1"
 }
 run kernels_test '*' "${JOBS:-2}"
 run runtime_test 'RuntimeGolden*:*HuggingFace*' "${JOBS:-2}"
