@@ -20,6 +20,14 @@
 
 namespace hydra {
 
+// Sanitizers find a fault in the first of many like cases, and each takes ten times as long: a test that goes through
+// seeds, types or threads takes fewer of them there.
+#ifdef HYDRA_SANITIZED
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 // A new folder, removed with all that is in it.
 class TempDir {
  public:

@@ -102,6 +102,7 @@ TEST(Provisional, GivesTheBitsOfStepsAndCommitsThem) {
   for (const PlannedCase& c : PlannedCases())
     for (const Types& types : kTypes)
       for (const int threads : {1, 3}) {
+        if (kSanitized && (threads == 1 || types.kv == KvDtype::kF32 || types.kv == KvDtype::kBF16)) continue;
         const Model model =
             testing::BuildModel(testing::RandomSource(c.config, 21, types.weights),
                                 {.ctx_size = 512, .kv_dtype = types.kv, .state_dtype = types.state, .act = types.act});
@@ -130,13 +131,14 @@ TEST(Provisional, CrossesTheCutOfALongContext) {
                           [](int, int64_t) { return KeepRing(1030, 7); }};
   for (const KvPlan& plan : plans)
     for (const size_t at : {size_t{1016}, size_t{2040}}) {
+      if (kSanitized && at > 2000) continue;
       SCOPED_TRACE(StrCat(at, " tokens, ", plan ? plan(0, 0)->Describe() : "all"));
       ThreadPool pool(2), one(1);
       const auto before = std::span(ids).first(at), next = std::span(ids).subspan(at, 17);
       SequenceState state(model, {}, plan), whole(model, {}, plan), steps(model, {}, plan);
       (void)LogitsInPieces(model, state, before, {512}, pool);
       ExpectStepsAndCommits(model, state, next, pool);
-      ExpectStepsAndCommits(model, state, next, one);
+      if (!kSanitized) ExpectStepsAndCommits(model, state, next, one);
       (void)LogitsInPieces(model, whole, before, {512}, pool);
       (void)LogitsInPieces(model, steps, before, {512}, pool);
       EXPECT_LT(testing::Difference(LogitsInPieces(model, steps, next, {1}, pool),
