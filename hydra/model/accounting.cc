@@ -13,8 +13,6 @@
 namespace hydra {
 namespace {
 
-constexpr int64_t kPositionBytes = 8;
-
 int64_t CountLayers(const ModelConfig& c, bool (*has)(const LayerConfig&)) {
   return std::count_if(c.layers.begin(), c.layers.end(), has);
 }
@@ -310,10 +308,10 @@ RunBytes CountRun(const ModelConfig& config, const RunOptions& options, const Te
   run.state = options.batch * state;
   run.kv_per_token = KvBytesPerToken(config, options.kv);
   run.kv = options.batch * options.ctx * run.kv_per_token;
-  run.snapshot = state > 0 ? state + kPositionBytes : 0;
+  const StateLayout layout(config, options.kv, options.state, options.ctx, config.moe.top_k);
+  run.snapshot = state > 0 ? layout.snapshot_bytes() : 0;  // caches that grow go back by truncation
   run.scratch = ScratchBytes(config, options);
   if (options.provisional > 0) {
-    const StateLayout layout(config, options.kv, options.state, options.ctx, config.moe.top_k);
     const KeptLayout kept(config, layout, options.provisional);
     run.provisional = options.batch * (kept.bytes + kept.undo_bytes);
   }

@@ -12,6 +12,7 @@ namespace {
 class All final : public KvFilling {
  public:
   [[nodiscard]] int64_t Rows(int64_t ctx) const override { return ctx; }
+  [[nodiscard]] int64_t MostTokens(int64_t ctx) const override { return ctx; }
   [[nodiscard]] bool grows() const override { return true; }
   [[nodiscard]] int64_t RowOf(int64_t pos) const override { return pos; }
   void AddRanges(int64_t pos, std::vector<RowRange>& out) const override {
@@ -26,9 +27,12 @@ class All final : public KvFilling {
 class Ring final : public KvFilling {
  public:
   Ring(int64_t window, int64_t sinks) : window_(window), sinks_(sinks) {
-    HYDRA_CHECK(window >= 1 && sinks >= 0, "window ", window, ", sinks ", sinks);
+    if (window < 1 || window > kMostKept || sinks < 0 || sinks > kMostKept)
+      throw Error(ErrorCode::kUsage, StrCat("a ring of ", window, " positions and ", sinks, " sinks: must be 1 to ",
+                                            kMostKept, " and 0 to ", kMostKept));
   }
   [[nodiscard]] int64_t Rows(int64_t /*ctx*/) const override { return sinks_ + window_; }
+  [[nodiscard]] int64_t MostTokens(int64_t /*ctx*/) const override { return INT64_MAX; }
   [[nodiscard]] bool grows() const override { return false; }
   [[nodiscard]] int64_t RowOf(int64_t pos) const override {
     return pos < sinks_ ? pos : sinks_ + (pos - sinks_) % window_;
@@ -58,6 +62,7 @@ class Pool final : public KvFilling {
  public:
   explicit Pool(int64_t rows) : rows_(rows) {}
   [[nodiscard]] int64_t Rows(int64_t /*ctx*/) const override { return rows_; }
+  [[nodiscard]] int64_t MostTokens(int64_t /*ctx*/) const override { return INT64_MAX; }
   [[nodiscard]] bool grows() const override { return false; }
   [[nodiscard]] int64_t RowOf(int64_t /*pos*/) const override { HYDRA_CHECK(false, "a pool's rows are chosen"); }
   void AddRanges(int64_t /*pos*/, std::vector<RowRange>& /*out*/) const override {}

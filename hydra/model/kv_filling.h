@@ -22,6 +22,8 @@ class KvFilling {
   virtual ~KvFilling() = default;
   // Rows of memory for a sequence of up to `ctx` tokens.
   [[nodiscard]] virtual int64_t Rows(int64_t ctx) const = 0;
+  // Tokens that a sequence may have with those rows.
+  [[nodiscard]] virtual int64_t MostTokens(int64_t ctx) const = 0;
   // Whether position p is always in row p: memory is then taken as it fills, and only rows in use are saved and forked.
   [[nodiscard]] virtual bool grows() const = 0;
   // Row where position `pos` goes.
@@ -33,18 +35,17 @@ class KvFilling {
   [[nodiscard]] virtual int64_t sinks() const = 0;
   // For a person, and to compare plans: "all", "ring 256", "ring 1024 + 4".
   [[nodiscard]] virtual std::string Describe() const = 0;
-
-  // Rows in use once the positions 0 .. pos - 1 have come.
-  [[nodiscard]] int64_t Used(int64_t pos, int64_t ctx) const { return grows() ? pos : Rows(ctx); }
-  // Can what came after the first n of pos positions be forgotten, so that it holds what it held then?
-  [[nodiscard]] bool CanTruncate(int64_t pos, int64_t n, int64_t ctx) const {
+  // Can what came after the first n of pos positions be forgotten, so that it holds what it held then? As long as no
+  // row was used twice.
+  [[nodiscard]] virtual bool CanTruncate(int64_t pos, int64_t n, int64_t ctx) const {
     return n == pos || grows() || pos <= Rows(ctx);
   }
 };
 
 // Every position: full attention.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepAll();
-// The last `window` positions, and the first `sinks` ones for good.
+// The last `window` positions, and the first `sinks` ones for good. kUsage beyond kMostKept of either.
+inline constexpr int64_t kMostKept = int64_t{1} << 31;
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks = 0);
 // `rows` rows of chosen positions, in any order, which a list names: landmarks.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepPool(int64_t rows);

@@ -2,6 +2,10 @@
 // The one list of a state's buffers, block by block.
 #include "hydra/model/state_layout.h"
 
+#include <algorithm>
+
+#include "hydra/base/error.h"
+
 namespace hydra {
 namespace {
 
@@ -39,6 +43,7 @@ std::vector<KvCacheLayout> StateLayout::AddCaches(int block, const char* k_name,
   std::vector<StateBuffer::Head> heads;
   for (const auto& filling : fillings) {
     heads.push_back({filling, filling->Rows(ctx_size) * stride, stride});
+    most_tokens = std::min(most_tokens, filling->MostTokens(ctx_size));
     n += heads.back().bytes;
   }
   const DType type = kv == KvDtype::kF32    ? DType::kF32
@@ -65,6 +70,10 @@ std::vector<std::shared_ptr<const KvFilling>> FillingsOf(const ModelConfig& conf
   std::vector<std::shared_ptr<const KvFilling>> fillings;
   for (int64_t h = 0; h < a.n_kv_heads; ++h) {
     auto planned = plan ? plan(layer, h) : nullptr;
+    if (planned && !all && a.landmark_budget > 0 && (planned->window() < config.chunk_len || planned->sinks() > 0))
+      throw Error(ErrorCode::kUsage, StrCat("plan: layers.", layer, ", KV head ", h, ": ", planned->Describe(),
+                                            ": a layer with landmarks ", "needs a window of at least ",
+                                            config.chunk_len, " and no sinks"));
     fillings.push_back(planned ? std::move(planned) : own);
   }
   return fillings;

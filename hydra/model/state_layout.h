@@ -67,7 +67,8 @@ struct StateBuffer {
 };
 
 struct StateLayout {
-  // moe_k: experts of a chunk that there is room for; what the model says, or more where controls ask for it.
+  // moe_k: experts of a chunk that there is room for; what the model says, or more where controls ask for it. Throws
+  // kUsage for a plan that a layer cannot follow: one with landmarks needs a window of a chunk at least, and no sinks.
   StateLayout(const ModelConfig& config, KvDtype kv, StateDtype state, int64_t ctx_size, int64_t moe_k,
               const KvPlan& plan = nullptr);
   std::vector<BlockOffsets> blocks;
@@ -77,6 +78,13 @@ struct StateLayout {
   KvDtype kv;
   StateDtype state;
   int64_t ctx_size, moe_k;
+  int64_t most_tokens = INT64_MAX;  // of a sequence: as the smallest cache allows
+
+  // Of SequenceState::Snapshot: its head, two counts of each block, and what does not grow.
+  [[nodiscard]] int64_t snapshot_bytes() const {
+    return kSnapshotHead + static_cast<int64_t>(blocks.size()) * 8 + constant_bytes;
+  }
+  static constexpr int64_t kSnapshotHead = 24;
 
  private:
   int64_t Add(int block, StatePart part, const char* name, int64_t bytes, DType dtype,

@@ -55,6 +55,9 @@ bool FailsAt(int64_t n, F&& f) {
     f();
   } catch (const std::bad_alloc&) {
     failed = true;
+  } catch (...) {
+    g_allocations_left = INT64_MAX;
+    throw;
   }
   g_allocations_left = INT64_MAX;
   return failed;
@@ -62,7 +65,9 @@ bool FailsAt(int64_t n, F&& f) {
 
 struct Scene {
   explicit Scene(const Case& c)
-      : model(testing::BuildModel(testing::RandomSource(c.config, 51))), ids(RandomIds(150, c.config.vocab_size, 52)) {
+      : model(testing::BuildModel(testing::RandomSource(c.config, 51),
+                                  {.ctx_size = 1024, .kv_dtype = KvDtype::kF32, .act = Activations::kF32})),
+        ids(RandomIds(150, c.config.vocab_size, 52)) {
     (void)LogitsInPieces(model, base, std::span(ids).first(60), {60}, pool);
     snapshot.resize(static_cast<size_t>(base.SnapshotBytes()));
     base.Snapshot(snapshot);
@@ -114,6 +119,50 @@ TEST(Failure, APassThatFailsLeavesTheStateOrMarksIt) {
       EXPECT_GT(broken, 0);
     }
   }
+}
+
+// A prompt of several passes beside one that ends in the first of them: as they were, or marked, both of them.
+TEST(Failure, ABatchOfSeveralPassesThatFails) {
+  const Case c = testing::Cases()[0];  // landmarks take memory in each pass
+  Scene s(c);
+  const auto text = RandomIds(kPassTokens + 30, c.config.vocab_size, 53);
+  const std::span<const int32_t> ids(text);
+  int64_t failures = 0, in_the_second = 0;
+  for (bool failed = true; failed; failures += 3) {
+    SequenceState states[] = {s.base.Fork(), s.base.Fork()};
+    SequenceState drafted = s.base.Fork();
+    Provisional kept(drafted, 4);
+    ForwardScratch scratch;
+    const Segment segments[] = {
+        {&states[0], ids.first(50)}, {&states[1], ids}, {&drafted, ids.first(4), LogitsOf::kAll, &kept}};
+    failed = FailsAt(failures, [&] { (void)s.model.Forward(segments, s.pool, scratch); });
+    if (!failed) break;
+    EXPECT_EQ(kept.waiting(), 0);
+    in_the_second += states[0].pos() > 60 ? 1 : 0;
+    for (SequenceState& state : states) s.ExpectAsItWas(state, true);
+    s.ExpectAsItWas(drafted, false);
+    if (::testing::Test::HasFailure()) return;
+  }
+  EXPECT_GT(failures, 20);
+  EXPECT_GT(in_the_second, 0);
+}
+
+TEST(Failure, ABrokenStateInABatchHarmsNoOther) {
+  const Case c = testing::Cases()[3];
+  Scene s(c);
+  ForwardScratch scratch;
+  SequenceState good = s.base.Fork(), drafted = s.base.Fork(), broken = s.base.Fork();
+  broken.BeginPass();
+  Provisional kept(drafted, 4), other(broken, 4);
+  const std::span<const int32_t> ids(s.ids);
+  const Segment beside[] = {
+      {&good, ids.first(2)}, {&drafted, ids.first(2), LogitsOf::kAll, &kept}, {&broken, ids.first(2)}};
+  ExpectError([&] { (void)s.model.Forward(beside, s.pool, scratch); }, ErrorCode::kUsage, {"half way"});
+  EXPECT_EQ(kept.waiting(), 0);
+  s.ExpectAsItWas(good, false);
+  s.ExpectAsItWas(drafted, false);
+  const Segment alone{&broken, ids.first(2), LogitsOf::kAll, &other};
+  ExpectError([&] { (void)s.model.Forward({&alone, 1}, s.pool, scratch); }, ErrorCode::kUsage, {"half way"});
 }
 
 TEST(Failure, AProvisionalPassThatFailsLeavesTheStateAsItWas) {

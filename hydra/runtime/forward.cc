@@ -23,20 +23,23 @@ const std::string& Model::path() const { return weights_->path; }
 namespace {
 
 void CheckSegments(const ModelWeights& w, std::span<const Segment> segments) {
-  const bool grows = w.config.HasAttention(AttentionKind::kFull);
   for (size_t i = 0; i < segments.size(); ++i) {
     const Segment& s = segments[i];
     HYDRA_CHECK(s.state != nullptr && !s.ids.empty(), "segment ", i);
     HYDRA_CHECK(s.kept == nullptr || static_cast<int64_t>(s.ids.size()) <= s.kept->tokens(), "segment ", i);
-    for (size_t j = 0; j < i; ++j) HYDRA_CHECK(segments[j].state != s.state, "a state twice in a batch");
+    for (size_t j = 0; j < i; ++j) {
+      HYDRA_CHECK(segments[j].state != s.state, "a state twice in a batch");
+      HYDRA_CHECK(s.kept == nullptr || segments[j].kept != s.kept, "memory of a provisional pass twice in a batch");
+    }
+    s.state->CheckWhole();
     for (const int32_t id : s.ids)
       if (id < 0 || id >= w.config.vocab_size)
         throw Error(ErrorCode::kUsage, StrCat("token id ", id, ": must be 0 to ", w.config.vocab_size - 1));
     const int64_t length = s.state->pos() + static_cast<int64_t>(s.ids.size());
     CheckSequenceLength(length);
-    if (grows && length > w.options.ctx_size)
-      throw Error(ErrorCode::kUsage,
-                  StrCat("--ctx-size ", w.options.ctx_size, ": the sequence would have ", length, " tokens"));
+    if (const int64_t most = s.state->layout().most_tokens; length > most)
+      throw Error(ErrorCode::kUsage, StrCat(most == w.options.ctx_size ? "--ctx-size " : "caches of ", most,
+                                            ": the sequence would have ", length, " tokens"));
   }
 }
 
@@ -87,21 +90,13 @@ int64_t ListWanted(ForwardScratch::Data& s) {
 
 void RunPass(const ModelWeights& w, ForwardScratch::Data& s, ThreadPool& pool, float* logits) {
   const int64_t n = ListWanted(s);
-  for (const Piece& p : s.pieces) {
-    if (p.kept != nullptr)
-      p.kept->Begin(*p.state, IdsOf(s, p));
-    else
-      p.state->BeginPass(static_cast<size_t>(p.T));
-  }
-  try {
-    Pass pass(w, s, s.pieces, pool);
-    pass.Run();
-    if (n > 0) pass.Logits({s.wanted.data(), static_cast<size_t>(n)}, s.wanted_at.data(), logits);
-  } catch (...) {
-    for (const Piece& p : s.pieces)
-      if (p.kept != nullptr) p.kept->Undo(), p.kept->Forget();
-    throw;
-  }
+  for (const Piece& p : s.pieces)
+    if (p.kept != nullptr) p.kept->Begin(*p.state, IdsOf(s, p));
+  for (const Piece& p : s.pieces)
+    if (p.kept == nullptr) p.state->BeginPass();
+  Pass pass(w, s, s.pieces, pool);
+  pass.Run();
+  if (n > 0) pass.Logits({s.wanted.data(), static_cast<size_t>(n)}, s.wanted_at.data(), logits);
   for (size_t i = 0; i < s.pieces.size(); ++i) {
     const Piece& p = s.pieces[i];
     if (p.kept != nullptr)
@@ -110,6 +105,29 @@ void RunPass(const ModelWeights& w, ForwardScratch::Data& s, ThreadPool& pool, f
       p.state->EndPass(IdsOf(s, p));
     s.walks[s.piece_walks[i]].done += p.T;
   }
+}
+
+// What Commit moves: recurrent and constant state of the paths that are on, new rows of caches that do not grow.
+void CountCommit(const SequenceState& state, int64_t m, PassBytes& moved) {
+  const auto on = [&](StatePart part) {
+    const auto& scale = state.controls().path_scale;
+    switch (part) {
+      case StatePart::kSsm:
+      case StatePart::kConv: return scale[0] != 0;
+      case StatePart::kKv:
+      case StatePart::kLandmarks: return scale[1] != 0;
+      case StatePart::kMoe: return scale[2] != 0;
+      case StatePart::kWorkspace: break;
+    }
+    return true;
+  };
+  for (const auto& block : state.layout().buffers)
+    for (const StateBuffer& buffer : block)
+      if (buffer.heads.empty() && on(buffer.part))
+        moved.state_read += buffer.bytes, moved.state_written += buffer.bytes;
+  for (const BlockOffsets& block : state.layout().blocks)
+    for (const KvCacheLayout& cache : block.caches)
+      if (!cache.filling->grows() && on(StatePart::kKv)) moved.kv_written += m * (cache.k_stride + cache.v_stride);
 }
 
 }  // namespace
@@ -128,7 +146,19 @@ std::span<const float> Model::Forward(std::span<const Segment> segments, ThreadP
     rows += LogitRows(segment);
   }
   float* logits = s.logits.Get(rows * V);
-  for (CutPass(s); !s.pieces.empty(); CutPass(s)) RunPass(w, s, pool, logits);
+  for (const Segment& segment : segments)
+    if (segment.kept == nullptr) segment.state->Reserve(segment.ids.size());
+  try {
+    for (CutPass(s); !s.pieces.empty(); CutPass(s)) RunPass(w, s, pool, logits);
+  } catch (...) {
+    for (const SegmentWalk& walk : s.walks) {
+      if (walk.segment->kept != nullptr)
+        walk.segment->kept->Undo(), walk.segment->kept->Forget();
+      else if (walk.done > 0)  // an earlier pass read some of it
+        walk.segment->state->BeginPass();
+    }
+    throw;
+  }
   return {logits, static_cast<size_t>(rows * V)};
 }
 
@@ -136,8 +166,11 @@ void Model::Commit(SequenceState& state, Provisional& kept, int64_t m, ThreadPoo
                    ForwardScratch& scratch) const {
   HYDRA_CHECK(0 <= m && m <= kept.waiting(), m, " of ", kept.waiting(), " tokens");
   if (m > 0) {
-    HYDRA_CHECK(kept.of() == &state.layout() && kept.pos() == state.pos(), "a pass over another state");
-    state.BeginPass(static_cast<size_t>(m));
+    HYDRA_CHECK(kept.Fits(state), "a pass over another state, or over this one as it was before");
+    state.CheckWhole();
+    state.Reserve(static_cast<size_t>(m));
+    state.BeginPass();
+    CountCommit(state, m, scratch.data().moved);
     const ModelConfig& config = weights_->config;
     pool.For(config.n_layers(), [&](int64_t layer, int /*worker*/) {
       for (const auto& part : scratch.data().parts)

@@ -15,10 +15,7 @@ namespace {
 bool Cancelled(const GenerateOptions& options) { return options.cancelled && options.cancelled(); }
 
 // New tokens that the context has room for.
-int64_t Room(const Model& model, const SequenceState& state) {
-  if (!model.config().HasAttention(AttentionKind::kFull)) return INT64_MAX;  // nothing grows
-  return model.options().ctx_size - state.pos();
-}
+int64_t Room(const SequenceState& state) { return state.layout().most_tokens - state.pos(); }
 
 }  // namespace
 
@@ -59,7 +56,7 @@ void Generator::Check(const SequenceState& state, std::span<const int32_t> promp
                       const GenerateOptions& options) const {
   const int64_t n = static_cast<int64_t>(state.pending().size() + prompt.size());
   if (n == 0) throw Error(ErrorCode::kUsage, "the prompt has no tokens");
-  if (n > Room(model, state))
+  if (n > Room(state))
     throw Error(ErrorCode::kUsage,
                 StrCat("prompt: ", n, " tokens after ", state.pos(), ": --ctx-size is ", model.options().ctx_size));
   for (const int32_t id : prompt)
@@ -110,7 +107,7 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
         result.reason = FinishReason::kCancelled;
         break;
       }
-      if (Room(model, state) < 1) {
+      if (Room(state) < 1) {
         result.reason = FinishReason::kContext;
         break;
       }

@@ -87,6 +87,7 @@ class Paged final : public KvFilling {
  public:
   explicit Paged(int64_t pages) : pages_(pages) {}
   [[nodiscard]] int64_t Rows(int64_t /*ctx*/) const override { return pages_ * kPage; }
+  [[nodiscard]] int64_t MostTokens(int64_t /*ctx*/) const override { return pages_ * kPage; }
   [[nodiscard]] bool grows() const override { return false; }
   [[nodiscard]] int64_t RowOf(int64_t pos) const override { return (pages_ - 1 - pos / kPage) * kPage + pos % kPage; }
   void AddRanges(int64_t pos, std::vector<RowRange>& out) const override {
@@ -110,6 +111,35 @@ TEST(KvCache, ANewKindGivesTheBitsOfTheOldOne) {
   for (const auto& [at, n, piece] : {std::array<size_t, 3>{0, 150, 90}, {150, 50, 1}})
     ExpectSameBits(LogitsInPieces(model, paged, std::span(ids).subspan(at, n), {static_cast<int64_t>(piece)}, pool),
                    LogitsInPieces(model, plain, std::span(ids).subspan(at, n), {static_cast<int64_t>(piece)}, pool));
+  // A sequence has as many tokens as its smallest cache holds, whatever the config says.
+  SequenceState small(model, {}, [](int, int64_t) { return std::make_shared<Paged>(2); }),
+      rings(model, {}, [](int, int64_t) { return KeepRing(20); });
+  ExpectError([&] { (void)LogitsInPieces(model, small, std::span(ids).first(33), {33}, pool); }, ErrorCode::kUsage,
+              {"caches of 32", "33 tokens"});
+  EXPECT_EQ(small.pos(), 0);
+  const auto long_ids = RandomIds(300, c.config.vocab_size, 49);
+  (void)LogitsInPieces(model, rings, long_ids, {300}, pool);  // beyond --ctx-size, which only caches that grow have
+  ExpectError([&] { (void)LogitsInPieces(model, plain, std::span(long_ids).first(57), {57}, pool); }, ErrorCode::kUsage,
+              {"--ctx-size 256", "257 tokens"});
+}
+
+// A layer with landmarks looks back to a chunk's start where the chunk ends.
+TEST(KvCache, PlansThatALayerCannotFollowAreRefused) {
+  const Case c = testing::Cases()[0];
+  const Model model = testing::BuildModel(testing::RandomSource(c.config, 50), {.ctx_size = 64});
+  const auto with = [&](const std::shared_ptr<const KvFilling>& filling) {
+    return SequenceState(model, {}, [&](int, int64_t) { return filling; });
+  };
+  ExpectError([&] { (void)with(KeepRing(c.config.chunk_len - 1)); }, ErrorCode::kUsage,
+              {"plan: layers.", StrCat("ring ", c.config.chunk_len - 1), StrCat("at least ", c.config.chunk_len)});
+  ExpectError([&] { (void)with(KeepRing(c.config.chunk_len, 4)); }, ErrorCode::kUsage, {"plan: layers.", "no sinks"});
+  ExpectError([&] { (void)KeepRing(0); }, ErrorCode::kUsage, {"a ring of 0 positions"});
+  ExpectError([&] { (void)KeepRing(INT64_MAX, 4); }, ErrorCode::kUsage, {"a ring of 9223372036854775807 positions"});
+  ThreadPool pool(1);
+  SequenceState all = with(KeepAll());  // the config has rings, so nothing but the plan bounds the sequence
+  const auto ids = RandomIds(65, c.config.vocab_size, 51);
+  ExpectError([&] { (void)LogitsInPieces(model, all, ids, {65}, pool); }, ErrorCode::kUsage, {"--ctx-size 64", "65"});
+  (void)LogitsInPieces(model, all, std::span(ids).first(64), {64}, pool);
 }
 
 // ---- Spans of heads ----
@@ -151,6 +181,8 @@ TEST(SequenceState, SnapshotsBringBackWhatWas) {
     SequenceState state(model);
     (void)LogitsInPieces(model, state, std::span(ids).first(70), {70}, pool);
     std::vector<std::byte> snapshot(static_cast<size_t>(state.SnapshotBytes()));
+    if (c.config.HasSsm())
+      EXPECT_EQ(state.SnapshotBytes(), CountRun(c.config, {.ctx = 512, .kv = KvDtype::kF32}).snapshot);
     state.Snapshot(snapshot);
     const auto rest = std::span(ids).subspan(70);
     const auto want = LogitsInPieces(model, state, rest, {1}, pool);

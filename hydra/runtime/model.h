@@ -93,12 +93,13 @@ class Model {
   // Reads all tokens of every segment after what its state holds and moves the states on. Returns logits,
   // [rows, vocab]: those that each segment asks for, in the order of the segments; they live in `scratch` until its
   // next use. Long prompts go in pieces, which changes no result beyond rounding. Throws kUsage for an id outside the
-  // vocabulary or a sequence longer than ctx_size, kIo where a file of the model was written to, both before any state
-  // changes. Any other exception leaves the states of the pass that failed marked (SequenceState::broken), those of
-  // provisional segments as they were.
+  // vocabulary, a sequence longer than its caches allow or a state that is broken, kIo where a file of the model was
+  // written to, all before any state changes. Any other exception leaves the states of which some tokens were read
+  // marked (SequenceState::broken), those of provisional segments as they were.
   std::span<const float> Forward(std::span<const Segment> segments, ThreadPool& pool, ForwardScratch& scratch) const;
   // Takes the first m tokens of a provisional pass over `state` into it, as m steps would to the bit, from what was
-  // kept: no weight matrix is read. The others are forgotten. m = 0 forgets all.
+  // kept: no weight matrix is read. The others are forgotten. m = 0 forgets all. The state must not have changed since,
+  // nor had another provisional pass.
   void Commit(SequenceState& state, Provisional& kept, int64_t m, ThreadPool& pool, ForwardScratch& scratch) const;
 
   // One sequence. Logits [vocab] of the last token.

@@ -30,7 +30,8 @@ struct Piece {
   Provisional* kept = nullptr;  // a provisional piece leaves its state as it was, and what would change it here
 };
 
-// Whether each row of a piece gets the bits that it would get in a pass of its own; such pieces come first in a pass.
+// Whether each row of a piece gets the bits that it would get in a pass of its own; steps and provisional pieces come
+// first in a pass.
 inline bool IsStep(const Piece& piece) { return piece.T == 1 || piece.kept != nullptr; }
 
 // What all parts of a pass may know.

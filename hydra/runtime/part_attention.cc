@@ -82,7 +82,7 @@ void CachedAttention::AddKeys(Round& out) {
   add(w.v, w.v_bias, v_);
   y_.Get(pass_->n * attention().n_heads * attention().head_dim);
   CountWeights({&w.q_bias, &w.k_bias, &w.v_bias, &w.q_norm, &w.k_norm});
-  int64_t aside = 0;
+  int64_t aside_key = 0, aside_value = 0;  // bytes of a row; the heads of a layer have rows of one width
   for (size_t i = 0; i < pieces().size(); ++i) {
     const Piece& p = pieces()[i];
     if (!On(p)) continue;
@@ -91,11 +91,12 @@ void CachedAttention::AddKeys(Round& out) {
     for (int64_t h = 0; h < attention().n_kv_heads; ++h) {
       const KvCache cache = Cache(p, h);
       pass_->moved->kv_written += p.T * (cache.layout().k_stride + cache.layout().v_stride);
-      if (!Direct(p, cache) && p.kept == nullptr) aside = std::max(aside, cache.layout().k_stride);
+      if (Direct(p, cache) || p.kept != nullptr) continue;
+      aside_key = cache.layout().k_stride, aside_value = cache.layout().v_stride;
     }
   }
-  aside_k_.Get(attention().n_kv_heads * pass_->n * aside);
-  aside_v_.Get(attention().n_kv_heads * pass_->n * aside);
+  aside_k_.Get(attention().n_kv_heads * pass_->n * aside_key);
+  aside_v_.Get(attention().n_kv_heads * pass_->n * aside_value);
 }
 
 void CachedAttention::Rotate(const Piece& p, int64_t begin, int64_t end) {
@@ -206,12 +207,17 @@ void CachedAttention::AddQueries(Round& out, int32_t piece, int64_t h, int64_t b
     }
     return;
   }
-  pass_->moved->kv_read += (Seen(cache.filling(), p, begin, end) + chosen) * bytes;
   int64_t cut = begin;  // from here on queries see more than a range
-  while (cut < end && (chosen > 0 || Seen(cache.filling(), p, cut, cut + 1) <= kRange)) ++cut;
+  while (cut < end && (!MayCut(p) || Seen(cache.filling(), p, cut, cut + 1) <= kRange)) ++cut;
   constexpr int64_t kFew = 4;
-  for (int64_t from = begin; from < cut; from += kFew) add(from, std::min(cut, from + kFew));
-  if (cut < end) AddRanges(out, piece, h, cut, end);
+  for (int64_t from = begin; from < cut; from += kFew) {
+    const int64_t to = std::min(cut, from + kFew);
+    pass_->moved->kv_read += (Seen(cache.filling(), p, from, to) + chosen) * bytes;
+    add(from, to);
+  }
+  if (cut == end) return;
+  pass_->moved->kv_read += Seen(cache.filling(), p, cut, end) * bytes;
+  AddRanges(out, piece, h, cut, end);
 }
 
 void CachedAttention::AddRanges(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {

@@ -37,13 +37,15 @@ class CachedAttention : public Part {
   virtual void AfterStretch(const Piece& /*piece*/, int64_t /*begin*/, int64_t /*end*/) {}
   // The runs of chosen positions that a head sees beside its cache.
   virtual void AddChosen(int32_t /*piece*/, int64_t /*head*/, std::vector<kernels::KeyRun>& /*out*/) const {}
+  // Whether one query's keys may be cut into ranges: where its stretch is the whole piece.
+  [[nodiscard]] virtual bool MayCut(const Piece& /*piece*/) const { return true; }
   // How many positions those are, and the factors of their biases, [A].
   [[nodiscard]] virtual int64_t ChosenRows(const Piece& /*piece*/) const { return 0; }
   [[nodiscard]] virtual const float* Lambda() const { return nullptr; }
 
   [[nodiscard]] const AttentionConfig& attention() const { return config().attention; }
   [[nodiscard]] int64_t group() const { return attention().n_heads / attention().n_kv_heads; }
-  // The rows of a position at or behind the first one of the piece's cache, or of the piece itself.
+  // The rows of a position that the head's cache still holds, or that the piece brings.
   struct Rows {
     const std::byte* k;
     const std::byte* v;

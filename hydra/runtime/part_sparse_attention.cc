@@ -164,6 +164,7 @@ class SparseAttention final : public CachedAttention {
                    .pos = Of(p).positions(),
                    .bias = LogSigmoids(piece)});
   }
+  [[nodiscard]] bool MayCut(const Piece& p) const override { return !Sees(p); }
   [[nodiscard]] int64_t ChosenRows(const Piece& p) const override { return Sees(p) ? Of(p).size() : 0; }
   [[nodiscard]] const float* Lambda() const override {
     return block().attention.lambda.empty() ? nullptr : block().attention.lambda.data();

@@ -50,7 +50,7 @@ Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span
             .moved = &scratch.moved} {
   for (const Piece& p : pieces) {
     view_.n += p.T, view_.longest = std::max(view_.longest, p.T);
-    if (IsStep(p)) view_.steps = p.row + p.T;
+    if (IsStep(p) && p.row == view_.steps) view_.steps += p.T;  // not the last token of a prompt behind another
   }
 }
 

@@ -17,20 +17,21 @@ Provisional::Provisional(const SequenceState& state, int64_t tokens) : tokens_(t
 
 void Provisional::LayOut(const SequenceState& state) {
   if (of_ == state.shared_layout()) return;
+  of_ = nullptr;  // should what follows fail
   layout_.emplace(state.weights().config, state.layout(), tokens_);
   memory_.Get(layout_->bytes);
   undo_.Get(layout_->undo_bytes);
   of_ = state.shared_layout();
 }
 
-void Provisional::Begin(const SequenceState& state, std::span<const int32_t> ids) {
+void Provisional::Begin(SequenceState& state, std::span<const int32_t> ids) {
   HYDRA_CHECK(!ids.empty() && static_cast<int64_t>(ids.size()) <= tokens_, ids.size(), " tokens, room for ", tokens_);
   Forget();
   LayOut(state);
   old_.clear();
   undo_used_ = 0;
   ids_.assign(ids.begin(), ids.end());
-  pos_ = state.pos();
+  stamp_ = state.NewStamp();
 }
 
 void Provisional::Remember(void* at, int64_t n) {

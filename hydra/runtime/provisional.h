@@ -32,7 +32,7 @@ class Provisional {
   [[nodiscard]] int64_t waiting() const { return static_cast<int64_t>(ids_.size()); }
 
   // For the forward pass: begins a pass over `ids` behind what the state holds.
-  void Begin(const SequenceState& state, std::span<const int32_t> ids);
+  void Begin(SequenceState& state, std::span<const int32_t> ids);
   template <class T = float>
   [[nodiscard]] T* At(int64_t offset) const {
     return reinterpret_cast<T*>(memory_.data() + offset);
@@ -41,10 +41,9 @@ class Provisional {
   // Remembers n bytes of the state before the pass changes them; Undo puts all of them back.
   void Remember(void* at, int64_t n);
   void Undo();
-  // Of the pass that waits: its first position, its ids, the layout of its state.
-  [[nodiscard]] int64_t pos() const { return pos_; }
+  // Whether the pass that waits was made over this state as it is now.
+  [[nodiscard]] bool Fits(const SequenceState& state) const { return waiting() > 0 && stamp_ == state.stamp(); }
   [[nodiscard]] std::span<const int32_t> ids() const { return ids_; }
-  [[nodiscard]] const StateLayout* of() const { return of_.get(); }
   void Forget() { ids_.clear(); }
 
  private:
@@ -59,7 +58,8 @@ class Provisional {
   std::optional<KeptLayout> layout_;
   Buffer<std::byte> memory_, undo_;
   std::vector<Old> old_;
-  int64_t undo_used_ = 0, pos_ = 0;
+  int64_t undo_used_ = 0;
+  uint64_t stamp_ = 0;  // of the state, SequenceState::stamp
   std::vector<int32_t> ids_;
 };
 

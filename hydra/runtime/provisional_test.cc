@@ -147,6 +147,32 @@ TEST(Provisional, CrossesTheCutOfALongContext) {
     }
 }
 
+// The keys of a long window are not cut into ranges where landmarks change in the middle of a pass.
+TEST(Provisional, CrossesTheEndOfALongChunk) {
+  Case c = testing::Cases()[0];
+  c.config.chunk_len = c.config.attention.window = 1088;
+  const Model model =
+      testing::BuildModel(testing::RandomSource(c.config, 31), {.ctx_size = 1200, .kv_dtype = KvDtype::kF16});
+  const auto ids = RandomIds(1100, c.config.vocab_size, 32);
+  ThreadPool pool(2);
+  SequenceState state(model);
+  (void)LogitsInPieces(model, state, std::span(ids).first(1080), {512}, pool);
+  ExpectStepsAndCommits(model, state, std::span(ids).subspan(1080, 17), pool);
+}
+
+// A prompt's numbers are its own, also where the last token of another one stands behind it.
+TEST(Provisional, APromptsTailIsNoStep) {
+  const Case c = testing::Cases()[3];
+  const Model model = testing::BuildModel(testing::RandomSource(c.config, 33), {.ctx_size = 600});
+  const auto ids = RandomIds(511, c.config.vocab_size, 34), other = RandomIds(50, c.config.vocab_size, 35);
+  ThreadPool pool(2);
+  ForwardScratch scratch;
+  SequenceState alone(model), first(model), second(model);
+  const auto want = LogitsInPieces(model, alone, ids, {511}, pool);
+  const Segment segments[] = {{&first, ids, LogitsOf::kAll}, {&second, other, LogitsOf::kNone}};
+  ExpectSameBits(model.Forward(segments, pool, scratch), want);
+}
+
 // Prompts, steps and provisional passes share a forward call: more steps than a small batch has, of float weights.
 TEST(Provisional, SharesAPassWithPromptsAndSteps) {
   for (const Case& c : testing::Cases()) {
@@ -202,7 +228,10 @@ TEST(Provisional, MovesTheWeightsOfOneStepAndCommitMovesNone) {
     (void)Try(model, state, ids, kept, pool, scratch);
     const PassBytes pass = scratch.moved();
     model.Commit(state, kept, 8, pool, scratch);
-    EXPECT_EQ((scratch.moved() - pass).weights, 0);
+    const PassBytes commit = scratch.moved() - pass;  // that it reads no weights is in touched_test.cc
+    EXPECT_EQ(commit.weights, 0);
+    EXPECT_EQ(commit.state_written, CountState(c.config, KvDtype::kF32, StateDtype::kF32).total());
+    EXPECT_EQ(commit.kv_written, 0);  // the caches grow
     ForwardScratch other;
     (void)model.Step(state, 1, pool, other);
     const int64_t rows = 7 * RowBytes(WeightType::kF32, c.config.d_model);  // of the embedding
@@ -228,6 +257,42 @@ TEST(Provisional, WrongUseIsRefused) {
   model.Commit(state, kept, 2, pool, scratch);
   EXPECT_EQ(state.pos(), 2);
   EXPECT_FALSE(state.broken());
+}
+
+// What waits is for the state as it was in the pass: rows of caches that grow lie in the state.
+TEST(Provisional, OnlyTheLastPassOverAnUnchangedStateCanBeTaken) {
+  const Case c = testing::Cases()[3];
+  const Model model = testing::BuildModel(testing::RandomSource(c.config, 36));
+  ThreadPool pool(1);
+  ForwardScratch scratch;
+  const auto ids = RandomIds(8, c.config.vocab_size, 37);
+  SequenceState state(model);
+  Provisional kept(state, 4), second(state, 4);
+  std::vector<std::byte> start(static_cast<size_t>(state.SnapshotBytes()));
+  state.Snapshot(start);
+  const auto try_it = [&](Provisional& k) { (void)Try(model, state, std::span(ids).first(3), k, pool, scratch); };
+  const auto refused = [&](SequenceState& of) {
+    EXPECT_THROW(model.Commit(of, kept, 2, pool, scratch), std::exception);
+    EXPECT_FALSE(of.broken());
+  };
+  try_it(kept);
+  SequenceState fork = state.Fork();
+  refused(fork);
+  try_it(second);
+  refused(state);
+  model.Commit(state, second, 2, pool, scratch);
+  state.Truncate(0);
+  try_it(kept);
+  (void)model.Step(state, ids[5], pool, scratch);
+  state.Restore(start);
+  refused(state);
+  try_it(kept);
+  state.SetControls({});
+  refused(state);
+  SequenceState other(model);
+  const Segment twice[] = {{&state, std::span(ids).first(2), LogitsOf::kAll, &kept},
+                           {&other, std::span(ids).first(2), LogitsOf::kAll, &kept}};
+  EXPECT_THROW((void)model.Forward(twice, pool, scratch), std::exception);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "hydra/runtime/sequence_state.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -65,6 +66,7 @@ struct SnapshotHead {
   int64_t pos, bytes;
   uint32_t ids_crc32, zero = 0;
 };
+static_assert(sizeof(SnapshotHead) == StateLayout::kSnapshotHead);
 
 }  // namespace
 
@@ -106,6 +108,7 @@ void SequenceState::Reset() {
   ids_.clear();
   pending_.clear();
   broken_ = false;
+  NewStamp();
 }
 
 SequenceState SequenceState::Fork() const {
@@ -124,9 +127,7 @@ SequenceState SequenceState::Fork() const {
 
 // ---- Back to an earlier position ----
 
-int64_t SequenceState::SnapshotBytes() const {
-  return static_cast<int64_t>(sizeof(SnapshotHead) + counts_.size() * sizeof(counts_[0])) + layout_->constant_bytes;
-}
+int64_t SequenceState::SnapshotBytes() const { return layout_->snapshot_bytes(); }
 
 void SequenceState::Snapshot(std::span<std::byte> out) const {
   CheckWhole();
@@ -160,6 +161,7 @@ void SequenceState::Restore(std::span<const std::byte> snapshot) {
   ids_.resize(static_cast<size_t>(head.pos));
   pending_.clear();
   broken_ = false;
+  NewStamp();
 }
 
 void SequenceState::Truncate(int64_t n) {
@@ -177,14 +179,23 @@ void SequenceState::Truncate(int64_t n) {
     }
   ids_.resize(static_cast<size_t>(n));
   pending_.clear();
+  NewStamp();
 }
 
 // ---- Passes and controls ----
 
-void SequenceState::BeginPass(size_t n) {
-  CheckWhole();
+void SequenceState::Reserve(size_t n) {
   if (ids_.size() + n > ids_.capacity()) ids_.reserve(std::max(ids_.size() + n, 2 * ids_.capacity()));
+}
+
+void SequenceState::BeginPass() {
   broken_ = true;
+  NewStamp();
+}
+
+uint64_t SequenceState::NewStamp() {
+  static std::atomic<uint64_t> last{0};
+  return stamp_ = ++last;
 }
 
 void SequenceState::EndPass(std::span<const int32_t> ids) {
@@ -208,8 +219,10 @@ void SequenceState::SetControls(const Controls& controls) {
   }
   Controls next = controls;  // all that can fail comes before the first change
   const int64_t room = RoomForExperts(weights_->config, controls);
-  if (room > layout_->moe_k) {  // the same buffers in a wider layout
-    auto layout = LayoutOf(*weights_, room, plan_);
+  if (room > layout_->moe_k) {                                              // the same buffers in a wider layout
+    auto layout = LayoutOf(*weights_, room, [&](int block, int64_t head) {  // what a head has now, whatever plan_ says
+      return layout_->blocks[static_cast<size_t>(block)].caches[static_cast<size_t>(head)].filling;
+    });
     auto memory = MemoryOf(*layout);
     for (size_t i = 0; i < layout->buffers.size(); ++i)
       for (size_t j = 0; j < layout->buffers[i].size(); ++j) {
@@ -223,6 +236,7 @@ void SequenceState::SetControls(const Controls& controls) {
     data_ = std::move(memory);
   }
   controls_ = std::move(next);
+  NewStamp();
 }
 
 int64_t SequenceState::bytes() const {

@@ -68,10 +68,17 @@ class SequenceState {
   [[nodiscard]] const KvPlan& plan() const { return plan_; }
   // A pass over the state failed half way: everything but Reset and Restore throws kUsage.
   [[nodiscard]] bool broken() const { return broken_; }
+  void CheckWhole() const;
 
-  // For the forward pass over n tokens more. Between the two calls the state counts as broken; EndPass does not throw.
-  void BeginPass(size_t n);
+  // For the forward pass. Reserve makes room for n tokens more. Between the two other calls, which do not throw, the
+  // state counts as broken.
+  void Reserve(size_t n);
+  void BeginPass();
   void EndPass(std::span<const int32_t> ids);
+  // Names what the state's memory holds: another number after each change, and no other state has it. A provisional
+  // pass takes a new one, because its rows may lie in a cache that grows.
+  [[nodiscard]] uint64_t stamp() const { return stamp_; }
+  uint64_t NewStamp();
   // A buffer of a block.
   template <class T = float>
   [[nodiscard]] T* At(int64_t offset) {
@@ -83,7 +90,6 @@ class SequenceState {
  private:
   SequenceState(std::shared_ptr<const ModelWeights> weights, std::shared_ptr<const StateLayout> layout,
                 const Controls& controls, const KvPlan& plan);
-  void CheckWhole() const;
   // What a plan makes the heads keep, for a person and for files; "" without one.
   [[nodiscard]] std::string PlanText() const;
   // What is in use of a buffer, part after part: what a file holds of it.
@@ -92,11 +98,12 @@ class SequenceState {
 
   std::shared_ptr<const ModelWeights> weights_;  // keeps them, and names the model
   std::shared_ptr<const StateLayout> layout_;
-  std::shared_ptr<std::byte> data_;             // mapped: pages of full attention's cache are taken when first written
+  std::shared_ptr<std::byte> data_;             // mapped: pages of caches that grow are taken when first written
   std::vector<std::array<int32_t, 2>> counts_;  // of each block: pool_size, route_count
   std::vector<int32_t> ids_, pending_;
   Controls controls_;
   KvPlan plan_;
+  uint64_t stamp_ = 0;
   bool broken_ = false;
 };
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Saves a sequence's state as safetensors and reads it back, exact to the bit. Bytes: docs/formats.md.
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -58,7 +59,6 @@ void SequenceState::Unpack(const StateBuffer& buffer, std::span<const std::byte>
 void SequenceState::Save(const std::string& path) const {
   CheckWhole();
   std::vector<TensorView> views;
-  std::vector<const StateBuffer*> sources;
   const auto bytes_of_counts = std::as_bytes(std::span(counts_));
   views.push_back({kIds, DType::kI32, {pos()}, reinterpret_cast<const std::byte*>(ids_.data()), pos() * 4});
   views.push_back({kPending,
@@ -130,8 +130,9 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model, c
   };
   const TensorView& ids = take(kIds, DType::kI32);
   const int64_t n = ids.nbytes / 4;
-  if (n > w.options.ctx_size && w.config.HasAttention(AttentionKind::kFull))
-    throw Error(ErrorCode::kUsage, StrCat(path, ": ids: ", n, " tokens: --ctx-size is ", w.options.ctx_size));
+  if (const int64_t most = state.layout_->most_tokens; n > most)
+    throw Error(ErrorCode::kUsage, StrCat(path, ": ids: ", n, " tokens: ",
+                                          most == w.options.ctx_size ? "--ctx-size is " : "its caches hold ", most));
   copy_ids(ids, &state.ids_);
   copy_ids(take(kPending, DType::kI32), &state.pending_);
   const TensorView& counts = take(kCounts, DType::kI32);
@@ -150,11 +151,16 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model, c
       if (view.nbytes != want)
         throw Error(ErrorCode::kFormat, StrCat(path, ": ", view.name, ": ", view.nbytes, " bytes: must be ", want));
       state.Unpack(buffer, {view.data, static_cast<size_t>(view.nbytes)});
-      const bool experts = std::string_view(buffer.name) == "moe_ids";
-      for (int64_t k = 0; experts && k < state.counts_[i][1]; ++k)
-        if (const int32_t id = state.At<int32_t>(buffer.offset)[k]; id < 0 || id >= w.config.moe.n_experts)
+      if (std::string_view(buffer.name) != "moe_ids") continue;
+      const std::span experts(state.At<int32_t>(buffer.offset), static_cast<size_t>(state.counts_[i][1]));
+      for (size_t k = 0; k < experts.size(); ++k) {
+        const int32_t id = experts[k];
+        if (id < 0 || id >= w.config.moe.n_experts)
           throw Error(ErrorCode::kFormat,
                       StrCat(path, ": ", view.name, ": expert ", id, ": must be 0 to ", w.config.moe.n_experts - 1));
+        if (std::ranges::count(experts.first(k), id) > 0)
+          throw Error(ErrorCode::kFormat, StrCat(path, ": ", view.name, ": expert ", id, " stands there twice"));
+      }
     }
   if (used != file.tensors().size())
     throw Error(ErrorCode::kFormat, StrCat(path, ": holds ", file.tensors().size(), " tensors: must be ", used));

@@ -96,6 +96,12 @@ TEST_F(BadState, EachKindIsRefusedByField) {
   Bad("", [](Draft& d) { d.PutI32("counts", 1, 3); }, "counts", {"3", "experts"});
   Bad("", [](Draft& d) { d.PutI32("layers.0.moe_ids", 0, 8), d.PutI32("counts", 1, 1); }, "layers.0.moe_ids",
       {"expert 8", "0 to 7"});
+  Bad("",
+      [](Draft& d) {
+        for (size_t k = 0; k < 2; ++k) d.PutI32("layers.0.moe_ids", k, 3);
+        d.PutI32("counts", 1, 2);
+      },
+      "layers.0.moe_ids", {"expert 3", "twice"});
   // Tensors that are not the model's.
   Bad(
       "", [](Draft& d) { d.tensors[d.IndexOf("layers.0.ssm_state")].name = "layers.9.ssm_state"; },

@@ -5,12 +5,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstring>
 #include <map>
 #include <memory>
 
+#include "hydra/runtime/provisional.h"
 #include "hydra/runtime/testing.h"
 
 namespace hydra {
@@ -76,13 +78,20 @@ class Guarded {
     ::sigaction(SIGSEGV, &action, &before_);
     ::mprotect(g_base, static_cast<size_t>(bytes_), PROT_NONE);
   }
-  // Pages that were read since, in bytes; all others are unmapped.
+  // Pages that were read since.
+  [[nodiscard]] static int64_t Count() {
+    return std::count_if(g_touched, g_touched + g_pages, [](const auto& page) { return page != 0; });
+  }
+  // The same in bytes; all others can no longer be read, nor let in.
   int64_t Unmap() {
     ::sigaction(SIGSEGV, &before_, nullptr);
     int64_t pages = 0;
     for (int64_t page = 0; page < g_pages; ++page) {
       pages += g_touched[page];
-      if (g_touched[page] == 0) ::munmap(g_base + page * g_page_bytes, static_cast<size_t>(g_page_bytes));
+      // A new mapping in the old one's place: the memory is gone, and nothing else may come to lie there.
+      if (g_touched[page] == 0)
+        HYDRA_CHECK(::mmap(g_base + page * g_page_bytes, static_cast<size_t>(g_page_bytes), PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
     }
     return pages * g_page_bytes;
   }
@@ -117,6 +126,33 @@ TEST(Touched, APassReadsTheWeightsThatItCounts) {
     // The same step with the rest unmapped.
     ForwardScratch other;
     ExpectSameBits(model.Step(again, 5, pool, other), want);
+  }
+}
+
+TEST(Touched, ACommitReadsNoWeightMatrix) {
+  for (const Case& c : testing::Cases()) {
+    SCOPED_TRACE(c.name);
+    Guarded guarded(testing::RandomSource(c.config, 62));
+    const Model model =
+        testing::BuildModel(guarded.source(), {.ctx_size = 128, .act = Activations::kF32, .pack = false});
+    ThreadPool pool(1);
+    ForwardScratch scratch;
+    const auto ids = RandomIds(67, c.config.vocab_size, 63);
+    SequenceState state(model), steps(model);
+    const std::span drafted = std::span(ids).last(6);
+    for (SequenceState* one : {&state, &steps})
+      (void)model.Prefill(*one, std::span(ids).first(ids.size() - 6), pool, scratch);
+    for (const int32_t id : drafted) (void)model.Step(steps, id, pool, scratch);
+    const auto logits = model.Step(steps, 5, pool, scratch);
+    const std::vector<float> want(logits.begin(), logits.end());
+    Provisional kept(state, 6);
+    const Segment segment{&state, drafted, LogitsOf::kNone, &kept};
+    (void)model.Forward({&segment, 1}, pool, scratch);
+    guarded.Watch();
+    model.Commit(state, kept, 6, pool, scratch);
+    EXPECT_EQ(guarded.Count(), 0);
+    ExpectSameBits(model.Step(state, 5, pool, scratch), want);
+    (void)guarded.Unmap();
   }
 }
 
