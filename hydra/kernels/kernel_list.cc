@@ -35,9 +35,7 @@ double ToleranceOf(const KernelCase& c, const Arrays& want, size_t i) {
   double scale = w.scale;
   if (scale == 0) {
     scale = 1;
-    for (const std::vector<float>& array : want)
-      for (const float v : array)
-        if (v != kUntouched && std::isfinite(v)) scale = std::max(scale, std::abs(double{v}));
+    for (const std::vector<float>& array : want) scale = std::max(scale, MaxAbs(array));
   }
   return Tolerance(DType::kF32, w.terms, scale);
 }
@@ -78,7 +76,8 @@ std::vector<float> FromBytes(const std::vector<std::byte>& bytes) {
 
 double MaxAbs(const std::vector<float>& x) {
   double max = 0;
-  for (const float v : x) max = std::max(max, std::abs(double{v}));
+  for (const float v : x)
+    if (v != kUntouched && std::isfinite(v)) max = std::max(max, std::abs(double{v}));
   return max;
 }
 

@@ -103,6 +103,7 @@ struct Kernel {
 
 // ---- What the parts share ----
 
+// The largest absolute value; kUntouched and what is not finite are left out.
 [[nodiscard]] double MaxAbs(const std::vector<float>& x);
 // An array of which nothing may be read before it is written.
 [[nodiscard]] std::vector<float> Blank(int64_t n);

@@ -190,11 +190,11 @@ KernelCase PartCase(AttentionShape s, uint64_t seed) {
   std::erase_if(s.cuts, [&](int64_t cut) { return cut > s.pos; });
   const auto in = MakeInputs(s, s.heads * s.Dk, seed);
   KernelCase c;
-  c.text = TextOf(s);
-  c.written = {{"part", Blank(s.heads * (s.Dv + 2)), TermsOf(s), 6}};
-  c.bytes = Keys(s) * static_cast<double>(in->keys.k_stride + in->keys.v_stride);
-  c.decode = [Dv = s.Dv](Arrays& out) { DecodeParts(out[0], Dv); };
   const int64_t begin = s.pos / 2 / kKeyBlock * kKeyBlock;
+  c.text = StrCat(TextOf(s), " from ", begin);
+  c.written = {{"part", Blank(s.heads * (s.Dv + 2)), TermsOf(s), 6}};
+  c.bytes = static_cast<double>((s.pos + 1 - begin) * (in->keys.k_stride + in->keys.v_stride));
+  c.decode = [Dv = s.Dv](Arrays& out) { DecodeParts(out[0], Dv); };
   const auto args = [=](Arrays& out) {
     return AttentionPartArgs{.q = in->q.data(),
                              .keys = in->keys,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list's phases of Mamba-2's training form. Each gets what the twins of the phases before it made of random inputs.
-// `size` is P or N. Dims as in train_mamba.h.
+// `size` is P or N; P 64 with N 32 and with N 64 are among its sizes. Dims as in train_mamba.h.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -178,8 +178,9 @@ MambaShape RandomShape(size_t form, int64_t size, uint64_t seed) {
   const auto draw = [&](uint64_t n) { return static_cast<int64_t>(1 + rng.Below(n)); };
   MambaShape s{.G = draw(2), .K = draw(kMambaTaps), .Q = draw(20), .documents = {}};
   s.H = s.G * draw(2);
-  s.P = seed % 2 == 0 ? size : draw(19);
-  s.N = seed % 2 == 0 ? draw(19) : size;
+  const bool of_heads = rng.Below(2) == 0;
+  s.P = size % 32 == 0 ? 64 : of_heads ? size : draw(19);
+  s.N = size % 32 == 0 || !of_heads ? size : draw(19);
   s.norm_groups = rng.Below(2) == 0 ? 1 : s.G;
   s.documents = {draw(30)};
   if (form == 0) return s;
@@ -192,7 +193,7 @@ Kernel MambaKernel(const char* name, const char* bench, Phase phase) {
   const MambaShape nano{.H = 12, .P = 32, .G = 1, .N = 32, .K = 4, .Q = 32, .norm_groups = 1, .documents = {128}};
   return {.name = name,
           .forms = {"one document", "documents, pads, clamped dt"},
-          .max_size = 40,
+          .max_size = 64,
           .at_random = [=](size_t form, int64_t size,
                            uint64_t seed) { return MambaCase(phase, RandomShape(form, size, seed), seed); },
           .bench = {{bench, [=](uint64_t seed) { return MambaCase(phase, nano, seed); }}}};

@@ -158,36 +158,45 @@ Kernel SwiGluKernel() {
 
 // ---- Softmax ----
 
-KernelCase SoftmaxCase(float scale, bool masked, int64_t T, int64_t D, uint64_t seed) {
+struct SoftmaxForm {
+  const char* name;
+  float scale;
+  bool masked, in_place;
+};
+constexpr SoftmaxForm kSoftmaxForms[] = {
+    {"scale 1", 1, false, false},          {"scale 1 in place", 1, false, true},
+    {"scale 0.125", 0.125f, false, false}, {"scale 0.125 in place", 0.125f, false, true},
+    {"scale -2, masked", -2, true, false}, {"scale -2, masked, in place", -2, true, true}};
+
+KernelCase SoftmaxCase(const SoftmaxForm& f, int64_t T, int64_t D, uint64_t seed) {
   auto x = std::make_shared<std::vector<float>>(Normals(T * D, seed, 20));
-  for (int64_t i = 1; masked && i < D; i += 3) (*x)[static_cast<size_t>(i)] = scale > 0 ? -INFINITY : INFINITY;
-  const bool in_place = seed % 2 == 1;
+  for (int64_t i = 1; f.masked && i < D; i += 3) (*x)[static_cast<size_t>(i)] = f.scale > 0 ? -INFINITY : INFINITY;
   KernelCase c;
-  c.text = StrCat("T ", T, " D ", D, " scale ", scale, in_place ? " in place" : "");
+  c.text = StrCat("T ", T, " D ", D, " ", f.name);
   // Exponents of about 80 are rounded before exp is taken of them, and so is the largest.
-  c.written = {{"y", in_place ? *x : Blank(T * D), D + 8 + 160, 1}};
+  c.written = {{"y", f.in_place ? *x : Blank(T * D), D + 8 + 160, 1}};
   c.bytes = static_cast<double>(8 * T * D);
   SetCalls(
       c,
       [=](Arrays& out) {
         return SoftmaxArgs{
-            .x = in_place ? out[0].data() : x->data(), .y = out[0].data(), .T = T, .D = D, .scale = scale};
+            .x = f.in_place ? out[0].data() : x->data(), .y = out[0].data(), .T = T, .D = D, .scale = f.scale};
       },
       Softmax, ref::Softmax);
   return c;
 }
 
 Kernel SoftmaxKernel() {
-  return {.name = "Softmax",
-          .forms = {"scale 1", "scale 0.125", "scale -2, masked"},
-          .max_size = 130,
-          .at_random =
-              [](size_t form, int64_t size, uint64_t seed) {
-                constexpr float kScales[] = {1, 0.125f, -2};
-                return SoftmaxCase(kScales[form], form == 2, 3, size, seed);
-              },
-          .bench = {{"softmax", [](uint64_t seed) { return SoftmaxCase(1, false, 512, 1536, seed & ~uint64_t{1}); }},
-                    {"softmax", [](uint64_t seed) { return SoftmaxCase(1, false, 1, 1536, seed & ~uint64_t{1}); }}}};
+  Kernel k{.name = "Softmax",
+           .forms = {},
+           .max_size = 130,
+           .at_random = [](size_t form, int64_t size,
+                           uint64_t seed) { return SoftmaxCase(kSoftmaxForms[form], 3, size, seed); },
+           .bench = {}};
+  for (const SoftmaxForm& f : kSoftmaxForms) k.forms.emplace_back(f.name);
+  for (const int64_t T : {512, 1})
+    k.bench.push_back({"softmax", [=](uint64_t seed) { return SoftmaxCase(kSoftmaxForms[0], T, 1536, seed); }});
+  return k;
 }
 
 // ---- Selection and small dense maps ----

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list's kernels along time: convolution, dt, SSD, the diagonal recurrence. `size` is the number of channels, heads
-// or, for SSD, of P or N. Dims as in ops.h.
+// or, for SSD, of P or N; P 64 with N 64 and with N 128, which the presets have, are among its sizes. Dims as in ops.h.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <tuple>
+#include <utility>
 
 #include "hydra/base/error.h"
 #include "hydra/base/rng.h"
@@ -14,6 +16,13 @@
 
 namespace hydra::kernels {
 namespace {
+
+// A part of the channels 0 .. n - 1 that is not empty, as a thread has it: its first one, and the one behind its last.
+std::pair<int64_t, int64_t> DrawRange(int64_t n, Rng& rng) {
+  const auto below = [&](int64_t limit) { return static_cast<int64_t>(rng.Below(static_cast<uint64_t>(limit))); };
+  const int64_t first = below(n);
+  return {first, rng.Below(2) == 0 ? n : first + 1 + below(n - first)};
+}
 
 // ---- Conv ----
 
@@ -30,6 +39,7 @@ KernelCase ConvCase(const ConvShape& s, uint64_t seed) {
       std::make_shared<Inputs>(Inputs{Normals(s.T * xs, seed), Normals(s.C * s.K, seed + 1), Normals(s.C, seed + 2)});
   KernelCase c;
   c.text = StrCat("T ", s.T, " C ", s.C, " K ", s.K, s.bias ? "" : " no bias");
+  if (s.c1 > 0) c.text += StrCat(" channels ", s.c0, " to ", s.c1);
   // K + 1 terms of at most 4 deviations each; silu's slope is at most 1.1.
   c.written = {{"y", Blank(s.T * ys), s.K + 6, 16 * static_cast<double>(s.K + 1)},
                {"state", Normals((s.K - 1) * s.C, seed + 3), kSameBits}};
@@ -58,7 +68,7 @@ Kernel ConvKernel() {
     constexpr int64_t kTaps[] = {1, 2, 3, 4, 5, 64};
     ConvShape s{static_cast<int64_t>(1 + rng.Below(9)), size, kTaps[rng.Below(6)], 5};
     s.bias = form == 0;
-    if (seed % 2 == 1) s.c0 = static_cast<int64_t>(rng.Below(static_cast<uint64_t>(size))), s.c1 = size;
+    if (rng.Below(2) == 0) std::tie(s.c0, s.c1) = DrawRange(size, rng);
     return ConvCase(s, seed);
   };
   return {.name = "Conv",
@@ -193,7 +203,7 @@ KernelCase SsdCase(const SsdShape& s, uint64_t seed) {
 Kernel SsdKernel() {
   Kernel k{.name = "Ssd",
            .forms = {"steps", "chunks", "long decays", "step of bf16", "chunk of bf16"},
-           .max_size = 72,
+           .max_size = 128,
            .at_random = {},
            .bench = {}};
   k.at_random = [](size_t form, int64_t size, uint64_t seed) {
@@ -201,8 +211,9 @@ Kernel SsdKernel() {
     const auto draw = [&](uint64_t n) { return static_cast<int64_t>(1 + rng.Below(n)); };
     SsdShape s{.T = draw(70), .G = draw(3), .Q = draw(70), .gap = 3};
     s.H = s.G * draw(2);
-    s.P = seed % 2 == 0 ? size : draw(33);
-    s.N = seed % 2 == 0 ? draw(40) : size;
+    const bool of_heads = rng.Below(2) == 0;
+    s.P = size % 64 == 0 ? 64 : of_heads ? size : draw(33);
+    s.N = size % 64 == 0 || !of_heads ? size : draw(40);
     s.h0 = static_cast<int64_t>(rng.Below(static_cast<uint64_t>(s.H)));
     if (form == 0 || form == 3) s.T = 1;
     if (form == 2) s.dt = 60;  // sums of dA in the thousands
@@ -231,17 +242,18 @@ Kernel SsdKernel() {
 
 // ---- Diagonal ----
 
-KernelCase DiagonalCase(bool accumulate, int64_t T, int64_t D, int64_t d0, uint64_t seed) {
+// Channels d0 .. d1 - 1 of D.
+KernelCase DiagonalCase(bool accumulate, int64_t T, int64_t D, std::pair<int64_t, int64_t> channels, uint64_t seed) {
   struct Inputs {
     std::vector<float> params, lambda;
   };
   const auto in = std::make_shared<Inputs>(Inputs{Normals(T * 4 * D, seed), Normals(D, seed + 1)});
   for (float& v : in->lambda) v = std::abs(v) + 0.01f;
   KernelCase c;
-  c.text = StrCat("T ", T, " D ", D, " from ", d0, accumulate ? " added" : "");
+  c.text = StrCat("T ", T, " D ", D, " channels ", channels.first, " to ", channels.second, accumulate ? " added" : "");
   c.written = {{"y", accumulate ? Normals(T * D, seed + 2) : Blank(T * D), 4 * T, 40},
                {"state", Normals(D, seed + 3), 4 * T, 40}};
-  c.bytes = static_cast<double>(20 * T * D);
+  c.bytes = static_cast<double>((accumulate ? 24 : 20) * T * (channels.second - channels.first));
   const auto args = [=](Arrays& out) {
     return DiagonalArgs{.params = in->params.data(),
                         .lambda = in->lambda.data(),
@@ -249,8 +261,8 @@ KernelCase DiagonalCase(bool accumulate, int64_t T, int64_t D, int64_t d0, uint6
                         .y = out[0].data(),
                         .T = T,
                         .D = D,
-                        .d0 = d0,
-                        .d1 = D,
+                        .d0 = channels.first,
+                        .d1 = channels.second,
                         .accumulate = accumulate};
   };
   SetCalls(c, args, Diagonal, ref::Diagonal);
@@ -259,14 +271,17 @@ KernelCase DiagonalCase(bool accumulate, int64_t T, int64_t D, int64_t d0, uint6
 
 Kernel DiagonalKernel() {
   const auto at_random = [](size_t form, int64_t size, uint64_t seed) {
-    const int64_t d0 = seed % 2 == 0 ? 0 : size / 2;
-    return DiagonalCase(form == 1, 7, size, d0, seed);
+    Rng rng(seed, static_cast<uint64_t>(size));
+    const auto channels = rng.Below(2) == 0 ? std::pair{int64_t{0}, size} : DrawRange(size, rng);
+    return DiagonalCase(form == 1, 7, size, channels, seed);
   };
   return {.name = "Diagonal",
           .forms = {"written", "added"},
           .max_size = 130,
           .at_random = at_random,
-          .bench = {{"diagonal", [](uint64_t seed) { return DiagonalCase(true, 512, 768, 0, seed); }}}};
+          .bench = {{"diagonal", [](uint64_t seed) {
+                       return DiagonalCase(true, 512, 768, {0, 768}, seed);
+                     }}}};
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products where a random case does not lead: the same bits from panels and rows, whatever the batch and the threads;
-// a shared y; extreme and odd numbers; no allocation once the scratch has grown. Not here: types, sizes, gathering and
-// scattering against the twin (kernel_list_test.cc).
+// steps in front of other rows; a shared y; extreme and odd numbers; no allocation once the scratch has grown. Not
+// here: types, sizes, gathering and scattering against the twin (kernel_list_test.cc).
 #include "hydra/kernels/matmul.h"
 
 #include <atomic>
@@ -136,6 +136,49 @@ TEST(MatMul, SmallBatchesAndThreadsChangeNoBit) {
       MatMul({.w = w.packed, .x = many.data(), .y = first.data(), .T = 150}, act, one, scratch);
       MatMul({.w = w.packed, .x = many.data(), .y = second.data(), .T = 150}, act, three, scratch);
       ExpectSameBits(first, second);
+    });
+  });
+}
+
+// Rows of which the first ones are steps: these have the bits that each has alone, and all rows are products. Of each
+// kind of weights, with rows gathered and scattered too.
+TEST(MatMul, StepsBeforeOtherRowsHaveTheBitsOfTheirOwn) {
+  ForEachTarget([](const std::string&) {
+    ForEachTypeAndAct([&](WeightType type, ActType act) {
+      Rng rng(11);
+      const int64_t N = 37, K = Info(type).block == 1 ? 301 : 512, T = 2 * kSmallBatch + 1;
+      const RandomWeights w(type, N, K, rng());
+      const std::vector<float> x = Normals(T * K, rng()), scale = Normals(T, rng()), bias = Normals(N, rng());
+      std::vector<int32_t> x_rows, y_rows;
+      for (int32_t t = 0; t < T; ++t) x_rows.push_back((5 * t + 3) % static_cast<int32_t>(T));
+      for (int32_t t = 0; t < T; ++t) y_rows.push_back((7 * t + 1) % static_cast<int32_t>(T));
+      MatMulScratch scratch;
+      ThreadPool one(1), two(2);
+      for (const bool scattered : {false, true})
+        for (const int64_t steps : {int64_t{1}, kSmallBatch + 1, T - 1}) {
+          SCOPED_TRACE("steps " + std::to_string(steps) + (scattered ? " scattered" : ""));
+          const auto args = [&](int64_t first, int64_t n, int64_t of_steps, std::vector<float>& y) {
+            return MatMulArgs{.w = w.packed,
+                              .x = x.data() + (scattered ? 0 : first * K),
+                              .y = y.data() + (scattered ? 0 : first * N),
+                              .T = n,
+                              .x_rows = scattered ? x_rows.data() + first : nullptr,
+                              .y_rows = scattered ? y_rows.data() + first : nullptr,
+                              .row_scale = scale.data() + first,
+                              .bias = bias.data(),
+                              .steps = of_steps};
+          };
+          const std::vector<float> blank = Blank(T * N);
+          std::vector<float> alone = blank, got = blank, y;
+          for (int64_t t = 0; t < steps; ++t) MatMul(args(t, 1, 0, alone), act, one, scratch);
+          MatMul(args(0, T, steps, got), act, two, scratch);
+          for (int64_t t = 0; t < steps; ++t) {
+            const int64_t row = scattered ? y_rows[static_cast<size_t>(t)] : t;
+            ExpectSameBits({alone.begin() + row * N, alone.begin() + (row + 1) * N},
+                           {got.begin() + row * N, got.begin() + (row + 1) * N});
+          }
+          CompareWithRef(args(0, T, steps, y), act, two, scratch, y, blank);
+        }
     });
   });
 }
