@@ -1,14 +1,17 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Fetches llama.cpp (the source that llama-cpp-python's sdist vendors) and builds the tools that we measure against, for
-# this very processor, into .cache/peers/llama.cpp; makes the quantised files of SmolLM2 that they share with us.
-# Prints the folder of the programs. A second run builds nothing. Not here: measuring (llama_cpp.py).
+# this very processor, into a folder of .cache/peers that is named after its instructions; makes the quantised files of
+# SmolLM2 that they share with us. Prints the folder of the programs. A second run on the same processor builds nothing.
+# Not here: measuring (llama_cpp.py).
 set -eu
 cd "$(dirname "$0")/../.."
 version=0.3.36
 peers=$PWD/.cache/peers
 source=$peers/llama_cpp_python-$version/vendor/llama.cpp
-build=$peers/llama.cpp-$version
+# "flags" of x86, "Features" of Arm: another processor's programs may lack instructions of this one, or have others.
+instructions=$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo | sha256sum | cut -c 1-8)
+build=$peers/llama.cpp-$version-$instructions
 bin=$build/bin
 refuse() { echo "llama_cpp: $*" >&2; exit 2; }
 
