@@ -8,8 +8,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
-#include <ctime>
-#include <fstream>
 #include <map>
 #include <string>
 #include <vector>
@@ -17,6 +15,7 @@
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/thread_pool.h"
+#include "hydra/cli/machine.h"
 #include "hydra/kernels/kernel_list.h"
 #include "hydra/kernels/peak.h"
 #include "hydra/kernels/target.h"
@@ -24,32 +23,35 @@
 
 namespace hydra::bench {
 
-// Of this thread on a processor: other programs take none of it away.
-inline double ThreadSeconds() {
-  timespec now{};
-  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
-
 struct Times {
-  double median, min, max;
-  int reps;
+  double median, min, max;  // seconds of one call, each the mean of an interval
+  int reps;                 // intervals
+  int64_t calls;            // of an interval
 };
-// After a warm-up, at least 5 and about 0.3 s of calls; f(i) is the i-th. The time is the thread's own where the pool
-// has one.
+// At least 5 and about 0.3 s of timed intervals, by the clock of Peaks; f(i) is the i-th call. An interval holds as
+// many calls as last 50 us, so that reading the clock is no part of what a short one takes.
 template <class F>
-Times Measure(const ThreadPool& pool, F&& f) {
-  const auto now = [&] { return pool.threads() == 1 ? ThreadSeconds() : Seconds(); };
-  f(0);
+Times Measure(F&& f) {
+  constexpr double kInterval = 50e-6;
+  int64_t next = 0;
+  const auto interval = [&](int64_t calls) {
+    const double start = Seconds();
+    for (int64_t i = 0; i < calls; ++i) f(next++);
+    return Seconds() - start;
+  };
+  // A pause of the thread makes one interval long, but hardly three.
+  const auto some_is_short = [&](int64_t calls) {
+    for (int i = 0; i < 3; ++i)
+      if (interval(calls) < kInterval) return true;
+    return false;
+  };
+  int64_t calls = 1;
+  while (some_is_short(calls)) calls *= 2;
   std::vector<double> times;
-  const double end = now() + 0.3;
-  while (times.size() < 5 || (now() < end && times.size() < 20000)) {
-    const double start = now();
-    f(static_cast<int64_t>(times.size()));
-    times.push_back(now() - start);
-  }
+  const double end = Seconds() + 0.3;
+  while (times.size() < 5 || Seconds() < end) times.push_back(interval(calls) / static_cast<double>(calls));
   std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times.front(), times.back(), static_cast<int>(times.size())};
+  return {times[times.size() / 2], times.front(), times.back(), static_cast<int>(times.size()), calls};
 }
 
 // Of all threads of a pool on the level in use: bytes read a second, FLOP a second.
@@ -73,10 +75,10 @@ struct Peaks {
 inline void PrintCase(const std::string& name, const std::string& text, int threads, const Times& t, double flop,
                       double peak, double bytes, double bandwidth) {
   std::printf(
-      "{\"bench\":\"%s\",\"case\":\"%s\",\"target\":\"%s\",\"threads\":%d,\"reps\":%d,\"median_us\":%.2f,"
-      "\"min_us\":%.2f,\"max_us\":%.2f",
-      name.c_str(), text.c_str(), kernels::CurrentTarget().c_str(), threads, t.reps, t.median * 1e6, t.min * 1e6,
-      t.max * 1e6);
+      "{\"bench\":\"%s\",\"case\":\"%s\",\"target\":\"%s\",\"threads\":%d,\"reps\":%d,\"calls\":%lld,"
+      "\"median_us\":%.3f,\"min_us\":%.3f,\"max_us\":%.3f",
+      name.c_str(), text.c_str(), kernels::CurrentTarget().c_str(), threads, t.reps, static_cast<long long>(t.calls),
+      t.median * 1e6, t.min * 1e6, t.max * 1e6);
   if (flop > 0) std::printf(",\"gflop_s\":%.1f,\"peak_share\":%.3f", flop / t.median / 1e9, flop / t.median / peak);
   if (bytes > 0)
     std::printf(",\"gb_s\":%.2f,\"bandwidth_share\":%.3f", bytes / t.median / 1e9, bytes / t.median / bandwidth);
@@ -89,19 +91,21 @@ inline bool Matches(const std::string& name, const std::string& text, const std:
   return (name + " " + text).find(match) != std::string::npos;
 }
 
-// One case of the list. Cold ones run over as many cases in turn as leave the cache.
+// One case of the list. Cold ones run over as many cases in turn as leave the cache, within an interval too; each has
+// its warm-up, in which its scratch grows.
 inline void RunListed(const kernels::BenchCase& bench, const std::string& match, const Peaks& peaks, ThreadPool& pool) {
   constexpr double kCold = 160 << 20;  // bytes
   std::vector<kernels::KernelCase> cases;
   std::vector<kernels::Arrays> arrays;
   for (double bytes = 0; bytes == 0 || (bench.cold && bytes < kCold); bytes += cases.back().bytes) {
-    cases.push_back(bench.make(2 * cases.size()));
+    cases.push_back(bench.make(cases.size()));
     if (!Matches(bench.name, cases.back().text, match)) return;
     if (cases.back().prepare) cases.back().prepare(pool);
     arrays.push_back(cases.back().Before());
+    cases.back().simd(arrays.back(), pool);
     if (!bench.cold) break;
   }
-  const Times t = Measure(pool, [&](int64_t i) {
+  const Times t = Measure([&](int64_t i) {
     const size_t at = static_cast<size_t>(i) % cases.size();
     cases[at].simd(arrays[at], pool);
   });
@@ -125,19 +129,14 @@ inline std::map<std::string, std::string> ParseFlags(int argc, char** argv, std:
   return known;
 }
 
-inline std::string CpuName() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown processor";
-}
-
 // The machine, then f(peaks) on each SIMD level asked for.
 template <class F>
 void OnTargets(const std::string& target, ThreadPool& pool, F&& f) {
   utsname system{};
   ::uname(&system);
-  std::printf("# %s, %d cores, %s %s, compiler %s, %d threads\n", CpuName().c_str(), PhysicalCores(), system.sysname,
+  const std::string processor = cli::ProcessorName();
+  std::printf("# %s, %d cores, %s %s, compiler %s, %d threads\n",
+              processor.empty() ? "unknown processor" : processor.c_str(), PhysicalCores(), system.sysname,
               system.release, __VERSION__, pool.threads());
   for (const std::string& name : target == "all" ? kernels::Targets() : std::vector<std::string>{target}) {
     kernels::SetTarget(name);

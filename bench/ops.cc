@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Speed of the kernels of the list that run on one thread, per SIMD level, in GFLOP/s or GB/s and as shares of the
-// measured peaks. Prints the machine, then a JSON line a case; times are the thread's own. Not here: products with
-// weights (kernels.cc), whole models (hydralm bench).
+// measured peaks. Prints the machine, then a JSON line a case. Not here: products with weights (kernels.cc), whole
+// models (hydralm bench).
 //   bench_ops [--target NAME|all] [--match TEXT]
 #include <cstdio>
 
