@@ -62,14 +62,21 @@ def measure_once(mode, length, preset, engine, args, python):
     environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no helpers beside the process that is measured
     if engine == LIBRARY:
         environment["PYTHONPATH"] = python
+    library = os.path.abspath(".cache/peers/same_process.so")
     if engine != INSTALLED:
-        environment["LD_PRELOAD"] = os.path.abspath(".cache/peers/same_process.so")
-    return json.loads(
+        environment["LD_PRELOAD"] = library
+    made = json.loads(
         run(sys.executable, "bench/peers/torch_models.py", *arguments, "compiled" if engine == COMPILED else "eager",
             env=environment).splitlines()[-1])
+    if made["same_process"] != (engine != INSTALLED):
+        sys.exit(f"{name_of((mode, length))}: {preset}, {engine}: {library} was "
+                 f"{'loaded' if made['same_process'] else 'not loaded'} into it: must be in all but {INSTALLED!r}")
+    return made
 
 
 def measure_row(mode, length, meter, args, python):
+    """All cases of a length, void ones and good ones. The next run measures a void row as a whole, since its ratios are
+    those of sides that took turns: to keep the good cases would pair processes of different hours."""
     samples = {case: [] for case in ROWS[mode, length]}
     for turn in range(args.rounds):
         for preset, engine in samples:

@@ -3,8 +3,10 @@
 # One case of the training benchmark in Python, in one process: the peers of bench_train_forward, with its arguments and
 # its JSON line. transformer-29m and transformer-nano are written here in torch with care: one product for q, k and v,
 # one for gate and up, SDPA, F.rms_norm, fused AdamW; mamba2-29m is transformers' Mamba2 of the preset's size. Losses
-# read the logits where they lie: they are neither shifted nor cast. Not here: which cases (../train_forward.py).
+# read the logits where they lie: they are neither shifted nor cast. The line says whether same_process.so was loaded.
+# Not here: which cases (../train_forward.py).
 #   torch_models.py PRESET T ROWS train|forward STEPS THREADS [eager|compiled]
+import ctypes
 import json
 import resource
 import sys
@@ -110,6 +112,12 @@ def gemm_limit():
     return best
 
 
+def same_process():
+    """Was same_process.so preloaded, and did it set this process up? Where it cannot load it, ld.so only warns."""
+    found = getattr(ctypes.CDLL(None), "HydraSameProcess", None)
+    return found is not None and found() == 1
+
+
 def compiles():
     """Graphs that torch.compile has made so far."""
     made = sys.modules.get("torch._dynamo.utils")  # an eager run does not load it
@@ -162,8 +170,9 @@ def main():
     print(
         json.dumps({
             "preset": preset, "T": length, "rows": rows, "mode": mode, "threads": threads,
-            "seconds": seconds, "tok_per_s": rows * length / seconds, "peak_bytes": peak,
-            "parameters": sum(p.numel() for p in model.parameters()), "gemm_flops_per_s": gemm_limit()}))
+            "same_process": same_process(), "seconds": seconds, "tok_per_s": rows * length / seconds,
+            "peak_bytes": peak, "parameters": sum(p.numel() for p in model.parameters()),
+            "gemm_flops_per_s": gemm_limit()}))
 
 
 if __name__ == "__main__":
