@@ -5,7 +5,7 @@
 #   make demo         set-up, build of the commands, train hydra-nano on real text and write with it
 #   make chat         set-up, build of hydralm, talk to SmolLM2-135M (fetched once; MODEL=path: another model)
 #   make check        set-up, build, every test but the longest ones (make check-slow)
-#   make bench        every benchmark
+#   make bench        every page of bench/results but nano_sweep, and quality where its model is (bench/run.sh)
 #   make tsan         the torch-free tests under ThreadSanitizer
 #   make fuzz         fuzz every reader, FUZZ_SECONDS=600 each (clang)
 #   make arm          cross-build for 64-bit Arm, kernels and the runtime's goldens under qemu-user

@@ -61,6 +61,12 @@ def arguments(description, rounds=None, threads=None):
     return parser
 
 
+def need(model, made_by):
+    """Ends the script where a model that it measures is not there."""
+    if not (Path(model) / "config.json").exists():
+        sys.exit(f"{model} is not there or not finished: {made_by} makes it")
+
+
 def built(build, *targets):
     """Builds what is measured, so that it is of the commit that the page names; the path of hydralm."""
     run("cmake", "--build", build, "--target", "commands", *targets)
@@ -80,9 +86,12 @@ def machine():
 
 
 def commit():
-    """The short hash, and "dirty" where sources differ from it. Results of another benchmark are no sources."""
-    changed = run("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results").strip()
-    return run("git", "rev-parse", "--short", "HEAD").strip() + (" (dirty)" if changed else "")
+    """The short hash, and "dirty" where sources differ from it or git does not know them: CMake compiles every file of
+    its folders. Results of another benchmark are no sources."""
+    results = ":!bench/results"
+    changed = run("git", "status", "--porcelain", "--untracked-files=no", "--", ".", results)
+    new = run("git", "ls-files", "--others", "--exclude-standard", "--", "hydra", "bench", "cmake", results)
+    return run("git", "rev-parse", "--short", "HEAD").strip() + (" (dirty)" if (changed + new).strip() else "")
 
 
 def compiler(build):
@@ -134,7 +143,8 @@ class Meter:
 class Page:
     """NAME.md and NAME.json, written anew after each row. Rows that an earlier run of the same commit, machine and
     settings measured are kept, void ones excepted, so that the same command goes on after a break. Nothing is kept
-    from sources that differ from their commit."""
+    from sources that differ from their commit. A row is kept or measured again as a whole: its sides are compared round
+    by round, so all of them must be of one run."""
 
     def __init__(self, name, args, keys, text):
         """keys: names of the rows in the order of the page; text: the page in Markdown of this object."""
@@ -165,6 +175,9 @@ class Page:
         print(self.out / f"{self.name}.md")
 
     def write(self):
+        if (now := commit()) != self.about["commit"]:
+            sys.exit(f"bench/{self.name}.py: the sources were commit {self.about['commit']} at the start and are {now} "
+                     "now: the last row is not written; start the command again")
         self.rows = {key: self.rows[key] for key in self.keys if key in self.rows}
         self.out.mkdir(parents=True, exist_ok=True)
         made = {**self.about, "load_5_min": os.getloadavg()[1], "rows": self.rows}

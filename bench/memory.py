@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # The peak memory of `hydralm generate` over a full context, all its pages counted, beside what `hydralm inspect`
-# promises: SmolLM2 in Q4_1, Q8_0 and bf16, and the demo's model where there is one. Writes
-# bench/results/memory.{md,json}. Not here: speed (runtime.py).
+# promises: SmolLM2 in Q4_1, Q8_0 and bf16, and the demo's model. Writes bench/results/memory.{md,json}. Needs `make
+# demo` to have run. Not here: speed (runtime.py).
 #   bench/memory.py [BUILD] [--ctx 8192] [--only TEXT] [--out bench/results]
 import json
 import sys
 import tempfile
 from pathlib import Path
 
-from common import Page, arguments, built, peak, run, verdict
+from common import Page, arguments, built, need, peak, run, verdict
 
-DEMO = Path("runs/demo/model")
+DEMO, NANO = Path("runs/demo/model"), "hydra-nano of make demo"
 KEEP = 64  # tokens of the context left for writing
 GOAL = 1.02  # had / promised, at most
 
@@ -34,8 +34,7 @@ def models(hydralm, folder):
     q8, bf16 = folder / "q8.gguf", folder / "bf16"
     run(hydralm, "quantize", smollm2, "-o", q8, "--type", "q8_0")
     run(hydralm, "convert", smollm2, "-o", bf16, "--dtype", "bf16")
-    named = {"SmolLM2-135M Q4_1": smollm2, "SmolLM2-135M Q8_0": q8, "SmolLM2-135M bf16": bf16}
-    return named | ({"hydra-nano of make demo": DEMO} if DEMO.exists() else {})
+    return {"SmolLM2-135M Q4_1": smollm2, "SmolLM2-135M Q8_0": q8, "SmolLM2-135M bf16": bf16, NANO: DEMO}
 
 
 def measure(hydralm, model, ctx, folder):
@@ -66,6 +65,8 @@ def main():
     parser = arguments("peak memory of a full context beside what hydralm inspect promises")
     parser.add_argument("--ctx", type=int, default=8192)
     args = parser.parse_args()
+    if args.only in NANO:
+        need(DEMO, "make demo")
     hydralm = built(args.build)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import Page, arguments, built, prose, run
+from common import Page, arguments, built, need, prose, run
+from quality_model import PACKAGES
 from tokenizers import Tokenizer
 
 DEMO, DEMO_DATA = Path("runs/demo/model"), Path("data/demo")
@@ -23,11 +24,6 @@ FORMATS = {"q8_0": ("Q8_0", 0.005), "q4_k_m": ("Q4_K_M", 0.03), "q4_1": ("Q4_1",
 ENGINES, SMOLLM2 = "runtime and LibTorch", "runtime and llama.cpp"
 BIT_GOAL = 1e-4  # bits per byte between the runtime and LibTorch
 SHARE_GOAL = 0.005
-
-
-def need(model, made_by):
-    if not (model / "config.json").exists():
-        sys.exit(f"{model} is not there or not finished: {made_by} makes it")
 
 
 def held_out(data, count=None):
@@ -132,19 +128,29 @@ def format_line(kind, row):
     return f"| {kind} | {ours / 1e6:.2f}, {theirs / 1e6:.2f} | {cells} |"
 
 
+def packages_words():
+    """Debian's packages of the corpus, with their versions where quality_model.py wrote these down."""
+    path = JUDGED_DATA / "packages.json"
+    versions = json.loads(path.read_text()) if path.exists() else dict.fromkeys(PACKAGES)
+    words = [f"{name} {version}" if version else name for name, version in versions.items()]
+    return f"{', '.join(words[:-1])} and {words[-1]}" + ("" if path.exists() else " (versions not written down)")
+
+
 def formats_text(rows):
     """The part on formats: rows of (format, what was measured)."""
     if not rows:
         return []
     first = rows[0][1]
+    trained_at = json.loads((JUDGED_RUN / "env.json").read_text())["commit"][:7]
     trained = [json.loads(line) for line in (JUDGED_RUN / "train.jsonl").read_text().splitlines()]
     corpus = json.loads((JUDGED_DATA / "data.json").read_text())
     held = [json.loads(line) for line in (JUDGED_RUN / "val.jsonl").read_text().splitlines()]
     return [
         "", "## Formats", "",
-        prose("The model is examples/llama-6m.toml (rows of 256 and 768 numbers), trained by bench/quality_model.py on "
+        prose("The model is examples/llama-6m.toml (rows of 256 and 768 numbers), trained by bench/quality_model.py "
+              f"({'last started at commit ' + trained_at if trained_at else 'its commit was not written down'}) on "
               f"{trained[-1]['tokens']:,} tokens, drawn from {corpus['train']['tokens']:,} of the King James Bible and "
-              "of Debian's packages anarchism, dict-foldoc and fortunes. At the end it had "
+              f"of Debian's packages {packages_words()}. At the end it had "
               f"{held[-1]['val/bpb']:.3f} bits per byte on held-out documents. Its own weights in f32 have a "
               f"perplexity of {first['base']:.4f} ({first['tokens']:,} tokens scored: all held-out documents, in "
               "pieces of 512 of which the second half counts). Each format is made by `hydralm quantize` and by "

@@ -7,6 +7,7 @@
 #   bench/quality_model.py [BUILD] [--threads 1]
 import argparse
 import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -23,16 +24,18 @@ PIECE = 4000  # characters of a document at least; it ends with the paragraph
 PACKAGES = {
     "anarchism": "usr/share/doc/anarchism/markdown/*.md.gz",
     "dict-foldoc": "usr/share/dictd/foldoc.dict.dz",
-    "fortunes": "usr/share/games/fortunes/*[!.]*"}
+    "fortunes": "usr/share/games/fortunes/*"}
 
 
-def texts(package, pattern):
-    """The texts of a package, which is fetched and unpacked, but not installed."""
+def texts(package, pattern, versions):
+    """The texts of a package, which is fetched and unpacked, but not installed. Its version joins `versions`."""
     with tempfile.TemporaryDirectory() as folder:
         # apt drops its rights where it can; the folder must let it.
         os.chmod(folder, 0o755)
         run("apt-get", "download", "-qq", package, cwd=folder)
-        run("dpkg-deb", "-x", next(Path(folder).glob("*.deb")), folder)
+        archive = next(Path(folder).glob("*.deb"))
+        versions[package] = run("dpkg-deb", "-f", archive, "Version").strip()
+        run("dpkg-deb", "-x", archive, folder)
         for path in sorted(Path(folder).glob(pattern)):
             if path.is_symlink() or path.suffix in (".dat", ".u8"):  # indices and second names of fortunes
                 continue
@@ -58,9 +61,10 @@ def prepare(hydralm):
     text, tokenizer = DATA / "text.txt", DATA / "tokenizer.json"
     DATA.mkdir(parents=True, exist_ok=True)
     if not text.exists():
-        documents = run("tools/kjv.sh").split("\f")
+        documents, versions = run("tools/kjv.sh").split("\f"), {}
         for package, pattern in PACKAGES.items():
-            documents += [piece for whole in texts(package, pattern) for piece in pieces(whole)]
+            documents += [piece for whole in texts(package, pattern, versions) for piece in pieces(whole)]
+        (DATA / "packages.json").write_text(json.dumps(versions) + "\n")
         part = DATA / "text.part"
         part.write_text("\f".join(documents))
         part.rename(text)
@@ -76,11 +80,12 @@ def main():
     parser.add_argument("build", nargs="?", default="build/release")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    # A copy of the commands serves the whole run, whatever is built meanwhile.
+    # A copy of the commands serves the whole run, whatever is built meanwhile. It lies within the build, since training
+    # looks for its commit in the folders above.
     hydralm = built(args.build)
     prepare(hydralm)
     if not (RUN / "model/config.json").exists():
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=args.build) as folder:
             for name in ("hydralm", "hydralm-train"):
                 shutil.copy2(hydralm.with_name(name), folder)
             status = subprocess.run(["nice", "-n", "19", f"{folder}/hydralm", "train", "-C", "examples/llama-6m.toml",

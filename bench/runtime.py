@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# Times the runtime on hydra-29m, transformer-29m and mamba2-29m (random weights), the demo's nano where there is one,
-# and SmolLM2: speed against context and batch. Writes bench/results/runtime.{md,json}.
+# Times the runtime on hydra-29m, transformer-29m and mamba2-29m (random weights), the demo's nano and SmolLM2: speed
+# against context and batch. Writes bench/results/runtime.{md,json}. Needs `make demo` to have run.
 # Not here: llama.cpp (llama_cpp.py), kernels alone (kernels.cc, ops.cc), training (train_forward.py).
 #   bench/runtime.py [BUILD] [--reps 15] [--rounds 5] [--tries 3] [--threads 2] [--only TEXT] [--out bench/results]
 import json
 import sys
 from pathlib import Path
 
-from common import Meter, Page, arguments, built, median, prose, quotients, run, spread, steady_words, verdict
+from common import Meter, Page, arguments, built, median, need, prose, quotients, run, spread, steady_words, verdict
 
-DEMO = Path("runs/demo/model")
+DEMO, NANO = Path("runs/demo/model"), "nano"
 SHORT, LONG = 1024, 65536
 SHORT_PROMPTS = 8  # beside a long one, so that both are looked at for more than a moment
 DECODE = ["-p", 0, "-n", 512, "-d", f"{LONG},{SHORT}"]
@@ -20,8 +20,8 @@ CONTEXT = {
     "hydra-29m f32: decode at 64K / at 1K": ("hydra-29m f32", DECODE, 4, 0.95),
     "hydra-29m Q8_0: decode at 64K / at 1K": ("hydra-29m q8_0", DECODE, 8, 0.9),
     "hydra-29m f32: prefill of 64K / of 1K": ("hydra-29m f32", PREFILL, 0.5, 0.9),
-    "nano (demo): decode at 64K / at 1K": ("nano", DECODE, 8, 0.95),
-    "nano (demo): prefill of 64K / of 1K": ("nano", PREFILL, 1, 0.9)}
+    "nano (demo): decode at 64K / at 1K": (NANO, DECODE, 8, 0.95),
+    "nano (demo): prefill of 64K / of 1K": (NANO, PREFILL, 1, 0.9)}
 # Two models, a process each, in turn: what -> test, ratio to reach
 PEERS = ("hydra-29m bf16", "transformer-29m bf16")
 AGAINST = {
@@ -38,8 +38,7 @@ BATCHES = [1, 2, 4, 8]
 def models(hydralm):
     smollm2 = run("tools/smollm2.sh").strip()
     q8 = Path(smollm2).with_name("SmolLM2-135M-Instruct.Q8_0.gguf")
-    if not q8.exists():
-        run(hydralm, "quantize", smollm2, "-o", q8, "--type", "q8_0")
+    run(hydralm, "quantize", smollm2, "-o", q8, "--type", "q8_0")  # each time: the quantiser is of this commit
     named = {
         f"{preset} {kind}": ["--preset", preset, "--type", kind]
         for preset in ("hydra-29m", "transformer-29m", "mamba2-29m")
@@ -47,10 +46,7 @@ def models(hydralm):
     named |= {
         f"{name}, state bf16": [*named[name], "--state-dtype", "bf16"]
         for name in ("hydra-29m q8_0", "mamba2-29m q8_0")}
-    named |= {"SmolLM2 Q4_1": ["-m", smollm2], "SmolLM2 Q8_0": ["-m", q8]}
-    if DEMO.exists():
-        named["nano"] = ["-m", DEMO]
-    return named
+    return named | {"SmolLM2 Q4_1": ["-m", smollm2], "SmolLM2 Q8_0": ["-m", q8], NANO: ["-m", DEMO]}
 
 
 def middle(tests):
@@ -82,9 +78,6 @@ class Rows:
     def __init__(self, args):
         self.args, self.hydralm = args, built(args.build)
         self.meter, self.named = Meter(self.hydralm, args), models(self.hydralm)
-
-    def keys(self):
-        return [*(what for what, (name, *_) in CONTEXT.items() if name in self.named), *AGAINST, BATCH_ROW]
 
     def bench(self, name, *flags):
         return json.loads(
@@ -205,9 +198,12 @@ def main():
     parser = arguments("time the runtime against context and batch", rounds=5, threads=2)
     parser.add_argument("--reps", type=int, default=15, help="turns of batches; other turns follow")
     args = parser.parse_args()
+    if any(args.only in what for what, (name, *_) in CONTEXT.items() if name == NANO):
+        need(DEMO, "make demo")
     rows = Rows(args)
     state_of = {context: state_bytes(rows.hydralm, context) for context in (16384, 1 << 20)}
-    Page("runtime", args, rows.keys(), lambda page: text(page, args, state_of)).measure(rows.measure)
+    keys = [*CONTEXT, *AGAINST, BATCH_ROW]
+    Page("runtime", args, keys, lambda page: text(page, args, state_of)).measure(rows.measure)
 
 
 if __name__ == "__main__":
