@@ -3,7 +3,8 @@
 # `make check`: the release build with every test that is not labelled slow, then ASan + UBSan over the torch-free unit
 # tests, then, where clang and libFuzzer are installed, 30 s each of the four fuzz targets of model files. Ends with "N
 # passed, N failed" over all, counted from ctest's own report and a target as one test; a build that fails is one
-# failure.
+# failure. In hydra/kernels sanitised builds leave out UBSan's null, object-size, pointer-overflow and alignment, and in
+# matmul_int8.cc and peak.cc all checks (CMakeLists.txt, HACKING.md).
 #   tools/check.sh slow               what takes longer, which continuous integration runs too: the slow tests of the
 #                                     release build, and the commands under ASan + UBSan
 #   tools/check.sh [presets]          only their tests, and no fuzzing: `make tsan` is check.sh tsan
