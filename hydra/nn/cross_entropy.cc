@@ -56,7 +56,7 @@ Tensor LinearCrossEntropy(const Tensor& x, const Tensor& w, const Tensor& target
   HYDRA_CHECK(x.dim() == 2 && w.dim() == 2 && x.size(1) == w.size(1) && targets.sizes() == x.sizes().slice(0, 1) &&
                   x.size(0) > 0,
               "x ", x.sizes(), " w ", w.sizes(), " targets ", targets.sizes());
-  if (!ChooseForm(Op::kLinearCrossEntropy, {x, w}).fused) return composite::LinearCrossEntropy(x, w, targets);
+  if (ChooseForm(Op::kLinearCrossEntropy, {x, w}) != Form::kFused) return composite::LinearCrossEntropy(x, w, targets);
   return LinearCrossEntropyFn::apply(x, w, targets,
                                      torch::GradMode::is_enabled() && (x.requires_grad() || w.requires_grad()));
 }

@@ -98,7 +98,7 @@ Tensor RoutedExperts(const Tensor& u, const Tensor& weights, const Tensor& gate_
                      const Tensor& rows, const Tensor& places, const std::vector<int64_t>& n_rows) {
   HYDRA_CHECK(u.dim() == 2 && weights.dim() == 1 && rows.sizes() == places.sizes(), "u ", u.sizes(), " rows ",
               rows.sizes());
-  if (!ChooseForm(Op::kRoutedExperts, {u, weights, gate_up, down}).fused)
+  if (ChooseForm(Op::kRoutedExperts, {u, weights, gate_up, down}) != Form::kFused)
     return composite::RoutedExperts(u, weights, gate_up, down, rows, places, n_rows);
   return RoutedExpertsFn::apply(u, weights, gate_up, down, rows, places, n_rows);
 }

@@ -19,21 +19,19 @@ bool HasF64(Op op) {
 
 }  // namespace
 
-FormChoice ChooseForm(Op op, std::initializer_list<torch::Tensor> operands, const BoundedSizes& sizes) {
+Form ChooseForm(Op op, std::initializer_list<torch::Tensor> operands, const BoundedSizes& sizes) {
   const torch::Tensor* first = nullptr;
   for (const torch::Tensor& x : operands) {
     if (!x.defined()) continue;
-    if (!x.device().is_cpu()) return {false, "a device other than the CPU"};
+    if (!x.device().is_cpu()) return Form::kComposite;
     const auto type = x.scalar_type();
-    if (type != torch::kFloat32 && !(type == torch::kFloat64 && HasF64(op)))
-      return {false, "a type that the kernels lack"};
-    if (first != nullptr && type != first->scalar_type()) return {false, "operands of several types"};
+    if (type != torch::kFloat32 && !(type == torch::kFloat64 && HasF64(op))) return Form::kComposite;
+    if (first != nullptr && type != first->scalar_type()) return Form::kComposite;
     if (first == nullptr) first = &x;
   }
-  if (first == nullptr || first->numel() == 0) return {false, "nothing to compute"};
-  if (sizes.taps > kernels::kMambaTaps) return {false, "more taps than the kernels have"};
-  if (sizes.scan_chunk > kernels::kMambaChunk) return {false, "a longer scan_chunk than the kernels have"};
-  return {true, "operands that the kernels take"};
+  if (first == nullptr || first->numel() == 0) return Form::kComposite;  // nothing to compute
+  if (sizes.taps > kernels::kMambaTaps || sizes.scan_chunk > kernels::kMambaChunk) return Form::kComposite;
+  return Form::kFused;
 }
 
 }  // namespace hydra::nn

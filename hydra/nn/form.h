@@ -30,14 +30,10 @@ struct BoundedSizes {
   int64_t taps = 0, scan_chunk = 0;
 };
 
-struct FormChoice {
-  bool fused;
-  const char* why;  // a phrase: what decided it
-};
+enum class Form { kFused, kComposite };
 
 // By device, type and size of the operands; undefined ones do not count. The fused form takes tensors of the CPU, all
 // of one type: fp32, or fp64 where the operation is a loop of functions.cc.
-[[nodiscard]] FormChoice ChooseForm(Op op, std::initializer_list<torch::Tensor> operands,
-                                    const BoundedSizes& sizes = {});
+[[nodiscard]] Form ChooseForm(Op op, std::initializer_list<torch::Tensor> operands, const BoundedSizes& sizes = {});
 
 }  // namespace hydra::nn

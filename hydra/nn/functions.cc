@@ -342,12 +342,13 @@ Tensor LinearScan(const Tensor& a, const Tensor& b) {
   HYDRA_CHECK(
       a.dim() == 4 && b.dim() == 6 && a.size(1) == b.size(1) && a.size(2) == b.size(2) && a.size(3) == b.size(4), "a ",
       a.sizes(), " b ", b.sizes());
-  return ChooseForm(Op::kLinearScan, {a, b}).fused ? LinearScanFn::apply(a, b) : composite::LinearScan(a, b);
+  return ChooseForm(Op::kLinearScan, {a, b}) == Form::kFused ? LinearScanFn::apply(a, b) : composite::LinearScan(a, b);
 }
 
 Tensor CausalConvSilu(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& start) {
   HYDRA_CHECK(x.dim() == 3 && w.dim() == 2 && w.size(0) == x.size(2) && start.size(1) == x.size(1), "x ", x.sizes());
-  if (!ChooseForm(Op::kCausalConvSilu, {x, w, bias}).fused) return composite::CausalConvSilu(x, w, bias, start);
+  if (ChooseForm(Op::kCausalConvSilu, {x, w, bias}) != Form::kFused)
+    return composite::CausalConvSilu(x, w, bias, start);
   const auto maybe_bias =
       bias.defined() ? std::optional<Tensor>(bias) : std::nullopt;  // apply takes no undefined tensor
   return CausalConvSiluFn::apply(x, w, maybe_bias, start.contiguous());
@@ -356,20 +357,21 @@ Tensor CausalConvSilu(const Tensor& x, const Tensor& w, const Tensor& bias, cons
 Tensor RmsNorm(const Tensor& x, const Tensor& w, double eps) {
   HYDRA_CHECK(w.size(-1) == x.size(-1) && (w.dim() == 1 || w.size(-2) == x.size(-2)), "x ", x.sizes(), " w ",
               w.sizes());
-  return ChooseForm(Op::kRmsNorm, {x, w}).fused ? RmsNormFn::apply(x, w, eps) : composite::RmsNorm(x, w, eps);
+  return ChooseForm(Op::kRmsNorm, {x, w}) == Form::kFused ? RmsNormFn::apply(x, w, eps) : composite::RmsNorm(x, w, eps);
 }
 
 Tensor GatherRows(const Tensor& x, const Tensor& index) {
-  return ChooseForm(Op::kGatherRows, {x}).fused ? GatherRowsFn::apply(x, index) : composite::GatherRows(x, index);
+  return ChooseForm(Op::kGatherRows, {x}) == Form::kFused ? GatherRowsFn::apply(x, index)
+                                                          : composite::GatherRows(x, index);
 }
 
 Tensor ScatterAddRows(const Tensor& x, const Tensor& index, int64_t n_rows) {
-  return ChooseForm(Op::kScatterAddRows, {x}).fused ? ScatterAddRowsFn::apply(x, index, n_rows)
-                                                    : composite::ScatterAddRows(x, index, n_rows);
+  return ChooseForm(Op::kScatterAddRows, {x}) == Form::kFused ? ScatterAddRowsFn::apply(x, index, n_rows)
+                                                              : composite::ScatterAddRows(x, index, n_rows);
 }
 
 void AddRowsInto(const Tensor& src_in, const Tensor& index, const Tensor& dst) {
-  if (!ChooseForm(Op::kAddRowsInto, {dst, src_in}).fused) {
+  if (ChooseForm(Op::kAddRowsInto, {dst, src_in}) != Form::kFused) {
     dst.index_add_(0, index, src_in);
     return;
   }
@@ -391,7 +393,7 @@ void AddRowsInto(const Tensor& src_in, const Tensor& index, const Tensor& dst) {
 
 Tensor TopK(const Tensor& scores_in, int64_t k) {
   HYDRA_CHECK(k >= 1 && k <= scores_in.size(-1), "k = ", k, " of ", scores_in.sizes());
-  if (!ChooseForm(Op::kTopK, {scores_in}).fused) return composite::TopK(scores_in, k);
+  if (ChooseForm(Op::kTopK, {scores_in}) != Form::kFused) return composite::TopK(scores_in, k);
   const Tensor scores = scores_in.detach().contiguous();
   const int64_t n = scores.size(-1), rows = scores.numel() / n;
   auto shape = scores.sizes().vec();

@@ -115,7 +115,7 @@ struct FusedAttentionFn : torch::autograd::Function<FusedAttentionFn> {
 Tensor SparseAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sigma, const Tensor& lambda,
                        const Tensor& pools, const Layout& layout, int64_t window) {
   HYDRA_CHECK(!pools.defined() || (log_sigma.defined() && lambda.defined()), "landmarks without scores");
-  if (!ChooseForm(Op::kSparseAttention, {q, k, v, log_sigma, lambda}).fused)
+  if (ChooseForm(Op::kSparseAttention, {q, k, v, log_sigma, lambda}) != Form::kFused)
     return composite::SparseAttention(q, k, v, log_sigma, lambda, pools, layout, window);
   HYDRA_CHECK(q.size(1) == layout.T && layout.T % layout.C == 0 && q.size(2) % k.size(2) == 0, "q ", q.sizes(), " k ",
               k.sizes());

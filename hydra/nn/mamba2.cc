@@ -204,9 +204,8 @@ struct Mamba2Fn : torch::autograd::Function<Mamba2Fn> {
 
 Tensor Mamba2Core(const ModelConfig& config, const SsmWeights& w, const Tensor& projected, const Layout& layout) {
   const SsmConfig& c = config.ssm;
-  if (!ChooseForm(Op::kMamba2Core, {projected, w.conv_w, w.conv_b, w.A_log, w.D, w.dt_bias, w.norm},
-                  {.taps = c.d_conv, .scan_chunk = c.scan_chunk})
-           .fused)
+  if (ChooseForm(Op::kMamba2Core, {projected, w.conv_w, w.conv_b, w.A_log, w.D, w.dt_bias, w.norm},
+                 {.taps = c.d_conv, .scan_chunk = c.scan_chunk}) != Form::kFused)
     return composite::Mamba2Core(config, w, projected, layout);
   HYDRA_CHECK(projected.dim() == 3 && projected.size(2) == c.in_proj_dim(), "projected ", projected.sizes());
   const auto given = [](bool there, const Tensor& x) { return there ? std::optional<Tensor>(x) : std::nullopt; };
