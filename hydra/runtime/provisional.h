@@ -42,7 +42,7 @@ class Provisional {
   void Remember(void* at, int64_t n);
   void Undo();
   // Whether the pass that waits was made over this state as it is now.
-  [[nodiscard]] bool Fits(const SequenceState& state) const { return waiting() > 0 && stamp_ == state.stamp(); }
+  [[nodiscard]] bool Fits(const SequenceState& state) const { return waiting() > 0 && state.Has(stamp_); }
   [[nodiscard]] std::span<const int32_t> ids() const { return ids_; }
   void Forget() { ids_.clear(); }
 
@@ -59,7 +59,7 @@ class Provisional {
   Buffer<std::byte> memory_, undo_;
   std::vector<Old> old_;
   int64_t undo_used_ = 0;
-  uint64_t stamp_ = 0;  // of the state, SequenceState::stamp
+  SequenceState::Stamp stamp_;  // of the state in the pass that waits
   std::vector<int32_t> ids_;
 };
 

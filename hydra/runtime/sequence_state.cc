@@ -3,7 +3,6 @@
 #include "hydra/runtime/sequence_state.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -108,7 +107,7 @@ void SequenceState::Reset() {
   ids_.clear();
   pending_.clear();
   broken_ = false;
-  NewStamp();
+  ++changes_;
 }
 
 SequenceState SequenceState::Fork() const {
@@ -161,7 +160,7 @@ void SequenceState::Restore(std::span<const std::byte> snapshot) {
   ids_.resize(static_cast<size_t>(head.pos));
   pending_.clear();
   broken_ = false;
-  NewStamp();
+  ++changes_;
 }
 
 void SequenceState::Truncate(int64_t n) {
@@ -179,7 +178,7 @@ void SequenceState::Truncate(int64_t n) {
     }
   ids_.resize(static_cast<size_t>(n));
   pending_.clear();
-  NewStamp();
+  ++changes_;
 }
 
 // ---- Passes and controls ----
@@ -190,12 +189,7 @@ void SequenceState::Reserve(size_t n) {
 
 void SequenceState::BeginPass() {
   broken_ = true;
-  NewStamp();
-}
-
-uint64_t SequenceState::NewStamp() {
-  static std::atomic<uint64_t> last{0};
-  return stamp_ = ++last;
+  ++changes_;
 }
 
 void SequenceState::EndPass(std::span<const int32_t> ids) {
@@ -236,7 +230,7 @@ void SequenceState::SetControls(const Controls& controls) {
     data_ = std::move(memory);
   }
   controls_ = std::move(next);
-  NewStamp();
+  ++changes_;
 }
 
 int64_t SequenceState::bytes() const {

@@ -75,10 +75,16 @@ class SequenceState {
   void Reserve(size_t n);
   void BeginPass();
   void EndPass(std::span<const int32_t> ids);
-  // Names what the state's memory holds: another number after each change, and no other state has it. A provisional
-  // pass takes a new one, because its rows may lie in a cache that grows.
-  [[nodiscard]] uint64_t stamp() const { return stamp_; }
-  uint64_t NewStamp();
+  // Names what the state's memory holds now: no other state ever has it, nor this one after a change. A provisional
+  // pass is a change, because its rows may lie in a cache that grows.
+  struct Stamp {
+    std::weak_ptr<const std::byte> memory;
+    uint64_t changes = 0;
+  };
+  Stamp NewStamp() { return {data_, ++changes_}; }
+  [[nodiscard]] bool Has(const Stamp& stamp) const {
+    return stamp.changes == changes_ && !stamp.memory.owner_before(data_) && !data_.owner_before(stamp.memory);
+  }
   // A buffer of a block.
   template <class T = float>
   [[nodiscard]] T* At(int64_t offset) {
@@ -103,7 +109,7 @@ class SequenceState {
   std::vector<int32_t> ids_, pending_;
   Controls controls_;
   KvPlan plan_;
-  uint64_t stamp_ = 0;
+  uint64_t changes_ = 0;
   bool broken_ = false;
 };
 
