@@ -112,11 +112,11 @@ def processor_seconds():
 class Meter:
     """Tells a quiet machine from one that others use too: by the memory's read rate before and after, which also moves
     with neighbours outside of this machine, and by the processors' time that others took meanwhile, which a steady load
-    shows in too."""
+    shows in too. Work that is bound by arithmetic is held to the processors' time alone; the read rate is noted."""
 
-    def __init__(self, hydralm, args):
+    def __init__(self, hydralm, args, arithmetic=False):
         self.command = [hydralm, "bench", "--stream", "-t", getattr(args, "threads", 1), "-o", "json", "-q"]
-        self.tries = args.tries
+        self.tries, self.arithmetic = args.tries, arithmetic
 
     def rate(self):
         """GB/s with all threads."""
@@ -131,7 +131,8 @@ class Meter:
             others = processor_seconds() - used
             share = max(0.0, others - tick) / (time.monotonic() - start) / os.cpu_count()
             after = self.rate()
-            void = abs(after - before) > VOID * max(before, after) or share > VOID
+            moved = abs(after - before) > VOID * max(before, after) and not self.arithmetic
+            void = moved or share > VOID
             if not void:
                 break
         return made, {"read_gb_per_s": [before, after], "others_share": share, "tries": tried, "void": void}
@@ -191,10 +192,11 @@ class Page:
                      f"`{about['command']}`; load average {os.getloadavg()[1]:.1f} at the end. {text}")
 
 
-def steady_words(what="round"):
+def steady_words(what="round", arithmetic=False):
     """How a page says what Meter.steady does with each `what`."""
-    return (f"The memory's read rate (`hydralm bench --stream`) is read before and after each {what}. A {what} around "
-            f"which it moved by more than {VOID:.0%}, or in which other processes took more than {VOID:.0%} of the "
+    moved = "" if arithmetic else f"around which it moved by more than {VOID:.0%}, or "
+    return (f"The memory's read rate (`hydralm bench --stream`) is read before and after each {what}. A {what} {moved}"
+            f"in which other processes, or other machines of the same processor, took more than {VOID:.0%} of the "
             "processors' time, is measured again. A row with one that stayed so is void, whatever its figures.")
 
 

@@ -132,7 +132,7 @@ def text(page):
         "# Tokenizer: hydralm against Python's tokenizers", "",
         page.head(f"One thread each side (TOKENIZERS_PARALLELISM=false, RAYON_NUM_THREADS=1); tokenizers "
                   f"{tokenizers.__version__}, Python {platform.python_version()}. In each round the sides take turns, "
-                  "after a warm-up of all. " + steady_words()), "",
+                  "after a warm-up of all. " + steady_words(arithmetic=True)), "",
         prose("Seconds are median (min .. max). Where our side is a whole command, its time holds the start of the "
               "process, reading the files and printing; the other side is the bare call on text already in memory. "
               "Where the library has two calls for a job, both are measured and the one with the lower median counts; "
@@ -147,7 +147,7 @@ def main():
     args = arguments("time hydralm tokenizer against Python's tokenizers, one thread", rounds=7).parse_args()
     hydralm = built(args.build)
     with tempfile.TemporaryDirectory() as folder:
-        jobs, meter = Jobs(hydralm, Path(folder)), Meter(hydralm, args)
+        jobs, meter = Jobs(hydralm, Path(folder)), Meter(hydralm, args, arithmetic=True)
         page = Page("tokenizer", args, list(ROWS), text)
         page.measure(lambda key: measure_row(key, jobs, meter, args.rounds))
 

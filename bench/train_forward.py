@@ -147,7 +147,7 @@ def text(page):
         "# Training and forward of the 29M models", "",
         page.head("fp32, seed 1, random ids. A row is a length; in each round its models and engines take turns, a "
                   "process each. Figures are median (min .. max) over the rounds, a ratio is that of each round. " +
-                  steady_words("process")), "",
+                  steady_words("process", arithmetic=True)), "",
         prose("Each process makes a warm-up step first, of the same shape but of 8,192 tokens a row at most, and times "
               f"steps of {LEAST_TOKENS:,} tokens together at least. Training is forward, backward, clipping and AdamW "
               f"on a step of {STEP_TOKENS:,} tokens (T tokens where T is longer). Forward gives the logits of the last "
@@ -173,7 +173,7 @@ def text(page):
 def main():
     args = arguments("time training and forward of the 29M presets", rounds=5, threads=2).parse_args()
     python = run("bench/peers/python.sh").strip()
-    meter = Meter(built(args.build, "bench_train_forward"), args)
+    meter = Meter(built(args.build, "bench_train_forward"), args, arithmetic=True)
     named = {name_of(row): row for row in ROWS}
     page = Page("train_forward", args, list(named), text)
     page.measure(lambda key: measure_row(*named[key], meter, args, python))

@@ -64,7 +64,7 @@ def text(page):
         "# What a step costs around the model, and a step of hydra-1.6b", "",
         page.head(f"`hydralm train` on the King James Bible (tokenizer of {VOCABULARY} tokens), fp32, seed 1, one "
                   "process a row. A round is a logged mean; the first one is warm-up and is left out. Figures are "
-                  "median (min .. max). " + steady_words("process")), "",
+                  "median (min .. max). " + steady_words("process", arithmetic=True)), "",
         prose("Other is a step's time outside forward, backward and optimiser (batch, guards, logs; "
               "`train/other_ms`). Peak is the most that the process had resident, up to and with the end of the run, "
               "when it writes the model folder."), "",
@@ -76,7 +76,7 @@ def text(page):
 def main():
     args = arguments("time a step of hydralm train, its parts outside the model too", rounds=5, threads=2).parse_args()
     hydralm = built(args.build)
-    meter = Meter(hydralm, args)
+    meter = Meter(hydralm, args, arithmetic=True)
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)
         data = prepare(hydralm, folder)
