@@ -177,7 +177,9 @@ TEST(Failure, AProvisionalPassThatFailsLeavesTheStateAsItWas) {
       Provisional kept(state, 20);
       const Segment segment{&state, draft, LogitsOf::kAll, &kept};
       failed = FailsAt(failures, [&] { (void)s.model.Forward({&segment, 1}, s.pool, scratch); });
-      if (failed) EXPECT_EQ(kept.waiting(), 0);
+      if (failed) {
+        EXPECT_EQ(kept.waiting(), 0);
+      }
       s.ExpectAsItWas(state, false);
       if (::testing::Test::HasFailure()) return;
     }

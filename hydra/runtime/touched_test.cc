@@ -122,7 +122,9 @@ TEST(Touched, APassReadsTheWeightsThatItCounts) {
     const auto slack = static_cast<int64_t>(table.specs().size()) * 3 * g_page_bytes;
     EXPECT_LE(touched, counted + slack);
     EXPECT_GT(touched, counted * 8 / 10);
-    if (c.config.HasFfn(FfnKind::kChunkMoe)) EXPECT_LT(touched, g_pages * g_page_bytes * 8 / 10);
+    if (c.config.HasFfn(FfnKind::kChunkMoe)) {
+      EXPECT_LT(touched, g_pages * g_page_bytes * 8 / 10);
+    }
     // The same step with the rest unmapped.
     ForwardScratch other;
     ExpectSameBits(model.Step(again, 5, pool, other), want);
