@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list's attention kernels: queries of one KV head, parts of one query's keys and their merge. `size` is the number
 // of a key's numbers. Dims as in ops.h.
+#include "hydra/kernels/kernel_list_attention.h"
+
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -8,17 +10,9 @@
 #include "hydra/base/error.h"
 #include "hydra/base/rng.h"
 #include "hydra/kernels/kernel_list.h"
-#include "hydra/kernels/ops.h"
 
 namespace hydra::kernels {
 namespace {
-
-struct AttentionShape {
-  int64_t T = 1, heads = 1, Dk = 64, Dv = 64, pos = 0, window = INT64_MAX, sinks = 0, landmarks = 0;
-  KvDtype dtype = KvDtype::kF32;
-  std::vector<int64_t> cuts = {};  // positions where a run ends and the next one begins
-  bool latent = false;             // the value is the first Dv numbers of the key
-};
 
 // Rows of D numbers in a dtype.
 std::vector<std::byte> Rows(KvDtype dtype, int64_t rows, int64_t D, uint64_t seed) {
@@ -29,55 +23,65 @@ std::vector<std::byte> Rows(KvDtype dtype, int64_t rows, int64_t D, uint64_t see
   return out;
 }
 
-// Queries, and what they see: the positions 0 .. pos + T - 1 in runs, and landmarks.
-struct Inputs {
-  std::vector<float> q, bias, lambda, scratch;
-  std::vector<std::byte> k, v, pool_k, pool_v;
-  std::vector<int32_t> positions;  // of landmarks, on both sides of every query's limit, in no order
-  std::vector<KeyRun> runs;
-  KeySet keys;
-};
+}  // namespace
 
-std::shared_ptr<Inputs> MakeInputs(const AttentionShape& s, int64_t q_stride, uint64_t seed) {
-  const auto in = std::make_shared<Inputs>();
-  in->q = Normals(s.T * q_stride, seed, 1.5);
-  in->bias = Normals(s.landmarks, seed + 1);
-  in->lambda = Normals(s.heads, seed + 2);
-  for (float& x : in->bias) x = -std::abs(x);
-  for (float& x : in->lambda) x = std::abs(x);
-  in->scratch.assign(static_cast<size_t>(AttentionScratchFloats(s.heads, s.Dk, s.Dv)), NAN);
-  in->k = Rows(s.dtype, s.pos + s.T, s.Dk, seed + 3);
-  in->pool_k = Rows(s.dtype, s.landmarks, s.Dk, seed + 5);
-  if (!s.latent)
-    in->v = Rows(s.dtype, s.pos + s.T, s.Dv, seed + 4), in->pool_v = Rows(s.dtype, s.landmarks, s.Dv, seed + 6);
+AttentionInputs::AttentionInputs(const AttentionShape& shape, int64_t q_stride, uint64_t seed)
+    : s(shape),
+      k_bytes(KvRowBytes(s.dtype, s.Dk)),
+      v_bytes(s.latent ? k_bytes : KvRowBytes(s.dtype, s.Dv)),
+      q(Normals(s.T * q_stride, seed, 1.5)),
+      bias(Normals(s.landmarks, seed + 1)),
+      lambda(Normals(s.heads, seed + 2)),
+      scratch(static_cast<size_t>(AttentionScratchFloats(s.heads, s.Dk, s.Dv)), NAN),
+      k(Rows(s.dtype, s.pos + s.T, s.Dk, seed + 3)),
+      pool_k(Rows(s.dtype, s.landmarks, s.Dk, seed + 5)) {
+  for (float& x : bias) x = -std::abs(x);
+  for (float& x : lambda) x = std::abs(x);
+  if (!s.latent) {
+    v = Rows(s.dtype, s.pos + s.T, s.Dv, seed + 4);
+    pool_v = Rows(s.dtype, s.landmarks, s.Dv, seed + 6);
+  }
   Rng rng(seed + 7);
   for (int64_t i = 0; i < s.landmarks; ++i)
-    in->positions.push_back(static_cast<int32_t>(rng.Below(static_cast<uint64_t>(s.pos + s.T))));
-  const int64_t k_bytes = KvRowBytes(s.dtype, s.Dk), v_bytes = s.latent ? k_bytes : KvRowBytes(s.dtype, s.Dv);
-  const auto& values = s.latent ? in->k : in->v;
+    positions.push_back(static_cast<int32_t>(rng.Below(static_cast<uint64_t>(s.pos + s.T))));
+}
+
+KeySet AttentionInputs::Keys() {
+  runs.clear();
+  const auto add_landmarks = [&] {
+    if (s.landmarks > 0)
+      runs.push_back({.k = pool_k.data(),
+                      .v = s.latent ? pool_k.data() : pool_v.data(),
+                      .n = s.landmarks,
+                      .pos = positions.data(),
+                      .bias = bias.data()});
+  };
+  if (s.landmarks_first) add_landmarks();
   int64_t from = 0;
   const auto add = [&](int64_t to) {
-    in->runs.push_back(
-        {.k = in->k.data() + from * k_bytes, .v = values.data() + from * v_bytes, .n = to - from, .first = from});
+    runs.push_back({.k = k.data() + from * k_bytes,
+                    .v = (s.latent ? k : v).data() + from * v_bytes,
+                    .n = to - from,
+                    .first = from});
     from = to;
   };
   for (const int64_t cut : s.cuts) add(cut);
   add(s.pos + s.T);
-  if (s.landmarks > 0)
-    in->runs.push_back({.k = in->pool_k.data(),
-                        .v = s.latent ? in->pool_k.data() : in->pool_v.data(),
-                        .n = s.landmarks,
-                        .pos = in->positions.data(),
-                        .bias = in->bias.data()});
-  in->keys = {.runs = in->runs.data(),
-              .n_runs = static_cast<int64_t>(in->runs.size()),
-              .dtype = s.dtype,
-              .Dk = s.Dk,
-              .Dv = s.Dv,
-              .k_stride = k_bytes,
-              .v_stride = v_bytes};
-  return in;
+  if (!s.landmarks_first) add_landmarks();
+  return {.runs = runs.data(),
+          .n_runs = static_cast<int64_t>(runs.size()),
+          .dtype = s.dtype,
+          .Dk = s.Dk,
+          .Dv = s.Dv,
+          .k_stride = k_bytes,
+          .v_stride = v_bytes};
 }
+
+int64_t AttentionInputs::Terms() const {
+  return 2 * s.Dk + std::min(s.window, s.pos + s.T) + s.sinks + s.landmarks + 20;
+}
+
+namespace {
 
 std::string TextOf(const AttentionShape& s) {
   std::string text = StrCat(KvDtypeName(s.dtype), " T", s.T, " keys", std::min(s.window, s.pos + s.T), " heads",
@@ -93,23 +97,21 @@ double Keys(const AttentionShape& s) {
   return keys;
 }
 
-// A score is a sum of Dk products and moves an exp by its error; values are below 6 deviations.
-int64_t TermsOf(const AttentionShape& s) {
-  return 2 * s.Dk + std::min(s.window, s.pos + s.T) + s.sinks + s.landmarks + 20;
-}
+constexpr double kLargest = 6;  // values are below so many deviations
 
 KernelCase AttentionCase(const AttentionShape& s, int64_t gap, uint64_t seed) {
   const int64_t qs = s.heads * s.Dk + gap, ys = s.heads * s.Dv + gap / 2;
-  const auto in = MakeInputs(s, qs, seed);
+  const auto in = std::make_shared<AttentionInputs>(s, qs, seed);
+  const KeySet keys = in->Keys();
   KernelCase c;
   c.text = TextOf(s);
-  c.written = {{"y", Blank(s.T * ys), TermsOf(s), 6}};
+  c.written = {{"y", Blank(s.T * ys), in->Terms(), kLargest}};
   c.flop = 2 * Keys(s) * static_cast<double>(s.heads * (s.Dk + s.Dv));
-  if (s.T == 1) c.bytes = Keys(s) * static_cast<double>(in->keys.k_stride + (s.latent ? 0 : in->keys.v_stride));
+  if (s.T == 1) c.bytes = Keys(s) * static_cast<double>(keys.k_stride + (s.latent ? 0 : keys.v_stride));
   const auto args = [=](Arrays& out) {
     return AttentionArgs{.q = in->q.data(),
                          .y = out[0].data(),
-                         .keys = in->keys,
+                         .keys = keys,
                          .heads = s.heads,
                          .pos = s.pos,
                          .window = s.window,
@@ -161,12 +163,12 @@ Kernel AttentionKernel() {
   for (const KvDtype dtype : {KvDtype::kF32, KvDtype::kF16, KvDtype::kQ8_0}) {
     bench({.T = 2048, .heads = 1, .dtype = dtype});
     bench({.T = 2048, .heads = 3, .dtype = dtype});
-    bench({.T = 512, .heads = 1, .pos = 256, .window = 256, .landmarks = 512, .dtype = dtype});
+    bench({.T = 512, .heads = 1, .pos = 256, .window = 256, .dtype = dtype, .landmarks = 512});
     bench({.T = 1, .heads = 3, .pos = 8191, .dtype = dtype});
     bench({.T = 1, .heads = 1, .pos = 8191, .dtype = dtype});
     bench({.T = 1, .heads = 4, .Dk = 128, .Dv = 128, .pos = 8191, .dtype = dtype});
   }
-  bench({.T = 1, .heads = 1, .pos = 1000, .window = 256, .landmarks = 512, .dtype = KvDtype::kF16});
+  bench({.T = 1, .heads = 1, .pos = 1000, .window = 256, .dtype = KvDtype::kF16, .landmarks = 512});
   bench({.T = 4, .heads = 3, .pos = 8000, .dtype = KvDtype::kF16});
   return k;
 }
@@ -188,16 +190,17 @@ void DecodeParts(std::vector<float>& parts, int64_t Dv) {
 KernelCase PartCase(AttentionShape s, uint64_t seed) {
   s.T = 1;
   std::erase_if(s.cuts, [&](int64_t cut) { return cut > s.pos; });
-  const auto in = MakeInputs(s, s.heads * s.Dk, seed);
+  const auto in = std::make_shared<AttentionInputs>(s, s.heads * s.Dk, seed);
+  const KeySet keys = in->Keys();
   KernelCase c;
   const int64_t begin = s.pos / 2 / kKeyBlock * kKeyBlock;
   c.text = StrCat(TextOf(s), " from ", begin);
-  c.written = {{"part", Blank(s.heads * (s.Dv + 2)), TermsOf(s), 6}};
-  c.bytes = static_cast<double>((s.pos + 1 - begin) * (in->keys.k_stride + in->keys.v_stride));
+  c.written = {{"part", Blank(s.heads * (s.Dv + 2)), in->Terms(), kLargest}};
+  c.bytes = static_cast<double>((s.pos + 1 - begin) * (keys.k_stride + keys.v_stride));
   c.decode = [Dv = s.Dv](Arrays& out) { DecodeParts(out[0], Dv); };
   const auto args = [=](Arrays& out) {
     return AttentionPartArgs{.q = in->q.data(),
-                             .keys = in->keys,
+                             .keys = keys,
                              .heads = s.heads,
                              .begin = begin,
                              .end = s.pos + 1,

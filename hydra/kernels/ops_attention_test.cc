@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "hydra/kernels/ops.h"
+#include "hydra/kernels/kernel_list_attention.h"
 #include "hydra/kernels/testing.h"
 #include "hydra/tensor/dtype.h"
 
@@ -16,75 +16,22 @@ namespace {
 
 constexpr KvDtype kDtypes[] = {KvDtype::kF32, KvDtype::kBF16, KvDtype::kF16, KvDtype::kQ8_0};
 
-// Rows of D numbers in a dtype.
-std::vector<std::byte> KvRows(KvDtype dtype, int64_t rows, int64_t D, uint64_t seed) {
-  const std::vector<float> x = Normals(rows * D, seed);
-  const int64_t bytes = KvRowBytes(dtype, D);
-  std::vector<std::byte> out(static_cast<size_t>(rows * bytes));
-  for (int64_t i = 0; i < rows; ++i) StoreKvRow(dtype, x.data() + i * D, D, out.data() + i * bytes);
-  return out;
-}
+// Inputs of a shape, and room for outputs. Landmarks stand first here, in the list of kernels last.
+struct AttentionCase : AttentionInputs {
+  int64_t qs, ys;
+  std::vector<float> y;
 
-struct Shape {
-  int64_t T = 1, heads = 1, Dk = 64, Dv = 64, pos = 0, window = INT64_MAX, sinks = 0;
-  KvDtype dtype = KvDtype::kF32;
-  int64_t landmarks = 0;
-  std::vector<int64_t> cuts = {};  // positions where a run ends and the next one begins
-  bool latent = false;             // the value is the first Dv numbers of the key
-};
-
-// Positions 0 .. pos + T - 1 and landmarks, as a cache of the shape holds them.
-struct AttentionCase {
-  Shape s;
-  int64_t qs, ys, k_bytes, v_bytes;
-  std::vector<float> q, y, scratch, bias, lambda;
-  std::vector<std::byte> k, v, pool_k, pool_v;
-  std::vector<int32_t> positions;
-  std::vector<KeyRun> runs;
-
-  // Landmark positions lie on both sides of every query's limit, in no order.
-  AttentionCase(const Shape& shape, uint64_t seed)
-      : s(shape),
+  AttentionCase(const AttentionShape& shape, uint64_t seed)
+      : AttentionInputs(shape, shape.heads * shape.Dk + 5, seed),
         qs(s.heads * s.Dk + 5),
         ys(s.heads * s.Dv + 3),
-        k_bytes(KvRowBytes(s.dtype, s.Dk)),
-        v_bytes(s.latent ? k_bytes : KvRowBytes(s.dtype, s.Dv)),
-        q(Normals(s.T * qs, seed, 1.5)),
-        y(static_cast<size_t>(s.T * ys), kUntouched),
-        scratch(static_cast<size_t>(AttentionScratchFloats(s.heads, s.Dk, s.Dv)), NAN),
-        bias(Normals(s.landmarks, seed + 1)),
-        lambda(Normals(s.heads, seed + 2)),
-        k(KvRows(s.dtype, s.pos + s.T, s.Dk, seed + 3)),
-        v(s.latent ? k : KvRows(s.dtype, s.pos + s.T, s.Dv, seed + 4)),
-        pool_k(KvRows(s.dtype, s.landmarks, s.Dk, seed + 5)),
-        pool_v(s.latent ? pool_k : KvRows(s.dtype, s.landmarks, s.Dv, seed + 6)) {
-    for (float& x : bias) x = -std::abs(x);
-    for (float& x : lambda) x = std::abs(x);
-    Rng rng(seed + 7);
-    for (int64_t i = 0; i < s.landmarks; ++i)
-      positions.push_back(static_cast<int32_t>(rng.Below(static_cast<uint64_t>(s.pos + s.T))));
+        y(static_cast<size_t>(s.T * ys), kUntouched) {
+    s.landmarks_first = true;
   }
-  // The landmarks' run stands first: where it stands does not matter.
   AttentionArgs Args(int64_t t0, int64_t t1) {
-    runs.clear();
-    if (s.landmarks > 0)
-      runs.push_back({.k = pool_k.data(),
-                      .v = s.latent ? pool_k.data() : pool_v.data(),
-                      .n = s.landmarks,
-                      .pos = positions.data(),
-                      .bias = bias.data()});
-    int64_t from = 0;
-    for (const int64_t to : s.cuts) AddRun(from, to), from = to;
-    AddRun(from, s.pos + s.T);
     return {.q = q.data(),
             .y = y.data(),
-            .keys = {.runs = runs.data(),
-                     .n_runs = static_cast<int64_t>(runs.size()),
-                     .dtype = s.dtype,
-                     .Dk = s.Dk,
-                     .Dv = s.Dv,
-                     .k_stride = k_bytes,
-                     .v_stride = v_bytes},
+            .keys = Keys(),
             .heads = s.heads,
             .pos = s.pos,
             .window = s.window,
@@ -98,20 +45,11 @@ struct AttentionCase {
             .scratch = scratch.data()};
   }
   AttentionArgs All() { return Args(0, s.T); }
-  void AddRun(int64_t from, int64_t to) {
-    runs.push_back({.k = k.data() + from * k_bytes,
-                    .v = (s.latent ? k.data() : v.data()) + from * v_bytes,
-                    .n = to - from,
-                    .first = from});
-  }
-  // A score is a sum of Dk products and moves an exp by its error; values are below 6 deviations.
-  [[nodiscard]] double Error() const {
-    const int64_t keys = std::min(s.window, s.pos + s.T) + s.sinks + s.landmarks;
-    return Tolerance(DType::kF32, 2 * s.Dk + keys + 20, 6);
-  }
+  // Values are below 6 deviations.
+  [[nodiscard]] double Error() const { return Tolerance(DType::kF32, Terms(), 6); }
 };
 
-void ExpectMatchesRef(const Shape& shape, uint64_t seed) {
+void ExpectMatchesRef(const AttentionShape& shape, uint64_t seed) {
   AttentionCase want(shape, seed), got = want;
   ref::Attention(want.All());
   Attention(got.All());
@@ -136,9 +74,9 @@ TEST(Attention, WindowsAndSinksMatchRef) {
         for (const int64_t T : {1, 2, 33, 90}) {
           SCOPED_TRACE("window " + std::to_string(window) + " sinks " + std::to_string(sinks) + " T " +
                        std::to_string(T));
-          const Shape shape{.T = T, .heads = 2, .Dk = 16, .Dv = 16, .window = window, .sinks = sinks};
+          const AttentionShape shape{.T = T, .heads = 2, .Dk = 16, .Dv = 16, .window = window, .sinks = sinks};
           ExpectMatchesRef(shape, 6);
-          Shape later = shape;
+          AttentionShape later = shape;
           later.pos = 150, later.dtype = KvDtype::kBF16;
           ExpectMatchesRef(later, 7);
         }

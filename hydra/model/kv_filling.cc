@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "hydra/base/error.h"
+#include "hydra/model/accounting.h"
 
 namespace hydra {
 namespace {
@@ -27,9 +28,9 @@ class All final : public KvFilling {
 class Ring final : public KvFilling {
  public:
   Ring(int64_t window, int64_t sinks) : window_(window), sinks_(sinks) {
-    if (window < 1 || window > kMostKept || sinks < 0 || sinks > kMostKept)
+    if (window < 1 || window > kMaxSequenceTokens || sinks < 0 || sinks > kMaxSequenceTokens)
       throw Error(ErrorCode::kUsage, StrCat("a ring of ", window, " positions and ", sinks, " sinks: must be 1 to ",
-                                            kMostKept, " and 0 to ", kMostKept));
+                                            kMaxSequenceTokens, " and 0 to ", kMaxSequenceTokens));
   }
   [[nodiscard]] int64_t Rows(int64_t /*ctx*/) const override { return sinks_ + window_; }
   [[nodiscard]] int64_t MostTokens(int64_t /*ctx*/) const override { return INT64_MAX; }

@@ -44,8 +44,7 @@ class KvFilling {
 
 // Every position: full attention.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepAll();
-// The last `window` positions, and the first `sinks` ones for good. kUsage beyond kMostKept of either.
-inline constexpr int64_t kMostKept = int64_t{1} << 31;
+// The last `window` positions, and the first `sinks` ones for good. kUsage beyond kMaxSequenceTokens of either.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks = 0);
 // `rows` rows of chosen positions, in any order, which a list names: landmarks.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepPool(int64_t rows);

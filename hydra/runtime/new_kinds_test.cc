@@ -19,7 +19,7 @@ using testing::RandomIds;
 
 // The neurons are cut into blocks; a token runs those whose first gate is above zero: y = W_down (relu(W_gate u) *
 // W_up u), zero in the other blocks. Dims: n rows, F d_ff, B = F / kBlocks neurons of a block.
-class BlockFfn final : public Part {
+class BlockFfnPart : public Part {
  public:
   static constexpr int64_t kBlocks = 4;
 
@@ -27,6 +27,23 @@ class BlockFfn final : public Part {
     return layer.ffn == FfnKind::kDense;
   }
   [[nodiscard]] const F32& NormOf(const BlockWeights& block) const override { return block.dense.norm; }
+  void AddOutput(std::vector<kernels::MatMulArgs>& products) override {
+    products.push_back(IntoStream(block().dense.down, hidden_.data(), config().d_ff));
+  }
+  // Rows first .. first + count of a matrix that is not packed.
+  static kernels::Matrix Rows(kernels::Matrix w, int64_t first, int64_t count) {
+    HYDRA_CHECK(!w.packed);
+    w.data += first * RowBytes(w.type, w.cols);
+    w.rows = count;
+    return w;
+  }
+
+ protected:
+  Buffer<float> hidden_;  // [n, F]
+};
+
+class BlockFfn final : public BlockFfnPart {
+ public:
   [[nodiscard]] int64_t bytes() const override { return score_.bytes() + hidden_.bytes() + packed_.bytes(); }
 
   // Round 0: every block's score of every row. Round 1: gates and ups of the rows that run a block, then their product.
@@ -71,30 +88,14 @@ class BlockFfn final : public Part {
     }
   }
 
-  void AddOutput(std::vector<kernels::MatMulArgs>& products) override {
-    products.push_back(IntoStream(block().dense.down, hidden_.data(), config().d_ff));
-  }
-
-  // Rows first .. first + count of a matrix that is not packed.
-  static kernels::Matrix Rows(kernels::Matrix w, int64_t first, int64_t count) {
-    HYDRA_CHECK(!w.packed);
-    w.data += first * RowBytes(w.type, w.cols);
-    w.rows = count;
-    return w;
-  }
-
  private:
-  Buffer<float> score_, hidden_, packed_;  // [n, kBlocks], [n, F], [kBlocks, n, 2B]
-  std::vector<int32_t> rows_[kBlocks];     // that run a block
+  Buffer<float> score_, packed_;        // [n, kBlocks], [kBlocks, n, 2B]
+  std::vector<int32_t> rows_[kBlocks];  // that run a block
 };
 
 // The same by its formula, row by row.
-class SlowBlockFfn final : public Part {
+class SlowBlockFfn final : public BlockFfnPart {
  public:
-  [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override {
-    return layer.ffn == FfnKind::kDense;
-  }
-  [[nodiscard]] const F32& NormOf(const BlockWeights& block) const override { return block.dense.norm; }
   [[nodiscard]] int64_t bytes() const override { return hidden_.bytes(); }
   bool AddRound(int round, Round& out) override {
     if (round > 0) return false;
@@ -103,9 +104,9 @@ class SlowBlockFfn final : public Part {
     return true;
   }
   void Run(const Task& task, float* /*scratch*/) override {
-    const int64_t D = config().d_model, F = config().d_ff, B = F / BlockFfn::kBlocks;
+    const int64_t D = config().d_model, F = config().d_ff, B = F / kBlocks;
     const auto product = [&](const kernels::Matrix& w, int64_t row) {
-      const auto* values = reinterpret_cast<const float*>(BlockFfn::Rows(w, row, 1).data);
+      const auto* values = reinterpret_cast<const float*>(Rows(w, row, 1).data);
       double sum = 0;
       for (int64_t d = 0; d < D; ++d) sum += static_cast<double>(values[d]) * pass_->u[task.begin * D + d];
       return static_cast<float>(sum);
@@ -116,12 +117,6 @@ class SlowBlockFfn final : public Part {
       hidden_.data()[task.begin * F + i] = runs ? std::max(gate, 0.0f) * up : 0;
     }
   }
-  void AddOutput(std::vector<kernels::MatMulArgs>& products) override {
-    products.push_back(IntoStream(block().dense.down, hidden_.data(), config().d_ff));
-  }
-
- private:
-  Buffer<float> hidden_;
 };
 
 // Scratch whose passes run the part F in place of the dense feed-forward.
