@@ -38,6 +38,12 @@ if(torch_version VERSION_LESS 2.7 OR NOT torch_new_abi)
   hydra_no_torch("torch ${torch_version} of ${HYDRALM_PYTHON} is older than 2.7")
 endif()
 
+# Without OpenMP at::parallel_for, a template of LibTorch's headers, runs on the calling thread alone.
+find_package(OpenMP QUIET COMPONENTS CXX)
+if(NOT OpenMP_CXX_FOUND)
+  hydra_no_torch("${CMAKE_CXX_COMPILER} has no OpenMP")
+endif()
+
 # torch's package ends the configuration when it is not content, so a scratch project asks it first.
 set(torch_key "${torch_root} ${torch_version}")
 if(NOT HYDRALM_TORCH_PROBED STREQUAL torch_key)
@@ -69,4 +75,12 @@ else()
                              ${torch_root}/include/torch/csrc/api/include)
   target_link_options(hydra_torch INTERFACE -Wl,--allow-shlib-undefined)
   set(HYDRALM_TORCH_TEXT "${torch_version} (its include and lib folders, CPU only)")
+endif()
+
+separate_arguments(openmp_options NATIVE_COMMAND "${OpenMP_CXX_FLAGS}")
+target_compile_options(hydra_torch INTERFACE ${openmp_options})
+file(GLOB openmp_runtime ${torch_root}/lib/libgomp*.so*)  # a process needs one, LibTorch's own where it brings one
+target_link_libraries(hydra_torch INTERFACE ${openmp_runtime})
+if(NOT openmp_runtime)
+  target_link_libraries(hydra_torch INTERFACE OpenMP::OpenMP_CXX)
 endif()

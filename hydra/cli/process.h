@@ -6,7 +6,8 @@
 namespace hydra::cli {
 
 // Keeps freed memory instead of returning it to the system after each step. A program that links this unit also lets
-// MKL take AVX-512 on every processor that has it: process.cc answers MKL's question from the first product on.
+// MKL take its fastest kernels on processors of every maker: process.cc answers MKL's question from the first product
+// on.
 void SetUpProcess();
 
 }  // namespace hydra::cli

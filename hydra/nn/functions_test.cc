@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
 #include <functional>
 #include <limits>
@@ -240,6 +241,15 @@ TEST(Functions, ScansMatchFiniteDifferences) {
                            Randn({channels}, 9), Randn({4}, 10), Randn({4}, 11), Randn({4}, 12), Randn({8}, 13)});
   ExpectFiniteDifferences("DiagonalScan", [=](const Inputs& x) { return DiagonalScan(x[0], x[1], layout) * real; },
                           {Randn({2, 24, 12}, 5), Randn({3}, 6)});
+}
+
+TEST(Functions, ParallelLoopsTakeAllThreads) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  std::atomic<int> calls = 0;
+  at::parallel_for(0, 2, 1, [&](int64_t, int64_t) { ++calls; });
+  at::set_num_threads(before);
+  EXPECT_EQ(calls, 2);
 }
 
 TEST(Functions, SumsDoNotDependOnThreads) {

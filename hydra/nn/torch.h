@@ -5,6 +5,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/generated/variable_factories.h>
@@ -12,3 +13,9 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 #include <torch/version.h>
+
+// Parallel loops of our own are at::parallel_for, a template that is compiled here: without OpenMP it calls its
+// function once, on the calling thread, and says nothing.
+#ifndef INTRA_OP_PARALLEL
+#error "compile with OpenMP (-fopenmp): without it LibTorch's parallel_for runs on one thread"
+#endif
