@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // The thread pool. A region is a counter of tasks behind a gate: whoever is awake enters and takes tasks, and the
-// caller waits only for those who entered, so a worker that the system runs late delays nobody. Not here: counting
-// cores (physical_cores.cc).
+// caller waits only for those who entered, so a worker that the system wakes late delays nobody. One that loses its CPU
+// in the middle of a task delays all, so where that happens often it is left out for a while. Not here: counting cores
+// (physical_cores.cc), the rule (leave_out.h).
 #include "hydra/base/thread_pool.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <exception>
 #include <limits>
+#include <mutex>
+#include <numeric>
 #include <thread>
 #include <vector>
 
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
+#include "hydra/base/leave_out.h"
 
 namespace hydra {
 namespace {
@@ -23,6 +30,12 @@ namespace {
 // Between the products of a decoding step lie microseconds: a worker spins over those, and sleeps through the longer
 // pauses between tokens and requests. Waking costs 5 to 50 us.
 constexpr std::chrono::microseconds kSpin{40};
+
+// How often the system took the CPU from the calling thread although it wanted to run on.
+int64_t TimesTaken() {
+  rusage usage{};
+  return ::getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
 
 inline void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -80,6 +93,7 @@ struct ThreadPool::Impl {
   alignas(64) std::atomic<uint32_t> gate{0};   // kOpen | workers inside
   alignas(64) std::atomic<uint32_t> epoch{0};  // counts regions; workers sleep on it
   std::atomic<int64_t> regions{0};
+  std::atomic<int> most{0};       // the first workers that may enter
   std::atomic<bool> busy{false};  // a region is running
   std::atomic<bool> stop{false};
 
@@ -88,6 +102,23 @@ struct ThreadPool::Impl {
 
   bool may_spin = true;
   std::vector<std::thread> workers;
+
+  // Leaving threads out. Under sanitizers all stay, so that races are met however busy the machine is.
+#ifdef HYDRA_SANITIZED
+  static constexpr bool kLeaveOut = false;
+#else
+  static constexpr bool kLeaveOut = true;
+#endif
+  static constexpr double kPace = 0.005;  // seconds between two looks at what was taken
+  LeaveOutRule rule;                      // the caller's
+  double next_look = 0;
+  std::thread::id last_caller;
+  std::vector<std::atomic<int64_t>> taken;     // from each thread so far
+  std::vector<std::atomic<double>> out_until;  // of each thread; 0: it takes part
+  std::mutex out_mutex;
+  std::condition_variable out_changed;
+  std::atomic<int64_t> left_out{0};
+  double seconds = 0;  // in regions
 
   // Where each worker last ran, and where the process may.
   std::vector<std::atomic<int>> cpus;
@@ -113,9 +144,32 @@ struct ThreadPool::Impl {
     inside_worker = outer_worker;
   }
 
+  // The caller's look at its threads before a region: the last of those that take part goes where CPUs are taken often.
+  void LookAround(double now) {
+    if (!kLeaveOut || now < next_look) return;
+    next_look = now + kPace;
+    taken[0].store(TimesTaken(), std::memory_order_relaxed);
+    const auto sum = [](int64_t s, const auto& t) { return s + t.load(std::memory_order_relaxed); };
+    const int64_t all = std::accumulate(taken.begin(), taken.end(), int64_t{0}, sum);
+    if (const auto caller = std::this_thread::get_id(); caller != last_caller) {
+      last_caller = caller;
+      return rule.Restart(now, all);
+    }
+    const double pause = rule.Judge(now, all);
+    if (pause == 0) return;
+    for (size_t worker = out_until.size(); --worker > 0;) {
+      if (out_until[worker].load(std::memory_order_relaxed) != 0) continue;
+      out_until[worker].store(now + pause, std::memory_order_relaxed);
+      left_out.fetch_add(1, std::memory_order_relaxed);
+      return;
+    }
+  }
+
   // One region; the gate orders everything that the caller and the workers write.
-  void Region(int64_t tasks, Task f, void* f_context) {
+  void Region(int64_t tasks, Task f, void* f_context, int most_workers, double start) {
     HYDRA_CHECK(!busy.exchange(true, std::memory_order_acquire), "two threads call one pool");
+    LookAround(start);
+    most.store(most_workers, std::memory_order_relaxed);
     task = f;
     context = f_context;
     n = tasks;
@@ -167,23 +221,44 @@ struct ThreadPool::Impl {
     cpus[static_cast<size_t>(worker)].store(::sched_getcpu(), std::memory_order_relaxed);
   }
 
+  // Sleeps while the worker is left out.
+  void StayOut(size_t worker) {
+    const double until = out_until[worker].load(std::memory_order_relaxed);
+    if (until == 0) return;
+    std::unique_lock lock(out_mutex);
+    out_changed.wait_for(lock, std::chrono::duration<double>(std::max(until - Seconds(), 0.0)),
+                         [&] { return stop.load(std::memory_order_relaxed); });
+    out_until[worker].store(0, std::memory_order_relaxed);
+  }
+
   void Serve(int worker) {
+    const auto self = static_cast<size_t>(worker);
+    double next_report = 0;
     uint32_t seen = 0;
     while (true) {
       const auto called = [&] { return epoch.load(std::memory_order_acquire) != seen; };
       if (!SpinUntil(may_spin, called))
         while (!called()) epoch.wait(seen, std::memory_order_acquire);
       seen = epoch.load(std::memory_order_acquire);
+      StayOut(self);
       if (stop.load(std::memory_order_relaxed)) return;
       if (may_spin) KeepApart(worker);
-      if (!Enter()) continue;
+      if (worker >= most.load(std::memory_order_relaxed) || !Enter()) continue;
       Work(worker);
       if (gate.fetch_sub(1, std::memory_order_release) == 1) gate.notify_one();  // shut, and the last one out
+      if (const double now = Seconds(); kLeaveOut && now > next_report) {
+        next_report = now + kPace;
+        taken[self].store(TimesTaken(), std::memory_order_relaxed);
+      }
     }
   }
 
   void StopAll() {
-    stop.store(true, std::memory_order_relaxed);
+    {
+      const std::lock_guard lock(out_mutex);
+      stop.store(true, std::memory_order_relaxed);
+    }
+    out_changed.notify_all();
     epoch.fetch_add(1, std::memory_order_release);
     epoch.notify_all();
     for (std::thread& worker : workers) worker.join();
@@ -199,6 +274,8 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
   impl_->allowed = AllowedCpus();
   impl_->cpus = std::vector<std::atomic<int>>(static_cast<size_t>(threads));
   for (auto& cpu : impl_->cpus) cpu = -1;
+  impl_->taken = std::vector<std::atomic<int64_t>>(static_cast<size_t>(threads));
+  impl_->out_until = std::vector<std::atomic<double>>(static_cast<size_t>(threads));
   // With more threads than CPUs, one that spins keeps another from its work.
   impl_->may_spin = threads <= static_cast<int>(impl_->allowed.size());
   impl_->workers.reserve(static_cast<size_t>(threads) - 1);
@@ -216,6 +293,8 @@ ThreadPool::~ThreadPool() { impl_->StopAll(); }
 int ThreadPool::threads() const { return static_cast<int>(impl_->workers.size()) + 1; }
 
 int64_t ThreadPool::regions() const { return impl_->regions.load(std::memory_order_relaxed); }
+double ThreadPool::seconds() const { return impl_->seconds; }
+int64_t ThreadPool::left_out() const { return impl_->left_out.load(std::memory_order_relaxed); }
 
 void ThreadPool::RunRaw(void (*f)(void*, int), void* context) {
   struct Call {
@@ -226,14 +305,20 @@ void ThreadPool::RunRaw(void (*f)(void*, int), void* context) {
     const auto& run = *static_cast<Call*>(c);
     run.f(run.context, static_cast<int>(worker));
   };
-  if (threads() > 1 && Impl::inside != impl_.get()) return impl_->Region(threads(), task, &call);
-  for (int worker = 0; worker < threads(); ++worker) f(context, worker);
+  ForRaw(threads(), task, &call, threads());
 }
 
-void ThreadPool::ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context) {
-  const bool inside = Impl::inside == impl_.get();
-  if (n > 1 && threads() > 1 && !inside) return impl_->Region(n, f, context);
-  for (int64_t i = 0; i < n; ++i) f(context, i, inside ? Impl::inside_worker : 0);
+void ThreadPool::ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context, int most) {
+  if (Impl::inside == impl_.get()) {
+    for (int64_t i = 0; i < n; ++i) f(context, i, Impl::inside_worker);
+    return;
+  }
+  const double start = Seconds();
+  if (n > 1 && std::min(most, threads()) > 1)
+    impl_->Region(n, f, context, most, start);
+  else
+    for (int64_t i = 0; i < n; ++i) f(context, i, 0);
+  impl_->seconds += Seconds() - start;
 }
 
 }  // namespace hydra

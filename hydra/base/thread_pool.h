@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A fixed set of threads for kernels: one fork and join ("region") a call, workers that spin briefly and then sleep.
-// Passed in, never global. Not here: how work is cut (hydra/kernels, hydra/runtime).
+// Passed in, never global. Not here: how work is cut (hydra/kernels, hydra/runtime), when a thread is left out because
+// other programs want its CPU (leave_out.h).
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -33,22 +35,26 @@ class ThreadPool {
     RunRaw([](void* context, int worker) { (*static_cast<Fn*>(context))(worker); },
            const_cast<void*>(static_cast<const void*>(&f)));
   }
-  // f(task, worker) for each task in 0 .. n - 1, handed out in ascending order to whoever is free. One task or one
-  // thread runs on the caller without a region.
+  // f(task, worker) for each task in 0 .. n - 1, handed out in ascending order to whoever is free among the first
+  // `most` workers. One task or one thread runs on the caller without a region.
   template <class F>
-  void For(int64_t n, F&& f) {
+  void For(int64_t n, F&& f, int most = std::numeric_limits<int>::max()) {
     using Fn = std::remove_reference_t<F>;
     ForRaw(
         n, [](void* context, int64_t task, int worker) { (*static_cast<Fn*>(context))(task, worker); },
-        const_cast<void*>(static_cast<const void*>(&f)));
+        const_cast<void*>(static_cast<const void*>(&f)), most);
   }
 
   // Regions run so far: each is one barrier pair.
   [[nodiscard]] int64_t regions() const;
+  // Seconds that callers from outside spent in For and Run so far.
+  [[nodiscard]] double seconds() const;
+  // Times that a thread was left out so far.
+  [[nodiscard]] int64_t left_out() const;
 
  private:
   void RunRaw(void (*f)(void*, int), void* context);
-  void ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context);
+  void ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context, int most);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

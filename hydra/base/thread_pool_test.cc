@@ -113,6 +113,51 @@ TEST(ThreadPool, CountsRegions) {
   EXPECT_EQ(pool.regions(), 2);
 }
 
+TEST(ThreadPool, OnlyTheFirstWorkersTakeTasksWhereFewerAreAskedFor) {
+  ThreadPool pool(4);
+  std::atomic<int> most = 0;
+  std::atomic<int64_t> sum = 0;
+  for (int repeat = 0; repeat < 200; ++repeat)
+    pool.For(
+        50,
+        [&](int64_t task, int worker) {
+          sum += task;
+          int seen = most;
+          while (worker > seen && !most.compare_exchange_weak(seen, worker)) {
+          }
+        },
+        2);
+  EXPECT_EQ(sum, 200 * 50 * 49 / 2);
+  EXPECT_LE(most, 1);
+  const int64_t before = pool.regions();
+  pool.For(
+      9, [&](int64_t, int worker) { EXPECT_EQ(worker, 0); }, 1);
+  EXPECT_EQ(pool.regions(), before);
+}
+
+// Programs that spin on one CPU of ours, so that the system takes it from our threads all the time.
+TEST(ThreadPool, WorksOnWhileThreadsAreLeftOut) {
+  ThreadPool pool(2);
+  std::atomic<bool> stop = false;
+  std::thread other([&] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(AllowedCpus().front(), &one);
+    (void)::sched_setaffinity(0, sizeof(one), &one);
+    while (!stop) {
+    }
+  });
+  std::atomic<int64_t> runs = 0;
+  const double seconds = pool.seconds();
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(700);
+  int64_t want = 0;
+  for (; std::chrono::steady_clock::now() < end; want += 16) pool.For(16, [&](int64_t, int) { ++runs; });
+  stop = true;
+  other.join();
+  EXPECT_EQ(runs, want);
+  EXPECT_GT(pool.seconds(), seconds);
+}
+
 TEST(ThreadPool, RethrowsOneExceptionAfterAllTasks) {
   for (const int threads : {2, 4}) {
     ThreadPool pool(threads);

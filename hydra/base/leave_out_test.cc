@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rule that leaves threads out: turns of another program, a quiet machine, pauses that grow and shrink.
+#include "hydra/base/leave_out.h"
+
+#include "hydra/base/testing.h"
+
+namespace hydra {
+namespace {
+
+// A clock and a count that grow by so many times a second, looked at every 5 ms.
+struct Machine {
+  LeaveOutRule rule;
+  double now = 1000, taken = 0;
+
+  // The first pause within `seconds`, or 0.
+  double Run(double seconds, double taken_per_second) {
+    constexpr double kLook = 0.005;
+    for (const double end = now + seconds; now < end;) {
+      now += kLook;
+      taken += kLook * taken_per_second;
+      if (const double pause = rule.Judge(now, static_cast<int64_t>(taken)); pause > 0) return pause;
+    }
+    return 0;
+  }
+};
+
+TEST(LeaveOutRule, AQuietMachineLosesNothing) {
+  Machine machine;
+  EXPECT_EQ(machine.Run(60, 0), 0);
+  EXPECT_EQ(machine.Run(60, 20), 0);  // the system's own threads
+}
+
+TEST(LeaveOutRule, TurnsOfAnotherProgramAreSeenWithinTwoWindows) {
+  Machine machine;
+  (void)machine.Run(5, 0);
+  const double start = machine.now;
+  EXPECT_EQ(machine.Run(5, 120), LeaveOutRule::kShortest);
+  EXPECT_LE(machine.now - start, 2.1 * LeaveOutRule::kWindow);
+}
+
+TEST(LeaveOutRule, PausesThatDoNotHelpDouble) {
+  Machine machine;
+  double want = LeaveOutRule::kShortest;
+  for (int i = 0; i < 9; ++i) {
+    EXPECT_DOUBLE_EQ(machine.Run(5, 120), want) << i;
+    machine.now += want;
+    want = std::min(2 * want, LeaveOutRule::kLongest);
+  }
+  EXPECT_EQ(machine.Run(3, 0), 0);  // the other program ended
+  EXPECT_DOUBLE_EQ(machine.Run(5, 120), LeaveOutRule::kShortest);
+}
+
+TEST(LeaveOutRule, LongRegionsCountByTheirTime) {
+  LeaveOutRule rule;
+  EXPECT_EQ(rule.Judge(1000, 5), 0);
+  EXPECT_EQ(rule.Judge(1001, 15), 0);  // ten in a second
+  EXPECT_GT(rule.Judge(1002, 135), 0);
+}
+
+TEST(LeaveOutRule, WhatWasTakenBeforeARestartIsNotJudged) {
+  LeaveOutRule rule;
+  (void)rule.Judge(1000, 0);
+  rule.Restart(1000.1, 500);
+  EXPECT_EQ(rule.Judge(1000.2, 501), 0);
+}
+
+}  // namespace
+}  // namespace hydra
