@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -76,13 +77,27 @@ def built(build, *targets):
 # ---- the machine and the sources ----
 
 
-def machine():
-    names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "").split()
+def processor():
+    """Of the first CPU: its name, family and model ("" where they are not told), and its SIMD level in words."""
+    fields = dict(map(str.strip, line.split(":", 1)) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+                  .splitlines() if ":" in line)
     levels = (("avx512_vnni", "AVX-512 with VNNI"), ("avx512f", "AVX-512"), ("avx_vnni", "AVX2 with VNNI"),
               ("avx2", "AVX2"))
+    flags = fields.get("flags", "").split()
     simd = next((name for flag, name in levels if flag in flags), "no AVX2")
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} CPUs, {simd}"
+    return fields.get("model name", platform.processor()), fields.get("cpu family", ""), fields.get("model", ""), simd
+
+
+def machine():
+    name, family, model, simd = processor()
+    return f"{name}{f' (family {family}, model {model})' if family else ''}, {os.cpu_count()} CPUs, {simd}"
+
+
+def machine_folder():
+    """The name of a kind of machine as a folder's: "amd-epyc-25-1-avx2"."""
+    name, family, model, simd = processor()
+    return re.sub(r"[^a-z0-9]+", "-", f"{name} {family} {model} {simd.replace('-512', '512').replace('with', '')}"
+                  .lower()).strip("-")
 
 
 def commit():
@@ -142,19 +157,20 @@ class Meter:
 
 
 class Page:
-    """NAME.md and NAME.json, written anew after each row. Rows that an earlier run of the same commit, machine and
-    settings measured are kept, void ones excepted, so that the same command goes on after a break. Nothing is kept
-    from sources that differ from their commit. A row is kept or measured again as a whole: its sides are compared round
-    by round, so all of them must be of one run."""
+    """NAME.md and NAME.json in the folder of this kind of machine, written anew after each row. Rows that an earlier
+    run of the same commit, machine and settings measured are kept, void ones excepted, so that the same command goes on
+    after a break. Nothing is kept from sources that differ from their commit. A row is kept or measured again as a
+    whole: its sides are compared round by round, so all of them must be of one run."""
 
     def __init__(self, name, args, keys, text):
         """keys: names of the rows in the order of the page; text: the page in Markdown of this object."""
-        self.name, self.keys, self.text, self.only, self.out = name, keys, text, args.only, Path(args.out)
+        self.name, self.keys, self.text, self.only = name, keys, text, args.only
+        self.out = Path(args.out) / machine_folder()
         settings = {key: value for key, value in vars(args).items() if key not in ("build", "only", "out", "tries")}
         flags = [f"--{key.replace('_', '-')} {value}" for key, value in settings.items()]
         self.about = {
             "machine": machine(), "compiler": compiler(args.build), "commit": commit(),
-            "command": " ".join([f"bench/{name}.py", args.build, *flags])}
+            "command": " ".join([f"bench/{Path(sys.argv[0]).name}", args.build, *flags])}
         self.rows = self._kept()
         if not any(self.only in key for key in keys):
             sys.exit(f"--only {self.only}: no row has this in its name: {', '.join(keys)}")

@@ -19,6 +19,7 @@
 #include "hydra/kernels/kernel_list.h"
 #include "hydra/kernels/peak.h"
 #include "hydra/kernels/target.h"
+#include "hydra/runtime/read_meter.h"
 #include "hydra/runtime/speed.h"
 
 namespace hydra::bench {
@@ -59,7 +60,7 @@ struct Peaks {
   double bandwidth, f32, int4, int8;
 
   explicit Peaks(ThreadPool& pool)
-      : bandwidth(ReadMeter(pool).Measure()),
+      : bandwidth(ReadMeter(pool).Measure().bytes_per_s),
         f32(kernels::MeasurePeak(WeightType::kF32, kernels::ActType::kF32, pool)),
         int4(kernels::MeasurePeak(WeightType::kQ4_0, kernels::ActType::kQ8, pool)),
         int8(kernels::MeasurePeak(WeightType::kQ8_0, kernels::ActType::kQ8, pool)) {

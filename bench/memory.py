@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # The peak memory of `hydralm generate` over a full context, all its pages counted, beside what `hydralm inspect`
-# promises: SmolLM2 in Q4_1, Q8_0 and bf16, and the demo's model. Writes bench/results/memory.{md,json}. Needs `make
-# demo` to have run. Not here: speed (runtime.py).
+# promises: SmolLM2 in Q4_1, Q8_0 and bf16, and the demo's model. Writes bench/results/MACHINE/memory.{md,json}. Needs
+# `make demo` to have run. Not here: speed (runtime.py).
 #   bench/memory.py [BUILD] [--ctx 8192] [--only TEXT] [--out bench/results]
 import json
 import sys

@@ -3,7 +3,7 @@
 # What the architecture costs or gains in quality: hydra-nano and its transformer control of equal parameters on the
 # same tokens, each with its own best learning rate of one small sweep. The King James Bible is cut in three: rates are
 # chosen (seed 0) on tuning chapters, the figures (seeds 1, 2, 3) are of test chapters that nothing was chosen on.
-# Writes bench/results/nano_sweep.{md,json}.
+# Writes bench/results/MACHINE/nano_sweep.{md,json}.
 # A run that is finished is not done again: remove runs/sweep to start anew. Not here: speed (train_forward.py).
 #   bench/nano_sweep.py [BUILD] [--tokens 1150000] [--rates 1e-3,2e-3,4e-3,8e-3] [--seeds 1,2,3] [--jobs 2]
 #                       [--set KEY=VALUE ..] [--out bench/results]
@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common import commit, machine, prose, run
+from common import commit, machine, machine_folder, prose, run
 
 PRESETS = ["hydra-nano", "transformer-nano"]
 TUNING, TEST, EVERY = 7, 13, 20  # document i is for tuning where i % 20 == 7, for the test where i % 20 == 13
@@ -120,7 +120,7 @@ def main():
             pool.map(lambda case: train(hydralm, folder, *case, "test", args),
                      [(p, best[p], seed) for seed in args.seeds for p in PRESETS]))
     about = {"machine": machine(), "commit": commit(), "command": " ".join(["bench/nano_sweep.py", *sys.argv[1:]])}
-    out = Path(args.out)
+    out = Path(args.out) / machine_folder()
     out.mkdir(parents=True, exist_ok=True)
     made = {**about, "tokens": args.tokens, "sweep": sweep, "final": final}
     (out / "nano_sweep.json").write_text(json.dumps(made, indent=1) + "\n")

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the runtime and its quantised weights cost in quality. The formats are judged on a Llama-type model that was
 # trained for this (quality_model.py), by held-out text, with llama.cpp's quantiser beside ours; the runtime is compared
-# with LibTorch on the demo's model and with llama.cpp on SmolLM2. Writes bench/results/quality.{md,json}. Not here:
-# speed (runtime.py). Needs `make demo` and bench/quality_model.py to have run.
+# with LibTorch on the demo's model and with llama.cpp on SmolLM2. Writes bench/results/MACHINE/quality.{md,json}. Not
+# here: speed (runtime.py). Needs `make demo` and bench/quality_model.py to have run.
 #   bench/quality.py [BUILD] [--documents 20] [--only TEXT] [--out bench/results]
 import json
 import math
@@ -64,7 +64,7 @@ class Rows:
 
     def __init__(self, args, folder):
         self.args, self.folder, self.hydralm = args, folder, built(args.build)
-        self.quantiser = Path(run("bench/peers/llama_cpp.sh").strip()) / "llama-quantize"
+        self.quantiser = Path(run("bench/peers/ggml.sh", "llama_cpp").strip()) / "llama-quantize"
 
     def perplexity(self, model, text, *flags):
         """In pieces of 512 tokens, the second half of each."""

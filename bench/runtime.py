@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # Times the runtime on hydra-29m, transformer-29m and mamba2-29m (random weights), the demo's nano and SmolLM2: speed
-# against context and batch. Writes bench/results/runtime.{md,json}. Needs `make demo` to have run.
+# against context and batch. Writes bench/results/MACHINE/runtime.{md,json}. Needs `make demo` to have run.
 # Not here: llama.cpp (llama_cpp.py), kernels alone (kernels.cc, ops.cc), training (train_forward.py).
 #   bench/runtime.py [BUILD] [--reps 15] [--rounds 5] [--tries 3] [--threads 2] [--only TEXT] [--out bench/results]
 import json

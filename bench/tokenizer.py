@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # Times `hydralm tokenizer` against Python's `tokenizers`, both on one thread, in turn. Of that library's calls for one
-# job the fastest counts. Writes bench/results/tokenizer.{md,json}. Not here: whether the ids agree
+# job the fastest counts. Writes bench/results/MACHINE/tokenizer.{md,json}. Not here: whether the ids agree
 # (tests/parity/tokenizer_parity.py).
 #   bench/tokenizer.py [BUILD] [--rounds 7] [--tries 3] [--only TEXT] [--out bench/results]
 import os

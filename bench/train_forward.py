@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Training and forward of the 29M models at several lengths, ours and the peers in Python (peers/torch_models.py). A row
 # is a length: in each round all its models and engines take turns, a process each. Writes
-# bench/results/train_forward.{json,md}. Not here: the measured loops (train_forward.cc, peers/torch_models.py).
+# bench/results/MACHINE/train_forward.{json,md}. Not here: the measured loops (train_forward.cc, peers/torch_models.py).
 #   bench/train_forward.py [BUILD] [--rounds 5] [--tries 3] [--threads 2] [--only TEXT] [--out bench/results]
 import json
 import math

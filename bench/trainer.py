@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What only `hydralm train` itself shows: the share of a step outside forward, backward and optimiser (data, guards,
 # logs), and a step of hydra-1.6b on this machine. Real text: the King James Bible. Writes
-# bench/results/trainer.{md,json}. Not here: speed against peers, memory against length (train_forward.py).
+# bench/results/MACHINE/trainer.{md,json}. Not here: speed against peers, memory against length (train_forward.py).
 #   bench/trainer.py [BUILD] [--rounds 5] [--tries 3] [--threads 2] [--only TEXT] [--out bench/results]
 import json
 import shutil

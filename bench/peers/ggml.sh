@@ -1,0 +1,60 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Fetches llama.cpp or ik_llama.cpp (the sources that packages of Python bindings vendor) and builds the tools that we
+# measure against, into a folder of .cache/peers that is named after the instructions they were built for: those of this
+# very processor, or AVX2. Prints the folder of the programs. A second run for the same instructions builds nothing.
+# Not here: the models (models.sh), measuring (../compare.py).
+#   bench/peers/ggml.sh llama_cpp|ik_llama_cpp [native|avx2]
+set -eu
+cd "$(dirname "$0")/../.."
+name=$1
+isa=${2:-native}
+peers=$PWD/.cache/peers
+refuse() { echo "$name: $*" >&2; exit 2; }
+
+case $name in
+  llama_cpp)
+    package=llama-cpp-python version=0.3.36 vendored=llama.cpp
+    programs="llama-bench llama-quantize llama-completion"
+    options="-DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_MTMD=OFF" ;;
+  ik_llama_cpp)
+    package=ik-llama-cpp-python version=0.1.5 vendored=ik_llama.cpp
+    programs=llama-bench
+    options= ;;
+  *) refuse "must be llama_cpp or ik_llama_cpp" ;;
+esac
+case $isa in
+  # "flags" of x86, "Features" of Arm: another processor's programs may lack instructions of this one, or have others.
+  native)
+    instructions=$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo | sha256sum | cut -c 1-8)
+    options="$options -DGGML_NATIVE=ON" ;;
+  avx2)
+    instructions=avx2
+    options="$options -DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON" ;;
+  *) refuse "$isa: must be native or avx2" ;;
+esac
+unpacked=$(echo "$package" | tr - _)-$version
+source=$peers/$unpacked/vendor/$vendored
+build=$peers/$vendored-$version-$instructions
+
+if [ ! -x "$build/bin/${programs##* }" ]; then
+  mkdir -p "$peers"
+  if [ ! -e "$source/CMakeLists.txt" ]; then
+    python=.venv/bin/python
+    [ -x $python ] || refuse "no .venv: run \`make setup\` first"
+    echo "$name: fetching the sdist of $package $version" >&2
+    $python -m pip install --quiet --disable-pip-version-check --target "$peers/python" scikit-build-core \
+      > "$peers/log" 2>&1 ||
+      refuse "pip could not fetch scikit-build-core: $(tail -n 1 "$peers/log")"
+    PYTHONPATH=$peers/python $python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+      --no-build-isolation --dest "$peers" "$package==$version" > "$peers/log" 2>&1 ||
+      refuse "pip could not fetch $package==$version: $(tail -n 1 "$peers/log")"
+    tar -xzf "$peers/$unpacked.tar.gz" -C "$peers"
+  fi
+  echo "$name: building (about 8 minutes on 2 cores)" >&2
+  # $options holds flags without spaces.
+  cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF \
+    -DLLAMA_BUILD_SERVER=OFF $options > "$peers/log" 2>&1 || refuse "cmake failed: $peers/log"
+  cmake --build "$build" --target $programs > "$peers/log" 2>&1 || refuse "the build failed: $peers/log"
+fi
+echo "$build/bin"
