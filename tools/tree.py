@@ -26,7 +26,7 @@ FOLDERS = {
     ".ci": "continuous integration",
     "bench": "benchmarks and their results",
     "bench/peers": "the programs that benchmarks are run against",
-    "bench/results": "what was measured: a page and its numbers each",
+    "bench/results": "what was measured, a folder for each kind of machine: a page and its numbers each",
     "cmake": "parts of the build",
     "cmake/torch_probe": "a scratch project: can torch's own CMake package be used?",
     "docs": "how things work and how files look",

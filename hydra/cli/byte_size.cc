@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Numbers with units of bytes.
+// Numbers of bytes and counts, read and shown.
 #include "hydra/cli/byte_size.h"
 
 #include <charconv>
@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "hydra/base/error.h"
+#include "hydra/io/file.h"
 
 namespace hydra::cli {
 
@@ -27,5 +28,8 @@ int64_t ParseBytes(const std::string& where, std::string text) {
   if (unit == kUnits.end() || !(value > 0) || !(value * unit->second < 9e18)) throw bad();
   return static_cast<int64_t>(value * unit->second);
 }
+
+std::string Commas(int64_t count) { return WithCommas(static_cast<uint64_t>(count)); }
+std::string MiB(int64_t bytes) { return Commas((bytes + (int64_t{1} << 19)) >> 20); }
 
 }  // namespace hydra::cli

@@ -2,12 +2,16 @@
 // Reads /proc.
 #include "hydra/cli/machine.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <optional>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "hydra/base/cgroup.h"
 
@@ -26,6 +30,16 @@ std::optional<int64_t> NumberIn(const std::string& path, const std::string& key)
     return std::nullopt;
   }
   return std::nullopt;
+}
+
+// The value of the first line "field : value" of /proc/cpuinfo; "" where there is none.
+std::string ProcessorField(const std::string& field) {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    const size_t end = line.find_first_of("\t:"), colon = line.find(": ");
+    if (line.substr(0, end) == field && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "";
 }
 
 }  // namespace
@@ -58,12 +72,24 @@ int64_t ProgramMemory() {
   return bytes;
 }
 
-std::string ProcessorName() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name"))
-      if (const size_t colon = line.find(": "); colon != std::string::npos) return line.substr(colon + 2);
-  return "";
+std::string ProcessorName() { return ProcessorField("model name"); }
+
+std::string MachineName() {
+  std::string name = ProcessorName();
+  for (const char* field : {"cpu family", "model"})
+    if (const std::string value = ProcessorField(field); !value.empty())
+      name += fmt::format(", {} {}", field == std::string_view("model") ? field : "family", value);
+  return fmt::format("{}, {} CPUs", name, std::thread::hardware_concurrency());
+}
+
+std::string CacheFile(const std::string& name) {
+  const auto folder = [](const char* variable, const char* below) {
+    const char* value = std::getenv(variable);
+    return value != nullptr && *value == '/' ? fmt::format("{}{}/hydralm/", value, below) : std::string();
+  };
+  std::string path = folder("XDG_CACHE_HOME", "");
+  if (path.empty()) path = folder("HOME", "/.cache");
+  return path.empty() ? path : path + name;
 }
 
 }  // namespace hydra::cli

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine has: memory that may still be taken, the processor's name. Linux.
+// What this machine has: memory that may still be taken, the processor's name, the user's cache folder. Linux.
 #pragma once
 
 #include <cstdint>
@@ -18,5 +18,13 @@ namespace hydra::cli {
 
 // "AMD EPYC 9B14"; "" where it is not known.
 [[nodiscard]] std::string ProcessorName();
+
+// The same with what tells processors of one name apart, and how many CPUs there are: "AMD EPYC, family 25, model 17, 2
+// CPUs".
+[[nodiscard]] std::string MachineName();
+
+// Path of a file that may be deleted at any time: in $XDG_CACHE_HOME/hydralm, else in $HOME/.cache/hydralm; "" where
+// neither is an absolute path.
+[[nodiscard]] std::string CacheFile(const std::string& name);
 
 }  // namespace hydra::cli

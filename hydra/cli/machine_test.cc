@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "hydra/base/testing.h"
 
@@ -31,6 +33,30 @@ TEST(AvailableMemory, IsTheLessOfTheMachinesAndTheGroups) {
   write("sys/fs/cgroup/a/b/memory.max", "0\n");  // full is not unknown
   EXPECT_EQ(AvailableMemory(root.path()), 1);
 }
+
+TEST(CacheFile, StandsWhereTheUserKeepsSuch) {
+  const auto with = [](const char* cache, const char* home) {
+    const auto set = [](const char* name, const char* value) {
+      return value != nullptr ? ::setenv(name, value, 1) : ::unsetenv(name);
+    };
+    set("XDG_CACHE_HOME", cache);
+    set("HOME", home);
+    return CacheFile("x.json");
+  };
+  const auto copy = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
+  };
+  const auto cache = copy("XDG_CACHE_HOME"), home = copy("HOME");
+  EXPECT_EQ(with("/c", "/a"), "/c/hydralm/x.json");
+  EXPECT_EQ(with(nullptr, "/a"), "/a/.cache/hydralm/x.json");
+  EXPECT_EQ(with("not/absolute", "/a"), "/a/.cache/hydralm/x.json");
+  EXPECT_EQ(with("", ""), "");
+  EXPECT_EQ(with(nullptr, nullptr), "");
+  (void)with(cache ? cache->c_str() : nullptr, home ? home->c_str() : nullptr);
+}
+
+TEST(MachineName, TellsHowManyCpus) { EXPECT_TRUE(MachineName().ends_with(" CPUs")) << MachineName(); }
 
 }  // namespace
 }  // namespace hydra::cli

@@ -101,6 +101,9 @@ void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
   verb->parse_complete_callback([flags, ctx] { flags->ctx_given = ctx->count() > 0; });
   AddStateFlags(verb, &flags->kv_dtype, &flags->state_dtype);
   verb->add_option("--target", flags->target, "SIMD level, such as avx2 or scalar")->type_name("NAME");
+  verb->add_option("--tune", flags->tune,
+                   "on: take what was measured once on this machine, or measure it now; off; again: measure now")
+      ->type_name("MODE");
   verb->add_flag("--explain", flags->explain, "print SIMD level and kernels, and why");
 }
 

@@ -23,7 +23,7 @@ struct ModelFlags {
   // Of the runtime alone.
   int64_t ctx = 8192;
   bool ctx_given = false;  // else at most the model's own length
-  std::string kv_dtype = "f16", state_dtype = "f32", act = "auto", target = "best";
+  std::string kv_dtype = "f16", state_dtype = "f32", act = "auto", target = "best", tune = "on";
   bool explain = false;
 };
 
@@ -33,7 +33,7 @@ void AddModelFlags(CLI::App* verb, ModelFlags* flags);
 void AddPreFlag(CLI::App* verb, std::string* pre);
 // --kv-dtype --state-dtype: what a sequence's memory is made of.
 void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype);
-// -c --kv-dtype --state-dtype --target --explain: the runtime's.
+// -c --kv-dtype --state-dtype --target --tune --explain: the runtime's.
 void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags);
 // --act, where the verb leaves the choice.
 void AddActivationFlag(CLI::App* verb, ModelFlags* flags);

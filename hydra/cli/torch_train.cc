@@ -16,6 +16,7 @@
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/utf8.h"
+#include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/machine.h"
 #include "hydra/cli/torch_model_flags.h"
@@ -40,8 +41,6 @@ struct TrainFlags {
   int threads = 0;
   bool dry_run = false;
 };
-
-std::string Commas(int64_t n) { return WithCommas(static_cast<uint64_t>(n)); }
 
 // A flag wins over --set, which wins over the file.
 std::vector<std::string> Settings(const TrainFlags& flags) {
@@ -158,7 +157,6 @@ Json CostsJson(const Costs& costs) {
 }
 
 void PrintCosts(const Costs& costs, const std::string& name) {
-  const auto mib = [](int64_t bytes) { return Commas((bytes + (1 << 19)) >> 20); };
   const double tokens = static_cast<double>(costs.steps) * static_cast<double>(costs.tokens_per_step);
   std::printf("model        %s: %s parameters, %s active\n", name.c_str(), Commas(costs.params.total).c_str(),
               Commas(costs.params.active).c_str());
@@ -166,8 +164,8 @@ void PrintCosts(const Costs& costs, const std::string& name) {
               Commas(costs.steps).c_str(), Commas(costs.tokens_per_step).c_str(), costs.flops_per_token / 1e6,
               costs.flops_per_token * tokens / 1e12);
   std::printf("memory       weights %s + gradients %s + moments %s + activations %s = %s of %s MiB\n",
-              mib(costs.memory.weights).c_str(), mib(costs.memory.gradients).c_str(), mib(costs.memory.moments).c_str(),
-              mib(costs.memory.activations).c_str(), mib(costs.memory.total()).c_str(), mib(costs.have).c_str());
+              MiB(costs.memory.weights).c_str(), MiB(costs.memory.gradients).c_str(), MiB(costs.memory.moments).c_str(),
+              MiB(costs.memory.activations).c_str(), MiB(costs.memory.total()).c_str(), MiB(costs.have).c_str());
   std::fflush(stdout);
 }
 

@@ -16,6 +16,7 @@
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_bench_rows.h"
+#include "hydra/cli/verb_bench_speculation.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/convert/random_model.h"
@@ -32,8 +33,10 @@ struct BenchFlags {
   std::string preset, type = "bf16", format = "md", ppl, compare;
   std::vector<int64_t> prompts{512}, generates{128}, depths{0}, batches{1}, provisional{};
   int64_t repeats = 5;
-  bool stream = false, interleave = false;
+  bool stream = false, interleave = false, profile = false;
   TextFlags special;  // of --ppl
+  SpeculationFlags speculation;
+  std::string speculation_text;
 };
 
 std::vector<SpeedTest> Tests(const BenchFlags& flags) {
@@ -55,7 +58,7 @@ std::vector<SpeedTest> Tests(const BenchFlags& flags) {
 // What was asked for: --ppl or --stream alone leave the speed tests out.
 bool WantsSpeed(const BenchFlags& flags, const CLI::App* verb) {
   if (flags.ppl.empty() && !flags.stream) return true;
-  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--provisional", "--interleave", "--compare-cmd"})
+  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--provisional", "--interleave", "--profile", "--compare-cmd"})
     if (verb->count(flag) > 0) return true;
   return false;
 }
@@ -105,7 +108,7 @@ struct Running {
 };
 
 // `row` holds what all rows of this call share; what was measured of a test is filled in.
-BenchRow MakeRow(const Runner& runner, const Running& running, double read_bytes_per_s, BenchRow row) {
+BenchRow MakeRow(const Runner& runner, Running& running, bool profile, double read_bytes_per_s, BenchRow row) {
   row.test = running.test;
   row.samples = running.rates;
   row.rate = Summarise(running.rates);
@@ -116,6 +119,7 @@ BenchRow MakeRow(const Runner& runner, const Running& running, double read_bytes
     row.peak_flops =
         kernels::MeasurePeak(MatrixTypes(runner.model.weights().source).front(), ActOf(runner.model), *runner.pool);
   if (!running.compared.empty()) row.compared = Summarise(running.compared);
+  if (profile) row.profile = running.speed.Profile();
   return row;
 }
 
@@ -123,7 +127,7 @@ BenchRow MakeRow(const Runner& runner, const Running& running, double read_bytes
 std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std::span<const SpeedTest> tests,
                               ReadMeter& meter, const BenchRow& common) {
   const int threads = runner.pool->threads();
-  const double before = meter.Measure();
+  const double before = meter.Measure().bytes_per_s;
   std::vector<Running> all;
   for (const SpeedTest& test : tests) {
     if (StopRequested()) return {};
@@ -136,7 +140,7 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
       one.rates.push_back(static_cast<double>(one.test.tokens()) / one.speed.Run());
       if (!flags.compare.empty()) one.compared.push_back(RunCompared(flags, one.test, threads));
     }
-  const double after = meter.Measure();
+  const double after = meter.Measure().bytes_per_s;
   constexpr double kVoid = 0.05;
   if (std::abs(after - before) > kVoid * std::max(before, after))
     fmt::print(stderr,
@@ -145,8 +149,8 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
                TestName(tests.front()) + (tests.size() > 1 ? fmt::format(" and {} more", tests.size() - 1) : ""),
                before / 1e9, after / 1e9);
   std::vector<BenchRow> rows;
-  for (const Running& one : all)
-    if (!one.rates.empty()) rows.push_back(MakeRow(runner, one, (before + after) / 2, common));
+  for (Running& one : all)
+    if (!one.rates.empty()) rows.push_back(MakeRow(runner, one, flags.profile, (before + after) / 2, common));
   return rows;
 }
 
@@ -215,6 +219,10 @@ void CheckFlags(const BenchFlags& flags, bool speed) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("bench: --control {}: for --ppl alone; speed tests count the bytes of the whole model",
                             flags.model.controls.front()));
+  if (flags.speculation.on() && (!flags.preset.empty() || !flags.ppl.empty()))
+    throw Error(ErrorCode::kUsage, "bench: --spec needs a model with its tokenizer, -m, and no --ppl");
+  if (!flags.speculation.on() && !flags.speculation_text.empty())
+    throw Error(ErrorCode::kUsage, "bench: --spec-text is for --spec");
   if (!flags.preset.empty() && !flags.ppl.empty())
     throw Error(ErrorCode::kUsage, "bench: --ppl needs a trained model: give -m");
   if (speed && Tests(flags).empty()) throw Error(ErrorCode::kUsage, "bench: nothing to do: -p and -n are 0");
@@ -233,6 +241,16 @@ void MakeRoom(std::span<const SpeedTest> tests, size_t together, OpenOptions* op
   }
 }
 
+int RunSpeculation(const BenchFlags& flags, const CommonFlags& common) {
+  OpenOptions open{.quiet = common.quiet, .provisional = flags.speculation.provisional()};
+  open.ctx = *std::ranges::max_element(flags.prompts) + *std::ranges::max_element(flags.generates) + 1;
+  const Runner runner = OpenRunner(flags.model, open);
+  runner.Announce();
+  RunSpeculationTests({flags.speculation_text, flags.prompts, flags.generates, flags.repeats}, flags.speculation,
+                      flags.model, runner, ParseRowFormat(flags.format));
+  return StopStatus();
+}
+
 int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& common) {
   InstallStopSignals();
   const bool speed = WantsSpeed(flags, verb);
@@ -244,6 +262,7 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
     writer.Finish();
     return StopStatus();
   }
+  if (flags.speculation.on()) return RunSpeculation(flags, common);
   const std::vector<SpeedTest> tests = speed ? Tests(flags) : std::vector<SpeedTest>{};
   constexpr int64_t kChunk = 512;
   const int64_t chunk = verb->count("-c") > 0 && flags.model.ctx > 0 ? flags.model.ctx : kChunk;
@@ -309,9 +328,16 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-r,--repeats", flags->repeats, "repetitions of each test, after a warm-up")->check(Range(1, 10000));
   verb->add_flag("--interleave", flags->interleave,
                  "repeat all tests in turn, so that a slow moment of the machine meets each; holds all their states");
+  verb->add_flag(
+      "--profile", flags->profile,
+      "where the time of each test goes, in one more repetition: parts, barriers, what one thread does alone");
   verb->add_option("-o,--format", flags->format, "md, csv, json or jsonl")->type_name("FORMAT");
   verb->add_option("--ppl", flags->ppl, "perplexity on a text, in chunks of 512 or -c; - = stdin")->type_name("FILE");
   AddTextFlags(verb, {.parse_special = false, .add_special = true}, &flags->special);
+  AddSpeculationFlags(verb, &flags->speculation);
+  verb->add_option("--spec-text", flags->speculation_text,
+                   "with --spec: the prompts of -p are its first tokens, in place of random ones")
+      ->type_name("FILE");
   verb->add_flag("--stream", flags->stream, "print the memory's read rate; alone: nothing else");
   verb->add_option(
           "--compare-cmd", flags->compare,

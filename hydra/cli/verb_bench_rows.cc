@@ -33,6 +33,32 @@ double GflopPerSecond(const BenchRow& row) { return row.rate.mean * row.token_fl
 
 Json RateJson(const Summary& s) { return {{"mean", s.mean}, {"median", s.median}, {"min", s.min}, {"max", s.max}}; }
 
+// ms of a pass, by a clock on the wall, for what all threads together took.
+double PassMs(const PassProfile& p, double seconds) {
+  return seconds / p.threads / static_cast<double>(p.passes) * 1e3;
+}
+// ... without a profile.
+double PlainMs(const BenchRow& row) {
+  const auto passes = static_cast<double>(row.profile->passes);
+  return static_cast<double>(row.test.tokens()) / row.rate.median / passes * 1e3;
+}
+
+Json ProfileJson(const BenchRow& row) {
+  const PassProfile& p = *row.profile;
+  Json parts = Json::array();
+  for (const PassProfile::Part& part : p.parts)
+    parts.push_back(
+        {{"part", part.name}, {"products_ms", PassMs(p, part.products)}, {"tasks_ms", PassMs(p, part.tasks)}});
+  return {{"passes", p.passes},
+          {"parts", parts},
+          {"barriers", static_cast<double>(p.barriers) / static_cast<double>(p.passes)},
+          {"waiting_ms", PassMs(p, p.waiting)},
+          {"serial_ms", PassMs(p, p.serial * p.threads)},
+          {"sum_ms", PassMs(p, p.Sum() * p.threads)},
+          {"wall_ms", PassMs(p, p.wall * p.threads)},
+          {"without_profile_ms", PlainMs(row)}};
+}
+
 Json RowJson(const BenchRow& row) {
   Json json = {{"model", row.model},     {"params", row.params}, {"file_bytes", row.file_bytes},
                {"threads", row.threads}, {"target", row.target}, {"kernels", row.kernels}};
@@ -57,6 +83,7 @@ Json RowJson(const BenchRow& row) {
   if (const auto& p = row.perplexity)
     json["perplexity"] = {{"value", p->value},   {"error", p->error}, {"loss", p->loss},
                           {"chunks", p->chunks}, {"chunk", p->chunk}, {"tokens", p->tokens}};
+  if (row.profile) json["profile"] = ProfileJson(row);
   return json;
 }
 
@@ -99,12 +126,14 @@ std::optional<double> CompareRate(const std::string& output) {
 void RowWriter::WriteStream(const std::vector<StreamRate>& rates) {
   if (format_ == RowFormat::kJson || format_ == RowFormat::kJsonLines) {
     for (const StreamRate& rate : rates)
-      WriteJson({{"threads", rate.threads}, {"read_gb_per_s", rate.bytes_per_s / 1e9}});
+      WriteJson({{"threads", rate.threads},
+                 {"read_gb_per_s", rate.read.bytes_per_s / 1e9},
+                 {"pattern", rate.read.pattern.Describe()}});
     return;
   }
   for (const StreamRate& rate : rates)
-    fmt::print("{}memory read rate with {} threads: {:.2f} GB/s\n", format_ == RowFormat::kCsv ? "# " : "",
-               rate.threads, rate.bytes_per_s / 1e9);
+    fmt::print("{}memory read rate with {} threads: {:.2f} GB/s ({})\n", format_ == RowFormat::kCsv ? "# " : "",
+               rate.threads, rate.read.bytes_per_s / 1e9, rate.read.pattern.Describe());
   std::fflush(stdout);
 }
 
@@ -115,8 +144,26 @@ void RowWriter::Write(const BenchRow& row) {
     case RowFormat::kJson:
     case RowFormat::kJsonLines: WriteJson(RowJson(row)); return;
   }
+  if (row.profile) AddProfile(row);
   ++rows_;
   std::fflush(stdout);
+}
+
+void RowWriter::AddProfile(const BenchRow& row) {
+  const PassProfile& p = *row.profile;
+  const auto line = [&](const std::string& what, double ms, const std::string& about) {
+    profiles_ += fmt::format("{}  {:<18} {:9.3f}   {}\n", Comment(), what, ms, about);
+  };
+  profiles_ += fmt::format("{}{} {}: ms of a pass\n", Comment(), row.model, TestName(row.test));
+  for (const PassProfile::Part& part : p.parts)
+    line(part.name, PassMs(p, part.products + part.tasks),
+         fmt::format("products {:.3f}, tasks {:.3f}", PassMs(p, part.products), PassMs(p, part.tasks)));
+  const double barriers = static_cast<double>(p.barriers) / static_cast<double>(p.passes);
+  line("waiting", PassMs(p, p.waiting),
+       fmt::format("{:.0f} barriers, {:.1f} us at each", barriers,
+                   barriers > 0 ? PassMs(p, p.waiting) * 1e3 / barriers : 0.0));
+  line("serial", PassMs(p, p.serial * p.threads), "the calling thread alone");
+  line("sum", PassMs(p, p.Sum() * p.threads), fmt::format("{:.3f} without the profile", PlainMs(row)));
 }
 
 void RowWriter::WriteMarkdown(const BenchRow& row) {
@@ -172,6 +219,7 @@ void RowWriter::WriteJson(const Json& object) {
 
 void RowWriter::Finish() {
   if (format_ == RowFormat::kJson) fmt::print("{}", rows_ == 0 ? "[]\n" : "\n]\n");
+  if (!profiles_.empty()) fmt::print("\n{}", profiles_);
 }
 
 }  // namespace hydra::cli

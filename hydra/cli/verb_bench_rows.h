@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "hydra/runtime/read_meter.h"
 #include "hydra/runtime/speed.h"
 
 namespace hydra::cli {
@@ -31,11 +32,12 @@ struct BenchRow {
   double peak_flops = 0;              // that the arithmetic of the main matrices can do, all threads
   std::optional<Summary> compared{};  // the other engine
   std::optional<PerplexityOf> perplexity{};
+  std::optional<PassProfile> profile{};  // of one more repetition
 };
 
 struct StreamRate {
   int threads;
-  double bytes_per_s;
+  ReadRate read;
 };
 
 enum class RowFormat { kMarkdown, kCsv, kJson, kJsonLines };
@@ -56,11 +58,15 @@ class RowWriter {
 
  private:
   void WriteMarkdown(const BenchRow& row);
+  // Keeps what is said of a row's profile for the end, where it does not break the table.
+  void AddProfile(const BenchRow& row);
+  [[nodiscard]] const char* Comment() const { return format_ == RowFormat::kCsv ? "# " : ""; }
   void WriteCsv(const BenchRow& row);
   void WriteJson(const nlohmann::ordered_json& object);
 
   RowFormat format_;
   int64_t rows_ = 0;
+  std::string profiles_;
 };
 
 }  // namespace hydra::cli

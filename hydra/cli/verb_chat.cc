@@ -16,6 +16,7 @@
 #include "hydra/cli/verb_chat_input.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verb_sampling.h"
+#include "hydra/cli/verb_speculation.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/io/file.h"
 #include "hydra/runtime/conversation.h"
@@ -26,6 +27,7 @@ namespace {
 struct ChatFlags {
   ModelFlags model;
   SamplingFlags sampling;
+  SpeculationFlags speculation;
   std::string system, chat_template;
   int64_t max_tokens = 1024;
 };
@@ -40,8 +42,10 @@ class Chat {
         common_(common),
         wishes_(LoadWishes(flags.model.model)),
         sampling_(ResolveSampling(flags.sampling, verb, wishes_)),
-        runner_(OpenRunner(flags.model, {.quiet = common.quiet})),
+        runner_(OpenRunner(flags.model, {.quiet = common.quiet, .provisional = flags.speculation.provisional()})),
         tokenizer_(LoadTokenizerOf(runner_.model, flags_.model)),
+        speculation_(
+            OpenSpeculation(flags.speculation, flags.model, runner_.model, tokenizer_, *runner_.pool, scratch_)),
         template_(LoadTemplate(verb)),
         conversation_(
             {runner_.model, tokenizer_, *runner_.pool, scratch_}, template_,
@@ -133,7 +137,8 @@ class Chat {
   }
 
   void Answer(const std::string& text) {
-    last_ = conversation_.Say(text, {.max_tokens = flags_.max_tokens, .cancelled = StopRequested}, Show);
+    last_ = conversation_.Say(
+        text, {.max_tokens = flags_.max_tokens, .cancelled = StopRequested, .speculation = speculation_.get()}, Show);
     Show("\n");
     if (last_.reason == FinishReason::kCancelled && reader_.terminal()) fmt::print(stderr, "(stopped)\n");
     if (last_.reason == FinishReason::kLength) fmt::print(stderr, "(cut off: -n {})\n", flags_.max_tokens);
@@ -150,6 +155,7 @@ class Chat {
     fmt::print(stderr, "(context {} of {} tokens | last turn: read {} tokens{}; wrote {}{})\n", conversation_.length(),
                runner_.model.options().ctx_size, last_.prompt_tokens, rate(last_.prompt_tokens, last_.prefill_seconds),
                last_.ids.size(), rate(last_.steps, last_.decode_seconds));
+    if (speculation_.get() != nullptr) fmt::print(stderr, "(speculation {})\n", SpeculationText(*speculation_.get()));
   }
 
   const ChatFlags& flags_;
@@ -159,8 +165,9 @@ class Chat {
   SamplerOptions sampling_;
   Runner runner_;
   Tokenizer tokenizer_;
-  ChatTemplate template_;
   ForwardScratch scratch_;
+  OpenedSpeculation speculation_;
+  ChatTemplate template_;
   Conversation conversation_;
   GenerateResult last_;
   int status_ = kDone;  // at the end of the input
@@ -181,6 +188,7 @@ void AddChatVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-n,--n-predict", flags->max_tokens, "tokens of an answer at most; -1 = to its end")
       ->check(Range(-1, 1 << 30));
   AddSamplingFlags(verb, &flags->sampling);
+  AddSpeculationFlags(verb, &flags->speculation);
   AddRuntimeFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return Chat(*flags, verb, common).Run(); });

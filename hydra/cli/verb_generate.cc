@@ -16,6 +16,7 @@
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verb_sampling.h"
+#include "hydra/cli/verb_speculation.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/io/file.h"
 #include "hydra/io/json.h"
@@ -26,6 +27,7 @@ namespace {
 struct GenerateFlags {
   ModelFlags model;
   SamplingFlags sampling;
+  SpeculationFlags speculation;
   std::string text, file, load, save;
   int64_t max_tokens = 512;
   std::vector<std::string> stops;
@@ -67,7 +69,8 @@ std::string EndText(const GenerateResult& result, const GenerateFlags& flags, co
                      id < generator.tokenizer.vocab_size() ? OneLine(generator.tokenizer.TokenText(id)) : "", id);
 }
 
-void PrintJson(const std::string& prompt, const GenerateResult& r, const SamplerOptions& sampling) {
+void PrintJson(const std::string& prompt, const GenerateResult& r, const SamplerOptions& sampling,
+               const Speculation* speculation) {
   Json json = {{"prompt", prompt},
                {"text", r.text},
                {"finish_reason", FinishReasonName(r.reason)},
@@ -76,6 +79,7 @@ void PrintJson(const std::string& prompt, const GenerateResult& r, const Sampler
   if (sampling.temperature > 0) json["seed"] = sampling.seed;
   json["prefill_seconds"] = r.prefill_seconds;
   json["decode_seconds"] = r.decode_seconds;
+  if (speculation != nullptr) json["speculation"] = SpeculationJson(*speculation);
   fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -100,7 +104,8 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const GenerationConfig config = LoadWishes(flags.model.model);
   const SamplerOptions sampling = ResolveSampling(flags.sampling, verb, config);
   const double start = Seconds();
-  const Runner runner = OpenRunner(flags.model, {.quiet = common.quiet});
+  const Runner runner =
+      OpenRunner(flags.model, {.quiet = common.quiet, .provisional = flags.speculation.provisional()});
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
   sampling.CheckIds(tokenizer.vocab_size());
   SequenceState state = FirstState(flags, runner.model);
@@ -112,13 +117,16 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   for (const int32_t id : state.ids()) sampler.Accept(id);
   for (const int32_t id : state.pending()) sampler.Accept(id);
   ForwardScratch scratch;
+  const OpenedSpeculation speculation =
+      OpenSpeculation(flags.speculation, flags.model, runner.model, tokenizer, *runner.pool, scratch);
   const Generator generator{runner.model, tokenizer, *runner.pool, scratch};
   const GenerateOptions options{.max_tokens = flags.max_tokens,
                                 .end_ids = EndIds(runner.model, config, tokenizer),
                                 .stops = flags.stops,
                                 .cancelled = StopRequested,
                                 .continues = !flags.load.empty(),
-                                .to_be_continued = !flags.save.empty()};
+                                .to_be_continued = !flags.save.empty(),
+                                .speculation = speculation.get()};
   generator.Check(state, prompt, options);
   runner.Announce();
   if (common.verbose && !common.quiet) fmt::print(stderr, "sampling     {}\n", SamplingText(sampling));
@@ -130,10 +138,11 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
       generator.Generate(state, sampler, prompt, options, common.json ? Generator::OnText() : Show);
   if (!common.json) Show("\n");
   if (!flags.save.empty()) state.Save(flags.save);
-  if (common.json) PrintJson(shown, result, sampling);
+  if (common.json) PrintJson(shown, result, sampling, speculation.get());
   if (common.quiet) return StopStatus();
   fmt::print(stderr, "end          {}\n", EndText(result, flags, state, generator));
   PrintStatistics(result, loaded - start, sampling.seed, sampling.temperature);
+  if (speculation.get() != nullptr) fmt::print(stderr, "speculation  {}\n", SpeculationText(*speculation.get()));
   return StopStatus();
 }
 
@@ -151,6 +160,7 @@ void AddGenerateVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--state-save", flags->save, "keep the sequence in a file")->type_name("FILE");
   verb->add_option("--state-load", flags->load, "go on from such a file; a prompt is read after it")->type_name("FILE");
   AddSamplingFlags(verb, &flags->sampling);
+  AddSpeculationFlags(verb, &flags->speculation);
   AddRuntimeFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);
   context.AddJsonFlag(verb);

@@ -38,7 +38,6 @@ namespace hydra::cli {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr double kMiB = 1024.0 * 1024.0;
 
 struct InspectOptions {
   std::string model = ".";
@@ -50,10 +49,6 @@ struct InspectOptions {
   std::string bandwidth;  // bytes a second, with a unit
   bool tensors = false;
 };
-
-std::string Commas(int64_t count) { return WithCommas(static_cast<uint64_t>(count)); }  // counts are never negative
-
-std::string MiB(int64_t bytes) { return Commas(static_cast<int64_t>(std::llround(static_cast<double>(bytes) / kMiB))); }
 
 std::string Lower(std::string name) {
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));

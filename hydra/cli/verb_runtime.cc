@@ -9,8 +9,10 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "hydra/base/error.h"
+#include "hydra/cli/byte_size.h"
 #include "hydra/cli/machine.h"
 #include "hydra/io/file.h"
 #include "hydra/kernels/target.h"
@@ -18,9 +20,6 @@
 
 namespace hydra::cli {
 namespace {
-
-std::string Commas(int64_t n) { return WithCommas(static_cast<uint64_t>(n)); }
-std::string MiB(int64_t bytes) { return Commas((bytes + (1 << 19)) >> 20); }
 
 void CheckDevice(const std::string& device) {
   if (device == "auto" || device == "cpu") return;
@@ -35,6 +34,13 @@ Activations ParseActivations(const std::string& name) {
   if (name == "f32") return Activations::kF32;
   if (name == "q8") return Activations::kQ8;
   throw Error(ErrorCode::kUsage, fmt::format("--act {}: must be auto, f32 or q8", name));
+}
+
+TuneMode ParseTuneMode(const std::string& name) {
+  if (name == "on") return TuneMode::kOn;
+  if (name == "off") return TuneMode::kOff;
+  if (name == "again") return TuneMode::kAgain;
+  throw Error(ErrorCode::kUsage, fmt::format("--tune {}: must be on, off or again", name));
 }
 
 // Tokens a sequence, with a warning where the model was trained for fewer.
@@ -70,51 +76,16 @@ std::string Lines(const Model& model, const RunOptions& run, const TensorBytes& 
   std::string kv;
   if (cost.kv > 0) kv = fmt::format(" + KV {} ({} tokens, {})", MiB(cost.kv), Commas(run.ctx), KvDtypeName(run.kv));
   const int64_t have = AvailableMemory();
-  text += fmt::format("memory       weights {}{}{} + state {} + scratch {} = {}{} MiB\n", MiB(cost.weights), packed, kv,
-                      MiB(cost.state), MiB(cost.scratch), MiB(cost.total(1) - cost.snapshot),
+  const std::string guesses =
+      cost.provisional > 0 ? fmt::format(" + provisional passes {}", MiB(cost.provisional)) : "";
+  text += fmt::format("memory       weights {}{}{} + state {} + scratch {}{} = {}{} MiB\n", MiB(cost.weights), packed,
+                      kv, MiB(cost.state), MiB(cost.scratch), guesses, MiB(cost.total(1) - cost.snapshot),
                       have > 0 ? fmt::format(" of {} free", MiB(have)) : "");
   const std::string processor = ProcessorName();
   text += fmt::format("threads      {} on {}, activations {}{}\n", threads, w.target,
                       model.options().act == Activations::kQ8 ? "q8" : "f32",
                       processor.empty() ? "" : fmt::format(" ({})", processor));
   return text;
-}
-
-struct KernelRow {
-  std::string part;
-  const kernels::Matrix* w;
-};
-
-// The matrices of the first block of each kind, and of the model.
-std::vector<KernelRow> KernelRows(const ModelWeights& w) {
-  std::vector<KernelRow> rows;
-  const auto add = [&](const char* part, const kernels::Matrix& m) {
-    if (m.empty() || std::any_of(rows.begin(), rows.end(), [&](const KernelRow& r) { return r.part == part; })) return;
-    rows.push_back({part, &m});
-  };
-  add("embedding", w.embedding);
-  for (const BlockWeights& b : w.blocks) {
-    add("ssm in", b.ssm.in_proj);
-    add("ssm out", b.ssm.out_proj);
-    add("ssm parameters", b.ssm.param_proj);
-    add("ssm skip", b.ssm.skip_proj);
-    add("attention q", b.attention.q);
-    add("attention k", b.attention.k);
-    add("attention v", b.attention.v);
-    add("attention out", b.attention.o);
-    add("ffn gate", b.dense.gate);
-    add("ffn up", b.dense.up);
-    add("ffn down", b.dense.down);
-    if (!b.moe.gate_up.empty()) add("expert gate+up", b.moe.gate_up.front());
-    if (!b.moe.down.empty()) add("expert down", b.moe.down.front());
-    add("workspace q", b.workspace.read_q);
-    add("workspace out", b.workspace.out);
-    add("product-key query", b.pkm.query);
-    add("product-key value", b.pkm.value);
-  }
-  add("product-key table", w.pkm_table);
-  add("head", w.head);
-  return rows;
 }
 
 std::string KernelText(const kernels::Matrix& m, bool q8) {
@@ -124,7 +95,7 @@ std::string KernelText(const kernels::Matrix& m, bool q8) {
                      q8 ? "int8 products with activations rounded in blocks of 32" : "widened, products in f32");
 }
 
-std::string Explanation(const Model& model, const ModelFlags& flags) {
+std::string Explanation(const Model& model, const ModelFlags& flags, int threads) {
   const ModelWeights& w = model.weights();
   const bool q8 = model.options().act == Activations::kQ8;
   std::string targets;
@@ -139,10 +110,35 @@ std::string Explanation(const Model& model, const ModelFlags& flags) {
   const bool mamba2 = c.HasSsm() && c.ssm.kind == SsmKind::kMamba2;
   text += fmt::format("explain      keys and values {}{}\n", KvDtypeName(model.options().kv_dtype),
                       mamba2 ? fmt::format(", recurrent state {}", StateDtypeName(model.options().state_dtype)) : "");
-  for (const KernelRow& row : KernelRows(w))
-    text += fmt::format("explain      {:<18} {:<5} [{}, {}]: {}\n", row.part, Info(row.w->type).name, row.w->rows,
-                        row.w->cols, KernelText(*row.w, q8));
+  text +=
+      fmt::format("explain      weights of few tokens: {} ({})\n", Describe(w.tuning.tuning, threads), w.tuning.about);
+  std::set<std::string> parts;  // the matrices of the first block of each kind
+  w.ForEachMatrix([&](const std::string& part, const kernels::Matrix& m) {
+    if (parts.insert(part).second)
+      text += fmt::format("explain      {:<18} {:<5} [{}, {}]: {}\n", part, Info(m.type).name, m.rows, m.cols,
+                          KernelText(m, q8));
+  });
   return text;
+}
+
+LoadOptions LoadOptionsOf(const ModelFlags& flags, const OpenOptions& options, const ModelConfig& config) {
+  LoadOptions load;
+  load.kv_dtype = ParseKvDtype(flags.kv_dtype, "--kv-dtype");
+  load.state_dtype = ParseStateDtype(flags.state_dtype, "--state-dtype");
+  load.act = options.f32_only ? Activations::kF32 : ParseActivations(flags.act);
+  load.ctx_size = ContextSize(flags, options, config.max_position_embeddings);
+  load.tune = {ParseTuneMode(flags.tune), CacheFile("tuning.json"), MachineName()};
+  return load;
+}
+
+RunOptions RunOptionsOf(const LoadOptions& load, const OpenOptions& options, const WeightSource& source, int threads) {
+  return {.ctx = load.ctx_size,
+          .batch = options.batch,
+          .kv = load.kv_dtype,
+          .state = load.state_dtype,
+          .threads = threads,
+          .int8 = load.act == Activations::kQ8 || (load.act == Activations::kAuto && AnyQuantised(source)),
+          .provisional = options.provisional};
 }
 
 }  // namespace
@@ -158,25 +154,26 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   CheckDevice(flags.device);
   (void)ApplyControls(flags.controls, source.config);
   kernels::SetTarget(flags.target);
-  LoadOptions load;
-  load.kv_dtype = ParseKvDtype(flags.kv_dtype, "--kv-dtype");
-  load.state_dtype = ParseStateDtype(flags.state_dtype, "--state-dtype");
-  load.act = options.f32_only ? Activations::kF32 : ParseActivations(flags.act);
-  load.ctx_size = ContextSize(flags, options, source.config.max_position_embeddings);
-  const RunOptions run{
-      .ctx = load.ctx_size,
-      .batch = options.batch,
-      .kv = load.kv_dtype,
-      .state = load.state_dtype,
-      .threads = flags.threads > 0 ? flags.threads : PhysicalCores(),
-      .int8 = load.act == Activations::kQ8 || (load.act == Activations::kAuto && AnyQuantised(source))};
+  const int threads = flags.threads > 0 ? flags.threads : PhysicalCores();
+  const LoadOptions load = LoadOptionsOf(flags, options, source.config);
+  const RunOptions run = RunOptionsOf(load, options, source, threads);
   const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
   CheckMemory(source, run, bytes);
-  auto pool = std::make_unique<ThreadPool>(flags.threads);
+  auto pool = std::make_unique<ThreadPool>(threads);
   Model model(ModelWeights::Build(source, load, pool.get()));
   std::string about = options.quiet ? "" : Lines(model, run, bytes, pool->threads());
-  if (flags.explain) about += Explanation(model, flags);
+  if (flags.explain) about += Explanation(model, flags, pool->threads());
   return {std::move(pool), std::move(model), std::move(about)};
+}
+
+Model OpenBeside(const ModelFlags& flags, const OpenOptions& options, ThreadPool& pool) {
+  std::vector<std::string> warnings;
+  const WeightSource source = OpenWeights(flags.model, &warnings);
+  PrintWarnings(warnings);
+  const LoadOptions load = LoadOptionsOf(flags, options, source.config);
+  CheckMemory(source, RunOptionsOf(load, options, source, pool.threads()),
+              [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; });
+  return Model(ModelWeights::Build(source, load, &pool));
 }
 
 void Runner::Announce() const { fmt::print(stderr, "{}", about); }

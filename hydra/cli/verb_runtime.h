@@ -22,10 +22,11 @@
 namespace hydra::cli {
 
 struct OpenOptions {
-  bool quiet = false;     // Announce() prints no lines about the model; warnings still come
-  int64_t ctx = 0;        // > 0: what the verb needs where -c was not given
-  int64_t batch = 1;      // sequences held at once
-  bool f32_only = false;  // activations in f32 whatever --act says
+  bool quiet = false;       // Announce() prints no lines about the model; warnings still come
+  int64_t ctx = 0;          // > 0: what the verb needs where -c was not given
+  int64_t batch = 1;        // sequences held at once
+  bool f32_only = false;    // activations in f32 whatever --act says
+  int64_t provisional = 0;  // tokens of provisional passes
 };
 
 // A model in memory with the threads that run it.
@@ -40,6 +41,9 @@ struct Runner {
 [[nodiscard]] Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options);
 // The same from weights at hand.
 [[nodiscard]] Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options);
+
+// A model for the threads of another one.
+[[nodiscard]] Model OpenBeside(const ModelFlags& flags, const OpenOptions& options, ThreadPool& pool);
 
 // The model's tokenizer, with its warnings on stderr; throws where it has more tokens than the model.
 [[nodiscard]] Tokenizer LoadTokenizerOf(const Model& model, const ModelFlags& flags);

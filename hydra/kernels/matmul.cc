@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "hydra/base/buffer.h"
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/kernels/matmul_kernels.h"
 
@@ -21,7 +22,7 @@ namespace hydra::kernels {
 namespace {
 
 // Rows of W that a task takes at least: whole pairs of panels on every level, and whole cache lines of y.
-constexpr int64_t kUnit = 32;
+constexpr int64_t kUnit = 16;
 constexpr int64_t kSlab = 256;              // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
 constexpr int64_t kGemmTokens = 480;        // tokens of a task there: their sums (60 KB) stay in the second-level cache
 constexpr int64_t kInt8Tokens = 192;        // tokens that pass a panel pair before the next pair: x stays in that cache
@@ -88,8 +89,14 @@ namespace {
 
 class Driver {
  public:
-  Driver(std::span<const MatMulArgs> maps, ActType act, ThreadPool& pool, MatMulScratch::Data& data)
-      : maps_(maps), act_(act), pool_(pool), data_(data), kernels_(Kernels()) {
+  Driver(std::span<const MatMulArgs> maps, const MatMulOptions& options, ThreadPool& pool, MatMulScratch::Data& data)
+      : maps_(maps),
+        act_(options.act),
+        tuning_(options.tuning),
+        times_(options.times),
+        pool_(pool),
+        data_(data),
+        kernels_(Kernels()) {
     HYDRA_CHECK(kernels_.f32_tokens <= kMostTokens);
   }
 
@@ -99,8 +106,9 @@ class Driver {
     Prepare();
     MakeTasks();
     ReserveWork();
-    pool_.For(static_cast<int64_t>(data_.tasks.size()),
-              [this](int64_t task, int worker) { RunTask(data_.tasks[static_cast<size_t>(task)], worker); });
+    pool_.For(
+        static_cast<int64_t>(data_.tasks.size()),
+        [this](int64_t task, int worker) { RunTask(data_.tasks[static_cast<size_t>(task)], worker); }, Threads());
   }
 
  private:
@@ -192,9 +200,9 @@ class Driver {
         return static_cast<int64_t>(i);
     }
     // Few tokens are one tile, which the int8 kernels cut as they like.
-    const int64_t tokens = plan.way != Way::kInt8 ? kernels_.f32_tokens
-                           : a.T <= kSmallBatch   ? kSmallBatch
-                                                  : kernels_.int8_tokens;
+    const int64_t tokens = plan.way != Way::kInt8     ? kernels_.f32_tokens
+                           : a.T <= kMostStreamTokens ? kMostStreamTokens
+                                                      : kernels_.int8_tokens;
     data_.prepared.push_back({&a, plan.way, plan.x_stride, std::min(tokens, a.T), 0});
     return static_cast<int64_t>(data_.prepared.size()) - 1;
   }
@@ -218,11 +226,13 @@ class Driver {
       return;
     }
     constexpr int64_t kTilesOfTask = 4;
-    pool_.For(CeilDiv(tiles, kTilesOfTask), [&](int64_t task, int) {
+    pool_.For(CeilDiv(tiles, kTilesOfTask), [&](int64_t task, int worker) {
       int64_t begin = task * kTilesOfTask, end = std::min(tiles, begin + kTilesOfTask);
       for (const Prepared& p : data_.prepared) {
         const int64_t count = CeilDiv(p.map->T, p.stride);
-        for (; begin < std::min(end, count); ++begin) PrepareTile(p, begin);
+        Time(worker, *p.map, [&] {
+          for (; begin < std::min(end, count); ++begin) PrepareTile(p, begin);
+        });
         begin = std::max<int64_t>(0, begin - count);
         end -= count;
         if (end <= 0) break;
@@ -247,6 +257,15 @@ class Driver {
 
   // ---- Tasks ----
 
+  // Few rows in every map: the time is that of reading W.
+  [[nodiscard]] bool IsFew() const {
+    return std::ranges::all_of(data_.plans, [](const Plan& plan) { return plan.map->T <= kSmallBatch; });
+  }
+  [[nodiscard]] int Threads() const {
+    const int all = pool_.threads();
+    return tuning_.threads > 0 && IsFew() ? std::min(tuning_.threads, all) : all;
+  }
+
   // Time of kUnit rows of one map, in a unit of its own: bytes of W for few tokens, products for many.
   static double UnitCost(const MatMulArgs& a) {
     return static_cast<double>(kUnit) * static_cast<double>(a.w.cols) * (4.0 + static_cast<double>(a.T)) + 1000.0;
@@ -258,7 +277,8 @@ class Driver {
     for (const Plan& plan : data_.plans)
       total += UnitCost(*plan.map) * static_cast<double>(CeilDiv(plan.map->w.rows, kUnit));
     // Several tasks a thread, so that a thread which loses its core for a while holds back little.
-    const double target = total / (6.0 * pool_.threads());
+    const int64_t pieces = IsFew() ? tuning_.pieces : Tuning().pieces;
+    const double target = total / static_cast<double>(pieces * Threads());
     for (size_t i = 0; i < data_.plans.size(); ++i)
       if (data_.plans[i].first) AddTasks(static_cast<int64_t>(i), target);
   }
@@ -314,12 +334,23 @@ class Driver {
       if (part.n0 >= part.n1) continue;
       if (task.t1 < 0) part.t0 = 0, part.t1 = plan.map->T;
       std::byte* work = data_.work.data() + worker * work_bytes_;
-      switch (plan.way) {
-        case Way::kDot: RunDot(plan, part); break;
-        case Way::kInt8: RunInt8(plan, part, work); break;
-        case Way::kGemm: RunGemm(plan, part, work); break;
-      }
+      Time(worker, *plan.map, [&] {
+        switch (plan.way) {
+          case Way::kDot: RunDot(plan, part); break;
+          case Way::kInt8: RunInt8(plan, part, work); break;
+          case Way::kGemm: RunGemm(plan, part, work); break;
+        }
+      });
     }
+  }
+
+  // f() is work of a map; its time is added up where that is wanted.
+  template <class F>
+  void Time(int worker, const MatMulArgs& map, F&& f) const {
+    if (times_.seconds == nullptr) return f();
+    const double start = Seconds();
+    f();
+    times_.seconds[worker * times_.owners + map.owner] += Seconds() - start;
   }
 
   void RunDot(const Plan& plan, const Task& task) const {
@@ -333,6 +364,7 @@ class Driver {
                   .x_stride = plan.x_stride,
                   .x_rows = a.x_rows,
                   .T = a.T,
+                  .ahead = tuning_.ahead,
                   .out = plan.out});
   }
 
@@ -353,12 +385,14 @@ class Driver {
   void RunInt8(const Plan& plan, const Task& task, std::byte* work) const {
     const Matrix& w = plan.map->w;
     const Prepared& x = data_.prepared[static_cast<size_t>(plan.prepared)];
+    const bool few = plan.map->T <= kMostStreamTokens;
     Int8Call call{.type = w.type,
                   .layout = plan.layout,
                   .blocks = w.cols / kBlock,
                   .x = reinterpret_cast<const XBlock*>(data_.x.data() + x.offset),
                   .stride = x.stride,
-                  .prefetch = w.packed && plan.map->T <= kSmallBatch,
+                  .few = few,
+                  .ahead = few && w.packed ? tuning_.ahead : 0,
                   .out = plan.out};
     const int64_t lanes = kernels_.lanes;
     const int64_t tile = CeilDiv(kInt8Tokens, x.stride) * x.stride;
@@ -387,7 +421,7 @@ class Driver {
     for (int64_t p = 0; p < 2; ++p) {
       if (n + p * lanes < w.rows) {
         const auto* panel = reinterpret_cast<const uint8_t*>(panels + p * plan.layout.bytes);
-        kernels_.decode(w.type, plan.layout, panel, k0, k1, out + p * lanes, 2 * lanes);
+        kernels_.decode(w.type, panel, k0, k1, out + p * lanes, 2 * lanes);
       } else {
         for (int64_t k = 0; k < k1 - k0; ++k)
           std::memset(out + (2 * k + p) * lanes, 0, static_cast<size_t>(lanes) * sizeof(float));
@@ -426,6 +460,8 @@ class Driver {
 
   std::span<const MatMulArgs> maps_;
   ActType act_;
+  Tuning tuning_;
+  TaskTimes times_;
   ThreadPool& pool_;
   MatMulScratch::Data& data_;
   const LevelKernels kernels_;
@@ -434,8 +470,8 @@ class Driver {
 
 }  // namespace
 
-void MatMul(std::span<const MatMulArgs> maps, ActType act, ThreadPool& pool, MatMulScratch& scratch) {
-  Driver(maps, act, pool, scratch.data()).Run();
+void MatMul(std::span<const MatMulArgs> maps, const MatMulOptions& options, ThreadPool& pool, MatMulScratch& scratch) {
+  Driver(maps, options, pool, scratch.data()).Run();
 }
 
 }  // namespace hydra::kernels

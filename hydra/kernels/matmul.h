@@ -54,6 +54,31 @@ struct MatMulArgs {
   const float* bias = nullptr;         // [N]; null: 0
   bool accumulate = false;             // += instead of =
   int64_t steps = 0;                   // the first `steps` rows get the bits of T = 1, however many there are
+  int owner = 0;                       // whose time a profile counts it as
+};
+
+// What one machine does faster than another with few rows of x (at most kSmallBatch), where W comes from memory. No
+// choice moves a bit of a result.
+struct Tuning {
+  int64_t ahead = 0;   // bytes between what is used and what is asked for of W; 0: the processor's own reading ahead
+  int64_t pieces = 6;  // tasks of each thread that a product is cut into
+  int threads = 0;     // that take part; 0: all of the pool
+  bool operator==(const Tuning&) const = default;
+};
+
+// Where the time of tasks is added up; no data: nowhere.
+struct TaskTimes {
+  double* seconds = nullptr;  // [threads, owners]
+  int owners = 0;
+};
+
+// How products are computed.
+struct MatMulOptions {
+  MatMulOptions(ActType act, const Tuning& tuning = {}, const TaskTimes& times = {})  // NOLINT: a type alone will do
+      : act(act), tuning(tuning), times(times) {}
+  ActType act;
+  Tuning tuning;
+  TaskTimes times;
 };
 
 // Working memory of products: grows to the largest call, then never again. One for each concurrent caller.
@@ -73,9 +98,9 @@ class MatMulScratch {
 
 // All maps in one region (few rows; more for T > kSmallBatch). Maps may share x (it is rounded once) and may share y:
 // then each row of y gets their terms in the order of the list, whatever the thread count.
-void MatMul(std::span<const MatMulArgs> maps, ActType act, ThreadPool& pool, MatMulScratch& scratch);
-inline void MatMul(const MatMulArgs& map, ActType act, ThreadPool& pool, MatMulScratch& scratch) {
-  MatMul({&map, 1}, act, pool, scratch);
+void MatMul(std::span<const MatMulArgs> maps, const MatMulOptions& options, ThreadPool& pool, MatMulScratch& scratch);
+inline void MatMul(const MatMulArgs& map, const MatMulOptions& options, ThreadPool& pool, MatMulScratch& scratch) {
+  MatMul({&map, 1}, options, pool, scratch);
 }
 
 namespace ref {

@@ -7,8 +7,6 @@
 #include <type_traits>
 #include <utility>
 
-#include <hwy/cache_control.h>
-
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul_kernels.h"
 
@@ -116,57 +114,60 @@ struct BF16Weights {
 
 // ---- Dot products ----
 
-constexpr int64_t kAhead = 512;
+// One row times TN tokens. A row is read from its begin to its end, and the next row follows, so that each thread reads
+// one stream; kSums partial sums along the row keep the multipliers busy. Their number and order are the same for any
+// TN: the same bits.
+constexpr int kSums = 4;
 
-// R rows times TN tokens. Each sum has one vector of partial sums, whatever R and TN are: the same bits.
-template <class W, int R, int TN>
-HWY_INLINE void DotTile(const DotCall& c, int64_t n, int64_t t0) {
+template <class W, int TN>
+HWY_INLINE void DotRow(const DotCall& c, int64_t n, int64_t t0) {
+  const FloatTag d;
   const std::byte* w = c.w + n * c.K * W::kBytes;
+  Ahead ahead(w, t0 == 0 ? c.ahead : 0);
   const float* x[TN];
   Unroll<TN>([&](auto t) HYDRA_LAMBDA { x[t] = c.x + (c.x_rows != nullptr ? c.x_rows[t0 + t] : t0 + t) * c.x_stride; });
-  FloatVec sums[R][TN];
-  Unroll<R>([&](auto r) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[r][t] = hn::Zero(FloatTag()); }); });
-  const auto step = [&](int64_t k, size_t n_lanes) HYDRA_LAMBDA {
-    FloatVec xv[TN];
-    Unroll<TN>([&](auto t) HYDRA_LAMBDA { xv[t] = LoadPart(FloatTag(), x[t] + k, n_lanes); });
-    Unroll<R>([&](auto r) HYDRA_LAMBDA {
-      const auto wv = W::Load(w + (r * c.K + k) * W::kBytes, n_lanes);
-      Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[r][t] = hn::MulAdd(wv, xv[t], sums[r][t]); });
-    });
+  FloatVec sums[kSums][TN];
+  Unroll<kSums>([&](auto s) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[s][t] = hn::Zero(d); }); });
+  const auto add = [&](auto s, int64_t k, size_t lanes) HYDRA_LAMBDA {
+    const auto wv = W::Load(w + k * W::kBytes, lanes);
+    Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[s][t] = hn::MulAdd(wv, LoadPart(d, x[t] + k, lanes), sums[s][t]); });
   };
   int64_t k = 0;
-  const int64_t row_bytes = c.K * W::kBytes;
-  for (; k + kLanes <= c.K; k += kLanes) {
-    if (R > 1 && t0 == 0) {  // each row's bytes of a little later, then those of the row that follows R rows on
-      const int64_t ahead = k * W::kBytes + kAhead, at = ahead < row_bytes ? ahead : ahead + (R - 1) * row_bytes;
-      Unroll<R>([&](auto r) HYDRA_LAMBDA { hwy::Prefetch(w + r * row_bytes + at); });
-    }
-    step(k, static_cast<size_t>(kLanes));
+  for (; k + kSums * kLanes <= c.K; k += kSums * kLanes) {
+    ahead.Use(w + (k + kSums * kLanes) * W::kBytes);
+    Unroll<kSums>([&](auto s) HYDRA_LAMBDA { add(s, k + s * kLanes, static_cast<size_t>(kLanes)); });
   }
-  if (k < c.K) step(k, static_cast<size_t>(c.K - k));
-  Unroll<R>([&](auto r) HYDRA_LAMBDA {
-    Unroll<TN>([&](auto t) HYDRA_LAMBDA { StoreSum(c.out, t0 + t, n + r, ReduceSum(FloatTag(), sums[r][t])); });
+  ahead.Use(w + c.K * W::kBytes);
+  Unroll<kSums>([&](auto s) HYDRA_LAMBDA {
+    const int64_t at = k + s * kLanes;
+    if (at < c.K) add(s, at, static_cast<size_t>(std::min<int64_t>(kLanes, c.K - at)));
+  });
+  static_assert(kSums == 4);
+  Unroll<TN>([&](auto t) HYDRA_LAMBDA {
+    const auto sum = hn::Add(hn::Add(sums[0][t], sums[1][t]), hn::Add(sums[2][t], sums[3][t]));
+    StoreSum(c.out, t0 + t, n, ReduceSum(d, sum));
   });
 }
 
-template <class W, int R, int TN>
-HWY_NOINLINE void DotRows(const DotCall& c, int64_t n0, int64_t n1, int64_t t0) {
-  for (int64_t n = n0; n < n1; n += R) DotTile<W, R, TN>(c, n, t0);
+template <class W, int TN>
+HWY_NOINLINE void DotTokens(const DotCall& c, int64_t n, int64_t t0) {
+  DotRow<W, TN>(c, n, t0);
 }
 
-// Blocks of rows that stay in the first-level cache while all tokens pass.
+template <class W>
+HWY_NOINLINE void DotOneToken(const DotCall& c) {
+  for (int64_t n = c.n0; n < c.n1; ++n) DotRow<W, 1>(c, n, 0);
+}
+
+// Each row stays in the first-level cache while all tokens pass.
 template <class W>
 void DotOf(const DotCall& c) {
-  constexpr int kWide = HWY_MAX_BYTES >= 64 ? 4 : 2;  // rows with four tokens: as many sums as there are registers for
-  for (int64_t n = c.n0; n < c.n1;) {
-    const int64_t rows = c.n1 - n >= 8 ? 8 : 1;
+  if (c.T == 1) return DotOneToken<W>(c);
+  constexpr int kWide = HWY_MAX_BYTES >= 64 ? 4 : 2;  // tokens: as many sums as there are registers for
+  for (int64_t n = c.n0; n < c.n1; ++n) {
     int64_t t = 0;
-    for (; t + 4 <= c.T; t += 4)
-      rows == 8 ? DotRows<W, kWide, 4>(c, n, n + rows, t) : DotRows<W, 1, 4>(c, n, n + rows, t);
-    for (; t + 2 <= c.T; t += 2)
-      rows == 8 ? DotRows<W, 2 * kWide, 2>(c, n, n + rows, t) : DotRows<W, 1, 2>(c, n, n + rows, t);
-    for (; t < c.T; ++t) rows == 8 ? DotRows<W, 8, 1>(c, n, n + rows, t) : DotRows<W, 1, 1>(c, n, n + rows, t);
-    n += rows;
+    for (; t + kWide <= c.T; t += kWide) DotTokens<W, kWide>(c, n, t);
+    for (; t < c.T; ++t) DotTokens<W, 1>(c, n, t);
   }
 }
 

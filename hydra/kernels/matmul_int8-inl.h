@@ -41,36 +41,41 @@ HWY_INLINE FloatVec LoadBytes(const uint8_t* p) {
   return hn::ConvertTo(FloatTag(), hn::PromoteTo(I32Tag(), hn::LoadU(d8, reinterpret_cast<const T*>(p))));
 }
 
-// Where block b of a panel has its parts.
+// A block's parts.
 struct BlockAt {
   const uint8_t* quants;
   const uint8_t* scales;
   const uint8_t* supers;
 };
-HWY_INLINE BlockAt At(const PanelLayout& l, const uint8_t* panel, int64_t b) {
-  return {panel + b * l.vectors * kVectorBytes, panel + l.scales_at + b * l.scale_bytes * kLanes,
-          panel + l.supers_at + b / 8 * l.super_bytes * kLanes};
+template <class F>
+HWY_INLINE BlockAt At(const uint8_t* panel, int64_t b) {
+  constexpr PanelLayout kShape = PanelShape(F::kType, kLanes);
+  const PanelLayout::Block at = kShape.At(b);
+  return {panel + at.quants, panel + at.scales, panel + at.super};
 }
 
 // (q - offset) d, d a half a block.
-template <int kQuantBits, int kOffsetShift_>
+template <WeightType kWeightType, int kQuantBits, int kOffsetShift_>
 struct OffsetFormat {
+  static constexpr WeightType kType = kWeightType;
   static constexpr int kBits = kQuantBits;
   static constexpr int kOffsetShift = kOffsetShift_;  // offset = 2^it; 0 = none
   static constexpr bool kMin = false, kHalves = false;
   static HWY_INLINE FloatVec Scale(const BlockAt& at, int) { return LoadHalves(at.scales); }
 };
 // q d + m, halves.
-template <int kQuantBits>
+template <WeightType kWeightType, int kQuantBits>
 struct MinFormat {
+  static constexpr WeightType kType = kWeightType;
   static constexpr int kBits = kQuantBits, kOffsetShift = 0;
   static constexpr bool kMin = true, kHalves = false;
   static HWY_INLINE FloatVec Scale(const BlockAt& at, int) { return LoadHalves(at.scales); }
   static HWY_INLINE FloatVec Min(const BlockAt& at) { return LoadHalves(at.scales + 2 * kLanes); }
 };
 // q (d scale) + (-dmin min), scale and min bytes.
-template <int kQuantBits>
+template <WeightType kWeightType, int kQuantBits>
 struct SuperFormat {
+  static constexpr WeightType kType = kWeightType;
   static constexpr int kBits = kQuantBits, kOffsetShift = 0;
   static constexpr bool kMin = true, kHalves = false;
   static HWY_INLINE FloatVec Scale(const BlockAt& at, int) {
@@ -82,13 +87,29 @@ struct SuperFormat {
 };
 // (q - 32) (d scale), a signed byte for each 16 columns.
 struct Q6Format {
+  static constexpr WeightType kType = WeightType::kQ6_K;
   static constexpr int kBits = 6, kOffsetShift = 5;
   static constexpr bool kMin = false, kHalves = true;
   static HWY_INLINE FloatVec Scale(const BlockAt& at, int half) {
     return hn::Mul(LoadHalves(at.supers), LoadBytes<int8_t>(at.scales + half * kLanes));
   }
 };
-using Q8Format = OffsetFormat<8, HYDRA_VNNI ? 7 : 0>;
+// f of the format of a type.
+template <class Fn>
+HWY_INLINE void WithFormat(WeightType type, Fn&& f) {
+  using T = WeightType;
+  switch (type) {
+    case T::kQ8_0: return f(OffsetFormat < T::kQ8_0, 8, HYDRA_VNNI ? 7 : 0 > ());
+    case T::kQ4_0: return f(OffsetFormat<T::kQ4_0, 4, 3>());
+    case T::kQ4_1: return f(MinFormat<T::kQ4_1, 4>());
+    case T::kQ5_0: return f(OffsetFormat<T::kQ5_0, 5, 4>());
+    case T::kQ5_1: return f(MinFormat<T::kQ5_1, 5>());
+    case T::kQ4_K: return f(SuperFormat<T::kQ4_K, 4>());
+    case T::kQ5_K: return f(SuperFormat<T::kQ5_K, 5>());
+    case T::kQ6_K: return f(Q6Format());
+    default: return;  // the driver sends no other
+  }
+}
 
 // ---- Tiles: P panels times TN tokens ----
 
@@ -104,7 +125,7 @@ HWY_INLINE I32Vec Start(const XBlock& x, int half) {
   }
 }
 
-// Adds block b of P panels times TN tokens to `sums`; in parts of 16 columns where those have scales of their own.
+// Adds a block of P panels times TN tokens to `sums`; in parts of 16 columns where those have scales of their own.
 template <class F, int P, int TN>
 HWY_INLINE void AddBlock(const BlockAt (&at)[P], const XBlock* x, FloatVec (&sums)[P][TN]) {
   const FloatTag df;
@@ -145,38 +166,22 @@ HWY_INLINE void AddBlock(const BlockAt (&at)[P], const XBlock* x, FloatVec (&sum
   }
 }
 
-// Asks for the cache lines of a block of P panels; past the last block, for those of the next P panels. The processor's
-// own prefetching ends with each page, and a panel is about as long.
-template <class F, int P>
-HWY_INLINE void PrefetchBlock(const Int8Call& c, int64_t b) {
-  constexpr int kBytes = F::kBits * kVectorBytes;  // quants; scales are less than a line
-  const uint8_t* panel = c.panel;
-  while (b >= c.blocks) b -= c.blocks, panel += P * c.layout.bytes;
-  Unroll<P>([&](auto p) HYDRA_LAMBDA {
-    const BlockAt block = At(c.layout, panel + p * c.layout.bytes, b);
-    Unroll<(kBytes + 63) / 64>([&](auto i) HYDRA_LAMBDA { hwy::Prefetch(block.quants + 64 * i); });
-    hwy::Prefetch(block.scales);
-  });
+// Behind what a product reads of block b.
+template <class F>
+HWY_INLINE const uint8_t* EndOf(const BlockAt& at) {
+  return at.quants + PanelShape(F::kType, kLanes).vectors * kVectorBytes;
 }
 
-// Which tile over the same panels this is. Where there are two equal tiles, each asks for a half, so that the memory
-// does not rest during the second: the first tile asks for the second half of these panels, the second one for the
-// first half of the next panels. Otherwise the first tile asks for all.
-enum class Turn { kLong, kFirst, kSecond, kLater };
-
 template <class F, int P, int TN>
-HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0, Turn turn) {
-  constexpr int64_t kAhead = 4096 / (P * F::kBits * kVectorBytes);  // blocks
-  const bool prefetch = c.prefetch && turn != Turn::kLater;
-  const int64_t half = turn == Turn::kLong ? 0 : 1;  // of the blocks
-  int64_t ask = kAhead + half * (turn == Turn::kFirst ? c.blocks / 2 : c.blocks);
+HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0) {
+  Ahead ahead(c.panel, c.ahead);
   FloatVec sums[P][TN];
   Unroll<P>([&](auto p) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[p][t] = hn::Zero(FloatTag()); }); });
   const XBlock* x = c.x + t0 / c.stride * c.stride * c.blocks + t0 % c.stride;
   for (int64_t b = 0; b < c.blocks; ++b, x += c.stride) {
-    if (prefetch && (b & half) == 0) PrefetchBlock<F, P>(c, ask++);
     BlockAt at[P];
-    Unroll<P>([&](auto p) HYDRA_LAMBDA { at[p] = At(c.layout, c.panel + p * c.layout.bytes, b); });
+    Unroll<P>([&](auto p) HYDRA_LAMBDA { at[p] = At<F>(c.panel + p * c.layout.bytes, b); });
+    if constexpr (P == 1) ahead.Use(EndOf<F>(at[0]));
     AddBlock<F, P, TN>(at, x, sums);
   }
   Unroll<TN>([&](auto t) HYDRA_LAMBDA {
@@ -190,64 +195,79 @@ constexpr int kTileTokens = HWY_MAX_BYTES >= 64 ? 6 : 4;
 // The level without SIMD, of processors from before 2013, is spared tiles of several tokens: they take long to compile.
 constexpr bool kLongTiles = HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128;
 
+// f(a constant) with the next tile's tokens where `left` are left; returns how many.
+template <class Fn>
+HWY_INLINE int64_t NextTile(int64_t left, Fn&& f) {
+  if constexpr (kLongTiles) {
+    if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // 8 tokens are two tiles of 4
+      f(std::integral_constant<int, kTileTokens>());
+      return kTileTokens;
+    }
+    if (left >= 4) {
+      f(std::integral_constant<int, 4>());
+      return 4;
+    }
+    if (left >= 2) {
+      f(std::integral_constant<int, 2>());
+      return 2;
+    }
+  }
+  f(std::integral_constant<int, 1>());
+  return 1;
+}
+
 template <class F, int P>
 HWY_INLINE void Tiles(const Int8Call& c) {
-  Turn turn = c.t1 - c.t0 == 8 ? Turn::kFirst : Turn::kLong;
-  const auto next = [&] { turn = turn == Turn::kFirst ? Turn::kSecond : Turn::kLater; };
-  for (int64_t t = c.t0; t < c.t1; next()) {
+  for (int64_t t = c.t0; t < c.t1;) {
     const int64_t left = std::min(c.t1, (t / c.stride + 1) * c.stride) - t;
-    const auto tile = [&](auto tokens) HYDRA_LAMBDA {
-      Tile<F, P, tokens>(c, t, turn);
-      t += tokens;
-    };
-    if constexpr (kLongTiles) {
-      if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // 8 tokens are two tiles of 4
-        tile(std::integral_constant<int, kTileTokens>());
-        continue;
-      }
-      if (left >= 4) {
-        tile(std::integral_constant<int, 4>());
-        continue;
-      }
-      if (left >= 2) {
-        tile(std::integral_constant<int, 2>());
-        continue;
-      }
-    }
-    tile(std::integral_constant<int, 1>());
+    t += NextTile(left, [&](auto tokens) HYDRA_LAMBDA { Tile<F, P, tokens>(c, t); });
   }
+}
+
+// Few tokens, more than a tile: all of them pass a block before the next block comes, so that the panel is read once,
+// as one stream, while they are multiplied. All lie in one tile of x.
+template <class F>
+HWY_NOINLINE void Stream(const Int8Call& c) {
+  Ahead ahead(c.panel, c.ahead);
+  HWY_ALIGN float sums[kMostStreamTokens * kLanes];
+  std::fill_n(sums, c.t1 * kLanes, 0.0f);
+  const XBlock* x = c.x;
+  for (int64_t b = 0; b < c.blocks; ++b, x += c.stride) {
+    const BlockAt at[1] = {At<F>(c.panel, b)};
+    ahead.Use(EndOf<F>(at[0]));
+    for (int64_t t = 0; t < c.t1;)
+      t += NextTile(c.t1 - t, [&](auto tokens) HYDRA_LAMBDA {
+        float* kept = sums + t * kLanes;
+        FloatVec part[1][tokens];
+        Unroll<tokens>([&](auto i) HYDRA_LAMBDA { part[0][i] = hn::Load(FloatTag(), kept + i * kLanes); });
+        AddBlock<F, 1, tokens>(at, x + t, part);
+        Unroll<tokens>([&](auto i) HYDRA_LAMBDA { hn::Store(part[0][i], FloatTag(), kept + i * kLanes); });
+      });
+  }
+  for (int64_t t = 0; t < c.t1; ++t) StoreSums(c.out, t, c.n0, hn::Load(FloatTag(), sums + t * kLanes));
 }
 
 template <class F>
 void Product(const Int8Call& c) {
   if constexpr (kTilePanels == 2)
-    if (c.panels == 2 && c.t1 - c.t0 >= 2) return Tiles<F, 2>(c);
+    if (c.panels == 2 && !c.few) return Tiles<F, 2>(c);
   Int8Call one = c;
-  for (int64_t p = 0; p < c.panels; ++p, one.panel += c.layout.bytes, one.n0 += kLanes) Tiles<F, 1>(one);
+  for (int64_t p = 0; p < c.panels; ++p, one.panel += c.layout.bytes, one.n0 += kLanes)
+    c.few&& c.t1 > kTileTokens ? Stream<F>(one) : Tiles<F, 1>(one);
 }
 
 inline void Int8(const Int8Call& c) {
-  switch (c.type) {
-    case WeightType::kQ8_0: return Product<Q8Format>(c);
-    case WeightType::kQ4_0: return Product<OffsetFormat<4, 3>>(c);
-    case WeightType::kQ4_1: return Product<MinFormat<4>>(c);
-    case WeightType::kQ5_0: return Product<OffsetFormat<5, 4>>(c);
-    case WeightType::kQ5_1: return Product<MinFormat<5>>(c);
-    case WeightType::kQ4_K: return Product<SuperFormat<4>>(c);
-    case WeightType::kQ5_K: return Product<SuperFormat<5>>(c);
-    case WeightType::kQ6_K: return Product<Q6Format>(c);
-    default: return;  // the driver sends no other
-  }
+  WithFormat(c.type, [&](auto format) HYDRA_LAMBDA { Product<decltype(format)>(c); });
 }
 
 // ---- Panels back to f32: the formulas of weight_type.cc, in their order ----
 
 template <class F>
-void DecodeFormat(const PanelLayout& l, const uint8_t* panel, int64_t b0, int64_t b1, float* out, int64_t stride) {
+void DecodeFormat(const uint8_t* panel, int64_t b0, int64_t b1, float* out, int64_t stride) {
   const FloatTag df;
   const I32Tag di;
   for (int64_t b = b0; b < b1; ++b, out += kBlock * stride) {
-    const BlockAt at = At(l, panel, b);
+    const BlockAt at = At<F>(panel, b);
     FloatVec min = hn::Zero(df);
     if constexpr (F::kMin) min = F::Min(at);
     Unroll<8>([&](auto g) HYDRA_LAMBDA {
@@ -270,20 +290,9 @@ void DecodeFormat(const PanelLayout& l, const uint8_t* panel, int64_t b0, int64_
   }
 }
 
-inline void Decode(WeightType type, const PanelLayout& l, const uint8_t* panel, int64_t k0, int64_t k1, float* out,
-                   int64_t stride) {
-  const int64_t b0 = k0 / kBlock, b1 = k1 / kBlock;
-  switch (type) {
-    case WeightType::kQ8_0: return DecodeFormat<Q8Format>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ4_0: return DecodeFormat<OffsetFormat<4, 3>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ4_1: return DecodeFormat<MinFormat<4>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ5_0: return DecodeFormat<OffsetFormat<5, 4>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ5_1: return DecodeFormat<MinFormat<5>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ4_K: return DecodeFormat<SuperFormat<4>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ5_K: return DecodeFormat<SuperFormat<5>>(l, panel, b0, b1, out, stride);
-    case WeightType::kQ6_K: return DecodeFormat<Q6Format>(l, panel, b0, b1, out, stride);
-    default: return;
-  }
+inline void Decode(WeightType type, const uint8_t* panel, int64_t k0, int64_t k1, float* out, int64_t stride) {
+  WithFormat(type, [&](auto format)
+                       HYDRA_LAMBDA { DecodeFormat<decltype(format)>(panel, k0 / kBlock, k1 / kBlock, out, stride); });
 }
 
 #undef HYDRA_LAMBDA

@@ -7,8 +7,6 @@
 #include <type_traits>
 #include <utility>
 
-#include <hwy/cache_control.h>
-
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul_kernels.h"
 

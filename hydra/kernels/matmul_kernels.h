@@ -14,23 +14,58 @@ namespace hydra::kernels {
 
 inline constexpr int64_t kBlock = 32;  // columns that share a scale of x
 
-// A panel holds L rows of W. Its first part, for each block of 32 columns, is `vectors` vectors of 4 L bytes; four
-// bytes of a lane are four consecutive columns of that lane's row:
+// A panel holds L rows of W as vectors of 4 L bytes, in the order in which a product reads them: one stream. A block of
+// 32 columns has `vectors` vectors; four bytes of a lane are four consecutive columns of that lane's row:
 //   8 bits: vector g has the columns 4g ..;
 //   4, 5, 6 bits: vector v < 4 has the low four bits of the columns 4v .. (low nibble) and 16 + 4v .. (high nibble);
 //   5 bits: bit g of each byte of vector 4 is the fifth bit of the columns 4g ..;
 //   6 bits: bits 2f, 2f + 1 of vector 4 + h are the high bits of the columns 16h + 4f ..
-// Then, for each block: the scales of the lanes, and the minima of those types that have them (f16 bits; one byte each
-// in Q4_K and Q5_K; two scales of one byte, for 16 columns each, in Q6_K). Then, for each 256 columns of a K type: d of
-// the lanes, and dmin (f16 bits). Each part begins at 64 bytes. Rows that W lacks are zeros.
+// Before them stands a vector of scales: the scales of the lanes, then the minima of those types that have them (f16
+// bits; one byte each in Q4_K and Q5_K; two scales of one byte, for 16 columns each, in Q6_K). Where a block's take
+// half a vector, it serves two blocks. Before each 256 columns of a K type stands a vector with d of the lanes, and
+// dmin (f16 bits). Rows that W lacks are zeros.
 struct PanelLayout {
-  int64_t vectors = 0;      // of a block
-  int64_t scale_bytes = 0;  // of a block and a lane
-  int64_t super_bytes = 0;  // of 256 columns and a lane
-  int64_t scales_at = 0;    // bytes from the panel's begin
-  int64_t supers_at = 0;
-  int64_t bytes = 0;  // of the whole panel
+  int64_t lanes = 0;
+  int64_t vectors = 0;      // of a block, without scales
+  int64_t scale_bytes = 0;  // of a block and a lane: 4, or 2
+  int64_t super_bytes = 0;  // of 256 columns and a lane; 0: no K type
+  int64_t bytes = 0;        // of the whole panel, whole cache lines
+
+  // Where a block's parts begin, in bytes from the panel's begin; super is of a K type alone.
+  struct Block {
+    int64_t quants, scales, super;
+  };
+  [[nodiscard]] constexpr Block At(int64_t b) const {
+    const int64_t vector = 4 * lanes, sharing = 4 / scale_bytes, group = (1 + sharing * vectors) * vector;
+    int64_t super = 0, begin = 0;
+    if (super_bytes > 0) {
+      constexpr int64_t kBlocks = 8;  // of 256 columns
+      super = b / kBlocks * (vector + kBlocks / sharing * group);
+      begin = super + vector;
+      b %= kBlocks;
+    }
+    begin += b / sharing * group;
+    const int64_t i = b % sharing;
+    return {begin + vector + i * vectors * vector, begin + i * scale_bytes * lanes, super};
+  }
 };
+// Of a type's panels, without the size of one.
+[[nodiscard]] constexpr PanelLayout PanelShape(WeightType type, int64_t lanes) {
+  const auto shape = [&](int64_t vectors, int64_t scale_bytes, int64_t super_bytes) {
+    return PanelLayout{.lanes = lanes, .vectors = vectors, .scale_bytes = scale_bytes, .super_bytes = super_bytes};
+  };
+  switch (type) {
+    case WeightType::kQ8_0: return shape(8, 2, 0);
+    case WeightType::kQ4_0: return shape(4, 2, 0);
+    case WeightType::kQ4_1: return shape(4, 4, 0);
+    case WeightType::kQ5_0: return shape(5, 2, 0);
+    case WeightType::kQ5_1: return shape(5, 4, 0);
+    case WeightType::kQ4_K: return shape(4, 2, 4);
+    case WeightType::kQ5_K: return shape(5, 2, 4);
+    case WeightType::kQ6_K: return shape(6, 2, 2);
+    default: return shape(0, 4, 0);
+  }
+}
 [[nodiscard]] PanelLayout LayoutOf(WeightType type, int64_t K, int64_t lanes);
 // Packs the rows 0 .. rows - 1 (at most `lanes`) into one panel; the other lanes are zero. Q8_0's bytes are XORed
 // with `flip`.
@@ -62,6 +97,8 @@ struct Output {
 
 // ---- Kernels of one level ----
 
+inline constexpr int64_t kMostStreamTokens = 32;
+
 // Prepared x lies in tiles of `stride` tokens (the last tile too): [tile][K / 32][stride] blocks or [tile][K][stride]
 // floats. A call takes the tokens t0 .. t1 - 1 and the rows from n0 on; t0 is a multiple of the stride.
 struct Int8Call {
@@ -72,7 +109,10 @@ struct Int8Call {
   int64_t blocks = 0;              // K / 32
   const XBlock* x = nullptr;       // of token 0
   int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
-  bool prefetch = false;  // W comes from memory: few tokens
+  // At most kMostStreamTokens, all of one tile from t0 = 0 on, so W comes from memory: one panel after the other, each
+  // read once.
+  bool few = false;
+  int64_t ahead = 0;  // of few tokens: Tuning::ahead
   Output out;
 };
 
@@ -95,6 +135,7 @@ struct DotCall {
   int64_t x_stride = 0;
   const int32_t* x_rows = nullptr;
   int64_t T = 0;
+  int64_t ahead = 0;  // Tuning::ahead
   Output out;
 };
 
@@ -109,8 +150,7 @@ struct LevelKernels {
   void (*interleave)(const float* const* x, int64_t count, int64_t K, float* out, int64_t stride);
   void (*int8)(const Int8Call& call);
   // The columns k0 .. k1 - 1 (multiples of 256, or K) of a panel as f32, [k1 - k0][L] with `out_stride` from k to k.
-  void (*decode)(WeightType type, const PanelLayout& layout, const uint8_t* panel, int64_t k0, int64_t k1, float* out,
-                 int64_t out_stride);
+  void (*decode)(WeightType type, const uint8_t* panel, int64_t k0, int64_t k1, float* out, int64_t out_stride);
   // The same of `rows` rows of float weights of K columns; lanes without a row are zeros. [k1 - k0][lanes2]
   void (*transpose)(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out,
                     int64_t lanes2);

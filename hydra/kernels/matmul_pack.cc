@@ -16,8 +16,6 @@ namespace {
 
 constexpr uint32_t kLow = 0x0F0F0F0F, kHigh = 0xF0F0F0F0;
 
-int64_t Align64(int64_t n) { return (n + 63) / 64 * 64; }
-
 uint32_t Load32(const void* p) {
   uint32_t v;
   std::memcpy(&v, p, 4);
@@ -104,43 +102,27 @@ Lane PackGroup(const BlockQ6_K& b, int j) {
   return lane;
 }
 
-// Parts of a type's panels, without their places.
-constexpr PanelLayout ShapeOf(WeightType type) {
-  switch (type) {
-    case WeightType::kQ8_0: return {.vectors = 8, .scale_bytes = 2};
-    case WeightType::kQ4_0: return {.vectors = 4, .scale_bytes = 2};
-    case WeightType::kQ4_1: return {.vectors = 4, .scale_bytes = 4};
-    case WeightType::kQ5_0: return {.vectors = 5, .scale_bytes = 2};
-    case WeightType::kQ5_1: return {.vectors = 5, .scale_bytes = 4};
-    case WeightType::kQ4_K: return {.vectors = 4, .scale_bytes = 2, .super_bytes = 4};
-    case WeightType::kQ5_K: return {.vectors = 5, .scale_bytes = 2, .super_bytes = 4};
-    case WeightType::kQ6_K: return {.vectors = 6, .scale_bytes = 2, .super_bytes = 2};
-    default: return {};
-  }
-}
-
 // One panel that is written. Sizes are constants of the type: loops over them would cost more than the stores.
 template <WeightType kType>
 struct Panel {
-  static constexpr PanelLayout kShape = ShapeOf(kType);
+  static constexpr PanelLayout kShape = PanelShape(kType, 0);
   static constexpr int64_t kScaleSize = kShape.super_bytes > 0 ? 1 : 2;
 
-  PanelLayout layout;
   int64_t lanes;
   std::byte* data;
 
+  [[nodiscard]] PanelLayout::Block At(int64_t block) const { return PanelShape(kType, lanes).At(block); }
   // Parts of kSize bytes, of a block or 256 columns: those of all lanes follow one another ([part][lane]).
   template <int64_t kTotal, int64_t kSize>
-  void StoreParts(int64_t at, int64_t index, int64_t lane, const void* from) const {
-    std::byte* to = data + at + index * kTotal * lanes;
+  void StoreParts(int64_t at, int64_t lane, const void* from) const {
     for (int64_t p = 0; p < kTotal / kSize; ++p)
-      std::memcpy(to + (p * lanes + lane) * kSize, static_cast<const std::byte*>(from) + p * kSize, kSize);
+      std::memcpy(data + at + (p * lanes + lane) * kSize, static_cast<const std::byte*>(from) + p * kSize, kSize);
   }
   void Store(int64_t block, int64_t lane, const Lane& from) const {
-    std::byte* to = data + (block * kShape.vectors * lanes + lane) * 4;
+    const PanelLayout::Block at = At(block);
     for (int64_t v = 0; v < kShape.vectors; ++v)
-      std::memcpy(to + v * lanes * 4, &from.vectors[static_cast<size_t>(v)], 4);
-    StoreParts<kShape.scale_bytes, kScaleSize>(layout.scales_at, block, lane, from.scales.data());
+      std::memcpy(data + at.quants + (v * lanes + lane) * 4, &from.vectors[static_cast<size_t>(v)], 4);
+    StoreParts<kShape.scale_bytes, kScaleSize>(at.scales, lane, from.scales.data());
   }
 };
 
@@ -168,7 +150,7 @@ void PackRows256(const std::byte* w, int64_t rows, int64_t K, const Panel<kType>
       std::memcpy(&block, w, sizeof(block));
       for (int j = 0; j < 8; ++j) panel.Store(8 * s + j, r, PackGroup(block, j));
       const std::array<uint16_t, 2> d{block.d, DminOf(block)};
-      panel.template StoreParts<Panel<kType>::kShape.super_bytes, 2>(panel.layout.supers_at, s, r, d.data());
+      panel.template StoreParts<Panel<kType>::kShape.super_bytes, 2>(panel.At(8 * s).super, r, d.data());
     }
 }
 
@@ -177,11 +159,11 @@ void PackRows256(const std::byte* w, int64_t rows, int64_t K, const Panel<kType>
 // One row of a packed panel.
 struct LaneReader {
   PanelLayout layout;
-  int64_t lanes, lane;
+  int64_t lane;
   const std::byte* panel;
 
   [[nodiscard]] uint32_t Byte(int64_t block, int64_t vector, int64_t j) const {
-    return static_cast<uint32_t>(panel[((block * layout.vectors + vector) * lanes + lane) * 4 + j]);
+    return static_cast<uint32_t>(panel[layout.At(block).quants + (vector * layout.lanes + lane) * 4 + j]);
   }
   // Column k of a block, 4, 5 or 6 bits by the number of vectors, or 8.
   [[nodiscard]] uint32_t Quant(int64_t block, int64_t k) const {
@@ -193,7 +175,7 @@ struct LaneReader {
     return q;
   }
   [[nodiscard]] const std::byte* Scale(int64_t block, int64_t part, int64_t size) const {
-    return panel + layout.scales_at + block * layout.scale_bytes * lanes + (part * lanes + lane) * size;
+    return panel + layout.At(block).scales + (part * layout.lanes + lane) * size;
   }
   [[nodiscard]] float Half(int64_t block, int64_t part) const {
     uint16_t bits;
@@ -203,8 +185,7 @@ struct LaneReader {
   [[nodiscard]] int ByteScale(int64_t block, int64_t part) const { return static_cast<int>(*Scale(block, part, 1)); }
   [[nodiscard]] float Super(int64_t block, int64_t part) const {
     uint16_t bits;
-    std::memcpy(&bits, panel + layout.supers_at + block / 8 * layout.super_bytes * lanes + (part * lanes + lane) * 2,
-                2);
+    std::memcpy(&bits, panel + layout.At(block).super + (part * layout.lanes + lane) * 2, 2);
     return F16ToFloat(bits);
   }
 };
@@ -240,28 +221,26 @@ void DecodeLane(WeightType type, const LaneReader& in, uint8_t flip, int64_t K, 
 }  // namespace
 
 PanelLayout LayoutOf(WeightType type, int64_t K, int64_t lanes) {
-  PanelLayout layout = ShapeOf(type);
-  if (layout.vectors == 0) return layout;
-  layout.scales_at = Align64(K / kBlock * layout.vectors * 4 * lanes);
-  layout.supers_at = layout.scales_at + Align64(K / kBlock * layout.scale_bytes * lanes);
-  layout.bytes = layout.supers_at + Align64((K + 255) / 256 * layout.super_bytes * lanes);
+  PanelLayout layout = PanelShape(type, lanes);
+  if (layout.vectors == 0 || K == 0) return layout;
+  const int64_t end = layout.At(K / kBlock - 1).quants + layout.vectors * 4 * lanes;
+  layout.bytes = (end + 63) / 64 * 64;
   return layout;
 }
 
 void PackPanel(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t lanes, uint8_t flip,
                std::byte* out) {
   using T = WeightType;
-  const PanelLayout layout = LayoutOf(type, K, lanes);
-  if (rows < lanes) std::memset(out, 0, static_cast<size_t>(layout.bytes));
+  if (rows < lanes) std::memset(out, 0, static_cast<size_t>(LayoutOf(type, K, lanes).bytes));
   switch (type) {
-    case T::kQ8_0: return PackRows32<T::kQ8_0, BlockQ8_0>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ4_0: return PackRows32<T::kQ4_0, BlockQ4_0>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ4_1: return PackRows32<T::kQ4_1, BlockQ4_1>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ5_0: return PackRows32<T::kQ5_0, BlockQ5_0>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ5_1: return PackRows32<T::kQ5_1, BlockQ5_1>(w, rows, K, flip, {layout, lanes, out});
-    case T::kQ4_K: return PackRows256<T::kQ4_K, BlockQ4_K>(w, rows, K, {layout, lanes, out});
-    case T::kQ5_K: return PackRows256<T::kQ5_K, BlockQ5_K>(w, rows, K, {layout, lanes, out});
-    case T::kQ6_K: return PackRows256<T::kQ6_K, BlockQ6_K>(w, rows, K, {layout, lanes, out});
+    case T::kQ8_0: return PackRows32<T::kQ8_0, BlockQ8_0>(w, rows, K, flip, {lanes, out});
+    case T::kQ4_0: return PackRows32<T::kQ4_0, BlockQ4_0>(w, rows, K, flip, {lanes, out});
+    case T::kQ4_1: return PackRows32<T::kQ4_1, BlockQ4_1>(w, rows, K, flip, {lanes, out});
+    case T::kQ5_0: return PackRows32<T::kQ5_0, BlockQ5_0>(w, rows, K, flip, {lanes, out});
+    case T::kQ5_1: return PackRows32<T::kQ5_1, BlockQ5_1>(w, rows, K, flip, {lanes, out});
+    case T::kQ4_K: return PackRows256<T::kQ4_K, BlockQ4_K>(w, rows, K, {lanes, out});
+    case T::kQ5_K: return PackRows256<T::kQ5_K, BlockQ5_K>(w, rows, K, {lanes, out});
+    case T::kQ6_K: return PackRows256<T::kQ6_K, BlockQ6_K>(w, rows, K, {lanes, out});
     default: HYDRA_CHECK(false, "panels hold quantised weights only");
   }
 }
@@ -300,7 +279,7 @@ void DecodeMatrixRow(const Matrix& w, int64_t row, float* out) {
   if (!w.packed) return DecodeRow(w.type, w.data + row * RowBytes(w.type, w.cols), w.cols, out);
   const LevelKernels kernels = Kernels();
   const PanelLayout layout = LayoutOf(w.type, w.cols, kernels.lanes);
-  const LaneReader reader{layout, kernels.lanes, row % kernels.lanes, w.data + row / kernels.lanes * layout.bytes};
+  const LaneReader reader{layout, row % kernels.lanes, w.data + row / kernels.lanes * layout.bytes};
   DecodeLane(w.type, reader, kernels.q8_flip, w.cols, out);
 }
 

@@ -140,6 +140,28 @@ TEST(MatMul, SmallBatchesAndThreadsChangeNoBit) {
   });
 }
 
+// What a machine's taste decides: how far ahead W is asked for, cuts, threads.
+TEST(MatMul, TuningChangesNoBit) {
+  ForEachTarget([](const std::string&) {
+    ForEachTypeAndAct([&](WeightType type, ActType act) {
+      const int64_t N = 75, K = Info(type).block == 1 ? 301 : 512, T = kSmallBatch + 1;
+      const RandomWeights w(type, N, K, 3);
+      const std::vector<float> x = Normals(T * K, 4);
+      MatMulScratch scratch;
+      ThreadPool pool(3);
+      for (const int64_t n : {int64_t{1}, int64_t{2}, int64_t{5}, int64_t{8}, T}) {
+        std::vector<float> want(static_cast<size_t>(n * N)), got = want;
+        MatMul({.w = w.packed, .x = x.data(), .y = want.data(), .T = n}, act, pool, scratch);
+        for (const Tuning& tuning : {Tuning{.ahead = 1024}, Tuning{.ahead = 65536, .pieces = 1, .threads = 2},
+                                     Tuning{.pieces = 40, .threads = 1}, Tuning{.threads = 99}}) {
+          MatMul({.w = w.packed, .x = x.data(), .y = got.data(), .T = n}, {act, tuning}, pool, scratch);
+          ExpectSameBits(want, got);
+        }
+      }
+    });
+  });
+}
+
 // Rows of which the first ones are steps: these have the bits that each has alone, and all rows are products. Of each
 // kind of weights, with rows gathered and scattered too.
 TEST(MatMul, StepsBeforeOtherRowsHaveTheBitsOfTheirOwn) {

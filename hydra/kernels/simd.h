@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -21,6 +22,22 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using FloatTag = hn::ScalableTag<float>;
 using FloatVec = hn::Vec<FloatTag>;
+
+// Asks for the cache lines of a stream `distance` bytes before they are used; 0: never.
+class Ahead {
+ public:
+  HWY_INLINE Ahead(const void* begin, int64_t distance)
+      : distance_(static_cast<uintptr_t>(distance)),
+        next_(distance > 0 ? reinterpret_cast<uintptr_t>(begin) + distance_ : UINTPTR_MAX) {}
+  // What comes before `end` is used now.
+  HWY_INLINE void Use(const void* end) {
+    const uintptr_t last = reinterpret_cast<uintptr_t>(end) + distance_;
+    for (; next_ < last; next_ += 64) hwy::Prefetch(reinterpret_cast<const char*>(next_));
+  }
+
+ private:
+  uintptr_t distance_, next_;
+};
 
 // Sum of all lanes, in an order that the level fixes.
 template <class D>

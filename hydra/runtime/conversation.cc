@@ -36,8 +36,10 @@ int64_t Conversation::length() const { return state_.pos() + static_cast<int64_t
 
 GenerateResult Conversation::Say(const std::string& text, const AnswerOptions& options,
                                  const Generator::OnText& on_text) {
-  GenerateOptions generate{
-      .max_tokens = options.max_tokens, .end_ids = options_.end_ids, .cancelled = options.cancelled};
+  GenerateOptions generate{.max_tokens = options.max_tokens,
+                           .end_ids = options_.end_ids,
+                           .cancelled = options.cancelled,
+                           .speculation = options.speculation};
   if (form_.form() == ChatForm::kPlain) generate.stops.push_back(kPlainUser);
   return generator_.Generate(state_, sampler_, TurnIds(text), generate, on_text);
 }

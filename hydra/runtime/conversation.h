@@ -31,7 +31,8 @@ class Conversation {
 
   struct AnswerOptions {
     int64_t max_tokens = -1;            // -1 = to the answer's end
-    std::function<bool()> cancelled{};  // as in GenerateOptions
+    std::function<bool()> cancelled{};  // as in GenerateOptions, and this
+    Speculation* speculation = nullptr;
   };
   // One turn: reads what the user says and writes the answer. Cancelled, the state still has all that was said: what is
   // not read yet is pending. Throws as Generator::Check does, and kConfig for a template whose turns do not follow one

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model: its public calls, and how a batch of segments is cut into passes (pass.h).
+#include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/runtime/pass.h"
 
@@ -12,6 +13,15 @@ ForwardScratch& ForwardScratch::operator=(ForwardScratch&&) noexcept = default;
 
 int64_t ForwardScratch::bytes() const { return data_->bytes(); }
 const PassBytes& ForwardScratch::moved() const { return data_->moved; }
+
+void ForwardScratch::BeginProfile(const ThreadPool& pool) { data_->clock.emplace(OwnerNames(*data_), pool); }
+
+PassProfile ForwardScratch::EndProfile(const ThreadPool& pool) {
+  HYDRA_CHECK(data_->clock, "no profile has begun");
+  PassProfile profile = data_->clock->Take(pool);
+  data_->clock.reset();
+  return profile;
+}
 
 Model Model::Load(const std::string& path, const LoadOptions& options, ThreadPool* pool) {
   return Model(ModelWeights::Build(OpenWeights(path), options, pool));
@@ -135,6 +145,7 @@ void CountCommit(const SequenceState& state, int64_t m, PassBytes& moved) {
 std::span<const float> Model::Forward(std::span<const Segment> segments, ThreadPool& pool,
                                       ForwardScratch& scratch) const {
   const ModelWeights& w = *weights_;
+  const double start = Seconds();
   CheckSegments(w, segments);
   w.CheckUnchanged();
   ForwardScratch::Data& s = scratch.data();
@@ -159,6 +170,7 @@ std::span<const float> Model::Forward(std::span<const Segment> segments, ThreadP
     }
     throw;
   }
+  if (s.clock) s.clock->AddPass(Seconds() - start);
   return {logits, static_cast<size_t>(rows * V)};
 }
 

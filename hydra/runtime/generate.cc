@@ -101,19 +101,20 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   }
   // A model's vocabulary may be padded beyond its tokenizer's: those ids mean nothing.
   const auto vocab = static_cast<size_t>(std::min<int64_t>(tokenizer.vocab_size(), model.config().vocab_size));
+  DecodeSteps steps(model, state, options.speculation, pool, scratch);
   while (options.max_tokens < 0 || static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
     if (!state.pending().empty()) {  // all but the first time
       if (Cancelled(options)) {
         result.reason = FinishReason::kCancelled;
         break;
       }
-      if (Room(state) < 1) {
+      if (steps.Room() < 1) {
         result.reason = FinishReason::kContext;
         break;
       }
       const int32_t last = state.pending()[0];
       state.SetPending({});
-      logits = model.Step(state, last, pool, scratch);
+      logits = steps.Next(last);
       ++result.steps;
     }
     const int32_t id = sampler.Pick(logits.first(vocab));
@@ -129,6 +130,7 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
       break;
     }
   }
+  steps.End();
   const bool goes_on = options.to_be_continued && result.reason != FinishReason::kEnd;
   if (!stops.stopped()) {
     const std::string rest = goes_on ? "" : stops.Feed(utf8.Finish());

@@ -16,6 +16,7 @@
 #include "hydra/runtime/model.h"
 #include "hydra/runtime/sampler.h"
 #include "hydra/runtime/sequence_state.h"
+#include "hydra/runtime/speculation.h"
 #include "hydra/text/tokenizer.h"
 
 namespace hydra {
@@ -39,6 +40,8 @@ struct GenerateOptions {
   // prompt between them; one that is begun at the end is left to the next call, where nothing ends the text for good.
   // Else what is begun and not finished becomes U+FFFD.
   bool continues = false, to_be_continued = false;
+  // Guesses of the next tokens, which change none; null: plain steps.
+  Speculation* speculation = nullptr;
 };
 
 struct GenerateResult {

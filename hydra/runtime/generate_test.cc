@@ -10,6 +10,7 @@
 #include "hydra/base/testing.h"
 #include "hydra/base/utf8.h"
 #include "hydra/runtime/perplexity.h"
+#include "hydra/runtime/read_meter.h"
 #include "hydra/runtime/speed.h"
 #include "hydra/runtime/testing.h"
 #include "hydra/runtime/testing_tokenizer.h"
@@ -318,7 +319,7 @@ TEST(Speed, RunsFromTheSameStates) {
     EXPECT_GT(runner.Run(), 0);
     EXPECT_GT(runner.Run(), 0);
   }
-  EXPECT_GT(ReadMeter(pool, 1 << 20).Measure(), 1e6);
+  EXPECT_GT(ReadMeter(pool, 1 << 20).Measure().bytes_per_s, 1e6);
 }
 
 TEST(Speed, Summarises) {

@@ -14,11 +14,13 @@
 #include "hydra/kernels/matmul.h"
 #include "hydra/model/accounting.h"
 #include "hydra/model/config.h"
+#include "hydra/runtime/tuning.h"
 #include "hydra/tensor/weight_type.h"
 
 namespace hydra {
 
-class Provisional;  // provisional.h
+class Provisional;   // provisional.h
+struct PassProfile;  // profile.h
 class SequenceState;
 struct ModelWeights;  // weights.h
 
@@ -29,7 +31,8 @@ struct LoadOptions {
   KvDtype kv_dtype = KvDtype::kF16;
   StateDtype state_dtype = StateDtype::kF32;
   Activations act = Activations::kAuto;
-  bool pack = true;  // repack weights for the current SIMD level where that pays
+  bool pack = true;    // repack weights for the current SIMD level where that pays
+  TuneOptions tune{};  // for the threads of the pool that loads
 };
 
 // Which of a segment's positions need logits.
@@ -57,6 +60,11 @@ struct PassBytes {
     return {weights - o.weights, state_read - o.state_read, state_written - o.state_written, kv_read - o.kv_read,
             kv_written - o.kv_written};
   }
+  PassBytes& operator+=(const PassBytes& o) {
+    weights += o.weights, state_read += o.state_read, state_written += o.state_written;
+    kv_read += o.kv_read, kv_written += o.kv_written;
+    return *this;
+  }
   bool operator==(const PassBytes&) const = default;
 };
 
@@ -70,6 +78,9 @@ class ForwardScratch {
   [[nodiscard]] int64_t bytes() const;
   // Of all passes with this scratch so far.
   [[nodiscard]] const PassBytes& moved() const;
+  // From BeginProfile to EndProfile passes with this scratch, and nothing else, run on the pool.
+  void BeginProfile(const ThreadPool& pool);
+  [[nodiscard]] PassProfile EndProfile(const ThreadPool& pool);
   struct Data;
   [[nodiscard]] Data& data() { return *data_; }
 

@@ -21,6 +21,7 @@ using testing::RandomIds;
 // W_up u), zero in the other blocks. Dims: n rows, F d_ff, B = F / kBlocks neurons of a block.
 class BlockFfnPart : public Part {
  public:
+  [[nodiscard]] const char* Name() const override { return "blockffn"; }
   static constexpr int64_t kBlocks = 4;
 
   [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override {

@@ -102,6 +102,8 @@ class Part {
  public:
   Part() = default;
   virtual ~Part() = default;
+  // What a person calls it.
+  [[nodiscard]] virtual const char* Name() const = 0;
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
 

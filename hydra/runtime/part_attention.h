@@ -10,6 +10,7 @@ namespace hydra {
 
 class CachedAttention : public Part {
  public:
+  [[nodiscard]] const char* Name() const override { return "full attention"; }
   [[nodiscard]] bool In(const ModelConfig& config, const LayerConfig& layer) const override;
   [[nodiscard]] int Path() const final { return 1; }
   bool AddRound(int round, Round& out) final;

@@ -7,6 +7,7 @@ namespace {
 
 class Dense final : public Part {
  public:
+  [[nodiscard]] const char* Name() const override { return "dense FFN"; }
   [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override {
     return layer.ffn == FfnKind::kDense;
   }

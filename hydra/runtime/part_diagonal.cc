@@ -9,6 +9,7 @@ namespace {
 
 class Diagonal final : public Part {
  public:
+  [[nodiscard]] const char* Name() const override { return "diagonal SSM"; }
   [[nodiscard]] bool In(const ModelConfig& config, const LayerConfig& layer) const override {
     return layer.ssm && config.ssm.kind == SsmKind::kDiagonal;
   }

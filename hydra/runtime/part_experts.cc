@@ -25,6 +25,7 @@ void AddToChunk(const Routing& r, const float* u, int64_t D, int64_t C, bool las
 
 class ChunkExperts final : public Part {
  public:
+  [[nodiscard]] const char* Name() const override { return "chunk experts"; }
   [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override {
     return layer.ffn == FfnKind::kChunkMoe;
   }

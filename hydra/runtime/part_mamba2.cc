@@ -11,6 +11,7 @@ namespace {
 
 class Mamba2 final : public Part {
  public:
+  [[nodiscard]] const char* Name() const override { return "Mamba-2"; }
   [[nodiscard]] bool In(const ModelConfig& config, const LayerConfig& layer) const override {
     return layer.ssm && config.ssm.kind == SsmKind::kMamba2;
   }

@@ -10,6 +10,7 @@ namespace {
 
 class ProductKeys final : public Part {
  public:
+  [[nodiscard]] const char* Name() const override { return "product keys"; }
   [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override { return layer.pkm; }
   [[nodiscard]] const F32& NormOf(const BlockWeights& block) const override { return block.pkm.norm; }
   [[nodiscard]] int64_t bytes() const override {

@@ -85,6 +85,7 @@ bool HasLandmarks(const BlockWeights& block, const SequenceState& state) {
 
 class SparseAttention final : public CachedAttention {
  public:
+  [[nodiscard]] const char* Name() const override { return "sparse attention"; }
   [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override {
     return layer.attention == AttentionKind::kSparse;
   }

@@ -14,6 +14,7 @@ float Sigmoid(float v) { return 1 / (1 + std::exp(-v)); }
 
 class Workspace final : public Part {
  public:
+  [[nodiscard]] const char* Name() const override { return "workspace"; }
   [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override { return layer.workspace; }
   [[nodiscard]] const F32& NormOf(const BlockWeights& block) const override { return block.workspace.norm; }
   [[nodiscard]] int64_t ScratchFloats() const override {

@@ -23,6 +23,13 @@ std::vector<std::unique_ptr<Part>> MakeParts() {
   return parts;
 }
 
+std::vector<std::string> OwnerNames(const ForwardScratch::Data& scratch) {
+  std::vector<std::string> names;
+  for (const auto& part : scratch.parts) names.emplace_back(part->Name());
+  for (const char* name : {"norms and gates", "embedding", "head"}) names.emplace_back(name);
+  return names;
+}
+
 int64_t ForwardScratch::Data::bytes() const {
   int64_t sum = matmul.bytes() + wanted.bytes() + wanted_at.bytes() + positions.bytes();
   for (const auto* b : {&x, &u, &last, &logits, &workers}) sum += b->bytes();
@@ -61,7 +68,7 @@ void Pass::Run() {
   view_.u = s_.u.Get(n * D);
   s_.moved.weights += n * RowBytes(w_.embedding.type, w_.embedding.cols);
   constexpr int64_t kRows = 32;
-  ForRows(n, kRows, [&](int64_t begin, int64_t end) {
+  ForRows(OwnerOf(Owner::kEmbedding), n, kRows, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       kernels::DecodeMatrixRow(w_.embedding, s_.row_ids[static_cast<size_t>(i)], view_.x + i * D);
   });
@@ -101,11 +108,31 @@ void Pass::RunGroup(int layer, std::span<Part* const> group) {
   s_.going = s_.began;
   for (int round = 0; !s_.going.empty(); ++round) {
     s_.round.tasks.clear();
-    std::erase_if(s_.going, [&](Part* part) { return !part->AddRound(round, s_.round); });
+    std::erase_if(s_.going, [&](Part* part) {
+      const size_t first = s_.round.products.size();
+      const bool more = part->AddRound(round, s_.round);
+      SetOwner(first, part);
+      return !more;
+    });
     RunRound();
   }
-  for (Part* part : s_.began) part->AddOutput(s_.round.products);
+  for (Part* part : s_.began) {
+    const size_t first = s_.round.products.size();
+    part->AddOutput(s_.round.products);
+    SetOwner(first, part);
+  }
   Products();
+}
+
+size_t Pass::OwnerOf(const Part* part) const {
+  const auto at = std::ranges::find(s_.parts, part, &std::unique_ptr<Part>::get);
+  return static_cast<size_t>(at - s_.parts.begin());
+}
+
+void Pass::SetOwner(size_t first, const Part* part) {
+  if (!s_.clock) return;
+  for (size_t i = first; i < s_.round.products.size(); ++i)
+    s_.round.products[i].owner = 2 * static_cast<int>(OwnerOf(part));
 }
 
 void Pass::RunRound() {
@@ -118,7 +145,7 @@ void Pass::RunRound() {
   float* workers = s_.workers.Get(floats * pool_.threads());
   pool_.For(static_cast<int64_t>(s_.round.tasks.size()), [&](int64_t i, int worker) {
     const Task& task = s_.round.tasks[static_cast<size_t>(i)];
-    task.part->Run(task, workers + worker * floats);
+    Time(worker, s_.clock ? OwnerOf(task.part) : 0, [&] { task.part->Run(task, workers + worker * floats); });
   });
 }
 
@@ -126,7 +153,7 @@ void Pass::Products() {
   if (s_.round.products.empty()) return;
   for (const MatMulArgs& product : s_.round.products)
     if (product.T > 0) s_.moved.weights += kernels::MatrixBytes(product.w);
-  kernels::MatMul(s_.round.products, act_, pool_, s_.matmul);
+  kernels::MatMul(s_.round.products, ProductOptions(), pool_, s_.matmul);
   s_.round.products.clear();
 }
 
@@ -139,7 +166,7 @@ void Pass::NormAndScales(int layer, const F32& norm) {
   if (scales)
     s_.moved.weights += sizeof(block.gates) + FloatBytes(block.controller) + FloatBytes(block.controller_bias);
   constexpr int64_t kRows = 32;
-  ForRows(n, kRows, [&](int64_t begin, int64_t end) {
+  ForRows(OwnerOf(Owner::kNorms), n, kRows, [&](int64_t begin, int64_t end) {
     kernels::RmsNorm({.x = view_.x + begin * D,
                       .w = norm.data(),
                       .y = s_.u.data() + begin * D,
@@ -193,7 +220,7 @@ void Pass::Logits(std::span<const int32_t> rows, const int32_t* at, float* logit
   s_.moved.weights += FloatBytes(w_.final_norm) + kernels::MatrixBytes(w_.head);
   float* last = s_.last.Get(n * D);
   constexpr int64_t kRows = 8;
-  ForRows(n, kRows, [&](int64_t begin, int64_t end) {
+  ForRows(OwnerOf(Owner::kHead), n, kRows, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       kernels::RmsNorm({.x = view_.x + rows[static_cast<size_t>(i)] * D,
                         .w = w_.final_norm.data(),
@@ -203,8 +230,14 @@ void Pass::Logits(std::span<const int32_t> rows, const int32_t* at, float* logit
                         .eps = static_cast<float>(c_.norm_eps)});
   });
   const int64_t steps = std::lower_bound(rows.begin(), rows.end(), view_.steps) - rows.begin();
-  const MatMulArgs product{.w = w_.head, .x = last, .y = logits, .T = n, .y_rows = at, .steps = steps};
-  kernels::MatMul(product, act_, pool_, s_.matmul);
+  const MatMulArgs product{.w = w_.head,
+                           .x = last,
+                           .y = logits,
+                           .T = n,
+                           .y_rows = at,
+                           .steps = steps,
+                           .owner = 2 * static_cast<int>(OwnerOf(Owner::kHead))};
+  kernels::MatMul(product, ProductOptions(), pool_, s_.matmul);
 }
 
 }  // namespace hydra

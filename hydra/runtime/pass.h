@@ -5,11 +5,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "hydra/base/thread_pool.h"
 #include "hydra/runtime/part.h"
+#include "hydra/runtime/profile.h"
 
 namespace hydra {
 
@@ -33,6 +35,7 @@ struct ForwardScratch::Data {
   Buffer<int64_t> positions;          // [n]
   Buffer<float> workers;              // scratch of each thread
   PassBytes moved;
+  std::optional<PassClock> clock;  // while a profile is taken
   std::vector<SegmentWalk> walks;
   std::vector<Piece> pieces;
   std::vector<size_t> piece_walks;  // of each piece
@@ -40,6 +43,11 @@ struct ForwardScratch::Data {
 
   [[nodiscard]] int64_t bytes() const;
 };
+
+// Owners of time beside the parts: behind them in a profile.
+enum class Owner { kNorms, kEmbedding, kHead };
+// What a profile calls the parts and those.
+[[nodiscard]] std::vector<std::string> OwnerNames(const ForwardScratch::Data& scratch);
 
 class Pass {
  public:
@@ -58,13 +66,31 @@ class Pass {
   void NormAndScales(int layer, const F32& norm);
   void Scales(const BlockWeights& block, const Piece& piece, int64_t begin, int64_t end);
   [[nodiscard]] Share ShareOf(const Part& part);
+  // The products from `first` on are of a part.
+  void SetOwner(size_t first, const Part* part);
+  [[nodiscard]] size_t OwnerOf(const Part* part) const;
+  [[nodiscard]] size_t OwnerOf(Owner owner) const { return s_.parts.size() + static_cast<size_t>(owner); }
   void RunRound();
   void Products();
   // f(begin, end) over rows, on all threads where the work is worth it.
   template <class F>
-  void ForRows(int64_t rows, int64_t rows_per_task, F&& f) {
+  void ForRows(size_t owner, int64_t rows, int64_t rows_per_task, F&& f) {
     const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
-    pool_.For(tasks, [&](int64_t i, int) { f(i * rows_per_task, std::min(rows, (i + 1) * rows_per_task)); });
+    pool_.For(tasks, [&](int64_t i, int worker) {
+      Time(worker, owner, [&] { f(i * rows_per_task, std::min(rows, (i + 1) * rows_per_task)); });
+    });
+  }
+  // f() is a task for an owner; its time is added up while a profile is taken.
+  template <class F>
+  void Time(int worker, size_t owner, F&& f) {
+    if (s_.clock)
+      s_.clock->Time(worker, owner, f);
+    else
+      f();
+  }
+  // Products of all that is owned, as a profile counts them.
+  [[nodiscard]] kernels::MatMulOptions ProductOptions() const {
+    return {act_, w_.tuning.tuning, s_.clock ? s_.clock->products() : kernels::TaskTimes()};
   }
 
   const ModelWeights& w_;

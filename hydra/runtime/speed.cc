@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Timed passes, and the memory's read rate.
+// Timed passes.
 #include "hydra/runtime/speed.h"
-
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +9,6 @@
 
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
-#include "hydra/base/pages.h"
 #include "hydra/base/rng.h"
 #include "hydra/model/accounting.h"
 #include "hydra/runtime/weights.h"
@@ -37,6 +34,12 @@ SpeedRunner::SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& 
 }
 
 double SpeedRunner::Run() { return Pass(test_.prompt, test_.generate); }
+
+PassProfile SpeedRunner::Profile() {
+  scratch_.BeginProfile(pool_);
+  (void)Run();
+  return scratch_.EndProfile(pool_);
+}
 
 double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
   std::vector<SequenceState> states;
@@ -64,6 +67,26 @@ double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
   return seconds;
 }
 
+DecodeTime TimeDecode(const Model& model, std::span<const int32_t> prompt, int64_t tokens, int64_t vocab,
+                      Speculation* speculation, ThreadPool& pool, ForwardScratch& scratch) {
+  SequenceState state(model);
+  const auto best = [&](std::span<const float> logits) {
+    const auto known = logits.first(static_cast<size_t>(std::min(vocab, model.config().vocab_size)));
+    return static_cast<int32_t>(std::ranges::max_element(known) - known.begin());
+  };
+  DecodeTime out;
+  int32_t id = best(model.Prefill(state, prompt, pool, scratch));
+  DecodeSteps steps(model, state, speculation, pool, scratch);
+  const double start = Seconds();
+  for (int64_t i = 0; i < tokens; ++i) {
+    id = best(steps.Next(id));
+    out.ids.push_back(id);
+  }
+  steps.End();
+  out.seconds = Seconds() - start;
+  return out;
+}
+
 double CountTokenFlops(const ModelConfig& config, const SpeedTest& test) {
   if (test.prompt == 0) return 0;
   const auto before = [&](int64_t tokens) {
@@ -72,48 +95,6 @@ double CountTokenFlops(const ModelConfig& config, const SpeedTest& test) {
   const auto prompt = static_cast<double>(test.prompt);
   const double head = 2.0 * static_cast<double>(config.vocab_size * config.d_model);
   return (before(test.length()) - before(test.depth) - head * (prompt - 1)) / prompt;
-}
-
-int64_t ReadMeter::DefaultBytes() {
-#ifdef HYDRA_SANITIZED  // its rates say nothing, and every word read is checked
-  return int64_t{16} << 20;
-#endif
-  constexpr int64_t kLeast = int64_t{256} << 20, kMost = int64_t{1} << 30, kCaches = 4;
-  const int64_t cache = std::max<int64_t>(::sysconf(_SC_LEVEL3_CACHE_SIZE), 0);
-  return std::clamp(kCaches * cache, kLeast, kMost);
-}
-
-ReadMeter::ReadMeter(ThreadPool& pool, int64_t bytes) : pool_(pool) {
-  constexpr size_t kPage = 4096;
-  constexpr int64_t kBlock = kPage / sizeof(uint64_t);  // shares are whole pages
-  const int threads = pool.threads();
-  share_ = std::max<int64_t>(bytes / static_cast<int64_t>(sizeof(uint64_t)) / threads / kBlock, 1) * kBlock;
-  pages_ = MapPages(share_ * threads * static_cast<int64_t>(sizeof(uint64_t)));
-  data_ = reinterpret_cast<uint64_t*>(pages_.get());
-  sums_.resize(static_cast<size_t>(threads));
-  // Each worker writes its share, so that it lies near it.
-  pool.Run([&](int worker) { std::fill_n(data_ + worker * share_, share_, static_cast<uint64_t>(worker) + 1); });
-}
-
-double ReadMeter::Measure() {
-  constexpr int kPasses = 5;
-  constexpr int64_t kLanes = 16;
-  double best = 0;
-  for (int pass = 0; pass < kPasses; ++pass) {
-    const double start = Seconds();
-    pool_.Run([&](int worker) {
-      const uint64_t* p = data_ + worker * share_;
-      uint64_t lanes[kLanes] = {};
-      for (int64_t i = 0; i < share_; i += kLanes)
-        for (int64_t j = 0; j < kLanes; ++j) lanes[j] += p[i + j];
-      sums_[static_cast<size_t>(worker)] = std::accumulate(lanes, lanes + kLanes, uint64_t{0});
-    });
-    best = std::max(best, static_cast<double>(share_ * pool_.threads()) * sizeof(uint64_t) / (Seconds() - start));
-    for (int worker = 0; worker < pool_.threads(); ++worker)  // what was read is used
-      HYDRA_CHECK(sums_[static_cast<size_t>(worker)] ==
-                  static_cast<uint64_t>(share_) * (static_cast<uint64_t>(worker) + 1));
-  }
-  return best;
 }
 
 Summary Summarise(std::vector<double> values) {

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Measures a model's speed: prompts and steps at a depth, for a batch; the memory's read rate.
-// Tokenising and sampling are not part of it. Silent. Not here: tables (cli/verb_bench.cc), single kernels (bench/).
+// Measures a model's speed: prompts and steps at a depth, for a batch; and where the time goes.
+// Tokenising and sampling are not part of it. Silent. Not here: tables (cli/verb_bench.cc), single kernels (bench/),
+// the memory (read_meter.h).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "hydra/base/thread_pool.h"
 #include "hydra/runtime/model.h"
+#include "hydra/runtime/profile.h"
 #include "hydra/runtime/provisional.h"
 #include "hydra/runtime/sequence_state.h"
+#include "hydra/runtime/speculation.h"
 
 namespace hydra {
 
@@ -32,6 +36,8 @@ class SpeedRunner {
   SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& pool);
   // Seconds of one repetition; copying the states is not among them.
   double Run();
+  // Where the time of one more repetition goes.
+  PassProfile Profile();
   // What passes moved in the last repetition.
   [[nodiscard]] const PassBytes& moved() const { return moved_; }
 
@@ -48,26 +54,17 @@ class SpeedRunner {
   PassBytes moved_;
 };
 
+// Greedy decoding of `tokens` tokens after a prompt, with guesses or, where there is no speculation, without.
+struct DecodeTime {
+  double seconds = 0;        // of the steps; reading the prompt is not among them
+  std::vector<int32_t> ids;  // what was decoded
+};
+[[nodiscard]] DecodeTime TimeDecode(const Model& model, std::span<const int32_t> prompt, int64_t tokens, int64_t vocab,
+                                    Speculation* speculation, ThreadPool& pool, ForwardScratch& scratch);
+
 // Floating-point operations of a token of a prompt, on average: products, scores, scan, workspace; the head's only for
 // the last one. 0 for steps.
 [[nodiscard]] double CountTokenFlops(const ModelConfig& config, const SpeedTest& test);
-
-// Measures the memory's read rate with all threads of a pool.
-class ReadMeter {
- public:
-  // Enough to be read from memory and not from a cache.
-  [[nodiscard]] static int64_t DefaultBytes();
-  explicit ReadMeter(ThreadPool& pool, int64_t bytes = DefaultBytes());
-  // Bytes a second, best of several passes.
-  double Measure();
-
- private:
-  ThreadPool& pool_;
-  int64_t share_;  // numbers of each thread
-  std::shared_ptr<std::byte> pages_;
-  uint64_t* data_;
-  std::vector<uint64_t> sums_;
-};
 
 struct Summary {
   double mean = 0, sd = 0, median = 0, min = 0, max = 0;

@@ -273,7 +273,41 @@ std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& sour
   Loader(source, out.get(), pool != nullptr ? *pool : *own).Run();
   out->CheckUnchanged();  // else what was packed and what is mapped would be of two models
   if (out->options.act == Activations::kAuto) out->options.act = out->quantised ? Activations::kQ8 : Activations::kF32;
+  if (pool != nullptr) out->tuning = ChooseTuning(*out, options.tune, *pool);
   return out;
+}
+
+void ModelWeights::ForEachMatrix(const std::function<void(const std::string&, const Matrix&)>& f) const {
+  const auto one = [&](const char* part, const Matrix& w) {
+    if (!w.empty()) f(part, w);
+  };
+  one("embedding", embedding);
+  for (const BlockWeights& b : blocks) {
+    one("ssm in", b.ssm.in_proj);
+    one("ssm parameters", b.ssm.param_proj);
+    one("ssm skip", b.ssm.skip_proj);
+    one("ssm out", b.ssm.out_proj);
+    one("attention q", b.attention.q);
+    one("attention k", b.attention.k);
+    one("attention v", b.attention.v);
+    one("attention out", b.attention.o);
+    one("ffn gate", b.dense.gate);
+    one("ffn up", b.dense.up);
+    one("ffn down", b.dense.down);
+    for (const Matrix& w : b.moe.gate_up) one("expert gate+up", w);
+    for (const Matrix& w : b.moe.down) one("expert down", w);
+    one("workspace q", b.workspace.read_q);
+    one("workspace write k", b.workspace.write_k);
+    one("workspace write v", b.workspace.write_v);
+    one("workspace k", b.workspace.read_k_t);
+    one("workspace v", b.workspace.read_v);
+    one("workspace out", b.workspace.out);
+    one("product-key query", b.pkm.query);
+    for (const Matrix& w : b.pkm.sub_keys) one("product-key keys", w);
+    one("product-key value", b.pkm.value);
+  }
+  one("product-key table", pkm_table);
+  one("head", head);
 }
 
 const std::string& ModelWeights::Fingerprint() const {

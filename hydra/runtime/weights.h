@@ -121,10 +121,13 @@ struct ModelWeights {
   int64_t packed_bytes = 0;  // of copies made for the SIMD level; their source pages are given back
   int64_t copied_bytes = 0;  // f32 copies of small tensors, and rows that were not aligned
   bool quantised = false;
+  TuningChoice tuning;
   std::shared_ptr<const void> keep;               // the mapped files
   std::vector<std::shared_ptr<std::byte>> owned;  // packed and copied matrices
   WeightSource source;                            // to name the model by its bytes
 
+  // f(what it is for, such as "ffn down", the matrix) for each matrix, in the order in which a pass reads them.
+  void ForEachMatrix(const std::function<void(const std::string& part, const kernels::Matrix& w)>& f) const;
   // Throws kIo where a file of the model was written to since it was opened.
   void CheckUnchanged() const {
     if (source.check_unchanged) source.check_unchanged();

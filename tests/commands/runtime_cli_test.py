@@ -218,6 +218,62 @@ class Generate(RuntimeTest):
                      "head"):
             self.assertIn(word, got.stderr)
 
+    def test_speculation_changes_no_text(self):
+        for family, drafters in (("llama", ("ngram", self.models["mamba2"])), ("hydra", ("ngram", "self")),
+                                 ("mamba2", ("ngram", self.models["llama"]))):
+            for sampling in (("--temp", "0"), ("--temp", "1.5", "--seed", "3", "--repeat-penalty", "1.2")):
+                flags = ("-p", PROMPT, "-n", "60", *sampling, "--json", "-q")
+                plain = json.loads(self.done("generate", family, *flags))
+                self.assertNotIn("speculation", plain)
+                for drafter in drafters:
+                    made = json.loads(self.done("generate", family, *flags, "--spec", drafter, "--spec-n", "3"))
+                    self.assertEqual((made["text"], made["finish_reason"]), (plain["text"], plain["finish_reason"]))
+                    spec = made["speculation"]
+                    self.assertEqual(spec["tokens"], made["tokens"] - (plain["finish_reason"] == "length"))
+                    self.assertGreaterEqual(spec["passes"], spec["plain_passes"])
+                    self.assertEqual(len(spec["tried"]), 3)
+                    self.assertTrue(all(right <= tried for right, tried in zip(spec["right"], spec["tried"])))
+        got = self.verb("generate", "mamba2", "-p", PROMPT, "-n", "5", "--temp", "0", "--spec", "ngram")
+        self.assertRegex(got.stderr, r"memory .* \+ provisional passes [0-9]+ ")
+        self.assertRegex(got.stderr, r"(?m)^speculation  ngram: [0-9]+ tokens in [0-9]+ passes, .* MB a token$")
+
+    def test_drafters_that_cannot_guess(self):
+        for family, drafter, pattern in (
+                ("llama", "self", "--spec self: this model has no path"),
+                ("mamba2", "self", "--spec self: "), ("llama", "/nothing", "/nothing: no such file"),
+                ("llama", "", "--spec")):
+            self.refuse(self.verb("generate", family, "-p", "a", "--spec", drafter, "-q"), pattern)
+        self.refuse(self.verb("generate", "llama", "-p", "a", "--spec", "ngram", "--spec-n", "0", "-q"), "--spec-n 0")
+        other = self.path("other")
+        shutil.copytree(self.models["llama"], other)
+        tokenizer = json.loads(Path(other, "tokenizer.json").read_text())
+        vocab = tokenizer["model"]["vocab"]
+        first, second = sorted(vocab, key=vocab.get)[-2:]
+        vocab[first], vocab[second] = vocab[second], vocab[first]
+        Path(other, "tokenizer.json").write_text(json.dumps(tokenizer))
+        self.refuse(self.verb("generate", "llama", "-p", "a", "--spec", other, "-q"),
+                    "its tokenizer is another one: token [0-9]+ is")
+
+    def test_tune(self):
+        """On a model that the caches do not hold."""
+        cache = Path(self.path("cache"))
+
+        def about(*flags, env=None):
+            got = run(HYDRALM, "bench", "--preset", "transformer-29m", "--type", "q8_0", "-p", "0", "-n", "1", "-r",
+                      "1", "-t", "2", "--explain", *flags, env=env or {"XDG_CACHE_HOME": str(cache)})
+            self.assertEqual(got.returncode, 0, got)
+            return re.search("weights of few tokens: .* [(](.*)[)]", got.stderr)[1]
+
+        kept = cache / "hydralm" / "tuning.json"
+        self.assertEqual(about("--tune", "off"), "not measured")
+        self.assertFalse(kept.exists())
+        self.assertRegex(about("--tune", "again"), "^measured in [0-9]+ ms")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text("not ours")
+        self.assertRegex(about(), "^measured in [0-9]+ ms")  # the default is on
+        self.assertRegex(about(env={"XDG_CACHE_HOME": "", "HOME": ""}), "^measured in [0-9]+ ms$|differed")
+        self.refuse(self.verb("generate", "llama", "-p", "a", "--tune", "maybe", "-q"), "--tune maybe: must be on, off")
+
     def test_rounded_state(self):
         got = self.verb("generate", "hydra", "-p", PROMPT, "-n", "4", "--state-dtype", "bf16", "--explain", "-q")
         self.assertEqual(got.returncode, 0, got.stderr)
@@ -500,6 +556,27 @@ class Bench(RuntimeTest):
     def test_stream_alone_needs_no_model(self):
         got = run(HYDRALM, "bench", "--stream", "-t", "2", "-o", "jsonl", cwd=self.folder)
         self.assertEqual([json.loads(line)["threads"] for line in got.stdout.splitlines()], [1, 2], got)
+        self.assertRegex(json.loads(got.stdout.splitlines()[0])["pattern"], "^[14] streams?(, [0-9]+ bytes ahead)?$")
+
+    def test_profile_accounts_for_the_time(self):
+        for family, part in (("llama", "full attention"), ("hydra", "Mamba-2"), ("mamba2", "Mamba-2")):
+            flags = ("-p", "64", "-n", "8", "-r", "1", "-t", "2", "--profile", "-o", "json", "-q")
+            prompt, steps = json.loads(self.done("bench", family, *flags))
+            for row, passes in ((prompt, 1), (steps, 8)):
+                made = row["profile"]
+                self.assertEqual(made["passes"], passes)
+                self.assertIn(part, [one["part"] for one in made["parts"]])
+                self.assertIn("head", [one["part"] for one in made["parts"]])
+                self.assertGreater(made["barriers"], 0)
+                busy = sum(one["products_ms"] + one["tasks_ms"] for one in made["parts"])
+                self.assertGreater(busy, 0)
+                self.assertGreaterEqual(made["waiting_ms"], 0)
+                self.assertGreaterEqual(made["serial_ms"], 0)
+                self.assertAlmostEqual(busy + made["waiting_ms"] + made["serial_ms"], made["sum_ms"])
+                self.assertAlmostEqual(made["sum_ms"], made["wall_ms"])
+        text = self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "1", "--profile", "-q")
+        self.assertRegex(text, r"(?m)^\| .*tg2 @ 0 .*\n\n\S+ pp4 @ 0: ms of a pass$")
+        self.assertRegex(text, r"(?m)^  sum +[0-9.]+ +[0-9.]+ without the profile$")
 
     def test_mistakes(self):
         for flags, pattern in ((("-o", "xml"), "--format xml"), (("-p", "0", "-n", "0"), "nothing to do"),

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opens drafters for the verbs of hydralm and says what came of their guesses.
+#include "hydra/cli/verb_speculation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "hydra/base/error.h"
+#include "hydra/cli/cli.h"
+#include "hydra/cli/verb_runtime.h"
+#include "hydra/io/file.h"
+
+namespace hydra::cli {
+namespace {
+
+// Guesses are ids: both models must mean the same by each.
+void CheckSameTokens(const std::string& path, const Tokenizer& theirs, const Tokenizer& ours) {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::kUsage, fmt::format("--spec {}: its tokenizer is another one: {}", path, why));
+  };
+  if (theirs.vocab_size() != ours.vocab_size())
+    refuse(fmt::format("it has {} tokens, the model's {}", theirs.vocab_size(), ours.vocab_size()));
+  for (int32_t id = 0; id < ours.vocab_size(); ++id)
+    if (theirs.TokenBytes(id) != ours.TokenBytes(id))
+      refuse(fmt::format("token {} is \"{}\" there and \"{}\" here", id, OneLine(theirs.TokenBytes(id), 40),
+                         OneLine(ours.TokenBytes(id), 40)));
+}
+
+double Ratio(int64_t a, int64_t b) { return b > 0 ? static_cast<double>(a) / static_cast<double>(b) : 0; }
+
+double BytesPerToken(const SpeculationStats& stats) { return Ratio(stats.moved.total(), stats.tokens); }
+
+}  // namespace
+
+void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags) {
+  verb->add_option("--spec", flags->drafter,
+                   "guess tokens ahead, which changes none: off, ngram (from the text), self (the SSM alone) or a "
+                   "smaller model")
+      ->type_name("DRAFTER");
+  verb->add_option("--spec-n", flags->most, "guesses of a pass at most")->check(Range(1, kProvisionalTokens - 1));
+}
+
+OpenedSpeculation OpenSpeculation(const SpeculationFlags& flags, const ModelFlags& model_flags, const Model& model,
+                                  const Tokenizer& tokenizer, ThreadPool& pool, ForwardScratch& scratch) {
+  OpenedSpeculation opened;
+  if (!flags.on()) return opened;
+  const int most = static_cast<int>(flags.most);
+  const int64_t vocab = model.config().vocab_size;
+  std::unique_ptr<Drafter> drafter;
+  if (flags.drafter.empty()) {
+    throw Error(ErrorCode::kUsage, "--spec: must be off, ngram, self or a model: it is empty");
+  } else if (flags.drafter == "ngram") {
+    drafter = std::make_unique<NgramDrafter>();
+  } else if (flags.drafter == "self") {
+    drafter =
+        std::make_unique<ModelDrafter>("self", model, SelfDraftControls(model.config()), most, vocab, pool, scratch);
+  } else {
+    ModelFlags theirs = model_flags;
+    theirs.model = flags.drafter;
+    theirs.controls.clear();
+    theirs.pre.clear();
+    opened.model = std::make_unique<Model>(OpenBeside(
+        theirs, {.quiet = true, .ctx = model.options().ctx_size, .provisional = 2 * (flags.most + 1)}, pool));
+    CheckSameTokens(flags.drafter, LoadTokenizer(flags.drafter), tokenizer);
+    drafter =
+        std::make_unique<ModelDrafter>(ModelName(flags.drafter), *opened.model, Controls(), most, vocab, pool, scratch);
+  }
+  opened.speculation = std::make_unique<Speculation>(std::move(drafter), most);
+  return opened;
+}
+
+std::string SpeculationText(const Speculation& speculation) {
+  const SpeculationStats& stats = speculation.stats();
+  std::string text = fmt::format("{}: {} tokens in {} passes, {:.2f} a pass", speculation.drafter().name(),
+                                 stats.tokens, stats.passes, Ratio(stats.tokens, stats.passes));
+  std::string rates, tried;
+  for (size_t i = 0; i < stats.tried.size() && stats.tried[i] > 0; ++i) {
+    rates += fmt::format(" {:.2f}", Ratio(stats.right[i], stats.tried[i]));
+    tried += fmt::format(" {}", stats.tried[i]);
+  }
+  text += rates.empty() ? "; no guesses" : fmt::format("; right{} of{} guesses by place", rates, tried);
+  return text + fmt::format("; {:.1f} MB a token", BytesPerToken(stats) / 1e6);
+}
+
+Json SpeculationJson(const Speculation& speculation) {
+  const SpeculationStats& stats = speculation.stats();
+  return {{"drafter", speculation.drafter().name()},
+          {"tokens", stats.tokens},
+          {"passes", stats.passes},
+          {"plain_passes", stats.plain},
+          {"tried", stats.tried},
+          {"right", stats.right},
+          {"tokens_per_pass", Ratio(stats.tokens, stats.passes)},
+          {"bytes_per_token", BytesPerToken(stats)},
+          {"pass_seconds", stats.pass_seconds},
+          {"draft_seconds", stats.draft_seconds},
+          {"bytes", speculation.bytes()}};
+}
+
+}  // namespace hydra::cli

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// --spec and --spec-n of the verbs that decode: which drafter guesses, what it needs, what came of it. Not here: how
+// guesses are checked (runtime/speculation.h).
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "hydra/cli/model_flags.h"
+#include "hydra/io/json.h"
+#include "hydra/runtime/speculation.h"
+#include "hydra/text/tokenizer.h"
+
+namespace hydra::cli {
+
+struct SpeculationFlags {
+  std::string drafter = "off";  // off, ngram, self, or a model
+  int64_t most = 4;             // guesses of a pass
+  [[nodiscard]] bool on() const { return drafter != "off"; }
+  // Tokens of a provisional pass; 0: none.
+  [[nodiscard]] int64_t provisional() const { return on() ? most + 1 : 0; }
+};
+void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags);
+
+// A drafter with the model that it may need.
+struct OpenedSpeculation {
+  std::unique_ptr<Model> model;  // of --spec MODEL
+  std::unique_ptr<Speculation> speculation;
+  // For decoding; null: plain steps.
+  [[nodiscard]] Speculation* get() const { return speculation.get(); }
+};
+// Throws kUsage where the drafter cannot guess for this model, with the reason. Model, pool and scratch must outlive
+// it.
+[[nodiscard]] OpenedSpeculation OpenSpeculation(const SpeculationFlags& flags, const ModelFlags& model_flags,
+                                                const Model& model, const Tokenizer& tokenizer, ThreadPool& pool,
+                                                ForwardScratch& scratch);
+
+// "ngram: 312 tokens in 160 passes, 1.95 a pass; right 0.82 0.61 of 150 92; 73.4 MB a token"
+[[nodiscard]] std::string SpeculationText(const Speculation& speculation);
+[[nodiscard]] Json SpeculationJson(const Speculation& speculation);
+
+}  // namespace hydra::cli

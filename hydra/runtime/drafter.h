@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guessing the next tokens of a text cheaply: from what the text repeats, or by a model that is cheaper than the one
+// that decides. A guess costs time and changes no token. Not here: checking guesses, how many are tried
+// (speculation.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "hydra/base/thread_pool.h"
+#include "hydra/runtime/model.h"
+#include "hydra/runtime/provisional.h"
+#include "hydra/runtime/sequence_state.h"
+
+namespace hydra {
+
+// Guesses of one text at a time; not thread-safe.
+class Drafter {
+ public:
+  static constexpr int kKinds = 4;
+
+  virtual ~Drafter() = default;
+  // "ngram", "self", or what the model is called.
+  [[nodiscard]] virtual const std::string& name() const = 0;
+  // Takes note of the text so far, which may be another one than before. Returns the kind of guess that it would make,
+  // 0 .. kKinds - 1, of which some may be right more often than others, or -1 for none.
+  virtual int Look(std::span<const int32_t> text) = 0;
+  // After Look: the next tokens, at most n. They stay until the next call.
+  virtual std::span<const int32_t> Draft(int n) = 0;
+  // Memory of its own, working memory included.
+  [[nodiscard]] virtual int64_t bytes() const = 0;
+};
+
+// What followed the last three tokens, else the last two, where they stood in the text before (the latest such place).
+// The kind of guess is how many tokens before it are the same: 2, 3, up to 7, more.
+class NgramDrafter : public Drafter {
+ public:
+  [[nodiscard]] const std::string& name() const override { return name_; }
+  int Look(std::span<const int32_t> text) override;
+  std::span<const int32_t> Draft(int n) override;
+  [[nodiscard]] int64_t bytes() const override;
+
+ private:
+  static constexpr size_t kLeast = 2, kMost = 3;  // tokens of a key
+  // Where the text went on after these tokens: [size][their hash] -> place.
+  using Places = std::unordered_map<uint64_t, size_t>;
+  // The latest place before the end that follows the last `size` tokens; 0: none.
+  [[nodiscard]] size_t Find(size_t size) const;
+
+  const std::string name_ = "ngram";
+  std::vector<int32_t> text_;
+  Places places_[kMost - kLeast + 1];
+  size_t found_ = 0;
+};
+
+// The most probable tokens of a cheaper model, one after another: another model, or the same with some of its parts
+// switched off. It reads the text as it comes; of a text that is new to it, the last tokens only.
+class ModelDrafter : public Drafter {
+ public:
+  // `model`, `pool` and `scratch` must outlive it. The controls say which parts are on. Guesses are ids below `vocab`.
+  ModelDrafter(std::string name, const Model& model, const Controls& controls, int most, int64_t vocab,
+               ThreadPool& pool, ForwardScratch& scratch);
+  [[nodiscard]] const std::string& name() const override { return name_; }
+  int Look(std::span<const int32_t> text) override;
+  std::span<const int32_t> Draft(int n) override;
+  [[nodiscard]] int64_t bytes() const override { return state_.bytes() + kept_.bytes(); }
+
+ private:
+  static constexpr size_t kCatchUp = 256;  // tokens of a text that it reads to get to its end
+  [[nodiscard]] int32_t Best(std::span<const int32_t> ids);
+
+  std::string name_;
+  const Model& model_;
+  int64_t vocab_;
+  ThreadPool& pool_;
+  ForwardScratch& scratch_;
+  SequenceState state_;  // of the text from offset_ on
+  Provisional kept_;
+  size_t offset_ = 0;
+  std::vector<int32_t> unread_, draft_;
+};
+
+// The drafter that reads with the SSM path alone. Throws kUsage where the model has no SSM, or nothing beside it that
+// could be left out.
+[[nodiscard]] Controls SelfDraftControls(const ModelConfig& config);
+
+}  // namespace hydra

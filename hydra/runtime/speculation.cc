@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// The rule of how many guesses are tried, and the steps that try them.
+#include "hydra/runtime/speculation.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "hydra/base/clock.h"
+#include "hydra/base/error.h"
+
+namespace hydra {
+
+// ---- What it did ----
+
+int64_t SpeculationStats::Guessed() const { return std::accumulate(tried.begin(), tried.end(), int64_t{0}); }
+int64_t SpeculationStats::Right() const { return std::accumulate(right.begin(), right.end(), int64_t{0}); }
+
+SpeculationStats& SpeculationStats::operator+=(const SpeculationStats& other) {
+  passes += other.passes, tokens += other.tokens, plain += other.plain;
+  tried.resize(std::max(tried.size(), other.tried.size()));
+  right.resize(tried.size());
+  for (size_t i = 0; i < other.tried.size(); ++i) tried[i] += other.tried[i], right[i] += other.right[i];
+  pass_seconds += other.pass_seconds, draft_seconds += other.draft_seconds;
+  moved += other.moved;
+  return *this;
+}
+
+// ---- How many guesses ----
+
+SpeculationRule::SpeculationRule(int most) : most_(most), costs_(static_cast<size_t>(most) + 2) {
+  HYDRA_CHECK(most >= 1);
+  // Before anything is known a guess of any kind is worth a try; a few wrong ones change that.
+  constexpr double kRight = 1.4, kTried = 2;
+  for (auto& rates : rates_) rates.assign(static_cast<size_t>(most), {kRight, kTried});
+}
+
+double SpeculationRule::Cost(int n) const {
+  const double one = costs_[1], known = costs_[static_cast<size_t>(n)];
+  if (n == 1 || known > 0) return std::max(known, one);
+  // A pass is a reading of the weights and arithmetic for each token: a line through the nearest that is known.
+  constexpr double kSlope = 0.08;  // of a plain step, for a token, where no other length was measured
+  double slope = kSlope * one;
+  for (int d = 1; d <= most_; ++d)
+    for (const int near : {n - d, n + d})
+      if (near > 1 && near <= most_ + 1 && costs_[static_cast<size_t>(near)] > 0)
+        return one + std::max(costs_[static_cast<size_t>(near)] - one, 0.0) * (n - 1) / (near - 1);
+  return one + slope * (n - 1);
+}
+
+void SpeculationRule::Measured(int n, double seconds) {
+  double& cost = costs_[static_cast<size_t>(n)];
+  if (cost == 0) {
+    cost = seconds;
+    return;
+  }
+  // A moment in which the machine was busy says nothing of passes.
+  constexpr double kMoment = 3;
+  if (seconds < kMoment * cost) cost = kCostDecay * cost + (1 - kCostDecay) * seconds;
+}
+
+bool SpeculationRule::On() const { return plain_ >= kFirst && !off_ && since_plain_ < kRefresh; }
+
+int SpeculationRule::Choose(int kind) const {
+  const auto& rates = rates_[static_cast<size_t>(kind)];
+  double all = 1, tokens = 1, best = 1 / Cost(1);
+  int chosen = 0;
+  for (int n = 1; n <= most_; ++n) {
+    const Rate& rate = rates[static_cast<size_t>(n - 1)];
+    all *= rate.right / rate.tried;
+    tokens += all;
+    const double speed = tokens / (Cost(n + 1) + n * draft_seconds_);
+    if (speed > best) best = speed, chosen = n;
+  }
+  return chosen;
+}
+
+void SpeculationRule::Plain(double seconds, double draft_seconds) {
+  ++plain_;
+  since_plain_ = 0;
+  Measured(1, seconds);
+  Count(1, seconds, draft_seconds, false);
+}
+
+void SpeculationRule::Tried(int kind, int guesses, int judged, int right, double seconds, double draft_seconds) {
+  ++since_plain_;
+  auto& rates = rates_[static_cast<size_t>(kind)];
+  for (int i = 0; i < judged; ++i) {  // what stands behind a wrong one says nothing
+    Rate& rate = rates[static_cast<size_t>(i)];
+    rate = {kDecay * rate.right + (i < right ? 1 : 0), kDecay * rate.tried + 1};
+  }
+  Measured(guesses + 1, seconds);
+  const double each = draft_seconds / guesses;
+  draft_seconds_ = draft_seconds_ == 0 ? each : kCostDecay * draft_seconds_ + (1 - kCostDecay) * each;
+  Count(1 + right, std::min(seconds, 2 * Cost(guesses + 1)), draft_seconds, true);
+}
+
+void SpeculationRule::Count(int tokens, double seconds, double draft_seconds, bool guessed) {
+  time_ += seconds + draft_seconds;
+  // What was won before is not for losing now.
+  lost_ = std::max(lost_ + draft_seconds + (guessed ? seconds - tokens * Cost(1) : 0), 0.0);
+  if (!off_) {
+    if (lost_ <= kOff * time_) return;
+    off_ = true;
+    wait_ = next_wait_;
+    next_wait_ = std::min<int64_t>(2 * next_wait_, kLongWait);
+    return;
+  }
+  wait_ -= tokens;
+  if (wait_ <= 0 && lost_ < kOn * time_) off_ = false;
+}
+
+// ---- Steps ----
+
+Speculation::Speculation(std::unique_ptr<Drafter> drafter, int most)
+    : drafter_(std::move(drafter)), most_(most), rule_(most) {
+  HYDRA_CHECK(most >= 1 && most < kProvisionalTokens, most);
+  stats_.tried.resize(static_cast<size_t>(most));
+  stats_.right.resize(static_cast<size_t>(most));
+}
+
+DecodeSteps::~DecodeSteps() {
+  try {
+    End();
+  } catch (...) {  // the state is marked
+  }
+}
+
+std::span<const int32_t> DecodeSteps::Guess(int32_t picked) {
+  draft_seconds_ = 0;
+  if (speculation_ == nullptr || !speculation_->rule_.On()) return {};
+  const double start = Seconds();
+  std::vector<int32_t> text(state_.ids().begin(), state_.ids().end());
+  text.push_back(picked);
+  kind_ = speculation_->drafter_->Look(text);
+  int n = kind_ < 0 ? 0 : speculation_->rule_.Choose(kind_);
+  n = static_cast<int>(std::min<int64_t>(n, Room() - 1));
+  const auto guesses = n > 0 ? speculation_->drafter_->Draft(n) : std::span<const int32_t>();
+  draft_seconds_ = Seconds() - start;
+  return guesses;
+}
+
+std::span<const float> DecodeSteps::Next(int32_t picked) {
+  const auto V = static_cast<size_t>(model_.config().vocab_size);
+  if (read_ > 0 && read_ < static_cast<int64_t>(ids_.size()) && ids_[static_cast<size_t>(read_)] == picked)
+    return logits_.subspan(static_cast<size_t>(read_++) * V, V);
+  Settle(true);
+  const PassBytes before = scratch_.moved();
+  const auto guesses = Guess(picked);
+  const double start = Seconds();
+  if (guesses.empty()) {
+    logits_ = model_.Step(state_, picked, pool_, scratch_);
+    if (speculation_ != nullptr) {
+      SpeculationStats& stats = speculation_->stats_;
+      const double seconds = Seconds() - start;
+      speculation_->rule_.Plain(seconds, draft_seconds_);
+      ++stats.passes, ++stats.tokens, ++stats.plain;
+      stats.pass_seconds += seconds, stats.draft_seconds += draft_seconds_;
+      stats.moved += scratch_.moved() - before;
+    }
+    return logits_;
+  }
+  ids_.assign(1, picked);
+  ids_.insert(ids_.end(), guesses.begin(), guesses.end());
+  auto& kept = speculation_->kept_;
+  if (!kept) kept.emplace(state_, speculation_->most_ + 1);
+  const Segment segment{.state = &state_, .ids = ids_, .logits = LogitsOf::kAll, .kept = &*kept};
+  logits_ = model_.Forward({&segment, 1}, pool_, scratch_);
+  pass_seconds_ = Seconds() - start;
+  speculation_->stats_.moved += scratch_.moved() - before;
+  read_ = 1;
+  return logits_.first(V);
+}
+
+void DecodeSteps::Settle(bool wrong) {
+  if (read_ == 0) return;
+  const auto m = read_;
+  read_ = 0;
+  const PassBytes before = scratch_.moved();
+  const double start = Seconds();
+  model_.Commit(state_, *speculation_->kept_, m, pool_, scratch_);
+  pass_seconds_ += Seconds() - start;
+  SpeculationStats& stats = speculation_->stats_;
+  const int guesses = static_cast<int>(ids_.size()) - 1, right = static_cast<int>(m) - 1;
+  const int judged = std::min(guesses, right + (wrong ? 1 : 0));
+  speculation_->rule_.Tried(kind_, guesses, judged, right, pass_seconds_, draft_seconds_);
+  ++stats.passes, stats.tokens += m;
+  for (int i = 0; i < judged; ++i) {
+    ++stats.tried[static_cast<size_t>(i)];
+    if (i < right) ++stats.right[static_cast<size_t>(i)];
+  }
+  stats.pass_seconds += pass_seconds_, stats.draft_seconds += draft_seconds_;
+  stats.moved += scratch_.moved() - before;
+}
+
+}  // namespace hydra

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// Speculative decoding: a drafter guesses the next tokens, one provisional pass gives the logits behind each of them,
+// and the guesses that the sampler picks as well were worth a step each. The tokens are those of plain decoding, to the
+// bit, whatever was guessed and however the sampler picks. Not here: the drafters (drafter.h), picking (sampler.h).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "hydra/runtime/drafter.h"
+#include "hydra/runtime/model.h"
+#include "hydra/runtime/provisional.h"
+#include "hydra/runtime/sequence_state.h"
+
+namespace hydra {
+
+// What speculation did so far.
+struct SpeculationStats {
+  int64_t passes = 0, tokens = 0;     // of decoding, plain steps included; tokens that they gave
+  int64_t plain = 0;                  // passes without a guess
+  std::vector<int64_t> tried, right;  // of the guesses at each place, the first one first
+  double pass_seconds = 0, draft_seconds = 0;
+  PassBytes moved;  // by the passes and the drafter
+  [[nodiscard]] int64_t Guessed() const;
+  [[nodiscard]] int64_t Right() const;
+  SpeculationStats& operator+=(const SpeculationStats& other);
+};
+
+// How many guesses are worth their time: from how often they were right and what passes of each length took. Makes
+// decoding at most a few percent slower where no guess is right. Times are seconds; no token depends on them.
+class SpeculationRule {
+ public:
+  // Up to `most` guesses a pass.
+  explicit SpeculationRule(int most);
+
+  // Whether a drafter shall guess now. Not for the first steps, which say what a plain one takes; not while it loses.
+  [[nodiscard]] bool On() const;
+  // Guesses of a kind to try, 0 .. most.
+  [[nodiscard]] int Choose(int kind) const;
+  // A pass without guesses; one with some of a kind, of which the first `right` were right, and `judged` became known.
+  void Plain(double seconds, double draft_seconds);
+  void Tried(int kind, int guesses, int judged, int right, double seconds, double draft_seconds);
+
+  // Share of the time so far that was lost, counted as it is for leaving off; for tests.
+  [[nodiscard]] double Lost() const { return time_ > 0 ? lost_ / time_ : 0; }
+
+ private:
+  static constexpr int kFirst = 2;                         // plain steps before all else
+  static constexpr int kRefresh = 64;                      // passes after which a plain one says anew what it takes
+  static constexpr double kDecay = 0.98;                   // of what is known of acceptance, a guess
+  static constexpr double kCostDecay = 0.9;                // of what passes take
+  static constexpr double kOff = 0.02, kOn = 0.01;         // shares of the time that are lost
+  static constexpr int kShortWait = 32, kLongWait = 1024;  // tokens until the next try
+
+  // Seconds of a pass of n tokens: measured, or guessed from those that were.
+  [[nodiscard]] double Cost(int n) const;
+  void Measured(int n, double seconds);
+  // Tokens came; the time of a pass beyond that of as many plain steps is lost.
+  void Count(int tokens, double seconds, double draft_seconds, bool guessed);
+
+  int most_;
+  // [kind][place] how often a guess was right where those before it were: decayed sums.
+  struct Rate {
+    double right, tried;
+  };
+  std::array<std::vector<Rate>, Drafter::kKinds> rates_;
+  std::vector<double> costs_;  // [n] of a pass of n tokens; 0: not known
+  double draft_seconds_ = 0;   // of a guess
+  double time_ = 0, lost_ = 0;
+  int64_t plain_ = 0, since_plain_ = 0;
+  bool off_ = false;
+  int64_t wait_ = 0, next_wait_ = kShortWait;
+};
+
+// The drafter, what is kept aside and the rule of one sequence at a time.
+class Speculation {
+ public:
+  // Up to `most` guesses a pass.
+  Speculation(std::unique_ptr<Drafter> drafter, int most);
+
+  [[nodiscard]] const Drafter& drafter() const { return *drafter_; }
+  [[nodiscard]] const SpeculationStats& stats() const { return stats_; }
+  // Memory beside that of plain decoding.
+  [[nodiscard]] int64_t bytes() const { return drafter_->bytes() + (kept_ ? kept_->bytes() : 0); }
+
+ private:
+  friend class DecodeSteps;
+  std::unique_ptr<Drafter> drafter_;
+  int most_;
+  std::optional<Provisional> kept_;
+  SpeculationRule rule_;
+  SpeculationStats stats_;
+};
+
+// The logits of one token after another. Begins where the state has read all tokens but the last one picked.
+class DecodeSteps {
+ public:
+  // speculation: null for plain steps. All must outlive it.
+  DecodeSteps(const Model& model, SequenceState& state, Speculation* speculation, ThreadPool& pool,
+              ForwardScratch& scratch)
+      : model_(model), state_(state), speculation_(speculation), pool_(pool), scratch_(scratch) {}
+  ~DecodeSteps();
+  DecodeSteps(const DecodeSteps&) = delete;
+  DecodeSteps& operator=(const DecodeSteps&) = delete;
+
+  // Logits [vocab] of the token behind `picked`, until the next call.
+  std::span<const float> Next(int32_t picked);
+  // Tokens that the context still has room for.
+  [[nodiscard]] int64_t Room() const { return state_.layout().most_tokens - state_.pos() - read_; }
+  // The state has read all that was given to Next, and nothing else.
+  void End() { Settle(false); }
+
+ private:
+  // Takes what was read of the pass that waits into the state; `wrong`: the guess behind it is known to be.
+  void Settle(bool wrong);
+  // Guesses behind `picked`; none where none pays.
+  std::span<const int32_t> Guess(int32_t picked);
+
+  const Model& model_;
+  SequenceState& state_;
+  Speculation* speculation_;
+  ThreadPool& pool_;
+  ForwardScratch& scratch_;
+  // The provisional pass that waits.
+  std::span<const float> logits_;  // [rows, vocab]
+  std::vector<int32_t> ids_;       // what was picked before it, then the guesses
+  int64_t read_ = 0;               // rows of it that Next gave; 0: none waits
+  int kind_ = 0;
+  double draft_seconds_ = 0, pass_seconds_ = 0;
+};
+
+}  // namespace hydra

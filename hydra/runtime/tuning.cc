@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Measuring ways to read weights.
+#include "hydra/runtime/tuning.h"
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <span>
+
+#include "hydra/base/clock.h"
+#include "hydra/base/error.h"
+#include "hydra/base/rng.h"
+#include "hydra/kernels/target.h"
+#include "hydra/runtime/weights.h"
+
+namespace hydra {
+namespace {
+
+using kernels::MatMulArgs;
+using kernels::Tuning;
+
+constexpr double kSeconds = 0.05;                   // that loading may take longer
+constexpr int64_t kLeastBytes = int64_t{8} << 20;   // a smaller model stays in the caches
+constexpr int64_t kRoundBytes = int64_t{64} << 20;  // read in a round: more than most last caches hold
+constexpr int kMostRounds = 5, kLeastRounds = 3;
+constexpr double kGain = 1.03;
+
+double Median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// Products of one token with a model's matrices as a pass lists them: what reads the same input in one call.
+class Reader {
+ public:
+  Reader(const ModelWeights& weights, ThreadPool& pool) : act_(ActOf(weights)), pool_(pool) {
+    int64_t widest = 0, rows = 0;
+    weights.ForEachMatrix([&](const std::string& part, const kernels::Matrix& w) {
+      if (bytes_ >= kRoundBytes || part == "embedding" || part == "product-key table") return;  // rows here and there
+      widest = std::max(widest, w.cols);
+      const bool alone =
+          part.ends_with("out") || part.ends_with("down") || calls_.empty() || calls_.back().back().w.cols != w.cols;
+      if (alone) calls_.emplace_back();
+      calls_.back().push_back({.w = w, .T = 1});
+      rows += w.rows;
+      bytes_ += kernels::MatrixBytes(w);
+    });
+    x_.resize(static_cast<size_t>(widest));
+    y_.resize(static_cast<size_t>(rows));
+    Rng rng(1);
+    for (float& x : x_) x = static_cast<float>(rng.Normal());
+    float* y = y_.data();
+    for (auto& call : calls_)
+      for (MatMulArgs& map : call) map.x = x_.data(), map.y = y, y += map.w.rows;
+  }
+  [[nodiscard]] int64_t bytes() const { return bytes_; }
+
+  // One round: the candidates take the calls in turn, so that each reads from memory what the others have not just
+  // read. False where the time is up.
+  bool Round(std::vector<Candidate>& candidates, size_t turn, double deadline) {
+    std::vector<double> seconds(candidates.size()), bytes(candidates.size());
+    for (const auto& call : calls_) {
+      const size_t i = turn++ % candidates.size();
+      const double start = Seconds();
+      if (start > deadline) return false;
+      kernels::MatMul(call, {act_, candidates[i].tuning}, pool_, scratch_);
+      seconds[i] += Seconds() - start;
+      for (const MatMulArgs& map : call) bytes[i] += static_cast<double>(kernels::MatrixBytes(map.w));
+    }
+    for (size_t i = 0; i < candidates.size(); ++i) candidates[i].rates.push_back(bytes[i] / seconds[i]);
+    return true;
+  }
+
+ private:
+  static kernels::ActType ActOf(const ModelWeights& weights) {
+    return weights.options.act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32;
+  }
+
+  kernels::ActType act_;
+  ThreadPool& pool_;
+  kernels::MatMulScratch scratch_;
+  std::vector<std::vector<MatMulArgs>> calls_;
+  std::vector<float> x_, y_;
+  int64_t bytes_ = 0;
+};
+
+// Values that one field of a tuning may take, the default first.
+template <class T>
+std::vector<Candidate> Vary(const Tuning& base, T Tuning::*field, std::initializer_list<T> values) {
+  std::vector<Candidate> candidates{{base}};
+  for (const T value : values) {
+    if (value == base.*field) continue;
+    candidates.push_back({base});
+    candidates.back().tuning.*field = value;
+  }
+  return candidates;
+}
+
+}  // namespace
+
+Chosen ChooseFastest(const std::vector<Candidate>& candidates) {
+  std::vector<double> medians;
+  for (const Candidate& candidate : candidates) medians.push_back(Median(candidate.rates));
+  const auto best = static_cast<size_t>(std::ranges::max_element(medians) - medians.begin());
+  if (best == 0 || medians[best] < kGain * medians[0]) return {0, true};
+  const auto slower = std::ranges::count_if(candidates[best].rates, [&](double rate) { return rate <= medians[0]; });
+  return {best, slower <= 1};
+}
+
+std::optional<TuningChoice> MeasureTuning(const ModelWeights& weights, ThreadPool& pool, double seconds) {
+  Reader reader(weights, pool);
+  if (reader.bytes() < kLeastBytes) return std::nullopt;
+  const double start = Seconds(), deadline = start + seconds;
+  TuningChoice choice{.clear = true};
+  // One field after the other; the last ones are left as they are where the time is up.
+  const int all = pool.threads();
+  const auto fields = {
+      +[](const Tuning& base, int) {
+        return Vary<int64_t>(base, &Tuning::ahead, {0, 1024, 4096});
+      },
+      +[](const Tuning& base, int) {
+        return Vary<int64_t>(base, &Tuning::pieces, {2, 6, 12});
+      },
+      +[](const Tuning& base, int threads) {
+        return threads > 1 ? Vary<int>(base, &Tuning::threads, {0, (threads + 1) / 2}) : std::vector<Candidate>{};
+      }};
+  for (const auto& vary : fields) {
+    std::vector<Candidate> candidates = vary(choice.tuning, all);
+    int rounds = 0;
+    for (; !candidates.empty() && rounds < kMostRounds; ++rounds)
+      if (!reader.Round(candidates, static_cast<size_t>(rounds), deadline)) break;
+    if (candidates.empty()) continue;
+    if (rounds < kLeastRounds) {
+      choice.clear = false;
+      break;
+    }
+    const Chosen chosen = ChooseFastest(candidates);
+    choice.tuning = candidates[chosen.index].tuning;
+    choice.clear = choice.clear && chosen.clear;
+  }
+  choice.about = StrCat("measured in ", static_cast<int>((Seconds() - start) * 1e3 + 0.5), " ms");
+  return choice;
+}
+
+std::string Describe(const Tuning& tuning, int threads) {
+  const std::string ahead = tuning.ahead > 0 ? StrCat("asks ", tuning.ahead, " bytes ahead") : "asks for nothing ahead";
+  return StrCat(ahead, ", ", tuning.pieces, " tasks a thread, ", tuning.threads > 0 ? tuning.threads : threads,
+                " threads");
+}
+
+TuningChoice ChooseTuning(const ModelWeights& weights, const TuneOptions& options, ThreadPool& pool) {
+  if (options.mode == TuneMode::kOff) return {.about = "not measured"};
+  const std::string key = TuningKey(weights, options.machine, pool.threads());
+  if (options.mode == TuneMode::kOn && !options.file.empty())
+    if (const auto kept = ReadTuning(options.file, key)) return {*kept, true, "kept in " + options.file};
+  std::optional<TuningChoice> choice = MeasureTuning(weights, pool, kSeconds);
+  if (!choice) return {.about = "not measured: the model is small"};
+  if (!choice->clear) {
+    choice->about += "; not kept: the measurements differed too much";
+  } else if (!options.file.empty()) {
+    try {
+      KeepTuning(options.file, key, choice->tuning);
+      choice->about += ", kept in " + options.file;
+    } catch (const Error& error) {
+      choice->about += StrCat("; not kept: ", error.what());
+    }
+  }
+  return *choice;
+}
+
+std::string TuningKey(const ModelWeights& weights, const std::string& machine, int threads) {
+  std::map<std::string, int64_t> matrices;
+  weights.ForEachMatrix([&](const std::string&, const kernels::Matrix& w) {
+    ++matrices[StrCat(Info(w.type).name, w.packed ? " panels " : " rows ", w.rows, "x", w.cols)];
+  });
+  std::string key = StrCat(machine, "; ", weights.target, "; ", threads, " threads");
+  for (const auto& [matrix, count] : matrices) key += StrCat("; ", count, " ", matrix);
+  return key;
+}
+
+}  // namespace hydra
