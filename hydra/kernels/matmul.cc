@@ -21,8 +21,7 @@
 namespace hydra::kernels {
 namespace {
 
-// Rows of W that a task takes at least: whole pairs of panels on every level, and whole cache lines of y.
-constexpr int64_t kUnit = 16;
+constexpr int64_t kLine = 16;               // floats of y in a cache line
 constexpr int64_t kSlab = 256;              // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
 constexpr int64_t kGemmTokens = 480;        // tokens of a task there: their sums (60 KB) stay in the second-level cache
 constexpr int64_t kInt8Tokens = 192;        // tokens that pass a panel pair before the next pair: x stays in that cache
@@ -96,7 +95,8 @@ class Driver {
         times_(options.times),
         pool_(pool),
         data_(data),
-        kernels_(Kernels()) {
+        kernels_(Kernels()),
+        unit_(std::max(kLine, 2 * kernels_.lanes)) {
     HYDRA_CHECK(kernels_.f32_tokens <= kMostTokens);
   }
 
@@ -266,16 +266,16 @@ class Driver {
     return tuning_.threads > 0 && IsFew() ? std::min(tuning_.threads, all) : all;
   }
 
-  // Time of kUnit rows of one map, in a unit of its own: bytes of W for few tokens, products for many.
-  static double UnitCost(const MatMulArgs& a) {
-    return static_cast<double>(kUnit) * static_cast<double>(a.w.cols) * (4.0 + static_cast<double>(a.T)) + 1000.0;
+  // Time of unit_ rows of one map, in a unit of its own: bytes of W for few tokens, products for many.
+  [[nodiscard]] double UnitCost(const MatMulArgs& a) const {
+    return static_cast<double>(unit_) * static_cast<double>(a.w.cols) * (4.0 + static_cast<double>(a.T)) + 1000.0;
   }
 
   void MakeTasks() {
     data_.tasks.clear();
     double total = 0;
     for (const Plan& plan : data_.plans)
-      total += UnitCost(*plan.map) * static_cast<double>(CeilDiv(plan.map->w.rows, kUnit));
+      total += UnitCost(*plan.map) * static_cast<double>(CeilDiv(plan.map->w.rows, unit_));
     // Several tasks a thread, so that a thread which loses its core for a while holds back little.
     const int64_t pieces = IsFew() ? tuning_.pieces : Tuning().pieces;
     const double target = total / static_cast<double>(pieces * Threads());
@@ -289,7 +289,7 @@ class Driver {
     double cost = 0;  // of one unit, all maps of this y
     for (int64_t i = first; i >= 0; i = plans[static_cast<size_t>(i)].next) {
       const MatMulArgs& a = *plans[static_cast<size_t>(i)].map;
-      units = std::max(units, CeilDiv(a.w.rows, kUnit));
+      units = std::max(units, CeilDiv(a.w.rows, unit_));
       cost += UnitCost(a);
     }
     // Tokens are cut only where one map has this y: others may write the same rows of it.
@@ -307,7 +307,7 @@ class Driver {
     const int64_t step = std::clamp<int64_t>(static_cast<int64_t>(target / cost), 1, units);
     for (int64_t t = 0; t < T; t += tokens)
       for (int64_t u = 0; u < units; u += step)
-        data_.tasks.push_back({first, u * kUnit, (u + step) * kUnit, t, plan.next < 0 ? std::min(T, t + tokens) : -1});
+        data_.tasks.push_back({first, u * unit_, (u + step) * unit_, t, plan.next < 0 ? std::min(T, t + tokens) : -1});
   }
 
   // What one worker needs for any of the tasks: a slab and its sums, or two panels of weights that are not packed.
@@ -465,6 +465,9 @@ class Driver {
   ThreadPool& pool_;
   MatMulScratch::Data& data_;
   const LevelKernels kernels_;
+  // Rows of W that a task takes at least: whole pairs of panels, since two panels are multiplied together whichever
+  // task they are of, and whole cache lines of y.
+  const int64_t unit_;
   int64_t work_bytes_ = 0;
 };
 
