@@ -117,7 +117,6 @@ struct ThreadPool::Impl {
   std::vector<std::atomic<double>> out_until;  // of each thread; 0: it takes part
   std::mutex out_mutex;
   std::condition_variable out_changed;
-  std::atomic<int64_t> left_out{0};
   double seconds = 0;  // in regions
 
   // Where each worker last ran, and where the process may.
@@ -160,7 +159,6 @@ struct ThreadPool::Impl {
     for (size_t worker = out_until.size(); --worker > 0;) {
       if (out_until[worker].load(std::memory_order_relaxed) != 0) continue;
       out_until[worker].store(now + pause, std::memory_order_relaxed);
-      left_out.fetch_add(1, std::memory_order_relaxed);
       return;
     }
   }
@@ -294,7 +292,6 @@ int ThreadPool::threads() const { return static_cast<int>(impl_->workers.size())
 
 int64_t ThreadPool::regions() const { return impl_->regions.load(std::memory_order_relaxed); }
 double ThreadPool::seconds() const { return impl_->seconds; }
-int64_t ThreadPool::left_out() const { return impl_->left_out.load(std::memory_order_relaxed); }
 
 void ThreadPool::RunRaw(void (*f)(void*, int), void* context) {
   struct Call {

@@ -49,8 +49,6 @@ class ThreadPool {
   [[nodiscard]] int64_t regions() const;
   // Seconds that callers from outside spent in For and Run so far.
   [[nodiscard]] double seconds() const;
-  // Times that a thread was left out so far.
-  [[nodiscard]] int64_t left_out() const;
 
  private:
   void RunRaw(void (*f)(void*, int), void* context);

@@ -96,10 +96,6 @@ double RunCompared(const BenchFlags& flags, const SpeedTest& test, int threads) 
   return *rate;
 }
 
-kernels::ActType ActOf(const Model& model) {
-  return model.options().act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32;
-}
-
 // A test under way.
 struct Running {
   SpeedTest test;
@@ -116,8 +112,8 @@ BenchRow MakeRow(const Runner& runner, Running& running, bool profile, double re
   row.read_bytes_per_s = read_bytes_per_s;
   row.token_flops = CountTokenFlops(runner.model.config(), running.test);
   if (row.token_flops > 0)
-    row.peak_flops =
-        kernels::MeasurePeak(MatrixTypes(runner.model.weights().source).front(), ActOf(runner.model), *runner.pool);
+    row.peak_flops = kernels::MeasurePeak(MatrixTypes(runner.model.weights().source).front(),
+                                          runner.model.weights().act(), *runner.pool);
   if (!running.compared.empty()) row.compared = Summarise(running.compared);
   if (profile) row.profile = running.speed.Profile();
   return row;

@@ -38,6 +38,7 @@ struct Measured {
 Measured Measure(const SpeculationTest& test, int64_t prompt, int64_t tokens, const SpeculationFlags& flags,
                  const ModelFlags& model_flags, const Runner& runner, const Tokenizer& tokenizer) {
   const std::vector<int32_t> ids = PromptOf(test.text, prompt, tokenizer);
+  const auto draft = OpenDraftModel(flags, model_flags, runner.model, tokenizer, *runner.pool);
   ForwardScratch scratch;
   Measured out{.prompt = prompt, .generated = tokens, .plain = {}, .guessed = {}, .speculation = {}, .about = {}};
   const auto time = [&](Speculation* speculation) {
@@ -46,16 +47,15 @@ Measured Measure(const SpeculationTest& test, int64_t prompt, int64_t tokens, co
   (void)time(nullptr);  // warms up
   for (int64_t i = 0; i < test.repeats && !StopRequested(); ++i) {
     // A new one each time: what the last repetition learnt is not for this one.
-    const OpenedSpeculation opened =
-        OpenSpeculation(flags, model_flags, runner.model, tokenizer, *runner.pool, scratch);
-    const DecodeTime plain = time(nullptr), guessed = time(opened.get());
+    const auto speculation = MakeSpeculation(flags, runner.model, draft.get(), *runner.pool, scratch);
+    const DecodeTime plain = time(nullptr), guessed = time(speculation.get());
     if (plain.ids != guessed.ids)
       throw Error(ErrorCode::kUsage, "bench --spec: the tokens differ from those of plain decoding: this is a fault");
     const auto rate = [&](const DecodeTime& one) { return static_cast<double>(tokens) / one.seconds; };
     out.plain.push_back(rate(plain));
     out.guessed.push_back(rate(guessed));
-    out.speculation = SpeculationJson(*opened.get());
-    out.about = SpeculationText(*opened.get());
+    out.speculation = SpeculationJson(*speculation);
+    out.about = SpeculationText(*speculation);
   }
   return out;
 }

@@ -44,8 +44,8 @@ class Chat {
         sampling_(ResolveSampling(flags.sampling, verb, wishes_)),
         runner_(OpenRunner(flags.model, {.quiet = common.quiet, .provisional = flags.speculation.provisional()})),
         tokenizer_(LoadTokenizerOf(runner_.model, flags_.model)),
-        speculation_(
-            OpenSpeculation(flags.speculation, flags.model, runner_.model, tokenizer_, *runner_.pool, scratch_)),
+        draft_(OpenDraftModel(flags.speculation, flags.model, runner_.model, tokenizer_, *runner_.pool)),
+        speculation_(MakeSpeculation(flags.speculation, runner_.model, draft_.get(), *runner_.pool, scratch_)),
         template_(LoadTemplate(verb)),
         conversation_(
             {runner_.model, tokenizer_, *runner_.pool, scratch_}, template_,
@@ -155,7 +155,7 @@ class Chat {
     fmt::print(stderr, "(context {} of {} tokens | last turn: read {} tokens{}; wrote {}{})\n", conversation_.length(),
                runner_.model.options().ctx_size, last_.prompt_tokens, rate(last_.prompt_tokens, last_.prefill_seconds),
                last_.ids.size(), rate(last_.steps, last_.decode_seconds));
-    if (speculation_.get() != nullptr) fmt::print(stderr, "(speculation {})\n", SpeculationText(*speculation_.get()));
+    if (speculation_) fmt::print(stderr, "(speculation {})\n", SpeculationText(*speculation_));
   }
 
   const ChatFlags& flags_;
@@ -166,7 +166,8 @@ class Chat {
   Runner runner_;
   Tokenizer tokenizer_;
   ForwardScratch scratch_;
-  OpenedSpeculation speculation_;
+  std::unique_ptr<Model> draft_;
+  std::unique_ptr<Speculation> speculation_;
   ChatTemplate template_;
   Conversation conversation_;
   GenerateResult last_;

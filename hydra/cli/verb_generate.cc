@@ -117,8 +117,8 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   for (const int32_t id : state.ids()) sampler.Accept(id);
   for (const int32_t id : state.pending()) sampler.Accept(id);
   ForwardScratch scratch;
-  const OpenedSpeculation speculation =
-      OpenSpeculation(flags.speculation, flags.model, runner.model, tokenizer, *runner.pool, scratch);
+  const auto draft = OpenDraftModel(flags.speculation, flags.model, runner.model, tokenizer, *runner.pool);
+  const auto speculation = MakeSpeculation(flags.speculation, runner.model, draft.get(), *runner.pool, scratch);
   const Generator generator{runner.model, tokenizer, *runner.pool, scratch};
   const GenerateOptions options{.max_tokens = flags.max_tokens,
                                 .end_ids = EndIds(runner.model, config, tokenizer),
@@ -142,7 +142,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   if (common.quiet) return StopStatus();
   fmt::print(stderr, "end          {}\n", EndText(result, flags, state, generator));
   PrintStatistics(result, loaded - start, sampling.seed, sampling.temperature);
-  if (speculation.get() != nullptr) fmt::print(stderr, "speculation  {}\n", SpeculationText(*speculation.get()));
+  if (speculation) fmt::print(stderr, "speculation  {}\n", SpeculationText(*speculation));
   return StopStatus();
 }
 

@@ -141,13 +141,18 @@ RunOptions RunOptionsOf(const LoadOptions& load, const OpenOptions& options, con
           .provisional = options.provisional};
 }
 
+// A model's files, with their warnings on stderr.
+WeightSource OpenSource(const std::string& path) {
+  std::vector<std::string> warnings;
+  WeightSource source = OpenWeights(path, &warnings);
+  PrintWarnings(warnings);
+  return source;
+}
+
 }  // namespace
 
 Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options) {
-  std::vector<std::string> warnings;
-  const WeightSource source = OpenWeights(flags.model, &warnings);
-  PrintWarnings(warnings);
-  return OpenRunner(source, flags, options);
+  return OpenRunner(OpenSource(flags.model), flags, options);
 }
 
 Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options) {
@@ -167,9 +172,7 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
 }
 
 Model OpenBeside(const ModelFlags& flags, const OpenOptions& options, ThreadPool& pool) {
-  std::vector<std::string> warnings;
-  const WeightSource source = OpenWeights(flags.model, &warnings);
-  PrintWarnings(warnings);
+  const WeightSource source = OpenSource(flags.model);
   const LoadOptions load = LoadOptionsOf(flags, options, source.config);
   CheckMemory(source, RunOptionsOf(load, options, source, pool.threads()),
               [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; });

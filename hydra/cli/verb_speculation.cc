@@ -41,33 +41,35 @@ void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags) {
   verb->add_option("--spec-n", flags->most, "guesses of a pass at most")->check(Range(1, kProvisionalTokens - 1));
 }
 
-OpenedSpeculation OpenSpeculation(const SpeculationFlags& flags, const ModelFlags& model_flags, const Model& model,
-                                  const Tokenizer& tokenizer, ThreadPool& pool, ForwardScratch& scratch) {
-  OpenedSpeculation opened;
-  if (!flags.on()) return opened;
+std::unique_ptr<Model> OpenDraftModel(const SpeculationFlags& flags, const ModelFlags& model_flags, const Model& model,
+                                      const Tokenizer& tokenizer, ThreadPool& pool) {
+  if (flags.drafter.empty()) throw Error(ErrorCode::kUsage, "--spec: must be off, ngram, self or a model: it is empty");
+  if (!flags.on() || flags.drafter == "ngram" || flags.drafter == "self") return nullptr;
+  ModelFlags theirs = model_flags;
+  theirs.model = flags.drafter;
+  theirs.controls.clear();
+  theirs.pre.clear();
+  auto draft = std::make_unique<Model>(
+      OpenBeside(theirs, {.quiet = true, .ctx = model.options().ctx_size, .provisional = 2 * (flags.most + 1)}, pool));
+  CheckSameTokens(flags.drafter, LoadTokenizer(flags.drafter), tokenizer);
+  return draft;
+}
+
+std::unique_ptr<Speculation> MakeSpeculation(const SpeculationFlags& flags, const Model& model, const Model* draft,
+                                             ThreadPool& pool, ForwardScratch& scratch) {
+  if (!flags.on()) return nullptr;
   const int most = static_cast<int>(flags.most);
-  const int64_t vocab = model.config().vocab_size;
+  const auto by_model = [&](const std::string& name, const Model& guesses, const Controls& controls) {
+    return std::make_unique<ModelDrafter>(name, guesses, controls, most, model.config().vocab_size, pool, scratch);
+  };
   std::unique_ptr<Drafter> drafter;
-  if (flags.drafter.empty()) {
-    throw Error(ErrorCode::kUsage, "--spec: must be off, ngram, self or a model: it is empty");
-  } else if (flags.drafter == "ngram") {
+  if (draft != nullptr)
+    drafter = by_model(ModelName(flags.drafter), *draft, Controls());
+  else if (flags.drafter == "self")
+    drafter = by_model("self", model, SelfDraftControls(model.config()));
+  else
     drafter = std::make_unique<NgramDrafter>();
-  } else if (flags.drafter == "self") {
-    drafter =
-        std::make_unique<ModelDrafter>("self", model, SelfDraftControls(model.config()), most, vocab, pool, scratch);
-  } else {
-    ModelFlags theirs = model_flags;
-    theirs.model = flags.drafter;
-    theirs.controls.clear();
-    theirs.pre.clear();
-    opened.model = std::make_unique<Model>(OpenBeside(
-        theirs, {.quiet = true, .ctx = model.options().ctx_size, .provisional = 2 * (flags.most + 1)}, pool));
-    CheckSameTokens(flags.drafter, LoadTokenizer(flags.drafter), tokenizer);
-    drafter =
-        std::make_unique<ModelDrafter>(ModelName(flags.drafter), *opened.model, Controls(), most, vocab, pool, scratch);
-  }
-  opened.speculation = std::make_unique<Speculation>(std::move(drafter), most);
-  return opened;
+  return std::make_unique<Speculation>(std::move(drafter), most);
 }
 
 std::string SpeculationText(const Speculation& speculation) {

@@ -23,18 +23,14 @@ struct SpeculationFlags {
 };
 void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags);
 
-// A drafter with the model that it may need.
-struct OpenedSpeculation {
-  std::unique_ptr<Model> model;  // of --spec MODEL
-  std::unique_ptr<Speculation> speculation;
-  // For decoding; null: plain steps.
-  [[nodiscard]] Speculation* get() const { return speculation.get(); }
-};
-// Throws kUsage where the drafter cannot guess for this model, with the reason. Model, pool and scratch must outlive
-// it.
-[[nodiscard]] OpenedSpeculation OpenSpeculation(const SpeculationFlags& flags, const ModelFlags& model_flags,
-                                                const Model& model, const Tokenizer& tokenizer, ThreadPool& pool,
-                                                ForwardScratch& scratch);
+// The model of --spec MODEL; null where the drafter needs none. Throws kUsage where its tokenizer is another one.
+[[nodiscard]] std::unique_ptr<Model> OpenDraftModel(const SpeculationFlags& flags, const ModelFlags& model_flags,
+                                                    const Model& model, const Tokenizer& tokenizer, ThreadPool& pool);
+// For decoding; null, which is plain steps, with --spec off. `draft`: what OpenDraftModel gave. Throws kUsage where the
+// drafter cannot guess for this model, with the reason. Models, pool and scratch must outlive it.
+[[nodiscard]] std::unique_ptr<Speculation> MakeSpeculation(const SpeculationFlags& flags, const Model& model,
+                                                           const Model* draft, ThreadPool& pool,
+                                                           ForwardScratch& scratch);
 
 // "ngram: 312 tokens in 160 passes, 1.95 a pass; right 0.82 0.61 of 150 92; 73.4 MB a token"
 [[nodiscard]] std::string SpeculationText(const Speculation& speculation);

@@ -4,6 +4,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/runtime/drafter.h"
+#include "hydra/runtime/sampler.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {
@@ -28,7 +29,7 @@ ModelDrafter::ModelDrafter(std::string name, const Model& model, const Controls&
                            ThreadPool& pool, ForwardScratch& scratch)
     : name_(std::move(name)),
       model_(model),
-      vocab_(std::min(vocab, model.config().vocab_size)),
+      vocab_(vocab),
       pool_(pool),
       scratch_(scratch),
       state_(model, controls),
@@ -80,8 +81,7 @@ std::span<const int32_t> ModelDrafter::Draft(int n) {
 
 int32_t ModelDrafter::Best(std::span<const int32_t> ids) {
   const Segment segment{.state = &state_, .ids = ids, .kept = &kept_};
-  const auto logits = model_.Forward({&segment, 1}, pool_, scratch_).first(static_cast<size_t>(vocab_));
-  return static_cast<int32_t>(std::ranges::max_element(logits) - logits.begin());
+  return BestId(model_.Forward({&segment, 1}, pool_, scratch_), vocab_);
 }
 
 }  // namespace hydra

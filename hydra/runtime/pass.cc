@@ -43,7 +43,7 @@ Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span
       c_(weights.config),
       s_(scratch),
       pool_(pool),
-      act_(weights.options.act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32),
+      act_(weights.act()),
       view_{.weights = weights,
             .config = weights.config,
             .pieces = pieces,

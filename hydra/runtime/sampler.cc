@@ -33,6 +33,11 @@ void SamplerOptions::CheckIds(int64_t vocab) const {
       throw Error(ErrorCode::kUsage, StrCat("--logit-bias ", id, "=", bias, ": the id must be 0 to ", vocab - 1));
 }
 
+int32_t BestId(std::span<const float> logits, int64_t vocab) {
+  const auto known = logits.first(std::min(logits.size(), static_cast<size_t>(vocab)));
+  return static_cast<int32_t>(std::ranges::max_element(known) - known.begin());
+}
+
 Sampler::Sampler(const SamplerOptions& options) : options_(options), rng_(options.seed) { options_.Validate(); }
 
 void Sampler::Accept(int32_t id) {

@@ -32,6 +32,9 @@ struct SamplerOptions {
   void CheckIds(int64_t vocab) const;
 };
 
+// The id with the largest of the first `vocab` logits, the lower one of equals.
+[[nodiscard]] int32_t BestId(std::span<const float> logits, int64_t vocab);
+
 // One stream's sampler. Not thread-safe. The same seed and logits give the same tokens everywhere.
 class Sampler {
  public:

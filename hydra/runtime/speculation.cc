@@ -15,16 +15,6 @@ namespace hydra {
 int64_t SpeculationStats::Guessed() const { return std::accumulate(tried.begin(), tried.end(), int64_t{0}); }
 int64_t SpeculationStats::Right() const { return std::accumulate(right.begin(), right.end(), int64_t{0}); }
 
-SpeculationStats& SpeculationStats::operator+=(const SpeculationStats& other) {
-  passes += other.passes, tokens += other.tokens, plain += other.plain;
-  tried.resize(std::max(tried.size(), other.tried.size()));
-  right.resize(tried.size());
-  for (size_t i = 0; i < other.tried.size(); ++i) tried[i] += other.tried[i], right[i] += other.right[i];
-  pass_seconds += other.pass_seconds, draft_seconds += other.draft_seconds;
-  moved += other.moved;
-  return *this;
-}
-
 // ---- How many guesses ----
 
 SpeculationRule::SpeculationRule(int most) : most_(most), costs_(static_cast<size_t>(most) + 2) {
@@ -39,12 +29,11 @@ double SpeculationRule::Cost(int n) const {
   if (n == 1 || known > 0) return std::max(known, one);
   // A pass is a reading of the weights and arithmetic for each token: a line through the nearest that is known.
   constexpr double kSlope = 0.08;  // of a plain step, for a token, where no other length was measured
-  double slope = kSlope * one;
   for (int d = 1; d <= most_; ++d)
     for (const int near : {n - d, n + d})
       if (near > 1 && near <= most_ + 1 && costs_[static_cast<size_t>(near)] > 0)
         return one + std::max(costs_[static_cast<size_t>(near)] - one, 0.0) * (n - 1) / (near - 1);
-  return one + slope * (n - 1);
+  return one + kSlope * one * (n - 1);
 }
 
 void SpeculationRule::Measured(int n, double seconds) {

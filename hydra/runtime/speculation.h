@@ -27,7 +27,6 @@ struct SpeculationStats {
   PassBytes moved;  // by the passes and the drafter
   [[nodiscard]] int64_t Guessed() const;
   [[nodiscard]] int64_t Right() const;
-  SpeculationStats& operator+=(const SpeculationStats& other);
 };
 
 // How many guesses are worth their time: from how often they were right and what passes of each length took. Makes
@@ -44,9 +43,6 @@ class SpeculationRule {
   // A pass without guesses; one with some of a kind, of which the first `right` were right, and `judged` became known.
   void Plain(double seconds, double draft_seconds);
   void Tried(int kind, int guesses, int judged, int right, double seconds, double draft_seconds);
-
-  // Share of the time so far that was lost, counted as it is for leaving off; for tests.
-  [[nodiscard]] double Lost() const { return time_ > 0 ? lost_ / time_ : 0; }
 
  private:
   static constexpr int kFirst = 2;                         // plain steps before all else

@@ -11,6 +11,7 @@
 #include "hydra/base/error.h"
 #include "hydra/base/rng.h"
 #include "hydra/model/accounting.h"
+#include "hydra/runtime/sampler.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {
@@ -70,16 +71,12 @@ double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
 DecodeTime TimeDecode(const Model& model, std::span<const int32_t> prompt, int64_t tokens, int64_t vocab,
                       Speculation* speculation, ThreadPool& pool, ForwardScratch& scratch) {
   SequenceState state(model);
-  const auto best = [&](std::span<const float> logits) {
-    const auto known = logits.first(static_cast<size_t>(std::min(vocab, model.config().vocab_size)));
-    return static_cast<int32_t>(std::ranges::max_element(known) - known.begin());
-  };
   DecodeTime out;
-  int32_t id = best(model.Prefill(state, prompt, pool, scratch));
+  int32_t id = BestId(model.Prefill(state, prompt, pool, scratch), vocab);
   DecodeSteps steps(model, state, speculation, pool, scratch);
   const double start = Seconds();
   for (int64_t i = 0; i < tokens; ++i) {
-    id = best(steps.Next(id));
+    id = BestId(steps.Next(id), vocab);
     out.ids.push_back(id);
   }
   steps.End();

@@ -10,7 +10,7 @@
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/rng.h"
-#include "hydra/kernels/target.h"
+#include "hydra/runtime/speed.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {
@@ -23,18 +23,13 @@ constexpr double kSeconds = 0.05;                   // that loading may take lon
 constexpr int64_t kLeastBytes = int64_t{8} << 20;   // a smaller model stays in the caches
 constexpr int64_t kRoundBytes = int64_t{64} << 20;  // read in a round: more than most last caches hold
 constexpr int kMostRounds = 5, kLeastRounds = 3;
+constexpr size_t kLeastCalls = 3;  // one a round for each candidate
 constexpr double kGain = 1.03;
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // Products of one token with a model's matrices as a pass lists them: what reads the same input in one call.
 class Reader {
  public:
-  Reader(const ModelWeights& weights, ThreadPool& pool) : act_(ActOf(weights)), pool_(pool) {
+  Reader(const ModelWeights& weights, ThreadPool& pool) : act_(weights.act()), pool_(pool) {
     int64_t widest = 0, rows = 0;
     weights.ForEachMatrix([&](const std::string& part, const kernels::Matrix& w) {
       if (bytes_ >= kRoundBytes || part == "embedding" || part == "product-key table") return;  // rows here and there
@@ -55,6 +50,7 @@ class Reader {
       for (MatMulArgs& map : call) map.x = x_.data(), map.y = y, y += map.w.rows;
   }
   [[nodiscard]] int64_t bytes() const { return bytes_; }
+  [[nodiscard]] size_t calls() const { return calls_.size(); }
 
   // One round: the candidates take the calls in turn, so that each reads from memory what the others have not just
   // read. False where the time is up.
@@ -73,10 +69,6 @@ class Reader {
   }
 
  private:
-  static kernels::ActType ActOf(const ModelWeights& weights) {
-    return weights.options.act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32;
-  }
-
   kernels::ActType act_;
   ThreadPool& pool_;
   kernels::MatMulScratch scratch_;
@@ -101,7 +93,7 @@ std::vector<Candidate> Vary(const Tuning& base, T Tuning::*field, std::initializ
 
 Chosen ChooseFastest(const std::vector<Candidate>& candidates) {
   std::vector<double> medians;
-  for (const Candidate& candidate : candidates) medians.push_back(Median(candidate.rates));
+  for (const Candidate& candidate : candidates) medians.push_back(Summarise(candidate.rates).median);
   const auto best = static_cast<size_t>(std::ranges::max_element(medians) - medians.begin());
   if (best == 0 || medians[best] < kGain * medians[0]) return {0, true};
   const auto slower = std::ranges::count_if(candidates[best].rates, [&](double rate) { return rate <= medians[0]; });
@@ -110,35 +102,24 @@ Chosen ChooseFastest(const std::vector<Candidate>& candidates) {
 
 std::optional<TuningChoice> MeasureTuning(const ModelWeights& weights, ThreadPool& pool, double seconds) {
   Reader reader(weights, pool);
-  if (reader.bytes() < kLeastBytes) return std::nullopt;
+  if (reader.bytes() < kLeastBytes || reader.calls() < kLeastCalls) return std::nullopt;
   const double start = Seconds(), deadline = start + seconds;
   TuningChoice choice{.clear = true};
-  // One field after the other; the last ones are left as they are where the time is up.
-  const int all = pool.threads();
-  const auto fields = {
-      +[](const Tuning& base, int) {
-        return Vary<int64_t>(base, &Tuning::ahead, {0, 1024, 4096});
-      },
-      +[](const Tuning& base, int) {
-        return Vary<int64_t>(base, &Tuning::pieces, {2, 6, 12});
-      },
-      +[](const Tuning& base, int threads) {
-        return threads > 1 ? Vary<int>(base, &Tuning::threads, {0, (threads + 1) / 2}) : std::vector<Candidate>{};
-      }};
-  for (const auto& vary : fields) {
-    std::vector<Candidate> candidates = vary(choice.tuning, all);
+  // Chooses among candidates; false where the time was up before they could be told apart.
+  const auto settle = [&](std::vector<Candidate> candidates) {
     int rounds = 0;
-    for (; !candidates.empty() && rounds < kMostRounds; ++rounds)
-      if (!reader.Round(candidates, static_cast<size_t>(rounds), deadline)) break;
-    if (candidates.empty()) continue;
-    if (rounds < kLeastRounds) {
-      choice.clear = false;
-      break;
-    }
+    while (rounds < kMostRounds && reader.Round(candidates, static_cast<size_t>(rounds), deadline)) ++rounds;
+    if (rounds < kLeastRounds) return choice.clear = false;
     const Chosen chosen = ChooseFastest(candidates);
     choice.tuning = candidates[chosen.index].tuning;
     choice.clear = choice.clear && chosen.clear;
-  }
+    return true;
+  };
+  // One field after the other; the last ones stay as they are where the time is up.
+  const bool in_time = settle(Vary<int64_t>(choice.tuning, &Tuning::ahead, {0, 1024, 4096})) &&
+                       settle(Vary<int64_t>(choice.tuning, &Tuning::pieces, {2, 6, 12}));
+  if (const int all = pool.threads(); in_time && all > 1)
+    (void)settle(Vary<int>(choice.tuning, &Tuning::threads, {0, (all + 1) / 2}));
   choice.about = StrCat("measured in ", static_cast<int>((Seconds() - start) * 1e3 + 0.5), " ms");
   return choice;
 }
