@@ -15,7 +15,7 @@ refuse() { echo "$name: $*" >&2; exit 2; }
 case $name in
   llama_cpp)
     package=llama-cpp-python version=0.3.36 vendored=llama.cpp
-    programs="llama-bench llama-quantize llama-completion"
+    programs="llama-bench llama-quantize llama-completion llama-lookup"
     options="-DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_MTMD=OFF" ;;
   ik_llama_cpp)
     package=ik-llama-cpp-python version=0.1.5 vendored=ik_llama.cpp

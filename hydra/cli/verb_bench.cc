@@ -210,13 +210,18 @@ Runner Open(const BenchFlags& flags, const OpenOptions& options) {
 }
 
 // Flags that do not go together.
-void CheckFlags(const BenchFlags& flags, bool speed) {
+void CheckFlags(const BenchFlags& flags, const CLI::App* verb, bool speed) {
   if ((speed || flags.ppl.empty()) && !flags.model.controls.empty())
     throw Error(ErrorCode::kUsage,
                 fmt::format("bench: --control {}: for --ppl alone; speed tests count the bytes of the whole model",
                             flags.model.controls.front()));
   if (flags.speculation.on() && (!flags.preset.empty() || !flags.ppl.empty()))
     throw Error(ErrorCode::kUsage, "bench: --spec needs a model with its tokenizer, -m, and no --ppl");
+  if (flags.speculation.on())
+    for (const char* flag : {"-d", "-b", "--provisional", "--interleave", "--profile", "--compare-cmd", "--stream"})
+      if (verb->count(flag) > 0)
+        throw Error(ErrorCode::kUsage,
+                    fmt::format("bench: {}: not with --spec, which times one sequence with and without guesses", flag));
   if (!flags.speculation.on() && !flags.speculation_text.empty())
     throw Error(ErrorCode::kUsage, "bench: --spec-text is for --spec");
   if (!flags.preset.empty() && !flags.ppl.empty())
@@ -251,7 +256,7 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   InstallStopSignals();
   const bool speed = WantsSpeed(flags, verb);
   if (flags.ppl.empty()) RefuseTextFlags(verb, "is for --ppl");
-  CheckFlags(flags, speed);
+  CheckFlags(flags, verb, speed);
   RowWriter writer(ParseRowFormat(flags.format));
   if (flags.stream) writer.WriteStream(Stream(flags.model.threads > 0 ? flags.model.threads : PhysicalCores()));
   if (!speed && flags.ppl.empty()) {

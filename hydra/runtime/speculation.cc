@@ -17,7 +17,8 @@ int64_t SpeculationStats::Right() const { return std::accumulate(right.begin(), 
 
 // ---- How many guesses ----
 
-SpeculationRule::SpeculationRule(int most) : most_(most), costs_(static_cast<size_t>(most) + 2) {
+SpeculationRule::SpeculationRule(int most, bool always)
+    : most_(most), always_(always), costs_(static_cast<size_t>(most) + 2) {
   HYDRA_CHECK(most >= 1);
   // Before anything is known a guess of any kind is worth a try; a few wrong ones change that.
   constexpr double kRight = 1.4, kTried = 2;
@@ -47,9 +48,10 @@ void SpeculationRule::Measured(int n, double seconds) {
   if (seconds < kMoment * cost) cost = kCostDecay * cost + (1 - kCostDecay) * seconds;
 }
 
-bool SpeculationRule::On() const { return plain_ >= kFirst && !off_ && since_plain_ < kRefresh; }
+bool SpeculationRule::On() const { return always_ || (plain_ >= kFirst && !off_ && since_plain_ < kRefresh); }
 
 int SpeculationRule::Choose(int kind) const {
+  if (always_) return most_;
   const auto& rates = rates_[static_cast<size_t>(kind)];
   double all = 1, tokens = 1, best = 1 / Cost(1);
   int chosen = 0;
@@ -100,8 +102,8 @@ void SpeculationRule::Count(int tokens, double seconds, double draft_seconds, bo
 
 // ---- Steps ----
 
-Speculation::Speculation(std::unique_ptr<Drafter> drafter, int most)
-    : drafter_(std::move(drafter)), most_(most), rule_(most) {
+Speculation::Speculation(std::unique_ptr<Drafter> drafter, int most, bool always)
+    : drafter_(std::move(drafter)), most_(most), rule_(most, always) {
   HYDRA_CHECK(most >= 1 && most < kProvisionalTokens, most);
   stats_.tried.resize(static_cast<size_t>(most));
   stats_.right.resize(static_cast<size_t>(most));
@@ -114,50 +116,84 @@ DecodeSteps::~DecodeSteps() {
   }
 }
 
-std::span<const int32_t> DecodeSteps::Guess(int32_t picked) {
-  draft_seconds_ = 0;
-  if (speculation_ == nullptr || !speculation_->rule_.On()) return {};
-  const double start = Seconds();
-  std::vector<int32_t> text(state_.ids().begin(), state_.ids().end());
-  text.push_back(picked);
-  kind_ = speculation_->drafter_->Look(text);
-  int n = kind_ < 0 ? 0 : speculation_->rule_.Choose(kind_);
-  n = static_cast<int>(std::min<int64_t>(n, Room() - 1));
-  const auto guesses = n > 0 ? speculation_->drafter_->Draft(n) : std::span<const int32_t>();
-  draft_seconds_ = Seconds() - start;
-  return guesses;
+std::span<const float> DecodeSteps::logits() const {
+  const auto V = static_cast<size_t>(model_.config().vocab_size);
+  return logits_.subspan(static_cast<size_t>(std::max<int64_t>(read_ - 1, 0)) * V, V);
 }
 
 std::span<const float> DecodeSteps::Next(int32_t picked) {
-  const auto V = static_cast<size_t>(model_.config().vocab_size);
-  if (read_ > 0 && read_ < static_cast<int64_t>(ids_.size()) && ids_[static_cast<size_t>(read_)] == picked)
-    return logits_.subspan(static_cast<size_t>(read_++) * V, V);
-  Settle(true);
-  const PassBytes before = scratch_.moved();
-  const auto guesses = Guess(picked);
-  const double start = Seconds();
-  if (guesses.empty()) {
-    logits_ = model_.Step(state_, picked, pool_, scratch_);
-    if (speculation_ != nullptr) {
-      SpeculationStats& stats = speculation_->stats_;
-      const double seconds = Seconds() - start;
-      speculation_->rule_.Plain(seconds, draft_seconds_);
-      ++stats.passes, ++stats.tokens, ++stats.plain;
-      stats.pass_seconds += seconds, stats.draft_seconds += draft_seconds_;
-      stats.moved += scratch_.moved() - before;
-    }
-    return logits_;
+  if (!Knows(picked)) {
+    DecodeSteps* const self = this;
+    Pass({&self, 1}, {&picked, 1});
   }
+  return logits();
+}
+
+bool DecodeSteps::Knows(int32_t picked) {
+  if (read_ == 0 || read_ == static_cast<int64_t>(ids_.size()) || ids_[static_cast<size_t>(read_)] != picked)
+    return false;
+  ++read_;
+  return true;
+}
+
+void DecodeSteps::Pass(std::span<DecodeSteps* const> sequences, std::span<const int32_t> picked) {
+  HYDRA_CHECK(!sequences.empty() && sequences.size() == picked.size());
+  const DecodeSteps& any = *sequences[0];
+  std::vector<Segment> segments;
+  for (size_t i = 0; i < sequences.size(); ++i) segments.push_back(sequences[i]->Ask(picked[i]));
+  const PassBytes before = any.scratch_.moved();
+  const double start = Seconds();
+  auto logits = any.model_.Forward(segments, any.pool_, any.scratch_);
+  const double seconds = Seconds() - start;
+  const PassBytes moved = any.scratch_.moved() - before;
+  for (DecodeSteps* one : sequences) {
+    const size_t n = one->ids_.size() * static_cast<size_t>(any.model_.config().vocab_size);
+    one->Take(logits.first(n), seconds, moved);
+    logits = logits.subspan(n);
+  }
+}
+
+Segment DecodeSteps::Ask(int32_t picked) {
+  Settle(true);
   ids_.assign(1, picked);
-  ids_.insert(ids_.end(), guesses.begin(), guesses.end());
-  auto& kept = speculation_->kept_;
-  if (!kept) kept.emplace(state_, speculation_->most_ + 1);
-  const Segment segment{.state = &state_, .ids = ids_, .logits = LogitsOf::kAll, .kept = &*kept};
-  logits_ = model_.Forward({&segment, 1}, pool_, scratch_);
-  pass_seconds_ = Seconds() - start;
-  speculation_->stats_.moved += scratch_.moved() - before;
-  read_ = 1;
-  return logits_.first(V);
+  draft_seconds_ = 0;
+  if (speculation_ != nullptr && speculation_->rule_.On()) {
+    const PassBytes before = scratch_.moved();
+    const double start = Seconds();
+    std::vector<int32_t> text(state_.ids().begin(), state_.ids().end());
+    text.push_back(picked);
+    kind_ = speculation_->drafter_->Look(text);
+    int n = kind_ < 0 ? 0 : speculation_->rule_.Choose(kind_);
+    n = static_cast<int>(std::min<int64_t>(n, Room() - 1));
+    if (n > 0) {
+      const auto guesses = speculation_->drafter_->Draft(n);
+      ids_.insert(ids_.end(), guesses.begin(), guesses.end());
+    }
+    draft_seconds_ = Seconds() - start;
+    speculation_->stats_.moved += scratch_.moved() - before;
+  }
+  Segment segment{.state = &state_, .ids = ids_, .logits = LogitsOf::kAll};
+  if (ids_.size() > 1) {
+    auto& kept = speculation_->kept_;
+    if (!kept) kept.emplace(state_, speculation_->most_ + 1);
+    segment.kept = &*kept;
+  }
+  return segment;
+}
+
+void DecodeSteps::Take(std::span<const float> logits, double seconds, const PassBytes& moved) {
+  logits_ = logits;
+  if (speculation_ == nullptr) return;
+  SpeculationStats& stats = speculation_->stats_;
+  stats.moved += moved;
+  if (ids_.size() > 1) {
+    read_ = 1;
+    pass_seconds_ = seconds;
+    return;
+  }
+  speculation_->rule_.Plain(seconds, draft_seconds_);
+  ++stats.passes, ++stats.tokens, ++stats.plain;
+  stats.pass_seconds += seconds, stats.draft_seconds += draft_seconds_;
 }
 
 void DecodeSteps::Settle(bool wrong) {

@@ -24,7 +24,7 @@ struct SpeculationStats {
   int64_t plain = 0;                  // passes without a guess
   std::vector<int64_t> tried, right;  // of the guesses at each place, the first one first
   double pass_seconds = 0, draft_seconds = 0;
-  PassBytes moved;  // by the passes and the drafter
+  PassBytes moved;  // by the drafter and the passes, those with other sequences included
   [[nodiscard]] int64_t Guessed() const;
   [[nodiscard]] int64_t Right() const;
 };
@@ -33,8 +33,8 @@ struct SpeculationStats {
 // decoding at most a few percent slower where no guess is right. Times are seconds; no token depends on them.
 class SpeculationRule {
  public:
-  // Up to `most` guesses a pass.
-  explicit SpeculationRule(int most);
+  // Up to `most` guesses a pass; `always`: as many each time, whatever that costs.
+  explicit SpeculationRule(int most, bool always = false);
 
   // Whether a drafter shall guess now. Not for the first steps, which say what a plain one takes; not while it loses.
   [[nodiscard]] bool On() const;
@@ -59,6 +59,7 @@ class SpeculationRule {
   void Count(int tokens, double seconds, double draft_seconds, bool guessed);
 
   int most_;
+  bool always_;
   // [kind][place] how often a guess was right where those before it were: decayed sums.
   struct Rate {
     double right, tried;
@@ -75,8 +76,8 @@ class SpeculationRule {
 // The drafter, what is kept aside and the rule of one sequence at a time.
 class Speculation {
  public:
-  // Up to `most` guesses a pass.
-  Speculation(std::unique_ptr<Drafter> drafter, int most);
+  // Up to `most` guesses a pass; `always`: as many each time, whatever that costs.
+  Speculation(std::unique_ptr<Drafter> drafter, int most, bool always = false);
 
   [[nodiscard]] const Drafter& drafter() const { return *drafter_; }
   [[nodiscard]] const SpeculationStats& stats() const { return stats_; }
@@ -103,28 +104,38 @@ class DecodeSteps {
   DecodeSteps(const DecodeSteps&) = delete;
   DecodeSteps& operator=(const DecodeSteps&) = delete;
 
-  // Logits [vocab] of the token behind `picked`, until the next call.
+  // Logits [vocab] of the token behind `picked`, until the next pass with this scratch.
   std::span<const float> Next(int32_t picked);
   // Tokens that the context still has room for.
   [[nodiscard]] int64_t Room() const { return state_.layout().most_tokens - state_.pos() - read_; }
-  // The state has read all that was given to Next, and nothing else.
+  // The state has read all that was given to it, and nothing else.
   void End() { Settle(false); }
+
+  // Several sequences of one model, pool and scratch: each asks Knows of what it picked until that says no; then one
+  // pass reads what all of them picked, and logits() are those behind it.
+  // Whether the last pass guessed this token: then logits() are those behind it.
+  bool Knows(int32_t picked);
+  // Each must have room for a token.
+  static void Pass(std::span<DecodeSteps* const> sequences, std::span<const int32_t> picked);
+  [[nodiscard]] std::span<const float> logits() const;
 
  private:
   // Takes what was read of the pass that waits into the state; `wrong`: the guess behind it is known to be.
   void Settle(bool wrong);
-  // Guesses behind `picked`; none where none pays.
-  std::span<const int32_t> Guess(int32_t picked);
+  // What the next pass reads: `picked`, then guesses; none where none pays.
+  [[nodiscard]] Segment Ask(int32_t picked);
+  // [rows, vocab] behind what Ask gave.
+  void Take(std::span<const float> logits, double seconds, const PassBytes& moved);
 
   const Model& model_;
   SequenceState& state_;
   Speculation* speculation_;
   ThreadPool& pool_;
   ForwardScratch& scratch_;
-  // The provisional pass that waits.
+  // The last pass.
   std::span<const float> logits_;  // [rows, vocab]
   std::vector<int32_t> ids_;       // what was picked before it, then the guesses
-  int64_t read_ = 0;               // rows of it that Next gave; 0: none waits
+  int64_t read_ = 0;               // rows of it that were used, where it is provisional; 0: nothing waits
   int kind_ = 0;
   double draft_seconds_ = 0, pass_seconds_ = 0;
 };

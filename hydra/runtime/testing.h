@@ -124,9 +124,9 @@ struct Case {
   ModelConfig config;
 };
 
-// hydra-nano with so few landmarks that some are evicted; both SSM kinds, groups, controller; the two control families.
+// hydra-nano with so few landmarks that some are evicted; both SSM kinds, groups, controller; the other families.
 inline std::vector<Case> Cases() {
-  std::vector<Case> cases(5);
+  std::vector<Case> cases(7);
   for (Case& c : cases) {
     c.config = HydraNano();
     c.config.attention.landmark_budget = 6;
@@ -140,7 +140,15 @@ inline std::vector<Case> Cases() {
   cases[2].config.ssm.kind = SsmKind::kDiagonal;
   cases[3] = {"transformer", TransformerNano()};
   cases[4] = {"mamba2 family", MambaNano()};
-  for (size_t i = 3; i < 5; ++i) {
+  cases[5] = {"qwen2", TransformerNano()};
+  cases[5].config.family = Family::kQwen2;
+  cases[5].config.attention.n_kv_heads = 2;
+  cases[5].config.attention.qkv_bias = true;
+  cases[6] = {"qwen3", TransformerNano()};
+  cases[6].config.family = Family::kQwen3;
+  cases[6].config.attention.n_kv_heads = 3;
+  cases[6].config.attention.qk_norm = true;
+  for (size_t i = 3; i < cases.size(); ++i) {
     cases[i].config.layers.resize(2);
     cases[i].config.vocab_size = 128;
   }
