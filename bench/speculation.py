@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# What guessing tokens ahead gains and costs: `hydralm generate` with and without --spec on the same prompts, greedy, and
-# llama.cpp's lookup decoding beside its plain decoding. In each round all sides take a prompt in turn. A text that
+# What guessing tokens ahead gains and costs: `hydralm generate` with and without --spec on the same prompts, greedy,
+# and llama.cpp's lookup decoding beside its plain decoding. In each round all sides take a prompt in turn. A text that
 # differs from that of plain decoding ends the script. Writes bench/results/MACHINE/speculation.{md,json}. Needs `make
 # demo` to have run. Not here: the prompts (spec_prompts.py).
 #   bench/speculation.py [BUILD] [--rounds 5] [--tries 3] [--threads 2] [--only TEXT] [--out bench/results]
@@ -178,12 +178,12 @@ def text(page):
                   "prompt by prompt. A rate is that of decoding, over all prompts of a class; figures are median (min "
                   ".. max) over the rounds. All texts with guesses are those without, to the letter. " +
                   steady_words(arithmetic=True)), "",
-        prose(f"\"Always wrong\" is a small model of random weights. The goals are those of a class; the worst prompt is "
-              f"the lowest median ratio of a prompt. mamba2-nano was trained for {MAMBA_STEPS} steps on the demo's "
+        prose("\"Always wrong\" is a small model of random weights. The goals are those of a class; the worst prompt "
+              f"is the lowest median ratio of a prompt. mamba2-nano was trained for {MAMBA_STEPS} steps on the demo's "
               "text. llama.cpp is its lookup decoding (`llama-lookup`), against its plain decoding "
               "(`llama-completion`), whose texts may differ from ours."), "",
-        "| prompts | drafter | plain tok/s | with guesses tok/s | ratio | worst prompt | goal | tokens a pass | right, by "
-        "place | MB a token |", "|---" * 10 + "|", *lines(page)]
+        "| prompts | drafter | plain tok/s | with guesses tok/s | ratio | worst prompt | goal | tokens a pass | right, "
+        "by place | MB a token |", "|---" * 10 + "|", *lines(page)]
 
 
 def main():

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Flags of models, controls and input tokens, and what their values mean.
+// Flags of models and input tokens, and what their values mean.
 #include "hydra/cli/model_flags.h"
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -16,71 +14,17 @@
 #include "hydra/io/json.h"
 
 namespace hydra::cli {
-namespace {
-
-Error BadControl(const std::string& key, const std::string& value, const std::string& rule) {
-  return {ErrorCode::kUsage, fmt::format("--control {}={}: {}", key, value, rule)};
-}
-
-// The parts between commas; an empty text has none.
-std::vector<std::string> Split(const std::string& list) {
-  std::vector<std::string> parts;
-  for (size_t begin = 0; !list.empty() && begin <= list.size();) {
-    const size_t end = std::min(list.find(',', begin), list.size());
-    parts.push_back(list.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return parts;
-}
-
-double ControlNumber(const std::string& key, const std::string& text) { return ParseNumber(text, "--control " + key); }
-
-std::vector<int64_t> Experts(const std::string& key, const std::string& list, int64_t n_experts) {
-  std::vector<int64_t> out;
-  for (const std::string& part : Split(list))
-    out.push_back(ParseWholeNumber(part, 0, n_experts - 1, "--control " + key));
-  return out;
-}
-
-constexpr std::array<const char*, 9> kControls = {"path_scale",    "workspace_read",     "pkm_read",
-                                                  "landmarks",     "router_temperature", "moe_top_k",
-                                                  "force_experts", "ban_experts",        "expert_bias"};
-
-void SetControl(const std::string& key, const std::string& value, const ModelConfig& config, Controls* c) {
-  if (key == "path_scale") {
-    const auto parts = Split(value);
-    if (parts.size() != c->path_scale.size()) throw BadControl(key, value, "must be three numbers: ssm,sga,moe");
-    for (size_t i = 0; i < parts.size(); ++i) c->path_scale[i] = ControlNumber(key, parts[i]);
-  } else if (key == "workspace_read") {
-    c->workspace_read = ControlNumber(key, value);
-  } else if (key == "pkm_read") {
-    c->pkm_read = ControlNumber(key, value);
-  } else if (key == "landmarks") {
-    if (value != "on" && value != "off") throw BadControl(key, value, "must be on or off");
-    c->landmarks = value == "on";
-  } else if (key == "router_temperature") {
-    c->router_temperature = ControlNumber(key, value);
-  } else if (key == "moe_top_k") {
-    c->moe_top_k = ParseWholeNumber(value, 1, config.moe.n_experts, "--control moe_top_k");
-  } else if (key == "force_experts") {
-    c->force_experts = Experts(key, value, config.moe.n_experts);
-  } else if (key == "ban_experts") {
-    c->ban_experts = Experts(key, value, config.moe.n_experts);
-  } else {  // expert_bias
-    c->expert_bias.clear();
-    for (const std::string& part : Split(value)) c->expert_bias.push_back(ControlNumber(key, part));
-  }
-}
-
-}  // namespace
 
 void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
   verb->add_option("-m,--model", flags->model, "model folder, .gguf or .safetensors")->type_name("PATH");
   AddPreFlag(verb, &flags->pre);
   verb->add_option("-t,--threads", flags->threads, "threads; 0 = physical cores")->check(Range(0, 1024));
   verb->add_option("--device", flags->device, "auto or cpu; LibTorch takes cuda or cuda:N too")->type_name("DEVICE");
-  verb->add_option("--control", flags->controls, "KEY=VALUE, repeatable, such as ban_experts=0,3")
+  verb->add_option("--control", flags->controls, "routing and memories, such as ban_experts=0,3 or moe_top_k@2=1")
       ->type_name("KEY=VALUE");
+  verb->add_option("--control-profile", flags->control_profile, "a JSON file of controls")->type_name("FILE");
+  verb->add_option("--budget", flags->budget, "the best controls for N parameters a token, such as 1.5M")
+      ->type_name("PARAMS");
 }
 
 void AddPreFlag(CLI::App* verb, std::string* pre) {
@@ -107,24 +51,16 @@ void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
   verb->add_flag("--explain", flags->explain, "print SIMD level and kernels, and why");
 }
 
-void AddActivationFlag(CLI::App* verb, ModelFlags* flags) {
-  verb->add_option("--act", flags->act, "activations in products: f32, q8 (int8 blocks), auto")->type_name("TYPE");
+void AddMemoryFlags(CLI::App* verb, ModelFlags* flags) {
+  verb->add_option("--memory", flags->memories, "a memory pack of train --teach; repeatable")
+      ->type_name("PACK[:STRENGTH]");
+  verb->add_option("--memory-merge", flags->memory_merge, "rows that several packs have")
+      ->check(CLI::IsMember({"refuse", "add"}))
+      ->type_name("HOW");
 }
 
-Controls ApplyControls(const std::vector<std::string>& controls, const ModelConfig& config, const Controls& base) {
-  Controls out = base;
-  for (const std::string& control : controls) {
-    const size_t equals = control.find('=');
-    if (equals == std::string::npos)
-      throw Error(ErrorCode::kUsage, fmt::format("--control {}: must be KEY=VALUE", control));
-    const std::string key = control.substr(0, equals), value = control.substr(equals + 1);
-    if (std::ranges::find(kControls, key) == kControls.end())
-      throw BadControl(key, value, fmt::format("unknown control {}{}", key, DidYouMean(key, kControls)));
-    if (const std::string why = WhyControlIsIgnored(key, config); !why.empty()) throw BadControl(key, value, why);
-    SetControl(key, value, config, &out);
-  }
-  out.Validate(config);
-  return out;
+void AddActivationFlag(CLI::App* verb, ModelFlags* flags) {
+  verb->add_option("--act", flags->act, "activations in products: f32, q8 (int8 blocks), auto")->type_name("TYPE");
 }
 
 void AddTextFlags(CLI::App* verb, const EncodeOptions& defaults, TextFlags* flags) {

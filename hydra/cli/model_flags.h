@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Flags of the verbs that run a model, shared by both commands: which model, how it runs, routing controls, the
-// tokens that go in. Not here: opening a model (verb_runtime.h, torch_model_flags.h), sampling (verb_sampling.h).
+// Flags of the verbs that run a model, shared by both commands: which model, how it runs, the tokens that go in. Not
+// here: opening a model (verb_runtime.h, torch_model_flags.h), sampling (verb_sampling.h).
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "hydra/model/controls.h"
 #include "hydra/text/tokenizer.h"
 
 namespace hydra::cli {
@@ -20,14 +19,19 @@ struct ModelFlags {
   std::string device = "auto";
   int threads = 0;                    // 0 = physical cores
   std::vector<std::string> controls;  // KEY=VALUE
+  std::string control_profile;        // a file of controls
+  std::string budget;                 // active parameters a token
   // Of the runtime alone.
   int64_t ctx = 8192;
   bool ctx_given = false;  // else at most the model's own length
   std::string kv_dtype = "f16", state_dtype = "f32", act = "auto", target = "best", tune = "on";
   bool explain = false;
+  std::vector<std::string> memories;  // PACK or PACK:STRENGTH
+  std::string memory_merge = "refuse";
 };
 
-// -m --pre -t --device --control: both engines.
+// -m --pre -t --device --control --control-profile --budget: both engines. What controls say is read by
+// control_flags.h.
 void AddModelFlags(CLI::App* verb, ModelFlags* flags);
 // --pre, for verbs that have flags of their own.
 void AddPreFlag(CLI::App* verb, std::string* pre);
@@ -35,14 +39,10 @@ void AddPreFlag(CLI::App* verb, std::string* pre);
 void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype);
 // -c --kv-dtype --state-dtype --target --tune --explain: the runtime's.
 void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags);
+// --memory --memory-merge, for verbs that read packs.
+void AddMemoryFlags(CLI::App* verb, ModelFlags* flags);
 // --act, where the verb leaves the choice.
 void AddActivationFlag(CLI::App* verb, ModelFlags* flags);
-
-// `base` with the controls of --control set: KEY=VALUE of specs/hydra.md 4, such as ban_experts=0,3 or
-// path_scale=1,0,1; a list may be empty. Throws kUsage naming the control where its value is bad or the model has no
-// part for it.
-[[nodiscard]] Controls ApplyControls(const std::vector<std::string>& controls, const ModelConfig& config,
-                                     const Controls& base = {});
 
 // How a text of -p or -f becomes tokens: --parse-special and --add-special, on or off.
 struct TextFlags {

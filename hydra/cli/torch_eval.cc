@@ -9,8 +9,10 @@
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/control_flags.h"
 #include "hydra/cli/torch_model_flags.h"
 #include "hydra/cli/verbs.h"
+#include "hydra/eval/control_losses.h"
 #include "hydra/eval/perplexity.h"
 #include "hydra/io/file.h"
 
@@ -19,7 +21,7 @@ namespace {
 
 struct EvalFlags {
   ModelFlags model;
-  std::string task = "ppl", data, file, split = "val";
+  std::string task = "ppl", data, file, output, split = "val";
   int64_t ctx = 0, max_tokens = 0;
   TextFlags special;
 };
@@ -39,12 +41,38 @@ void PrintTable(const eval::PerplexityResult& result) {
                 WithCommas(static_cast<uint64_t>(bucket.tokens)).c_str(), bucket.loss());
 }
 
+// Writes the table of --budget, by default into the model's folder.
+int EvalControls(const EvalFlags& flags, nn::Model& model, const Tokenizer& tokenizer, eval::PerplexityOptions options,
+                 const CommonFlags& common) {
+  constexpr int64_t kTokens = 32768;
+  if (options.max_tokens == 0) options.max_tokens = kTokens;
+  const std::string path = flags.output.empty() ? ControlTablePath(flags.model.model) : flags.output;
+  const bool table = !common.quiet && !common.json;
+  if (table) std::printf("| controls | active parameters | bits per byte |\n| --- | ---: | ---: |\n");
+  const ControlTable made =
+      eval::MeasureControls(model, tokenizer, flags.data, flags.split, options, [&](const ControlTable::Row& row) {
+        if (!table) return;
+        std::printf("| %s | %s | %.4f |\n", ControlsText(row.controls).c_str(),
+                    WithCommas(static_cast<uint64_t>(row.active)).c_str(), row.loss);
+        std::fflush(stdout);
+      });
+  made.Save(path);
+  if (common.json)
+    std::puts(ReadFile(path).c_str());
+  else if (!common.quiet)
+    std::fprintf(stderr, "table        %s: hydralm generate --budget N takes the best that fits\n", path.c_str());
+  return kDone;
+}
+
 int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
-  if (flags.task != "ppl") {
-    const std::vector<std::string> known{"ppl"};
-    throw Error(ErrorCode::kUsage,
-                StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known), ": ppl is known"));
+  if (flags.task != "ppl" && flags.task != "controls") {
+    const std::vector<std::string> known{"ppl", "controls"};
+    throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known),
+                                          ": ppl and controls are known"));
   }
+  if (flags.task == "controls" && !flags.file.empty()) throw Error(ErrorCode::kUsage, "eval controls: give --data DIR");
+  if (flags.task != "controls" && !flags.output.empty())
+    throw Error(ErrorCode::kUsage, "eval: -o is for eval controls");
   if (flags.data.empty() == flags.file.empty())
     throw Error(ErrorCode::kUsage, "eval: give either --data DIR (made by hydralm data build) or -f FILE (a text)");
   if (flags.split != "train" && flags.split != "val")
@@ -56,6 +84,7 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
                                         .max_tokens = flags.max_tokens,
                                         .text = flags.special.Options(),
                                         .device = train::ResolveDevice(flags.model.device)};
+  if (flags.task == "controls") return EvalControls(flags, model, tokenizer, options, common);
   const eval::PerplexityResult result =
       flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
                          : eval::EvaluateText(model, tokenizer, ReadText(flags.file), flags.file, options);
@@ -75,7 +104,9 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
 void AddEvalVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<EvalFlags>();
   CLI::App* verb = context.AddVerb(root, kEvalVerb, "hydralm eval -m runs/nano/model --data data/nano");
-  verb->add_option("task,--task", flags->task, "ppl: loss, perplexity, bits per byte")->type_name("TASK");
+  verb->add_option("task,--task", flags->task,
+                   "ppl: loss, perplexity, bits per byte; controls: the loss of each setting of controls, for --budget")
+      ->type_name("TASK");
   verb->add_option("-m,--model", flags->model.model, "model folder")->type_name("PATH");
   verb->add_option("--data", flags->data, "folder of token shards")->type_name("DIR");
   verb->add_option("--split", flags->split, "split of --data")->type_name("train|val");
@@ -88,6 +119,8 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--device", flags->model.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
   verb->add_option("-t,--threads", flags->model.threads, "threads; 0 = the cores that this process may use")
       ->check(Range(0, 1024));
+  verb->add_option("-o,--output", flags->output, "of controls: the table; default controls.json in the model's folder")
+      ->type_name("FILE");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunEval(*flags, verb, common); });
 }

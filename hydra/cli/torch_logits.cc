@@ -5,6 +5,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/control_flags.h"
 #include "hydra/cli/torch_model_flags.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/io/npy.h"
@@ -18,7 +19,7 @@ int RunLogits(const LogitsFlags& flags, const CLI::App* verb, const CommonFlags&
   nn::Model model = OpenModel(flags.model);
   const int64_t vocab = model.config().vocab_size;
   const std::vector<int32_t> ids = InputIds(flags, verb, vocab);
-  const Controls controls = ApplyControls(flags.model.controls, model.config());
+  const Controls controls = ApplyControls(flags.model, model.config());
   torch::NoGradGuard no_grad;
   const auto n = static_cast<int64_t>(ids.size());
   const torch::Device device = model.at(TensorRole::kFinalNorm).device();

@@ -8,6 +8,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,11 +16,14 @@
 
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 #include "hydra/base/utf8.h"
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/machine.h"
+#include "hydra/cli/torch_costs.h"
 #include "hydra/cli/torch_model_flags.h"
+#include "hydra/cli/torch_teach.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/io/json.h"
 #include "hydra/model/accounting.h"
@@ -40,6 +44,7 @@ struct TrainFlags {
   std::string preset, config, data, steps, lr, batch, seq_len, seed;
   int threads = 0;
   bool dry_run = false;
+  TeachFlags teach;
 };
 
 // A flag wins over --set, which wins over the file.
@@ -120,75 +125,6 @@ std::string DefaultFolder(const TrainFlags& flags, const train::RunConfig& run) 
   return StrCat("runs/", date, "-", name);
 }
 
-// What the run will cost.
-struct Costs {
-  ParamCounts params;
-  TrainMemory memory;
-  int64_t steps = 0, tokens_per_step = 0, have = 0;
-  double flops_per_token = 0;  // forward and backward
-};
-
-Costs Count(const train::RunConfig& run, const ModelConfig& model) {
-  Costs costs;
-  const int64_t rows = run.optim.batch_rows.MaxValue(), seq_len = run.optim.seq_len.MaxValue();
-  costs.params = CountParams(model);
-  costs.memory = CountTrainMemory(model, {.tokens = rows * seq_len,
-                                          .checkpoint_blocks = run.optim.checkpoint_blocks,
-                                          .factored_moments = run.optim.optimizer == train::OptimizerKind::kAdafactor});
-  costs.steps = run.TotalSteps();
-  costs.tokens_per_step = rows * seq_len * run.optim.accum;
-  costs.flops_per_token = 3 * MeanForwardFlops(model, seq_len);
-  costs.have = AvailableMemory();
-  return costs;
-}
-
-Json CostsJson(const Costs& costs) {
-  return {{"params", {{"total", costs.params.total}, {"active", costs.params.active}}},
-          {"steps", costs.steps},
-          {"tokens_per_step", costs.tokens_per_step},
-          {"flops_per_token", costs.flops_per_token},
-          {"bytes",
-           {{"weights", costs.memory.weights},
-            {"gradients", costs.memory.gradients},
-            {"moments", costs.memory.moments},
-            {"activations", costs.memory.activations},
-            {"total", costs.memory.total()},
-            {"have", costs.have}}}};
-}
-
-void PrintCosts(const Costs& costs, const std::string& name) {
-  const double tokens = static_cast<double>(costs.steps) * static_cast<double>(costs.tokens_per_step);
-  std::printf("model        %s: %s parameters, %s active\n", name.c_str(), Commas(costs.params.total).c_str(),
-              Commas(costs.params.active).c_str());
-  std::printf("run          %s steps of up to %s tokens, %.3g MFLOP a token: %.3g TFLOP in all\n",
-              Commas(costs.steps).c_str(), Commas(costs.tokens_per_step).c_str(), costs.flops_per_token / 1e6,
-              costs.flops_per_token * tokens / 1e12);
-  std::printf("memory       weights %s + gradients %s + moments %s + activations %s = %s of %s MiB\n",
-              MiB(costs.memory.weights).c_str(), MiB(costs.memory.gradients).c_str(), MiB(costs.memory.moments).c_str(),
-              MiB(costs.memory.activations).c_str(), MiB(costs.memory.total()).c_str(), MiB(costs.have).c_str());
-  std::fflush(stdout);
-}
-
-// Refuses what would end in the out-of-memory killer, naming the setting that helps most.
-void CheckMemory(const Costs& costs, const train::RunConfig& run) {
-  if (costs.have == 0 || costs.memory.total() <= costs.have) return;
-  const auto gib = [](int64_t bytes) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.1f GiB", static_cast<double>(bytes) / (1 << 30));
-    return std::string(text);
-  };
-  const int64_t fixed = costs.memory.total() - costs.memory.activations, rows = run.optim.batch_rows.MaxValue();
-  std::string advice = "a smaller model is needed";
-  if (fixed < costs.have) {
-    const auto fits = static_cast<int64_t>(static_cast<double>(rows) * static_cast<double>(costs.have - fixed) /
-                                           static_cast<double>(costs.memory.activations));
-    advice = fits >= 1 ? StrCat("--batch ", fits, " fits (optim.accum = ", (rows + fits - 1) / fits,
-                                " keeps the step's size)")
-                       : std::string("a smaller --seq-len is needed");
-  }
-  throw Error(ErrorCode::kUsage, StrCat("needs ", gib(costs.memory.total()), ", ", gib(costs.have), " free: ", advice));
-}
-
 // Progress on stderr: drawn in place on a terminal. Elsewhere a line every few seconds, so that a log file or a pipe
 // shows that the run lives and how it does; with -v all that is logged.
 class Progress {
@@ -250,6 +186,7 @@ train::TrainerOptions Prepare(const TrainFlags& flags, train::RunConfig run) {
   const std::string where = StrCat(flags.file, !flags.file.empty() && settings ? " and " : "", settings ? "--set" : "",
                                    flags.file.empty() && !settings ? "" : ": ", "[model]");
   ModelConfig model = train::ResolveModel(run, base ? &*base : nullptr, where);
+  train::ResolveCurriculum(model, &run);
   if (run.data.dir.empty())
     throw Error(ErrorCode::kUsage, "train: data.dir: missing: give --data DIR (made by hydralm data build)");
   std::string tokenizer_path = run.data.tokenizer;
@@ -267,12 +204,23 @@ train::TrainerOptions Prepare(const TrainFlags& flags, train::RunConfig run) {
   train::Corpus corpus = train::Corpus::Open(run.data.dir, "train", expect);
   if (corpus.n_docs() == 0) throw Error(ErrorCode::kData, run.data.dir + ": no documents to train on");
   train::Corpus val = train::Corpus::Open(run.data.dir, "val", expect);
+  std::map<std::string, train::Corpus> mixed;
+  for (const train::Stage& stage : run.stages)
+    for (const train::DataShare& data : stage.data) {
+      if (data.path == run.data.dir || mixed.contains(data.path)) continue;
+      train::Corpus more = train::Corpus::Open(data.path, "train", expect);
+      if (more.n_docs() == 0)
+        throw Error(ErrorCode::kData,
+                    StrCat("stage \"", stage.name, "\": data: ", data.path, ": no documents to train on"));
+      mixed.emplace(data.path, std::move(more));
+    }
   if (*corpus.manifest() != *val.manifest())
     throw Error(ErrorCode::kData, run.data.dir + "/data.json: changed while it was read: give the same command again");
   if (!model.eos_token_id) model.eos_token_id = corpus.manifest()->eos_id;
   return {.run = run,
           .model = model,
           .train = std::move(corpus),
+          .mixed = std::move(mixed),
           .val = std::move(val),
           .token_bytes = train::TokenByteCounts(tokenizer),
           .folder = flags.run.empty() ? DefaultFolder(flags, run) : flags.run,
@@ -317,14 +265,26 @@ int RunTrain(const TrainFlags& flags, const CommonFlags& common) {
   InstallStopSignals();
   ::signal(SIGPIPE, SIG_IGN);  // who reads the progress may go: the run goes on
   SetThreads(flags.threads);
+  if (!flags.teach.facts.empty())
+    return RunTeach(flags.teach, flags.init, flags.data,
+                    flags.seed.empty() ? 1 : ParseWholeNumber(flags.seed, 0, INT64_MAX, "--seed"), common);
+  if (!flags.teach.output.empty()) throw Error(ErrorCode::kUsage, "train: -o is for --teach: a run has --run");
   train::TrainerOptions options = Prepare(flags, train::LoadRunConfig(flags.file, Settings(flags)));
-  const Costs costs = Count(options.run, options.model);
+  const Costs costs = CountCosts(options.run, options.model);
   const std::string name =
       options.run.model.preset.empty() ? FamilyName(options.model.family) : options.run.model.preset;
   if (!common.quiet && !common.json) PrintCosts(costs, name);
   if (options.device.device.is_cpu()) CheckMemory(costs, options.run);
   if (flags.dry_run) {
-    if (common.json) std::puts(CostsJson(costs).dump().c_str());
+    const double speed =
+        options.run.log.peak_flops > 0 ? options.run.log.peak_flops : train::MeasurePeakFlops(options.device);
+    if (common.json) {
+      Json out = CostsJson(costs);
+      out["stages"] = StagesJson(costs, speed);
+      std::puts(out.dump().c_str());
+    } else if (!common.quiet) {
+      PrintStages(costs, speed);
+    }
     return kDone;
   }
   std::vector<std::string> words = CommandWords();
@@ -352,7 +312,8 @@ void AddTrainVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<TrainFlags>();
   CLI::App* verb =
       context.AddVerb(root, kTrainVerb, "hydralm train -C examples/nano.toml --data data/nano --run runs/nano");
-  verb->add_option("-C,--config", flags->file, "run file: [model] [data] [optim] [log] [checkpoint] [guard] [eval]")
+  verb->add_option("-C,--config", flags->file,
+                   "run file: [model] [data] [optim] [log] [checkpoint] [guard] [eval] [[stage]]")
       ->type_name("FILE");
   verb->add_option("--set", flags->settings, "SECTION.KEY=VALUE over the run file; repeatable")->type_name("KEY=VALUE");
   verb->add_option("--run", flags->run, "folder of the run; default runs/DATE-NAME")->type_name("DIR");
@@ -371,6 +332,7 @@ void AddTrainVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-t,--threads", flags->threads, "threads; 0 = the cores that this process may use")
       ->check(Range(0, 1024));
   verb->add_flag("--dry-run", flags->dry_run, "check everything, print what the run costs, stop");
+  AddTeachFlags(verb, &flags->teach);
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags](const CommonFlags& common) { return RunTrain(*flags, common); });
 }

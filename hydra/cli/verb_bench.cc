@@ -14,6 +14,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/control_flags.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_bench_rows.h"
 #include "hydra/cli/verb_bench_speculation.h"
@@ -156,9 +157,8 @@ std::optional<TextPerplexity> Perplexity(const BenchFlags& flags, const Runner& 
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
   const std::string text = ReadText(flags.ppl);
   const std::vector<int32_t> ids = tokenizer.Encode(text, flags.special.Options());
-  PerplexityOptions options{.name = "--ppl " + flags.ppl,
-                            .chunk = chunk,
-                            .controls = ApplyControls(flags.model.controls, runner.model.config())};
+  PerplexityOptions options{
+      .name = "--ppl " + flags.ppl, .chunk = chunk, .controls = ApplyControls(flags.model, runner.model.config())};
   // Where a first token is put before the text, each chunk has it too.
   const std::vector<int32_t> empty = tokenizer.Encode("", flags.special.Options());
   if (tokenizer.bos_id() && !empty.empty() && empty.front() == *tokenizer.bos_id()) options.bos = *tokenizer.bos_id();
@@ -211,10 +211,12 @@ Runner Open(const BenchFlags& flags, const OpenOptions& options) {
 
 // Flags that do not go together.
 void CheckFlags(const BenchFlags& flags, const CLI::App* verb, bool speed) {
-  if ((speed || flags.ppl.empty()) && !flags.model.controls.empty())
+  if ((speed || flags.ppl.empty()) &&
+      !(flags.model.controls.empty() && flags.model.control_profile.empty() && flags.model.budget.empty()))
     throw Error(ErrorCode::kUsage,
-                fmt::format("bench: --control {}: for --ppl alone; speed tests count the bytes of the whole model",
-                            flags.model.controls.front()));
+                fmt::format("bench: {}: for --ppl alone; speed tests count the bytes of the whole model",
+                            flags.model.controls.empty() ? "--control-profile " + flags.model.control_profile
+                                                         : "--control " + flags.model.controls.front()));
   if (flags.speculation.on() && (!flags.preset.empty() || !flags.ppl.empty()))
     throw Error(ErrorCode::kUsage, "bench: --spec needs a model with its tokenizer, -m, and no --ppl");
   if (flags.speculation.on())

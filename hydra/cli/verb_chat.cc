@@ -12,6 +12,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/control_flags.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_chat_input.h"
 #include "hydra/cli/verb_runtime.h"
@@ -20,6 +21,7 @@
 #include "hydra/cli/verbs.h"
 #include "hydra/io/file.h"
 #include "hydra/runtime/conversation.h"
+#include "hydra/runtime/pins.h"
 
 namespace hydra::cli {
 namespace {
@@ -30,6 +32,7 @@ struct ChatFlags {
   SpeculationFlags speculation;
   std::string system, chat_template;
   int64_t max_tokens = 1024;
+  std::vector<std::string> pins;
 };
 
 constexpr const char* kCommands =
@@ -85,7 +88,10 @@ class Chat {
   }
 
   [[nodiscard]] SequenceState NewState() const {
-    return SequenceState(runner_.model, ApplyControls(flags_.model.controls, runner_.model.config()));
+    SequenceState state(runner_.model, WithPins(ApplyControls(flags_.model, runner_.model.config()),
+                                                PinnedPositions(flags_.pins, runner_.model.config())));
+    state.SetMemory(runner_.memory);
+    return state;
   }
 
   // False at /quit. At a terminal a mistake ends the turn, else the program.
@@ -128,8 +134,8 @@ class Chat {
       conversation_.state().Save(argument);
       fmt::print(stderr, "({} tokens in {})\n", conversation_.length(), argument);
     } else {
-      SequenceState state = SequenceState::Load(argument, runner_.model);
-      state.SetControls(ApplyControls(flags_.model.controls, runner_.model.config(), state.controls()));
+      SequenceState state = SequenceState::Load(argument, runner_.model, nullptr, runner_.memory);
+      state.SetControls(ApplyControls(flags_.model, runner_.model.config(), state.controls()));
       conversation_.GoOnFrom(std::move(state));
       fmt::print(stderr, "({} tokens from {})\n", conversation_.length(), argument);
     }
@@ -137,8 +143,12 @@ class Chat {
   }
 
   void Answer(const std::string& text) {
-    last_ = conversation_.Say(
-        text, {.max_tokens = flags_.max_tokens, .cancelled = StopRequested, .speculation = speculation_.get()}, Show);
+    last_ = conversation_.Say(text,
+                              {.max_tokens = flags_.max_tokens,
+                               .cancelled = StopRequested,
+                               .speculation = speculation_.get(),
+                               .pins = PinnedTexts(flags_.pins)},
+                              Show);
     Show("\n");
     if (last_.reason == FinishReason::kCancelled && reader_.terminal()) fmt::print(stderr, "(stopped)\n");
     if (last_.reason == FinishReason::kLength) fmt::print(stderr, "(cut off: -n {})\n", flags_.max_tokens);
@@ -188,9 +198,11 @@ void AddChatVerb(CLI::App& root, VerbContext& context) {
       ->type_name("NAME");
   verb->add_option("-n,--n-predict", flags->max_tokens, "tokens of an answer at most; -1 = to its end")
       ->check(Range(-1, 1 << 30));
+  AddPinFlag(verb, &flags->pins);
   AddSamplingFlags(verb, &flags->sampling);
   AddSpeculationFlags(verb, &flags->speculation);
   AddRuntimeFlags(verb, &flags->model);
+  AddMemoryFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return Chat(*flags, verb, common).Run(); });
 }

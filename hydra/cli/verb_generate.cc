@@ -13,6 +13,7 @@
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/control_flags.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verb_sampling.h"
@@ -20,6 +21,7 @@
 #include "hydra/cli/verbs.h"
 #include "hydra/io/file.h"
 #include "hydra/io/json.h"
+#include "hydra/runtime/pins.h"
 
 namespace hydra::cli {
 namespace {
@@ -30,14 +32,19 @@ struct GenerateFlags {
   SpeculationFlags speculation;
   std::string text, file, load, save;
   int64_t max_tokens = 512;
-  std::vector<std::string> stops;
+  std::vector<std::string> stops, pins;
 };
 
 // The state to go on from: a saved one, or a new one.
-SequenceState FirstState(const GenerateFlags& flags, const Model& model) {
-  if (flags.load.empty()) return SequenceState(model, ApplyControls(flags.model.controls, model.config()));
-  SequenceState state = SequenceState::Load(flags.load, model);
-  state.SetControls(ApplyControls(flags.model.controls, model.config(), state.controls()));  // the others stay
+SequenceState FirstState(const GenerateFlags& flags, const Runner& runner) {
+  const Model& model = runner.model;
+  if (flags.load.empty()) {
+    SequenceState state(model, ApplyControls(flags.model, model.config()));
+    state.SetMemory(runner.memory);
+    return state;
+  }
+  SequenceState state = SequenceState::Load(flags.load, model, nullptr, runner.memory);
+  state.SetControls(ApplyControls(flags.model, model.config(), state.controls()));  // the others stay
   return state;
 }
 
@@ -52,6 +59,22 @@ std::vector<int32_t> PromptIds(const GenerateFlags& flags, const std::optional<s
                                                      flags.file.empty() ? "" : "-f " + flags.file + ": ")
                                        : fmt::format("generate: {} ends with its prompt: give -p TEXT", flags.load));
   return prompt;
+}
+
+// Pins of --pin: texts where the prompt has them.
+void Pin(const GenerateFlags& flags, std::span<const int32_t> prompt, const Tokenizer& tokenizer,
+         const ModelConfig& config, SequenceState* state) {
+  if (flags.pins.empty()) return;
+  std::vector<int64_t> pins = PinnedPositions(flags.pins, config);
+  for (const std::string& text : PinnedTexts(flags.pins)) {
+    const int64_t first = state->pos() + static_cast<int64_t>(state->pending().size());
+    const std::vector<int64_t> found = PositionsOf(text, prompt, first, tokenizer);
+    if (found.empty())
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("--pin \"{}\": the prompt does not have this text", OneLine(text, 40)));
+    pins.insert(pins.end(), found.begin(), found.end());
+  }
+  state->SetControls(WithPins(state->controls(), pins));
 }
 
 // Why the text ended, for people.
@@ -108,11 +131,12 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
       OpenRunner(flags.model, {.quiet = common.quiet, .provisional = flags.speculation.provisional()});
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
   sampling.CheckIds(tokenizer.vocab_size());
-  SequenceState state = FirstState(flags, runner.model);
+  SequenceState state = FirstState(flags, runner);
   const double loaded = Seconds();
 
   const std::vector<int32_t> prompt = PromptIds(flags, text, tokenizer, state);
   WarnOfTwoBos(tokenizer, prompt);
+  Pin(flags, prompt, tokenizer, runner.model.config(), &state);
   Sampler sampler(sampling);
   for (const int32_t id : state.ids()) sampler.Accept(id);
   for (const int32_t id : state.pending()) sampler.Accept(id);
@@ -159,9 +183,11 @@ void AddGenerateVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--stop", flags->stops, "end before this text; repeatable")->type_name("TEXT");
   verb->add_option("--state-save", flags->save, "keep the sequence in a file")->type_name("FILE");
   verb->add_option("--state-load", flags->load, "go on from such a file; a prompt is read after it")->type_name("FILE");
+  AddPinFlag(verb, &flags->pins);
   AddSamplingFlags(verb, &flags->sampling);
   AddSpeculationFlags(verb, &flags->speculation);
   AddRuntimeFlags(verb, &flags->model);
+  AddMemoryFlags(verb, &flags->model);
   AddActivationFlag(verb, &flags->model);
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunGenerate(*flags, verb, common); });

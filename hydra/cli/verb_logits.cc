@@ -9,6 +9,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/control_flags.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/cli/verbs.h"
@@ -24,7 +25,7 @@ struct RuntimeLogitsFlags {
 
 // Flags that the other engine would not obey.
 void RefuseRuntimeFlags(const CLI::App* verb) {
-  for (const char* flag : {"--split", "--ctx-size", "--kv-dtype", "--state-dtype", "--target", "--explain"})
+  for (const char* flag : {"--split", "--ctx-size", "--kv-dtype", "--state-dtype", "--target", "--explain", "--memory"})
     if (verb->count(flag) > 0) throw Error(ErrorCode::kUsage, StrCat("logits: ", flag, " is for --engine runtime"));
 }
 
@@ -35,7 +36,8 @@ int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const Commo
   const int64_t vocab = model.config().vocab_size;
   const std::vector<int32_t> ids = InputIds(flags.io, verb, vocab);
   runner.Announce();
-  SequenceState state(model, ApplyControls(flags.io.model.controls, model.config()));
+  SequenceState state(model, ApplyControls(flags.io.model, model.config()));
+  state.SetMemory(runner.memory);
   ForwardScratch scratch;
   NpyRowWriter writer(flags.io.output, vocab);
   std::span<const int32_t> left(ids);
@@ -67,6 +69,7 @@ void AddLogitsVerb(CLI::App& root, VerbContext& context) {
              "tokens of each pass, the last number repeats: 1 = token by token; default one piece",
              Range(1, INT32_MAX));
   AddRuntimeFlags(verb, &flags->io.model);
+  AddMemoryFlags(verb, &flags->io.model);
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags, verb, &context](const CommonFlags& common) {
     if (flags->io.engine == "runtime") return RunLogits(*flags, verb, common);

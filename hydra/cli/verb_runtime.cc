@@ -12,7 +12,10 @@
 #include <set>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
+#include "hydra/base/utf8.h"
 #include "hydra/cli/byte_size.h"
+#include "hydra/cli/control_flags.h"
 #include "hydra/cli/machine.h"
 #include "hydra/io/file.h"
 #include "hydra/kernels/target.h"
@@ -151,24 +154,56 @@ WeightSource OpenSource(const std::string& path) {
 
 }  // namespace
 
+namespace {
+
+// "facts.safetensors:0.5": what stands behind the last colon is a strength, unless all of it is a file.
+WeightedPack OpenPack(const std::string& word) {
+  std::error_code ignored;
+  const size_t colon = word.rfind(':');
+  WeightedPack pack{.pack = {}, .path = word};
+  if (colon != std::string::npos && !std::filesystem::exists(word, ignored)) {
+    pack.path = word.substr(0, colon);
+    pack.strength = ParseNumber(word.substr(colon + 1), "--memory " + pack.path);
+  }
+  if (pack.path.empty()) throw Error(ErrorCode::kUsage, "--memory: needs the name of a file: it is empty");
+  pack.pack = MemoryPack::Load(pack.path);
+  return pack;
+}
+
+std::shared_ptr<const MemoryOverlay> OpenMemory(const ModelFlags& flags, const WeightSource& source) {
+  if (flags.memories.empty()) return nullptr;
+  if (!source.config.HasPkm())
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--memory {}: this model has no product-key memory", flags.memories.front()));
+  std::vector<WeightedPack> packs;
+  for (const std::string& word : flags.memories) packs.push_back(OpenPack(word));
+  return MemoryOverlay::Make(packs, source, flags.memory_merge == "add");
+}
+
+}  // namespace
+
 Runner OpenRunner(const ModelFlags& flags, const OpenOptions& options) {
   return OpenRunner(OpenSource(flags.model), flags, options);
 }
 
 Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const OpenOptions& options) {
   CheckDevice(flags.device);
-  (void)ApplyControls(flags.controls, source.config);
+  (void)ApplyControls(flags, source.config);
   kernels::SetTarget(flags.target);
   const int threads = flags.threads > 0 ? flags.threads : PhysicalCores();
   const LoadOptions load = LoadOptionsOf(flags, options, source.config);
   const RunOptions run = RunOptionsOf(load, options, source, threads);
+  auto memory = OpenMemory(flags, source);
   const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
   CheckMemory(source, run, bytes);
   auto pool = std::make_unique<ThreadPool>(threads);
   Model model(ModelWeights::Build(source, load, pool.get()));
   std::string about = options.quiet ? "" : Lines(model, run, bytes, pool->threads());
   if (flags.explain) about += Explanation(model, flags, pool->threads());
-  return {std::move(pool), std::move(model), std::move(about)};
+  if (!options.quiet) about += BudgetText(flags, source.config);
+  if (memory && !options.quiet)
+    about += fmt::format("memory packs {}: {} rows, {} KiB\n", memory->text(), memory->rows(), memory->bytes() / 1024);
+  return {std::move(pool), std::move(model), std::move(about), std::move(memory)};
 }
 
 Model OpenBeside(const ModelFlags& flags, const OpenOptions& options, ThreadPool& pool) {
@@ -246,6 +281,15 @@ std::string KernelsText(const Model& model) {
                         IsQuantised(type) && model.options().pack ? "panels" : "rows",
                         IsQuantised(type) && q8 ? "int8" : "f32");
   return text;
+}
+
+std::string TextOfTokens(const Tokenizer& tokenizer, std::span<const int32_t> ids) {
+  Utf8Stream stream;
+  std::string text;
+  for (const int32_t id : ids)
+    text += id < tokenizer.vocab_size() ? stream.Push(tokenizer.TokenBytes(id))
+                                        : stream.Finish() + std::string(kReplacementChar);
+  return text + stream.Finish();
 }
 
 void Show(std::string_view text) {

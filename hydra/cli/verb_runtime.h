@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "hydra/cli/model_flags.h"
 #include "hydra/runtime/generate.h"
 #include "hydra/runtime/generation_config.h"
+#include "hydra/runtime/memory_overlay.h"
 #include "hydra/runtime/model.h"
 #include "hydra/runtime/weights.h"
 #include "hydra/text/tokenizer.h"
@@ -33,7 +35,8 @@ struct OpenOptions {
 struct Runner {
   std::unique_ptr<ThreadPool> pool;
   Model model;
-  std::string about;  // the lines about the model, and those of --explain
+  std::string about;                              // the lines about the model, and those of --explain
+  std::shared_ptr<const MemoryOverlay> memory{};  // of --memory
   // Prints them on stderr: after all that the verb can check, so that an error stands alone.
   void Announce() const;
 };
@@ -61,6 +64,9 @@ struct Runner {
 
 // What multiplies them: "Q4_1 panels x int8; F32 rows x f32".
 [[nodiscard]] std::string KernelsText(const Model& model);
+
+// What tokens say, as UTF-8: a part of a character, or an id that the tokenizer does not have, is U+FFFD.
+[[nodiscard]] std::string TextOfTokens(const Tokenizer& tokenizer, std::span<const int32_t> ids);
 
 // Writes and shows at once.
 void Show(std::string_view text);

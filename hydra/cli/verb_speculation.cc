@@ -48,6 +48,8 @@ std::unique_ptr<Model> OpenDraftModel(const SpeculationFlags& flags, const Model
   ModelFlags theirs = model_flags;
   theirs.model = flags.drafter;
   theirs.controls.clear();
+  theirs.control_profile.clear();
+  theirs.budget.clear();
   theirs.pre.clear();
   auto draft = std::make_unique<Model>(
       OpenBeside(theirs, {.quiet = true, .ctx = model.options().ctx_size, .provisional = 2 * (flags.most + 1)}, pool));

@@ -16,6 +16,8 @@ inline constexpr VerbLine kEvalVerb{"eval", "score a model: loss, bits per byte,
 inline constexpr VerbLine kGenerateVerb{"generate", "continue a text"};
 inline constexpr VerbLine kChatVerb{"chat", "talk to a model"};
 inline constexpr VerbLine kBenchVerb{"bench", "time prompts and generation; perplexity"};
+inline constexpr VerbLine kStateVerb{"state", "show what a saved state holds, or change parts of it"};
+inline constexpr VerbLine kXrayVerb{"xray", "what each token of a text does in a model, layer by layer"};
 inline constexpr VerbLine kLogitsVerb{"logits", "write the logits of given tokens as .npy"};
 inline constexpr VerbLine kConvertVerb{"convert", "a model folder to GGUF, or GGUF to a folder"};
 inline constexpr VerbLine kQuantizeVerb{"quantize", "a GGUF file with smaller weights"};

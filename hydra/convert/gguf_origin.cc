@@ -8,6 +8,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/io/json.h"
+#include "hydra/runtime/memory_overlay.h"
 
 namespace hydra {
 namespace {
@@ -82,6 +83,7 @@ SafeTensorsMetadata OriginTexts(const WeightSource& source) {
   }
   for (const auto& [key, text] : source.metadata)
     if (key.starts_with(kPrefix)) texts[key] = text;
+  if (const auto base = FindMemoryBase(source)) texts[StrCat(kPrefix, kMemoryBaseKey)] = Json(*base).dump();
   return texts;
 }
 
@@ -94,6 +96,7 @@ void SetOrigin(const WeightSource& source, GgufMetadata* metadata) {
   for (const auto& [key, text] : source.metadata)
     if (key.starts_with(kPrefix) && IsOrigin(std::string_view(key).substr(kPrefix.size())))
       SetFromText(key.substr(kPrefix.size()), text, metadata);
+  if (const auto base = FindMemoryBase(source)) metadata->SetText(kMemoryBaseKey, *base);
 }
 
 void SetFileType(std::span<const GgufTensorInfo> tensors, GgufMetadata* metadata) {

@@ -28,7 +28,8 @@ PerplexityResult Evaluate(nn::Model& model, const train::Corpus& corpus, const T
                                 {.seq_len = result.ctx,
                                  .rows = std::max<int64_t>(1, kBatchTokens / result.ctx),
                                  .max_targets = options.max_tokens,
-                                 .device = options.device});
+                                 .device = options.device,
+                                 .forward = options.forward});
   if (result.sums.tokens == 0)
     throw Error(ErrorCode::kData, "nothing to predict: every document has one token only, or all tokens are masked");
   return result;

@@ -18,6 +18,7 @@ struct PerplexityOptions {
   int64_t max_tokens = 0;  // predicted, to the token; 0 = all
   EncodeOptions text = {.parse_special = false, .add_special = false};  // of EvaluateText
   train::Device device = {};
+  nn::ForwardOptions forward = {};  // controls that it is measured with
 };
 
 struct PerplexityResult {

@@ -47,18 +47,6 @@ void ReadJson(const Json& value, const std::string& field, double* out);  // als
 void ReadJson(const Json& value, const std::string& field, bool* out);
 void ReadJson(const Json& value, const std::string& field, std::string* out);
 
-// null is nullopt.
-template <class T>
-void ReadJson(const Json& value, const std::string& field, std::optional<T>* out) {
-  if (value.is_null()) {
-    out->reset();
-    return;
-  }
-  T inner{};
-  ReadJson(value, field, &inner);
-  *out = inner;
-}
-
 template <class T>
 void ReadJson(const Json& value, const std::string& field, std::vector<T>* out) {
   if (!value.is_array()) throw Error(ErrorCode::kConfig, StrCat(field, " = ", JsonExcerpt(value), ": must be a list"));
@@ -72,6 +60,18 @@ void ReadJson(const Json& value, const std::string& field, std::array<double, n>
   if (!value.is_array() || value.size() != n)
     throw Error(ErrorCode::kConfig, StrCat(field, " = ", JsonExcerpt(value), ": must be a list of ", n, " numbers"));
   for (size_t i = 0; i < n; ++i) ReadJson(value[i], StrCat(field, "[", i, "]"), &(*out)[i]);
+}
+
+// null is nullopt.
+template <class T>
+void ReadJson(const Json& value, const std::string& field, std::optional<T>* out) {
+  if (value.is_null()) {
+    out->reset();
+    return;
+  }
+  T inner{};
+  ReadJson(value, field, &inner);
+  *out = inner;
 }
 
 }  // namespace hydra

@@ -14,58 +14,69 @@
 namespace hydra {
 namespace {
 
-[[noreturn]] void Refuse(const std::string& control, const std::string& value, const std::string& rule) {
-  throw Error(ErrorCode::kUsage, StrCat("--control ", control, "=", value, ": ", rule));
-}
+// Of all layers, or of one: where messages say "ban_experts" or "ban_experts@3".
+struct Scope {
+  const Controls& c;
+  std::string at;  // "" or "@3"
 
-void CheckScale(const char* control, double value) {
-  CheckNumber(value, StrCat("--control ", control));
-  if (value < 0) Refuse(control, StrCat(value), "must be 0 or more");
-}
-
-void CheckExperts(const char* control, const std::vector<int64_t>& ids, int64_t n_experts) {
-  std::set<int64_t> seen;
-  for (const int64_t id : ids) {
-    if (id < 0 || id >= n_experts) Refuse(control, StrCat(id), StrCat("must be 0 to ", n_experts - 1));
-    if (!seen.insert(id).second) Refuse(control, StrCat(id), "named twice");
+  [[noreturn]] void Refuse(const std::string& control, const std::string& value, const std::string& rule) const {
+    throw Error(ErrorCode::kUsage, StrCat("--control ", control, at, "=", value, ": ", rule));
   }
+  void CheckScale(const char* control, double value) const {
+    CheckNumber(value, StrCat("--control ", control, at));
+    if (value < 0) Refuse(control, StrCat(value), "must be 0 or more");
+  }
+  void CheckExperts(const char* control, const std::vector<int64_t>& ids, int64_t n_experts) const {
+    std::set<int64_t> seen;
+    for (const int64_t id : ids) {
+      if (id < 0 || id >= n_experts) Refuse(control, StrCat(id), StrCat("must be 0 to ", n_experts - 1));
+      if (!seen.insert(id).second) Refuse(control, StrCat(id), "named twice");
+    }
+  }
+  void CheckPaths(const ModelConfig& config) const;
+  void CheckRouting(int64_t n_experts) const;
+  void CheckValues(const ModelConfig& config) const;
+};
+
+template <class List>
+std::string ListText(const List& values) {
+  std::string text;
+  for (const auto& value : values) text += StrCat(text.empty() ? "" : ",", value);
+  return text;
 }
 
-// Controls that are not at their defaults.
+// Controls of all layers that are not at their defaults.
 std::vector<std::pair<const char*, std::string>> Changed(const Controls& c) {
   const Controls none;
-  const auto list = [](const auto& values) {
-    std::string text;
-    for (const auto& value : values) text += StrCat(text.empty() ? "" : ",", value);
-    return text;
-  };
   std::vector<std::pair<const char*, std::string>> changed;
-  if (c.path_scale != none.path_scale) changed.emplace_back("path_scale", list(c.path_scale));
+  if (c.path_scale != none.path_scale) changed.emplace_back("path_scale", ListText(c.path_scale));
   if (c.workspace_read != none.workspace_read) changed.emplace_back("workspace_read", StrCat(c.workspace_read));
   if (c.pkm_read != none.pkm_read) changed.emplace_back("pkm_read", StrCat(c.pkm_read));
   if (!c.landmarks) changed.emplace_back("landmarks", "off");
   if (c.router_temperature) changed.emplace_back("router_temperature", StrCat(*c.router_temperature));
   if (c.moe_top_k) changed.emplace_back("moe_top_k", StrCat(*c.moe_top_k));
-  if (!c.force_experts.empty()) changed.emplace_back("force_experts", list(c.force_experts));
-  if (!c.ban_experts.empty()) changed.emplace_back("ban_experts", list(c.ban_experts));
-  if (!c.expert_bias.empty()) changed.emplace_back("expert_bias", list(c.expert_bias));
+  if (!c.force_experts.empty()) changed.emplace_back("force_experts", ListText(c.force_experts));
+  if (!c.ban_experts.empty()) changed.emplace_back("ban_experts", ListText(c.ban_experts));
+  if (!c.expert_bias.empty()) changed.emplace_back("expert_bias", ListText(c.expert_bias));
+  if (!c.pins.empty()) changed.emplace_back("pins", ListText(c.pins));
   return changed;
 }
 
 // A scale of a path that no block has.
-void CheckPaths(const std::array<double, 3>& scale, const ModelConfig& config) {
+void Scope::CheckPaths(const ModelConfig& config) const {
   const bool has[] = {config.HasSsm(),
                       config.HasAttention(AttentionKind::kFull) || config.HasAttention(AttentionKind::kSparse),
                       config.HasFfn(FfnKind::kChunkMoe)};
   const char* const names[] = {"ssm", "sga", "moe"};
-  for (size_t i = 0; i < scale.size(); ++i)
-    if (scale[i] != 1 && !has[i]) Refuse("path_scale", StrCat(scale[i]), StrCat("this model has no path ", names[i]));
+  for (size_t i = 0; i < c.path_scale.size(); ++i)
+    if (c.path_scale[i] != 1 && !has[i])
+      Refuse("path_scale", StrCat(c.path_scale[i]), StrCat("this model has no path ", names[i]));
 }
 
-void CheckRouting(const Controls& c, int64_t E) {
+void Scope::CheckRouting(int64_t E) const {
   constexpr double kLeast = 1e-20;  // a router's scores divided by it are still finite in f32
   if (c.router_temperature) {
-    CheckNumber(*c.router_temperature, "--control router_temperature");
+    CheckNumber(*c.router_temperature, StrCat("--control router_temperature", at));
     if (*c.router_temperature < kLeast)
       Refuse("router_temperature", StrCat(*c.router_temperature), StrCat("must be ", kLeast, " or more"));
   }
@@ -80,7 +91,85 @@ void CheckRouting(const Controls& c, int64_t E) {
       Refuse("force_experts", StrCat(id), "is banned");
   if (!c.expert_bias.empty() && static_cast<int64_t>(c.expert_bias.size()) != E)
     Refuse("expert_bias", StrCat(c.expert_bias.size(), " numbers"), StrCat("must be ", E));
-  for (const double b : c.expert_bias) CheckNumber(b, "--control expert_bias");
+  for (const double b : c.expert_bias) CheckNumber(b, StrCat("--control expert_bias", at));
+}
+
+void Scope::CheckValues(const ModelConfig& config) const {
+  for (const double a : c.path_scale) CheckScale("path_scale", a);
+  CheckScale("workspace_read", c.workspace_read);
+  CheckScale("pkm_read", c.pkm_read);
+  CheckPaths(config);
+  CheckRouting(config.moe.n_experts);
+}
+
+void CheckPins(const Controls& c, const ModelConfig& config) {
+  const Scope all{c, ""};
+  if (c.pins.empty()) return;
+  if (!c.landmarks) all.Refuse("pins", ListText(c.pins), "landmarks are off");
+  if (static_cast<int64_t>(c.pins.size()) > config.attention.landmark_budget)
+    all.Refuse("pins", StrCat(c.pins.size(), " positions"),
+               StrCat("a pool has ", config.attention.landmark_budget, " landmarks"));
+  for (size_t i = 0; i < c.pins.size(); ++i)
+    if (c.pins[i] < 0 || (i > 0 && c.pins[i] <= c.pins[i - 1]))
+      all.Refuse("pins", ListText(c.pins), "must be ascending positions, 0 or more");
+}
+
+// Names and values of a layer's own controls.
+std::vector<std::pair<const char*, std::string>> ChangedOf(const LayerControls& l) {
+  std::vector<std::pair<const char*, std::string>> changed;
+  if (l.path_scale) changed.emplace_back("path_scale", ListText(*l.path_scale));
+  if (l.workspace_read) changed.emplace_back("workspace_read", StrCat(*l.workspace_read));
+  if (l.pkm_read) changed.emplace_back("pkm_read", StrCat(*l.pkm_read));
+  if (l.router_temperature) changed.emplace_back("router_temperature", StrCat(*l.router_temperature));
+  if (l.moe_top_k) changed.emplace_back("moe_top_k", StrCat(*l.moe_top_k));
+  if (l.force_experts) changed.emplace_back("force_experts", ListText(*l.force_experts));
+  if (l.ban_experts) changed.emplace_back("ban_experts", ListText(*l.ban_experts));
+  if (l.expert_bias) changed.emplace_back("expert_bias", ListText(*l.expert_bias));
+  return changed;
+}
+
+// Why a control can change nothing in this layer; "" where it can.
+std::string WhyIgnoredIn(std::string_view name, const LayerConfig& layer) {
+  if (name == "path_scale") return "";
+  if (name == "workspace_read") return layer.workspace ? "" : "this layer has no workspace";
+  if (name == "pkm_read") return layer.pkm ? "" : "this layer has no product-key memory";
+  return layer.ffn == FfnKind::kChunkMoe ? "" : "this layer has no routed experts";
+}
+
+// Calls v(name, field) for every control that a layer may have of its own.
+template <class Visitor, class Any>
+void VisitLayerControls(Visitor&& v, Any& c) {
+  v("path_scale", c.path_scale);
+  v("workspace_read", c.workspace_read);
+  v("pkm_read", c.pkm_read);
+  v("router_temperature", c.router_temperature);
+  v("moe_top_k", c.moe_top_k);
+  v("force_experts", c.force_experts);
+  v("ban_experts", c.ban_experts);
+  v("expert_bias", c.expert_bias);
+}
+
+void CheckKeys(const Json& json, const std::vector<std::string>& known, const std::string& where) {
+  if (!json.is_object()) throw Error(ErrorCode::kFormat, where + ": must be an object");
+  for (const auto& [key, value] : json.items())
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      throw Error(ErrorCode::kFormat, StrCat(where, ": unknown control ", key, DidYouMean(key, known)));
+}
+
+template <class Any>
+void ReadLayerControls(const Json& json, const std::string& where, Any* c) {
+  VisitLayerControls(
+      [&](const char* name, auto& field) {
+        if (json.contains(name)) ReadJson(json[name], StrCat(where, ": ", name), &field);
+      },
+      *c);
+}
+
+std::vector<std::string> LayerControlNames() {
+  std::vector<std::string> names;
+  LayerControls none;
+  VisitLayerControls([&](const char* name, auto&) { names.emplace_back(name); }, none);
+  return names;
 }
 
 }  // namespace
@@ -90,53 +179,102 @@ std::string WhyControlIsIgnored(std::string_view name, const ModelConfig& config
     return config.wiring == Wiring::kParallel ? "" : "the blocks of this model have no parallel paths";
   if (name == "workspace_read") return config.HasWorkspace() ? "" : "this model has no workspace";
   if (name == "pkm_read") return config.HasPkm() ? "" : "this model has no product-key memory";
-  if (name == "landmarks") return config.HasLandmarks() ? "" : "this model has no landmarks";
+  if (name == "landmarks" || name == "pins") return config.HasLandmarks() ? "" : "this model has no landmarks";
   if (!config.HasFfn(FfnKind::kChunkMoe)) return "this model has no routed experts";
   if (config.moe.mode == RouterMode::kRoundRobin && name != "moe_top_k")
     return "this model takes its experts in turn (router_mode round_robin)";
   return "";
 }
 
+Controls Controls::Of(int64_t layer) const {
+  Controls out = *this;
+  out.layers.clear();
+  const auto own = layers.find(layer);
+  if (own == layers.end()) return out;
+  const LayerControls& l = own->second;
+  if (l.path_scale) out.path_scale = *l.path_scale;
+  if (l.workspace_read) out.workspace_read = *l.workspace_read;
+  if (l.pkm_read) out.pkm_read = *l.pkm_read;
+  if (l.router_temperature) out.router_temperature = l.router_temperature;
+  if (l.moe_top_k) out.moe_top_k = l.moe_top_k;
+  if (l.force_experts) out.force_experts = *l.force_experts;
+  if (l.ban_experts) out.ban_experts = *l.ban_experts;
+  if (l.expert_bias) out.expert_bias = *l.expert_bias;
+  return out;
+}
+
+void SetLayerControl(std::string_view name, const Controls& from, LayerControls* to) {
+  if (name == "path_scale") to->path_scale = from.path_scale;
+  if (name == "workspace_read") to->workspace_read = from.workspace_read;
+  if (name == "pkm_read") to->pkm_read = from.pkm_read;
+  if (name == "router_temperature") to->router_temperature = from.router_temperature;
+  if (name == "moe_top_k") to->moe_top_k = from.moe_top_k;
+  if (name == "force_experts") to->force_experts = from.force_experts;
+  if (name == "ban_experts") to->ban_experts = from.ban_experts;
+  if (name == "expert_bias") to->expert_bias = from.expert_bias;
+}
+
 void Controls::Validate(const ModelConfig& config) const {
-  for (const double a : path_scale) CheckScale("path_scale", a);
-  CheckScale("workspace_read", workspace_read);
-  CheckScale("pkm_read", pkm_read);
+  const Scope all{*this, ""};
   for (const auto& [name, value] : Changed(*this))
-    if (const std::string why = WhyControlIsIgnored(name, config); !why.empty()) Refuse(name, value, why);
-  CheckPaths(path_scale, config);
-  CheckRouting(*this, config.moe.n_experts);
+    if (const std::string why = WhyControlIsIgnored(name, config); !why.empty()) all.Refuse(name, value, why);
+  all.CheckValues(config);
+  CheckPins(*this, config);
+  for (const auto& [layer, own] : layers) {
+    const Controls here = Of(layer);
+    const Scope scope{here, StrCat("@", layer)};
+    for (const auto& [name, value] : ChangedOf(own)) {
+      if (layer < 0 || layer >= config.n_layers())
+        scope.Refuse(name, value, StrCat("layers are 0 to ", config.n_layers() - 1));
+      std::string why = WhyControlIsIgnored(name, config);
+      if (why.empty()) why = WhyIgnoredIn(name, config.layers[static_cast<size_t>(layer)]);
+      if (!why.empty()) scope.Refuse(name, value, why);
+    }
+    scope.CheckValues(config);
+  }
 }
 
 std::string ControlsJson(const Controls& c) {
   Json j;
-  j["path_scale"] = c.path_scale;
-  j["workspace_read"] = c.workspace_read;
-  j["pkm_read"] = c.pkm_read;
+  const auto write = [](Json* to) {
+    return [to](const char* name, const auto& field) {
+      using Field = std::decay_t<decltype(field)>;
+      if constexpr (requires(const Field& f) { f.has_value(); }) {
+        if (field) (*to)[name] = *field;
+      } else {
+        (*to)[name] = field;
+      }
+    };
+  };
+  VisitLayerControls(write(&j), c);
   j["landmarks"] = c.landmarks;
-  if (c.router_temperature) j["router_temperature"] = *c.router_temperature;
-  if (c.moe_top_k) j["moe_top_k"] = *c.moe_top_k;
-  j["force_experts"] = c.force_experts;
-  j["ban_experts"] = c.ban_experts;
-  j["expert_bias"] = c.expert_bias;
+  if (!c.pins.empty()) j["pins"] = c.pins;
+  for (const auto& [layer, own] : c.layers) {
+    Json one = Json::object();
+    VisitLayerControls(write(&one), own);
+    j["layers"][std::to_string(layer)] = one;
+  }
   return j.dump();
 }
 
 Controls ParseControlsJson(const std::string& text, const std::string& where) {
   const Json json = ParseJson(text, where);
-  if (!json.is_object()) throw Error(ErrorCode::kFormat, where + ": must be an object");
+  std::vector<std::string> known = LayerControlNames();
+  const std::vector<std::string> of_layers = known;
+  known.insert(known.end(), {"landmarks", "pins", "layers"});
+  CheckKeys(json, known, where);
   Controls c;
-  const auto read = [&](const char* key, auto* out) {
-    if (json.contains(key)) ReadJson(json[key], StrCat(where, ": ", key), out);
-  };
-  read("path_scale", &c.path_scale);
-  read("workspace_read", &c.workspace_read);
-  read("pkm_read", &c.pkm_read);
-  read("landmarks", &c.landmarks);
-  read("router_temperature", &c.router_temperature);
-  read("moe_top_k", &c.moe_top_k);
-  read("force_experts", &c.force_experts);
-  read("ban_experts", &c.ban_experts);
-  read("expert_bias", &c.expert_bias);
+  ReadLayerControls(json, where, &c);
+  if (json.contains("landmarks")) ReadJson(json["landmarks"], where + ": landmarks", &c.landmarks);
+  if (json.contains("pins")) ReadJson(json["pins"], where + ": pins", &c.pins);
+  if (!json.contains("layers")) return c;
+  CheckKeys(json["layers"].is_object() ? Json::object() : json["layers"], {}, where + ": layers");
+  for (const auto& [layer, own] : json["layers"].items()) {
+    const std::string at = StrCat(where, ": layers.", layer);
+    CheckKeys(own, of_layers, at);
+    constexpr int64_t kMostLayers = 1 << 20;
+    ReadLayerControls(own, at, &c.layers[ParseWholeNumber(layer, 0, kMostLayers, at)]);
+  }
   return c;
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,6 +15,16 @@
 
 namespace hydra {
 
+// Controls that one layer has in the place of those of all.
+struct LayerControls {
+  std::optional<std::array<double, 3>> path_scale{};
+  std::optional<double> workspace_read{}, pkm_read{}, router_temperature{};
+  std::optional<int64_t> moe_top_k{};
+  std::optional<std::vector<int64_t>> force_experts{}, ban_experts{};
+  std::optional<std::vector<double>> expert_bias{};
+  bool operator==(const LayerControls&) const = default;
+};
+
 struct Controls {
   std::array<double, 3> path_scale{1, 1, 1};  // ssm, sga, moe; 0 = neither computed nor kept
   double workspace_read = 1, pkm_read = 1;    // 0 skips the read; the workspace write goes on
@@ -21,8 +32,12 @@ struct Controls {
   std::optional<double> router_temperature{};
   std::optional<int64_t> moe_top_k{};
   std::vector<int64_t> force_experts{}, ban_experts{};
-  std::vector<double> expert_bias{};  // [E] or empty
+  std::vector<double> expert_bias{};          // [E] or empty
+  std::vector<int64_t> pins{};                // positions that stay in every pool of landmarks, ascending
+  std::map<int64_t, LayerControls> layers{};  // by layer
 
+  // What holds in a layer: those of all, with its own in their place; `layers` is empty.
+  [[nodiscard]] Controls Of(int64_t layer) const;
   // Throws Error(kUsage) naming the control, its value and the rule; also for a control, other than its default, that
   // can change nothing in this model.
   void Validate(const ModelConfig& config) const;
@@ -33,7 +48,10 @@ struct Controls {
 // names above.
 [[nodiscard]] std::string WhyControlIsIgnored(std::string_view name, const ModelConfig& config);
 
-// A JSON object and back: what Save writes.
+// A control of `from` as one of a layer. `name` is one that layers have: all but landmarks and pins.
+void SetLayerControl(std::string_view name, const Controls& from, LayerControls* to);
+
+// A JSON object and back: what Save writes and a profile holds. Unknown keys are errors that name `where`.
 [[nodiscard]] std::string ControlsJson(const Controls& controls);
 [[nodiscard]] Controls ParseControlsJson(const std::string& json, const std::string& where);
 

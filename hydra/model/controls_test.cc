@@ -28,7 +28,8 @@ std::vector<Named> Each() {
           {"moe_top_k", {.moe_top_k = 1}},
           {"force_experts", {.force_experts = {1}}},
           {"ban_experts", {.ban_experts = {0}}},
-          {"expert_bias", {.expert_bias = std::vector<double>(8, 0.5)}}};
+          {"expert_bias", {.expert_bias = std::vector<double>(8, 0.5)}},
+          {"pins", {.pins = {3, 17}}}};
 }
 
 void ExpectControlRefused(const Controls& controls, const ModelConfig& config,
@@ -107,6 +108,60 @@ TEST(Controls, NumbersAreThoseOfF32) {
 TEST(Controls, TheJsonFormComesBackEqual) {
   for (const Named& one : Each()) EXPECT_EQ(ParseControlsJson(ControlsJson(one.controls), "x"), one.controls);
   ExpectError([] { (void)ParseControlsJson("[]", "x"); }, ErrorCode::kFormat, {"x", "object"});
+  Controls layered{.moe_top_k = 1};
+  layered.layers[2].ban_experts = {{1, 2}};
+  layered.layers[2].router_temperature = 0.5;
+  layered.layers[4].path_scale = {{1, 0, 1}};
+  EXPECT_EQ(ParseControlsJson(ControlsJson(layered), "x"), layered);
+  for (const auto& [text, part] : {std::pair(R"({"pinz": [1]})", "unknown control pinz"),
+                                   {R"({"layers": [1]})", "x: layers"},
+                                   {R"({"layers": {"2": {"landmarks": false}}})", "layers.2"}})
+    ExpectError([text = text] { (void)ParseControlsJson(text, "x"); }, ErrorCode::kFormat, {part});
+  ExpectError([] { (void)ParseControlsJson(R"({"layers": {"two": {}}})", "x"); }, ErrorCode::kUsage, {"x: layers.two"});
+  ExpectError([] { (void)ParseControlsJson(R"({"layers": {"2": {"moe_top_k": "a"}}})", "x"); }, ErrorCode::kConfig,
+              {"x: layers.2: moe_top_k"});
+}
+
+TEST(Controls, ALayersOwnStandInThePlaceOfThoseOfAll) {
+  Controls c{.pkm_read = 0.5, .moe_top_k = 1, .ban_experts = {7}};
+  c.layers[1].ban_experts = {{1, 2}};
+  c.layers[3].moe_top_k = 3;
+  EXPECT_EQ(c.Of(0), (Controls{.pkm_read = 0.5, .moe_top_k = 1, .ban_experts = {7}}));
+  EXPECT_EQ(c.Of(1), (Controls{.pkm_read = 0.5, .moe_top_k = 1, .ban_experts = {1, 2}}));
+  EXPECT_EQ(c.Of(3), (Controls{.pkm_read = 0.5, .moe_top_k = 3, .ban_experts = {7}}));
+}
+
+TEST(Controls, ALayersOwnAreHeldToThatLayer) {
+  const ModelConfig config = HydraNano();
+  const auto refused = [&](int64_t layer, const LayerControls& own, std::initializer_list<std::string_view> parts) {
+    Controls c;
+    c.layers[layer] = own;
+    ExpectControlRefused(c, config, parts);
+  };
+  int with = -1, without = -1;
+  for (int i = 0; i < config.n_layers(); ++i)
+    (config.layers[static_cast<size_t>(i)].ffn == FfnKind::kChunkMoe ? with : without) = i;
+  ASSERT_GE(with, 0);
+  ASSERT_GE(without, 0);
+  Controls fine;
+  fine.layers[with].ban_experts = {{1, 2}};
+  fine.Validate(config);
+  refused(without, {.ban_experts = {{1}}}, {StrCat("--control ban_experts@", without, "=1"), "no routed experts"});
+  refused(with, {.ban_experts = {{99}}}, {StrCat("ban_experts@", with, "=99"), "0 to 7"});
+  refused(99, {.moe_top_k = 1}, {"moe_top_k@99=1", "layers are 0 to 5"});
+  refused(with, {.moe_top_k = 9}, {StrCat("moe_top_k@", with, "=9")});
+  fine.force_experts = {1};  // of all layers: banned in one
+  ExpectControlRefused(fine, config, {StrCat("force_experts@", with, "=1"), "is banned"});
+}
+
+TEST(Controls, PinsArePositionsThatFitThePool) {
+  ModelConfig config = HydraNano();
+  config.attention.landmark_budget = 3;
+  Controls{.pins = {0, 5, 9}}.Validate(config);
+  ExpectControlRefused({.pins = {0, 5, 9, 11}}, config, {"pins=4 positions", "3 landmarks"});
+  ExpectControlRefused({.pins = {5, 0}}, config, {"pins=5,0", "ascending"});
+  ExpectControlRefused({.pins = {-1}}, config, {"pins=-1"});
+  ExpectControlRefused({.landmarks = false, .pins = {1}}, config, {"pins=1", "landmarks are off"});
 }
 
 }  // namespace

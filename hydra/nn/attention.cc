@@ -54,7 +54,7 @@ namespace {
 
 // Between the projections, norms and softmax in fp32: q [B, T, A, Dh], k, v [B, T, Akv, Dh] -> [B, T, A, Dh].
 Tensor Attend(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u, Tensor q,
-              Tensor k, const Tensor& v, const Layout& layout, bool landmarks) {
+              Tensor k, const Tensor& v, const Layout& layout, const Controls& controls) {
   const NoAutocast fp32;
   const AttentionConfig& c = config.attention;
   const auto type = w.o.scalar_type();  // of the masters; q, k, v are bf16 under autocast
@@ -68,21 +68,22 @@ Tensor Attend(const ModelConfig& config, AttentionKind kind, const AttentionWeig
   k = Rope(k, layout.pos, c.rope_theta);
   // torch's fused attention keeps its own softmax in fp32
   if (kind == AttentionKind::kFull) return FullAttention(q.to(v.scalar_type()), k.to(v.scalar_type()), v, layout);
-  if (!landmarks || !w.scorer_w.defined()) return SparseAttention(q, k, v.to(type), {}, {}, {}, layout, c.window);
+  if (!controls.landmarks || !w.scorer_w.defined())
+    return SparseAttention(q, k, v.to(type), {}, {}, {}, layout, c.window);
   const Tensor score = torch::linear(u.to(type), w.scorer_w, w.scorer_b).squeeze(-1);  // [B, T]
   return SparseAttention(q, k, v.to(type), torch::log_sigmoid(score), torch::softplus(w.landmark_scale),
-                         LandmarkPools(c, score, layout), layout, c.window);
+                         LandmarkPools(c, score, layout, controls.pins), layout, c.window);
 }
 
 }  // namespace
 
 Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u,
-                 const Layout& layout, bool landmarks) {
+                 const Layout& layout, const Controls& controls) {
   const AttentionConfig& c = config.attention;
   const int64_t B = u.size(0), T = u.size(1);
   const auto heads = [&](const Tensor& map, int64_t n) { return torch::linear(u, map).view({B, T, n, c.head_dim}); };
   const Tensor q = heads(w.q, c.n_heads), k = heads(w.k, c.n_kv_heads), v = heads(w.v, c.n_kv_heads);
-  return torch::linear(Attend(config, kind, w, u, q, k, v, layout, landmarks).reshape({B, T, c.n_heads * c.head_dim}),
+  return torch::linear(Attend(config, kind, w, u, q, k, v, layout, controls).reshape({B, T, c.n_heads * c.head_dim}),
                        w.o);
 }
 

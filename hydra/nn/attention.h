@@ -5,7 +5,10 @@
 
 #include "hydra/nn/torch.h"
 
+#include <vector>
+
 #include "hydra/model/config.h"
+#include "hydra/model/controls.h"
 #include "hydra/nn/layout.h"
 
 namespace hydra::nn {
@@ -21,8 +24,9 @@ torch::Tensor Rope(const torch::Tensor& x, const torch::Tensor& pos, double thet
 
 // Row offsets (b T + t) of the landmarks each chunk may see, in position order, -1 where the pool is not full:
 // [B, n, G] int64 with G <= Gm; undefined when no chunk has any. scores [B, T]: larger is better, ties to the
-// earlier. No gradient.
-torch::Tensor LandmarkPools(const AttentionConfig& config, const torch::Tensor& scores, const Layout& layout);
+// earlier. Positions of `pins` are promoted beside the best of their chunk and never leave a pool. No gradient.
+torch::Tensor LandmarkPools(const AttentionConfig& config, const torch::Tensor& scores, const Layout& layout,
+                            const std::vector<int64_t>& pins = {});
 
 // out_t = sum_p softmax_p(q_t k_p / sqrt(Dh) + bias) v_p over the window (bias 0) and the landmarks of t's chunk that
 // lie before the window (bias lambda_a log_sigma_p). A chunk at a time, recomputed in the backward pass:
@@ -41,8 +45,8 @@ torch::Tensor SparseAttention(const torch::Tensor& q, const torch::Tensor& k, co
 torch::Tensor FullAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                             const Layout& layout);
 
-// The whole path: u [B, T, D] -> [B, T, D]. landmarks = false: window only.
+// The whole path: u [B, T, D] -> [B, T, D]. Of the controls: landmarks (off: window only) and pins.
 torch::Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w,
-                        const torch::Tensor& u, const Layout& layout, bool landmarks);
+                        const torch::Tensor& u, const Layout& layout, const Controls& controls);
 
 }  // namespace hydra::nn

@@ -7,6 +7,7 @@
 #include "hydra/nn/torch.h"
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -32,11 +33,16 @@ struct Batch {
   [[nodiscard]] Batch To(torch::Device device) const;
 };
 
+// Called by each product-key memory with the rows that its tokens read [N, Hp, kp] and the gates of the reads [N, 1].
+using PkmWatch = std::function<void(const torch::Tensor& rows, const torch::Tensor& gates)>;
+
 // What one forward pass may change. Defaults: the model as trained.
 struct ForwardOptions {
   Controls controls = {};             // of specs/hydra.md 4, as the runtime takes them
   bool workspace = true, pkm = true;  // false: the site is not there at all
   std::optional<RouterMode> router_mode = {};
+  std::optional<double> balance_coef = {};  // of the balance loss; else the config's
+  const PkmWatch* pkm_watch = nullptr;
   bool checkpoint_blocks = false;  // training: recompute each block in the backward pass
 };
 

@@ -89,7 +89,7 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   };
   if (parts.ssm && a[0] != 0) add(0, Ssm(config, w.ssm, u, layout));
   if (parts.attention != AttentionKind::kNone && a[1] != 0)
-    add(1, Attention(config, parts.attention, w.attention, u, layout, options.controls.landmarks));
+    add(1, Attention(config, parts.attention, w.attention, u, layout, options.controls));
   if (parts.ffn == FfnKind::kChunkMoe && a[2] != 0) {
     const Routes routes = Route(config, layer, w.moe, u, layout, options);
     add(2, ApplyExperts(w.moe, u, routes, layout));
@@ -98,7 +98,7 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   if (parts.workspace && options.workspace && options.controls.workspace_read != 0)
     x = x + Workspace(config, w.workspace, x, layout, options.controls.workspace_read);
   if (parts.pkm && options.pkm && options.controls.pkm_read != 0)
-    x = x + Pkm(config, w.pkm, w.pkm_table, x, options.controls.pkm_read, layout.real_rows);
+    x = x + Pkm(config, w.pkm, w.pkm_table, x, options.controls.pkm_read, layout.real_rows, options.pkm_watch);
   out.x = x;
   return out;
 }
@@ -109,7 +109,7 @@ BlockOut Sequential(const ModelConfig& config, int layer, const BlockWeights& w,
   const LayerConfig& parts = config.layers[static_cast<size_t>(layer)];
   const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
   x = x + (parts.ssm ? Ssm(config, w.ssm, u, layout)
-                     : Attention(config, parts.attention, w.attention, u, layout, options.controls.landmarks));
+                     : Attention(config, parts.attention, w.attention, u, layout, options.controls));
   if (parts.ffn == FfnKind::kDense) x = x + Dense(w.dense, RmsNorm(x, w.dense.norm, config.norm_eps));
   return {x, {}};
 }
@@ -118,6 +118,11 @@ BlockOut Sequential(const ModelConfig& config, int layer, const BlockWeights& w,
 
 BlockOut RunBlock(const ModelConfig& config, int layer, const BlockWeights& w, const Tensor& x, const Layout& layout,
                   const ForwardOptions& options) {
+  if (!options.controls.layers.empty()) {
+    ForwardOptions here = options;
+    here.controls = options.controls.Of(layer);
+    return RunBlock(config, layer, w, x, layout, here);
+  }
   return config.wiring == Wiring::kParallel ? Parallel(config, layer, w, x, layout, options)
                                             : Sequential(config, layer, w, x, layout, options);
 }

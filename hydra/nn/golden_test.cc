@@ -134,7 +134,7 @@ TEST_F(GoldenParts, SsmPaths) {
 }
 
 TEST_F(GoldenParts, SparseGlobalAttention) {
-  ExpectPart("2.sga", Attention(model_.config(), AttentionKind::kSparse, Weights(2).attention, x_, layout_, true));
+  ExpectPart("2.sga", Attention(model_.config(), AttentionKind::kSparse, Weights(2).attention, x_, layout_, {}));
 }
 
 TEST_F(GoldenParts, RoutingExpertsAndLosses) {

@@ -81,7 +81,7 @@ PkmRows SelectRows(const ModelConfig& config, const PkmWeights& w, const Tensor&
 }
 
 Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const Tensor& table, const Tensor& x, double rho,
-           const Tensor& rows) {
+           const Tensor& rows, const PkmWatch* watch) {
   const NoAutocast fp32;
   const int64_t D = x.size(-1), n_tokens = x.numel() / D;
   const Tensor all = RmsNorm(x, w.norm, config.norm_eps).reshape({n_tokens, D});
@@ -94,6 +94,7 @@ Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const Tensor& table, 
       torch::embedding_bag(table, found.ids.view({-1}), torch::arange(0, N * per_token, per_token, found.ids.options()),
                            /*scale_grad_by_freq=*/false, /*mode=*/0, /*sparse=*/true, share.reshape({-1})));
   const Tensor beta = torch::sigmoid(torch::linear(u, w.gate_w, w.gate_b));
+  if (watch != nullptr) (*watch)(found.ids, beta);
   const Tensor y = rho * beta * torch::linear(o, w.value_proj);
   return (rows.defined() ? ScatterAddRows(y, rows, n_tokens) : y).view_as(x);
 }

@@ -6,6 +6,7 @@
 #include "hydra/nn/torch.h"
 
 #include "hydra/model/config.h"
+#include "hydra/nn/batch.h"
 #include "hydra/nn/layout.h"
 
 namespace hydra::nn {
@@ -53,8 +54,8 @@ struct PkmRows {
 // Exact top-kp of all nk * nk sums; ties to the better rank in half 1, then half 2. u [N, D] normed.
 PkmRows SelectRows(const ModelConfig& config, const PkmWeights& w, const torch::Tensor& u);
 // x [.., D] -> what is added to x. The gradient of table [nk * nk, dv] is sparse; rho scales the gate. `rows` [M] int64
-// counts x's rows that read (0 is added to the others); undefined: all.
+// counts x's rows that read (0 is added to the others); undefined: all. `watch` may be null.
 torch::Tensor Pkm(const ModelConfig& config, const PkmWeights& w, const torch::Tensor& table, const torch::Tensor& x,
-                  double rho, const torch::Tensor& rows = {});
+                  double rho, const torch::Tensor& rows = {}, const PkmWatch* watch = nullptr);
 
 }  // namespace hydra::nn

@@ -94,7 +94,8 @@ LossOut Model::Loss(const Batch& batch, const ForwardOptions& options, const Los
   loss.router = out.router;
   if (out.router.load.defined()) {
     if (config_.moe.balance == RouterBalance::kLoss)
-      loss.total = loss.total + shares.chunks * config_.moe.aux_loss_coef * out.router.balance_loss;
+      loss.total = loss.total +
+                   shares.chunks * options.balance_coef.value_or(config_.moe.aux_loss_coef) * out.router.balance_loss;
     loss.total = loss.total + shares.chunks * config_.moe.z_loss_coef * out.router.z_loss;
   }
   return loss;

@@ -85,7 +85,7 @@ TEST(Model, ATokenAtATimeGivesWhatAWholeRowGives) {
 }
 
 TEST(Model, StepsObeyTheControlsAsRowsDo) {
-  std::vector<std::pair<const char*, ForwardOptions>> controls(8);
+  std::vector<std::pair<const char*, ForwardOptions>> controls(10);
   controls[0] = {"path_scale", {.controls = {.path_scale = {0.5, 1.5, 0.7}}}};
   controls[1] = {"no attention", {.controls = {.path_scale = {1, 0, 1}}}};
   controls[2] = {"reads", {.controls = {.workspace_read = 0.5, .pkm_read = 0}}};
@@ -94,6 +94,12 @@ TEST(Model, StepsObeyTheControlsAsRowsDo) {
   controls[5] = {"top 3, tau 2", {.controls = {.router_temperature = 2.0, .moe_top_k = 3}}};
   controls[6] = {"forced", {.controls = {.force_experts = {5, 1}}}};
   controls[7] = {"banned, biased", {.controls = {.ban_experts = {0, 2}, .expert_bias = {0, 0, 0, 3, 0, 0, -3, 0}}}};
+  controls[8].first = "of layers";
+  controls[8].second.controls.layers = {{0, {.ban_experts = {{0, 2}}}},
+                                        {2, {.path_scale = {{1, 0.5, 0}}}},
+                                        {3, {.workspace_read = 0.25}},
+                                        {4, {.pkm_read = 3, .moe_top_k = 1}}};
+  controls[9] = {"pins", {.controls = {.pins = {1, 2, 18, 40}}}};
   const ModelConfig config = testing::NanoWithEviction();
   Model model = RandomModel(config, 3);
   const Tensor ids = RandomIds(1, 100, config.vocab_size, 3);

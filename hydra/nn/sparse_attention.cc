@@ -184,13 +184,16 @@ struct SparseAttentionFn : torch::autograd::Function<SparseAttentionFn> {
   }
 };
 
-// Best promoted rows seen so far, kept best first.
+// Best promoted rows seen so far, pinned ones first, kept best first.
 class Pool {
  public:
-  Pool(const double* scores, int64_t budget) : scores_(scores), budget_(static_cast<size_t>(budget)) {}
+  Pool(const double* scores, const std::vector<bool>& pinned, int64_t budget)
+      : scores_(scores), pinned_(pinned), budget_(static_cast<size_t>(budget)) {}
   void Clear() { best_.clear(); }
   void Add(int64_t row) {
     const auto at = std::upper_bound(best_.begin(), best_.end(), row, [&](int64_t x, int64_t y) {
+      const bool x_pinned = pinned_[static_cast<size_t>(x)], y_pinned = pinned_[static_cast<size_t>(y)];
+      if (x_pinned != y_pinned) return x_pinned;
       return scores_[x] > scores_[y] || (scores_[x] == scores_[y] && x < y);
     });
     best_.insert(at, row);
@@ -204,29 +207,54 @@ class Pool {
 
  private:
   const double* scores_;
+  const std::vector<bool>& pinned_;
   size_t budget_;
   std::vector<int64_t> best_;
 };
 
+// Of each row: whether its position is pinned.
+std::vector<bool> PinnedRows(const std::vector<int64_t>& pins, const Layout& layout) {
+  std::vector<bool> pinned(static_cast<size_t>(layout.B * layout.T));
+  if (pins.empty()) return pinned;
+  const Tensor pos = layout.pos.to(torch::kCPU).contiguous(), real = layout.real.to(torch::kCPU).contiguous();
+  for (size_t i = 0; i < pinned.size(); ++i)
+    pinned[i] = real.const_data_ptr<bool>()[i] && std::ranges::binary_search(pins, pos.const_data_ptr<int64_t>()[i]);
+  return pinned;
+}
+
 }  // namespace
 
-Tensor LandmarkPools(const AttentionConfig& config, const Tensor& scores, const Layout& layout) {
-  const Tensor by_chunk = scores.detach().view({layout.B * layout.n_chunks, layout.C});
-  const Tensor promoted = TopK(by_chunk, config.landmarks_per_chunk).to(torch::kCPU).contiguous();
+Tensor LandmarkPools(const AttentionConfig& config, const Tensor& scores, const Layout& layout,
+                     const std::vector<int64_t>& pins) {
+  const std::vector<bool> pinned = PinnedRows(pins, layout);
   const Tensor value = scores.detach().to(torch::kCPU, torch::kFloat64).contiguous();
+  Tensor others = scores.detach();  // without the pinned ones
+  if (!pins.empty()) {
+    const Tensor hidden = torch::zeros({layout.B * layout.T}, torch::kBool);
+    for (size_t i = 0; i < pinned.size(); ++i) hidden.mutable_data_ptr<bool>()[i] = pinned[i];
+    others = others.masked_fill(hidden.view({layout.B, layout.T}).to(scores.device()),
+                                -std::numeric_limits<double>::infinity());
+  }
+  const Tensor by_chunk = others.view({layout.B * layout.n_chunks, layout.C});
+  const Tensor promoted = TopK(by_chunk, config.landmarks_per_chunk).to(torch::kCPU).contiguous();
   const Tensor first = layout.chunk_first.to(torch::kCPU).contiguous(),
                closed = layout.chunk_closed.to(torch::kCPU).contiguous();
   const int64_t* best = promoted.const_data_ptr<int64_t>();
   const bool *is_first = first.const_data_ptr<bool>(), *is_closed = closed.const_data_ptr<bool>();
-  Pool pool(value.const_data_ptr<double>(), config.landmark_budget);
+  Pool pool(value.const_data_ptr<double>(), pinned, config.landmark_budget);
   std::vector<std::vector<int64_t>> pools;
   size_t widest = 0;
   for (int64_t c = 0; c < layout.B * layout.n_chunks; ++c) {
     if (is_first[c] || c % layout.n_chunks == 0) pool.Clear();
     pools.push_back(pool.InPositionOrder());
     widest = std::max(widest, pools.back().size());
-    for (int64_t i = 0; is_closed[c] && i < config.landmarks_per_chunk; ++i)
-      pool.Add(c * layout.C + best[c * config.landmarks_per_chunk + i]);
+    if (!is_closed[c]) continue;
+    for (int64_t row = c * layout.C; row < (c + 1) * layout.C; ++row)
+      if (pinned[static_cast<size_t>(row)]) pool.Add(row);
+    for (int64_t i = 0; i < config.landmarks_per_chunk; ++i)
+      if (const int64_t row = c * layout.C + best[c * config.landmarks_per_chunk + i];
+          !pinned[static_cast<size_t>(row)])
+        pool.Add(row);
   }
   if (widest == 0) return {};
   const auto G = static_cast<int64_t>(widest);

@@ -20,7 +20,7 @@ struct Collector {
   const Layout& layout;
   const ForwardOptions& options;
   Stats* stats;
-  int layer = 0;
+  int layer;
 
   void Add(const char* name, double value) const { stats->emplace_back(StrCat(name, "/", layer), value); }
   // Mean over real tokens of x [B, T].
@@ -34,7 +34,8 @@ struct Collector {
     if (parts.ffn != FfnKind::kNone) Add("gate/ffn", TokenMean(factors.select(-1, 2)));
   }
 
-  // Median over tokens and heads of the tokens after which a state has lost half: ln 2 / |dt A|.
+  // Tokens after which a state has lost half, ln 2 / |dt A|: the median over tokens and heads, and a tenth from below
+  // and from above.
   void HalfLife(const SsmWeights& w, const Tensor& u) const {
     const SsmConfig& c = config.ssm;
     Tensor rate;  // [B, T, heads or channels]
@@ -44,8 +45,29 @@ struct Collector {
     } else {
       rate = torch::softplus(torch::linear(u, w.param_proj.narrow(0, 0, config.d_model))) * torch::exp(w.lambda_log);
     }
-    const Tensor real = rate.masked_select(layout.real.unsqueeze(-1));
-    Add("ssm/half_life", std::log(2.0) / real.median().item<double>());
+    const Tensor real = std::get<0>(rate.masked_select(layout.real.unsqueeze(-1)).sort());
+    const auto at = [&](double share) {
+      const auto i = static_cast<int64_t>(share * static_cast<double>(real.numel() - 1));
+      return std::log(2.0) / real[i].item<double>();
+    };
+    Add("ssm/half_life", at(0.5));
+    Add("ssm/half_life_p10", at(0.9));  // the fastest rates are the shortest lives
+    Add("ssm/half_life_p90", at(0.1));
+  }
+
+  // Tokens from a landmark to the chunk that sees it, and the share of the pool that is filled; means over real chunks.
+  void Landmarks(const AttentionWeights& w, const Tensor& u) const {
+    const AttentionConfig& c = config.attention;
+    const Tensor pools =
+        LandmarkPools(c, torch::linear(u, w.scorer_w, w.scorer_b).squeeze(-1), layout, options.controls.pins);
+    const auto chunks = static_cast<double>(layout.chunk_real.sum().item<int64_t>());
+    if (!pools.defined()) return Add("landmark/use", 0);
+    const Tensor seen = (pools >= 0) & layout.chunk_real.unsqueeze(-1);  // [B, n, G]
+    const Tensor pos = layout.pos.reshape({-1});
+    const Tensor start = layout.pos.view({layout.B, layout.n_chunks, layout.C}).select(2, 0).unsqueeze(-1);
+    const Tensor age = (start - pos.index({pools.clamp_min(0)})).masked_select(seen).to(torch::kFloat64);
+    Add("landmark/use", static_cast<double>(age.numel()) / chunks / static_cast<double>(c.landmark_budget));
+    if (age.numel() > 0) Add("landmark/age", age.mean().item<double>());
   }
 
   // slot_use: share of slots that a closed chunk writes with more than 1% of their value.
@@ -77,26 +99,29 @@ Stats Model::CollectStats(const Batch& batch, const ForwardOptions& options) con
   torch::NoGradGuard no_grad;
   const Layout layout = Layout::Make(batch, config_.chunk_len);
   Stats stats;
-  Collector collect{config_, layout, options, &stats};
-  ForwardOptions paths_only = options;
-  paths_only.workspace = paths_only.pkm = false;
   Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
   for (int i = 0; i < config_.n_layers(); ++i) {
     const LayerConfig& parts = config_.layers[static_cast<size_t>(i)];
     const BlockWeights& w = *blocks_[static_cast<size_t>(i)];
-    collect.layer = i;
+    ForwardOptions here = options;
+    here.controls = options.controls.Of(i);
+    const Controls& controls = here.controls;
+    const Collector collect{config_, layout, here, &stats, i};
     const Tensor u = RmsNorm(x, w.norm, config_.norm_eps);
     if (config_.wiring == Wiring::kParallel) collect.Gates(w, u);
-    if (parts.ssm && options.controls.path_scale[0] != 0) collect.HalfLife(w.ssm, u);
+    if (parts.ssm && controls.path_scale[0] != 0) collect.HalfLife(w.ssm, u);
+    if (w.attention.scorer_w.defined() && controls.path_scale[1] != 0 && controls.landmarks)
+      collect.Landmarks(w.attention, u);
+    ForwardOptions paths_only = here;
+    paths_only.workspace = paths_only.pkm = false;
     x = RunBlock(config_, i, w, x, layout, paths_only).x;
-    if (parts.workspace && options.workspace) {
+    if (parts.workspace && here.workspace) {
       collect.WorkspaceGates(w.workspace, x);
-      if (options.controls.workspace_read != 0)
-        x = x + Workspace(config_, w.workspace, x, layout, options.controls.workspace_read);
+      if (controls.workspace_read != 0) x = x + Workspace(config_, w.workspace, x, layout, controls.workspace_read);
     }
-    if (parts.pkm && options.pkm && options.controls.pkm_read != 0) {
+    if (parts.pkm && here.pkm && controls.pkm_read != 0) {
       collect.PkmGates(w.pkm, x);
-      x = x + Pkm(config_, w.pkm, w.pkm_table, x, options.controls.pkm_read, layout.real_rows);
+      x = x + Pkm(config_, w.pkm, w.pkm_table, x, controls.pkm_read, layout.real_rows);
     }
   }
   return stats;

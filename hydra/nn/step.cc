@@ -13,7 +13,7 @@ namespace hydra::nn {
 
 using torch::Tensor;
 
-Stepper::Stepper(const Model& model, const ForwardOptions& options) : model_(&model), options_(options) {
+Stepper::Stepper(const Model& model, const ForwardOptions& options) : model_(&model) {
   torch::NoGradGuard no_grad;
   const ModelConfig& c = model_->config();
   const auto zeros = [&](at::IntArrayRef shape) {
@@ -21,6 +21,8 @@ Stepper::Stepper(const Model& model, const ForwardOptions& options) : model_(&mo
   };
   for (int i = 0; i < c.n_layers(); ++i) {
     weights_.push_back(BlockWeights::Of(model, i));
+    options_.push_back(options);
+    options_.back().controls = options.controls.Of(i);
     BlockState s;
     const LayerConfig& layer = c.layers[static_cast<size_t>(i)];
     if (layer.ssm && c.ssm.kind == SsmKind::kMamba2) {
@@ -68,14 +70,15 @@ Tensor Stepper::RunBlock(int layer, const Tensor& input, BlockState& state) {
     x = x + (parts.ssm ? Ssm(w, u, state) : Attention(layer, w, u, state));
     return parts.ffn == FfnKind::kDense ? x + Dense(w.dense, RmsNorm(x, w.dense.norm, c.norm_eps)) : x;
   }
-  const Tensor g = PathFactors(w, u, options_);
-  const auto& a = options_.controls.path_scale;
+  const ForwardOptions& options = At(layer);
+  const Tensor g = PathFactors(w, u, options);
+  const auto& a = options.controls.path_scale;
   if (parts.ssm && a[0] != 0) x = x + g[0] * Ssm(w, u, state);
   if (parts.attention != AttentionKind::kNone && a[1] != 0) x = x + g[1] * Attention(layer, w, u, state);
   if (parts.ffn == FfnKind::kChunkMoe && a[2] != 0) x = x + g[2] * Moe(layer, w, u, state);
-  if (parts.workspace && options_.workspace) x = x + Workspace(w, x, state);
-  if (parts.pkm && options_.pkm && options_.controls.pkm_read != 0)
-    x = x + Pkm(c, w.pkm, w.pkm_table, x, options_.controls.pkm_read);
+  if (parts.workspace && options.workspace) x = x + Workspace(layer, w, x, state);
+  if (parts.pkm && options.pkm && options.controls.pkm_read != 0)
+    x = x + Pkm(c, w.pkm, w.pkm_table, x, options.controls.pkm_read);
   return x;
 }
 
@@ -116,7 +119,8 @@ Tensor Stepper::Attention(int layer, const BlockWeights& weights, const Tensor& 
   const AttentionConfig& c = model.attention;
   const AttentionWeights& w = weights.attention;
   const bool sparse = model.layers[static_cast<size_t>(layer)].attention == AttentionKind::kSparse;
-  const bool landmarks = sparse && options_.controls.landmarks && w.scorer_w.defined();
+  const Controls& controls = At(layer).controls;
+  const bool landmarks = sparse && controls.landmarks && w.scorer_w.defined();
   const Tensor at = torch::full({1, 1}, pos_, torch::TensorOptions().dtype(torch::kInt64).device(u.device()));
   const auto head = [&](const Tensor& map, int64_t n, const Tensor& norm, bool rotate) {
     Tensor y = torch::matmul(map, u).view({1, 1, n, c.head_dim});
@@ -150,7 +154,9 @@ Tensor Stepper::Attention(int layer, const BlockWeights& weights, const Tensor& 
     scores = scores + torch::softplus(w.landmark_scale).unsqueeze(1) * torch::tensor(bias, scores.options());
   const Tensor y = torch::matmul(torch::softmax(scores, 1).unsqueeze(1), stacked(values)).reshape({-1});
   if (landmarks && ClosesChunk()) {  // promote the best of the chunk, then evict
-    const auto best_first = [](const KeyEntry& a, const KeyEntry& b) {
+    const auto pinned = [&](const KeyEntry& e) { return std::ranges::binary_search(controls.pins, e.pos); };
+    const auto best_first = [&](const KeyEntry& a, const KeyEntry& b) {
+      if (pinned(a) != pinned(b)) return pinned(a);
       return a.score > b.score || (a.score == b.score && a.pos < b.pos);
     };
     const auto by_pos = [](const KeyEntry& a, const KeyEntry& b) { return a.pos < b.pos; };
@@ -160,7 +166,7 @@ Tensor Stepper::Attention(int layer, const BlockWeights& weights, const Tensor& 
       std::sort(entries.begin(), entries.end(), by_pos);
     };
     std::vector<KeyEntry> chunk(state.ring.end() - model.chunk_len, state.ring.end());
-    keep(chunk, c.landmarks_per_chunk);
+    keep(chunk, c.landmarks_per_chunk + std::ranges::count_if(chunk, pinned));
     state.pool.insert(state.pool.end(), chunk.begin(), chunk.end());
     keep(state.pool, c.landmark_budget);
   }
@@ -171,16 +177,16 @@ Tensor Stepper::Moe(int layer, const BlockWeights& weights, const Tensor& u, Blo
   const ModelConfig& c = model_->config();
   const MoeWeights& w = weights.moe;
   if (pos_ % c.chunk_len == 0) {
-    if (options_.router_mode.value_or(c.moe.mode) == RouterMode::kRoundRobin) {
+    if (At(layer).router_mode.value_or(c.moe.mode) == RouterMode::kRoundRobin) {
       Batch one = Batch::OneDocumentPerRow(
           torch::zeros({1, pos_ + 1}, torch::TensorOptions().dtype(torch::kInt64).device(u.device())), c.chunk_len);
       const Layout layout = Layout::Make(one, c.chunk_len);
-      const Routes all = Route(c, layer, w, u.expand({1, layout.T, -1}), layout, options_);
+      const Routes all = Route(c, layer, w, u.expand({1, layout.T, -1}), layout, At(layer));
       state.routes.ids = all.ids.narrow(1, layout.n_chunks - 1, 1);
       state.routes.route_weights = all.route_weights.narrow(1, layout.n_chunks - 1, 1);
     } else {
       const Tensor z = torch::matmul(w.prev_proj, state.mean) + torch::matmul(w.first_proj, u);
-      state.routes = SelectExperts(c.moe, z.view({1, 1, -1}), w.balance_bias, options_.controls);
+      state.routes = SelectExperts(c.moe, z.view({1, 1, -1}), w.balance_bias, At(layer).controls);
     }
   }
   state.sum = state.sum + u;
@@ -197,14 +203,13 @@ Tensor Stepper::Moe(int layer, const BlockWeights& weights, const Tensor& u, Blo
   return y;
 }
 
-Tensor Stepper::Workspace(const BlockWeights& weights, const Tensor& x, BlockState& state) const {
+Tensor Stepper::Workspace(int layer, const BlockWeights& weights, const Tensor& x, BlockState& state) const {
+  const double rho = At(layer).controls.workspace_read;
   const ModelConfig& c = model_->config();
   const WorkspaceWeights& w = weights.workspace;
   const Tensor u = RmsNorm(x, w.norm, c.norm_eps);
   Tensor y = torch::zeros_like(x);
-  if (options_.controls.workspace_read != 0)
-    y = options_.controls.workspace_read * WorkspaceReadGate(w, u) *
-        ReadWorkspace(c, w, u.unsqueeze(0), state.M).squeeze(0);
+  if (rho != 0) y = rho * WorkspaceReadGate(w, u) * ReadWorkspace(c, w, u.unsqueeze(0), state.M).squeeze(0);
   // online softmax over the open chunk, one row a slot
   const Tensor logit =
       torch::matmul(w.slot_queries, torch::matmul(w.write_k, u)) / std::sqrt(static_cast<double>(c.workspace.rank)) +

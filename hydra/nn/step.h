@@ -47,11 +47,12 @@ class Stepper {
   torch::Tensor Ssm(const BlockWeights& w, const torch::Tensor& u, BlockState& state) const;
   torch::Tensor Attention(int layer, const BlockWeights& w, const torch::Tensor& u, BlockState& state) const;
   torch::Tensor Moe(int layer, const BlockWeights& w, const torch::Tensor& u, BlockState& state) const;
-  torch::Tensor Workspace(const BlockWeights& w, const torch::Tensor& x, BlockState& state) const;
+  torch::Tensor Workspace(int layer, const BlockWeights& w, const torch::Tensor& x, BlockState& state) const;
+  [[nodiscard]] const ForwardOptions& At(int layer) const { return options_[static_cast<size_t>(layer)]; }
   [[nodiscard]] bool ClosesChunk() const { return (pos_ + 1) % model_->config().chunk_len == 0; }
 
   const Model* model_;
-  ForwardOptions options_;
+  std::vector<ForwardOptions> options_;  // of each layer
   std::vector<BlockWeights> weights_;
   std::vector<BlockState> state_;
   int64_t pos_ = 0;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "hydra/base/error.h"
+#include "hydra/runtime/pins.h"
 
 namespace hydra {
 namespace {
@@ -41,7 +42,12 @@ GenerateResult Conversation::Say(const std::string& text, const AnswerOptions& o
                            .cancelled = options.cancelled,
                            .speculation = options.speculation};
   if (form_.form() == ChatForm::kPlain) generate.stops.push_back(kPlainUser);
-  return generator_.Generate(state_, sampler_, TurnIds(text), generate, on_text);
+  const std::vector<int32_t> ids = TurnIds(text);
+  std::vector<int64_t> pins;
+  for (const std::string& pin : options.pins)
+    for (const int64_t position : PositionsOf(pin, ids, length(), generator_.tokenizer)) pins.push_back(position);
+  if (!pins.empty()) state_.SetControls(WithPins(state_.controls(), pins));
+  return generator_.Generate(state_, sampler_, ids, generate, on_text);
 }
 
 // The tokens of a user's turn, up to where the answer begins: what the state has not got yet.

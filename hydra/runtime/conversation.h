@@ -33,6 +33,7 @@ class Conversation {
     int64_t max_tokens = -1;            // -1 = to the answer's end
     std::function<bool()> cancelled{};  // as in GenerateOptions, and this
     Speculation* speculation = nullptr;
+    std::vector<std::string> pins{};  // texts whose tokens stay landmarks, wherever the user says them
   };
   // One turn: reads what the user says and writes the answer. Cancelled, the state still has all that was said: what is
   // not read yet is pending. Throws as Generator::Check does, and kConfig for a template whose turns do not follow one

@@ -16,6 +16,8 @@ const PassBytes& ForwardScratch::moved() const { return data_->moved; }
 
 void ForwardScratch::BeginProfile(const ThreadPool& pool) { data_->clock.emplace(OwnerNames(*data_), pool); }
 
+void ForwardScratch::SetTrace(Trace* trace) { data_->trace = trace; }
+
 PassProfile ForwardScratch::EndProfile(const ThreadPool& pool) {
   HYDRA_CHECK(data_->clock, "no profile has begun");
   PassProfile profile = data_->clock->Take(pool);
@@ -119,8 +121,8 @@ void RunPass(const ModelWeights& w, ForwardScratch::Data& s, ThreadPool& pool, f
 
 // What Commit moves: recurrent and constant state of the paths that are on, new rows of caches that do not grow.
 void CountCommit(const SequenceState& state, int64_t m, PassBytes& moved) {
-  const auto on = [&](StatePart part) {
-    const auto& scale = state.controls().path_scale;
+  const auto on = [&](size_t layer, StatePart part) {
+    const auto& scale = state.controls(static_cast<int>(layer)).path_scale;
     switch (part) {
       case StatePart::kSsm:
       case StatePart::kConv: return scale[0] != 0;
@@ -131,13 +133,14 @@ void CountCommit(const SequenceState& state, int64_t m, PassBytes& moved) {
     }
     return true;
   };
-  for (const auto& block : state.layout().buffers)
-    for (const StateBuffer& buffer : block)
-      if (buffer.heads.empty() && on(buffer.part))
+  const StateLayout& layout = state.layout();
+  for (size_t i = 0; i < layout.blocks.size(); ++i) {
+    for (const StateBuffer& buffer : layout.buffers[i])
+      if (buffer.heads.empty() && on(i, buffer.part))
         moved.state_read += buffer.bytes, moved.state_written += buffer.bytes;
-  for (const BlockOffsets& block : state.layout().blocks)
-    for (const KvCacheLayout& cache : block.caches)
-      if (!cache.filling->grows() && on(StatePart::kKv)) moved.kv_written += m * (cache.k_stride + cache.v_stride);
+    for (const KvCacheLayout& cache : layout.blocks[i].caches)
+      if (!cache.filling->grows() && on(i, StatePart::kKv)) moved.kv_written += m * (cache.k_stride + cache.v_stride);
+  }
 }
 
 }  // namespace

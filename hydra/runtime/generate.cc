@@ -17,6 +17,18 @@ bool Cancelled(const GenerateOptions& options) { return options.cancelled && opt
 // New tokens that the context has room for.
 int64_t Room(const SequenceState& state) { return state.layout().most_tokens - state.pos(); }
 
+// A trace for the passes of a scope.
+class TracedScratch {
+ public:
+  TracedScratch(ForwardScratch& scratch, Trace* trace) : scratch_(scratch) { scratch_.SetTrace(trace); }
+  ~TracedScratch() { scratch_.SetTrace(nullptr); }
+  TracedScratch(const TracedScratch&) = delete;
+  TracedScratch& operator=(const TracedScratch&) = delete;
+
+ private:
+  ForwardScratch& scratch_;
+};
+
 }  // namespace
 
 const char* FinishReasonName(FinishReason reason) {
@@ -40,14 +52,36 @@ Utf8Stream Generator::TailOf(const SequenceState& state) const {
   return stream;
 }
 
+void Generator::TellXray(Trace& trace, const GenerateOptions& options, std::span<const float> logits, bool generated,
+                         double seconds, const PassBytes& moved) const {
+  const auto n = static_cast<double>(trace.tokens().size());
+  const auto V = static_cast<size_t>(model.config().vocab_size);
+  const size_t rows = logits.size() / V, without = trace.tokens().size() - rows;
+  for (size_t i = 0; i < trace.tokens().size(); ++i) {
+    XrayToken token{.trace = trace.tokens()[i],
+                    .generated = generated,
+                    .bytes = static_cast<double>(moved.total()) / n,
+                    .seconds = seconds / n};
+    if (i >= without) token.entropy = Entropy(logits.subspan((i - without) * V, V));
+    options.on_xray(token);
+  }
+  trace.Clear();
+}
+
 bool Generator::ReadPrompt(SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options,
-                           std::span<const float>* logits) const {
+                           Trace& trace, std::span<const float>* logits) const {
+  const auto V = static_cast<size_t>(model.config().vocab_size);
+  const bool all = options.on_xray && options.prompt_entropy;
   while (!prompt.empty()) {
     if (Cancelled(options)) return false;
     const auto piece = prompt.first(std::min<size_t>(kPassTokens, prompt.size()));  // between passes a stop is obeyed
     prompt = prompt.subspan(piece.size());
-    const Segment segment{&state, piece, prompt.empty() ? LogitsOf::kLast : LogitsOf::kNone};
+    const PassBytes before = scratch.moved();
+    const double start = Seconds();
+    const Segment segment{&state, piece, all ? LogitsOf::kAll : prompt.empty() ? LogitsOf::kLast : LogitsOf::kNone};
     *logits = model.Forward({&segment, 1}, pool, scratch);
+    if (options.on_xray) TellXray(trace, options, *logits, false, Seconds() - start, scratch.moved() - before);
+    if (all) *logits = logits->last(V);
   }
   return true;
 }
@@ -88,7 +122,9 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   const int64_t before = state.pos();
   const double start = Seconds();
   std::span<const float> logits;
-  const bool read = ReadPrompt(state, input, options, &logits);
+  Trace trace;
+  const TracedScratch traced(scratch, options.on_xray ? &trace : nullptr);
+  const bool read = ReadPrompt(state, input, options, trace, &logits);
   result.prompt_tokens = state.pos() - before;
   const double prefilled = Seconds();
   result.prefill_seconds = prefilled - start;
@@ -101,7 +137,7 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   }
   // A model's vocabulary may be padded beyond its tokenizer's: those ids mean nothing.
   const auto vocab = static_cast<size_t>(std::min<int64_t>(tokenizer.vocab_size(), model.config().vocab_size));
-  DecodeSteps steps(model, state, options.speculation, pool, scratch);
+  DecodeSteps steps(model, state, options.on_xray ? nullptr : options.speculation, pool, scratch);
   while (options.max_tokens < 0 || static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
     if (!state.pending().empty()) {  // all but the first time
       if (Cancelled(options)) {
@@ -114,7 +150,10 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
       }
       const int32_t last = state.pending()[0];
       state.SetPending({});
+      const PassBytes before = scratch.moved();
+      const double asked = Seconds();
       logits = steps.Next(last);
+      if (options.on_xray) TellXray(trace, options, logits, true, Seconds() - asked, scratch.moved() - before);
       ++result.steps;
     }
     const int32_t id = sampler.Pick(logits.first(vocab));

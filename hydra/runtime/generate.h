@@ -17,6 +17,7 @@
 #include "hydra/runtime/sampler.h"
 #include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/speculation.h"
+#include "hydra/runtime/xray.h"
 #include "hydra/text/tokenizer.h"
 
 namespace hydra {
@@ -42,6 +43,9 @@ struct GenerateOptions {
   bool continues = false, to_be_continued = false;
   // Guesses of the next tokens, which change none; null: plain steps.
   Speculation* speculation = nullptr;
+  // Called with each token when the model has read it, which the last one picked is not. No guesses are made then.
+  std::function<void(const XrayToken&)> on_xray{};
+  bool prompt_entropy = false;  // for on_xray, of the prompt's tokens too: logits of all of them
 };
 
 struct GenerateResult {
@@ -76,8 +80,11 @@ struct Generator {
   [[nodiscard]] Utf8Stream TailOf(const SequenceState& state) const;
 
  private:
+  // What the passes since the last call did, to options.on_xray. logits: of their last token, or of all.
+  void TellXray(Trace& trace, const GenerateOptions& options, std::span<const float> logits, bool generated,
+                double seconds, const PassBytes& moved) const;
   // False when cancelled before the end of it.
-  bool ReadPrompt(SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options,
+  bool ReadPrompt(SequenceState& state, std::span<const int32_t> prompt, const GenerateOptions& options, Trace& trace,
                   std::span<const float>* logits) const;
 };
 

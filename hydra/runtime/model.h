@@ -21,6 +21,7 @@ namespace hydra {
 
 class Provisional;   // provisional.h
 struct PassProfile;  // profile.h
+class Trace;         // trace.h
 class SequenceState;
 struct ModelWeights;  // weights.h
 
@@ -81,6 +82,8 @@ class ForwardScratch {
   // From BeginProfile to EndProfile passes with this scratch, and nothing else, run on the pool.
   void BeginProfile(const ThreadPool& pool);
   [[nodiscard]] PassProfile EndProfile(const ThreadPool& pool);
+  // From here on passes tell it what they did; null: nothing is told.
+  void SetTrace(Trace* trace);
   struct Data;
   [[nodiscard]] Data& data() { return *data_; }
 

@@ -4,8 +4,10 @@
 #include <filesystem>
 
 #include "hydra/base/error.h"
+#include "hydra/io/json.h"
 #include "hydra/io/safetensors.h"
 #include "hydra/model/gguf_model.h"
+#include "hydra/model/memory_pack.h"
 #include "hydra/model/model_tensors.h"
 #include "hydra/runtime/weights.h"
 
@@ -53,6 +55,8 @@ WeightSource OpenGguf(const std::string& path, std::vector<std::string>* warning
   source.rope_interleaved = model->rope_interleaved();
   source.A_is_negative = model->A_is_negative();
   source.check_unchanged = [model] { model->file().CheckUnchanged(); };
+  if (const auto base = model->file().FindText(kMemoryBaseKey))
+    source.metadata[StrCat("gguf:", kMemoryBaseKey)] = Json(std::string(*base)).dump();
   source.tensor = [model](const TensorSpec& spec) {
     const GgufTensor& tensor = model->Tensor(spec);
     return StoredTensor{tensor.type, tensor.data, tensor.nbytes};

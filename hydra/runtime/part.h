@@ -18,6 +18,7 @@
 #include "hydra/runtime/kv_cache.h"
 #include "hydra/runtime/provisional.h"
 #include "hydra/runtime/sequence_state.h"
+#include "hydra/runtime/trace.h"
 #include "hydra/runtime/weights.h"
 
 namespace hydra {
@@ -47,6 +48,7 @@ struct PassView {
   float* x;                  // [n, D] the residual stream
   const float* u;            // [n, D] its norm, which the parts of a group read
   PassBytes* moved;          // what the pass reads and writes; products are counted by the pass
+  Trace* trace;              // told what each row does; null: nobody asks
 };
 
 // Rows on which a part runs, and the factors of what it adds to x.
@@ -75,7 +77,7 @@ struct Accepted {
     return kept.At<T>(offset);
   }
   [[nodiscard]] bool On(int path) const {
-    return path < 0 || state.controls().path_scale[static_cast<size_t>(path)] != 0;
+    return path < 0 || state.controls(layer).path_scale[static_cast<size_t>(path)] != 0;
   }
 };
 
@@ -113,6 +115,10 @@ class Part {
   [[nodiscard]] virtual const F32& NormOf(const BlockWeights& block) const { return block.norm; }
   // Index of the path (Controls::path_scale, gates) that it is in a parallel block; -1: none.
   [[nodiscard]] virtual int Path() const { return -1; }
+  // What a trace calls its output.
+  [[nodiscard]] virtual ModelPart TracedAs() const {
+    return Path() < 0 ? ModelPart::kMoe : static_cast<ModelPart>(Path());
+  }
 
   void Begin(const PassView& pass, int layer, const Share& share) {
     pass_ = &pass;
@@ -147,7 +153,7 @@ class Part {
   }
   // Whether the controls of a piece leave the part's path on.
   [[nodiscard]] bool On(const Piece& piece) const {
-    return share_.path < 0 || piece.state->controls().path_scale[static_cast<size_t>(share_.path)] != 0;
+    return share_.path < 0 || piece.state->controls(layer_).path_scale[static_cast<size_t>(share_.path)] != 0;
   }
   // y = W u of the share's rows; y [n, rows of W] by row of the pass.
   [[nodiscard]] kernels::MatMulArgs OfInput(const kernels::Matrix& w, float* y) const {

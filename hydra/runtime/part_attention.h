@@ -52,6 +52,10 @@ class CachedAttention : public Part {
     const std::byte* v;
   };
   [[nodiscard]] Rows RowsAt(const Piece& piece, int64_t head, int64_t position) const;
+  // A query head of a row of the pass, normed and rotated: [Dh].
+  [[nodiscard]] const float* Query(int64_t row, int64_t head) const {
+    return q_.data() + (row * attention().n_heads + head) * attention().head_dim;
+  }
 
  private:
   enum Kind : int32_t { kRotate, kQueries, kKeys, kMerge, kKeep };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The published diagonal state-space model: two products, a recurrence of each channel. Formulas: specs/hydra.md 2.6.
 #include <algorithm>
+#include <cmath>
 
 #include "hydra/runtime/part.h"
 
@@ -43,8 +44,14 @@ class Diagonal final : public Part {
     const Piece& p = pieces()[static_cast<size_t>(task.piece)];
     const int64_t D = config().d_model;
     if (task.kind == kScan) return Scan(p, task.begin, task.end);
-    for (int64_t t = p.row + task.begin; t < p.row + task.end; ++t)
-      kernels::Axpy(share_.by_row == nullptr ? 1 : share_.by_row[t], y_.data() + t * D, pass_->x + t * D, D);
+    for (int64_t t = p.row + task.begin; t < p.row + task.end; ++t) {
+      const float factor = share_.by_row == nullptr ? 1 : share_.by_row[t];
+      const float* y = y_.data() + t * D;
+      kernels::Axpy(factor, y, pass_->x + t * D, D);
+      if (pass_->trace == nullptr) continue;
+      pass_->trace->At(t, layer_).size[static_cast<size_t>(TracedAs())] =
+          std::abs(factor) * std::sqrt(kernels::Dot(y, y, D));
+    }
   }
 
   void Commit(const Accepted& a) const override {

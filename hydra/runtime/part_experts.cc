@@ -167,7 +167,7 @@ class ChunkExperts final : public Part {
   // The experts of the chunk that starts at row t of the piece.
   void RouteChunk(const Piece& p, int64_t t, const Routing& r, float* z) const {
     const MoeConfig& c = config().moe;
-    const Controls& controls = p.state->controls();
+    const Controls& controls = p.state->controls(layer_);
     const int64_t E = c.n_experts, D = config().d_model;
     if (c.mode == RouterMode::kRoundRobin) {
       const int64_t k = controls.moe_top_k.value_or(c.top_k), chunk = (p.pos + t) / config().chunk_len;
@@ -202,6 +202,9 @@ class ChunkExperts final : public Part {
         row_experts_.data()[row * k_max_ + j] = r.ids[j];
         row_weights_.data()[row * k_max_ + j] = r.weights[j] * (share_.by_row == nullptr ? 1 : share_.by_row[row]);
       }
+      if (pass_->trace != nullptr)
+        for (int32_t j = 0; j < *r.count; ++j)
+          pass_->trace->At(row, layer_).experts.push_back({r.ids[j], r.weights[j]});
       AddToChunk(r, pass_->u + row * D, D, C, (p.pos + t + 1) % C == 0);
     }
     if (p.kept != nullptr) std::copy_n(pass_->u + p.row * D, p.T * D, p.kept->At(KeptAt(p).u));

@@ -3,6 +3,7 @@
 // Dims: n rows, Hp heads, nk sub-keys, dk half key, dv value, kp rows of each head.
 #include <cmath>
 
+#include "hydra/runtime/memory_overlay.h"
 #include "hydra/runtime/part.h"
 
 namespace hydra {
@@ -11,6 +12,7 @@ namespace {
 class ProductKeys final : public Part {
  public:
   [[nodiscard]] const char* Name() const override { return "product keys"; }
+  [[nodiscard]] ModelPart TracedAs() const override { return ModelPart::kPkm; }
   [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override { return layer.pkm; }
   [[nodiscard]] const F32& NormOf(const BlockWeights& block) const override { return block.pkm.norm; }
   [[nodiscard]] int64_t bytes() const override {
@@ -87,6 +89,7 @@ class ProductKeys final : public Part {
     int32_t *second = first + kp, *pair = second + kp;
     float* out = values_.data() + row * dv;
     std::fill_n(out, dv, 0.0F);
+    const MemoryOverlay* memory = p.state->memory().get();
     for (int64_t h = 0; h < c.n_heads; ++h) {
       const float* s = scores_.data() + (row * tables() + 2 * h) * nk;
       kernels::TopK(s, nk, kp, first, half);
@@ -98,11 +101,18 @@ class ProductKeys final : public Part {
       for (int64_t i = 0; i < kp; ++i) {
         const int64_t id = static_cast<int64_t>(first[pair[i] / kp]) * nk + second[pair[i] % kp];
         kernels::DecodeMatrixRow(pass_->weights.pkm_table, id, value);
+        if (memory != nullptr)
+          if (const float* delta = memory->Find(id)) kernels::Axpy(1, delta, value, dv);
         kernels::Axpy(share[i], value, out, dv);
+        if (pass_->trace != nullptr) pass_->trace->At(row, layer_).rows.push_back({id, share[i]});
       }
     }
     const float gate = kernels::Dot(block().pkm.gate.data(), pass_->u + row * D, D) + block().pkm.gate_bias;
-    gate_.data()[row] = 1 / (1 + std::exp(-gate)) * static_cast<float>(p.state->controls().pkm_read);
+    gate_.data()[row] = 1 / (1 + std::exp(-gate)) * static_cast<float>(p.state->controls(layer_).pkm_read);
+    if (pass_->trace == nullptr) return;
+    LayerTrace& trace = pass_->trace->At(row, layer_);
+    trace.pkm_gate = gate_.data()[row];
+    trace.rows = Heaviest(std::move(trace.rows), trace.rows.size());
   }
 
   Buffer<float> query_, scores_, values_, gate_;  // [n, width], [n, tables, nk], [n, dv], [n]

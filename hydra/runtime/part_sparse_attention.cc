@@ -2,7 +2,9 @@
 // Sparse attention: a ring of the window's keys, and a pool of landmarks, which the best tokens of a closed chunk
 // enter. Formulas: specs/hydra.md 3. Dims as in part_attention.h; W window, C chunk_len, Gm landmark budget.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "hydra/runtime/part_attention.h"
 
@@ -26,21 +28,25 @@ class Landmarks {
     return state_.At(at_.ring_scores)[position % config_.attention.window];
   }
 
-  // The m best of the chunk before position `end` enter the pool, best first; a full pool gives up its worst (of equals
-  // the later one) if the new one is better. That leaves the budget's best of all that were ever promoted.
-  // score(position); rows(head, position) -> {k, v}. What changes is remembered in `kept`, if there is one.
+  // The pinned positions of the chunk before position `end` enter the pool, and its m best others, best first; a full
+  // pool gives up its worst (of equals the later one), never a pinned one, if the new one is better or pinned. That
+  // leaves the pinned ones and the budget's best of all that were ever promoted. score(position); rows(head, position)
+  // -> {k, v}. What changes is remembered in `kept`, if there is one.
   template <class Score, class Rows>
   void CloseChunk(int64_t end, Score&& score, Rows&& rows, Provisional* kept) {
     const int64_t C = config_.chunk_len, first = end - C, m = std::min(config_.attention.landmarks_per_chunk, C);
-    std::vector<float> scores(static_cast<size_t>(C));
+    std::vector<float> scores(static_cast<size_t>(C)), others(static_cast<size_t>(C));
     std::vector<int32_t> best(static_cast<size_t>(m));
-    for (int64_t i = 0; i < C; ++i) scores[static_cast<size_t>(i)] = score(first + i);
-    kernels::TopK(scores.data(), C, m, best.data(), nullptr);
+    for (int64_t i = 0; i < C; ++i) {
+      const auto at = static_cast<size_t>(i);
+      scores[at] = score(first + i);
+      others[at] = IsPinned(first + i) ? -std::numeric_limits<float>::infinity() : scores[at];
+    }
     if (kept != nullptr) kept->Remember(&state_.pool_size(layer_), sizeof(int32_t));
-    for (const int32_t i : best) {
+    const auto enter = [&](int64_t i) {
       const float value = scores[static_cast<size_t>(i)];
-      const int64_t slot = SlotFor(value);
-      if (slot < 0) continue;
+      const int64_t slot = SlotFor(value, IsPinned(first + i));
+      if (slot < 0) return;
       if (kept != nullptr) RememberSlot(slot, *kept);
       state_.At(at_.pool_scores)[slot] = value;
       state_.At<int32_t>(at_.pool_pos)[slot] = static_cast<int32_t>(first + i);
@@ -48,19 +54,31 @@ class Landmarks {
         const auto from = rows(static_cast<int64_t>(h), first + i);
         Pool(static_cast<int64_t>(h)).Put(slot, from.k, from.v);
       }
-    }
+    };
+    for (int64_t i = 0; i < C; ++i)
+      if (IsPinned(first + i)) enter(i);
+    kernels::TopK(others.data(), C, m, best.data(), nullptr);
+    for (const int32_t i : best)
+      if (!IsPinned(first + i)) enter(i);
   }
 
  private:
+  [[nodiscard]] bool IsPinned(int64_t position) const {
+    return std::ranges::binary_search(state_.controls().pins, position);
+  }
+
   // Where in the pool a landmark goes; -1: it stays out.
-  int64_t SlotFor(float score) {
+  int64_t SlotFor(float score, bool pinned) {
     int32_t& size = state_.pool_size(layer_);
     if (size < config_.attention.landmark_budget) return size++;
-    int64_t worst = 0;
-    for (int64_t i = 1; i < size; ++i)
-      if (scores()[i] < scores()[worst] || (scores()[i] == scores()[worst] && positions()[i] > positions()[worst]))
+    int64_t worst = -1;
+    for (int64_t i = 0; i < size; ++i) {
+      if (IsPinned(positions()[i])) continue;
+      if (worst < 0 || scores()[i] < scores()[worst] ||
+          (scores()[i] == scores()[worst] && positions()[i] > positions()[worst]))
         worst = i;
-    return score <= scores()[worst] ? -1 : worst;  // of equals the earlier stays
+    }
+    return worst < 0 || (!pinned && score <= scores()[worst]) ? -1 : worst;  // of equals the earlier stays
   }
 
   void RememberSlot(int64_t slot, Provisional& kept) const {
@@ -145,6 +163,7 @@ class SparseAttention final : public CachedAttention {
   }
   void AfterStretch(const Piece& p, int64_t begin, int64_t end) override {
     if (!Sees(p)) return;
+    for (int64_t t = begin; pass_->trace != nullptr && t < end; ++t) TraceToken(p, t);
     Landmarks landmarks = Of(p);
     for (int64_t t = begin; t < end && p.kept == nullptr; ++t) landmarks.ScoreAt(p.pos + t) = scores_.data()[p.row + t];
     if ((p.pos + end) % config().chunk_len != 0) return;
@@ -172,6 +191,48 @@ class SparseAttention final : public CachedAttention {
   }
 
  private:
+  // How much attention token t of a piece gives to each landmark, computed anew for a trace: shares of the softmax over
+  // window and pool, means over the heads.
+  void TraceToken(const Piece& p, int64_t t) {
+    const int64_t Dh = attention().head_dim, H = attention().n_heads, position = p.pos + t;
+    const int64_t first = std::max<int64_t>(0, position - attention().window + 1), window = position - first + 1;
+    const Landmarks landmarks = Of(p);
+    std::vector<int64_t> far;  // places in the pool
+    for (int64_t i = 0; i < landmarks.size(); ++i)
+      if (landmarks.positions()[i] < first) far.push_back(i);
+    if (far.empty()) return;
+    const KvDtype dtype = p.state->layout().kv;
+    std::vector<float> key(static_cast<size_t>(Dh)), scores(static_cast<size_t>(window) + far.size());
+    std::vector<float> shares(far.size());
+    const float scale = 1 / std::sqrt(static_cast<float>(Dh));
+    for (int64_t h = 0; h < H; ++h) {
+      const int64_t kv = h / group();
+      const float* query = Query(p.row + t, h);
+      const auto score = [&](const std::byte* row) {
+        kernels::LoadKvRow(dtype, row, Dh, key.data());
+        return kernels::Dot(query, key.data(), Dh) * scale;
+      };
+      for (int64_t i = 0; i < window; ++i) scores[static_cast<size_t>(i)] = score(RowsAt(p, kv, first + i).k);
+      for (size_t i = 0; i < far.size(); ++i) {
+        float log_sigma = 0;
+        kernels::LogSigmoid(landmarks.scores() + far[i], &log_sigma, 1);
+        scores[static_cast<size_t>(window) + i] =
+            score(landmarks.Pool(kv).Key(far[i])) + (Lambda() != nullptr ? Lambda()[h] * log_sigma : 0);
+      }
+      const auto n = static_cast<int64_t>(scores.size());
+      kernels::Softmax({.x = scores.data(), .y = scores.data(), .T = 1, .D = n});
+      for (size_t i = 0; i < far.size(); ++i)
+        shares[i] += scores[static_cast<size_t>(window) + i] / static_cast<float>(H);
+    }
+    LayerTrace& trace = pass_->trace->At(p.row + t, layer_);
+    std::vector<Weighted> all;
+    for (size_t i = 0; i < far.size(); ++i) {
+      all.push_back({landmarks.positions()[far[i]], shares[i]});
+      trace.landmark_share += shares[i];
+    }
+    constexpr size_t kTraced = 8;
+    trace.landmarks = Heaviest(std::move(all), kTraced);
+  }
   [[nodiscard]] bool Sees(const Piece& p) const { return HasLandmarks(block(), *p.state); }
   [[nodiscard]] Landmarks Of(const Piece& p) const { return {config(), *p.state, layer_}; }
   [[nodiscard]] float* LogSigmoids(int32_t piece) const {

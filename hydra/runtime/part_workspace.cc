@@ -15,6 +15,7 @@ float Sigmoid(float v) { return 1 / (1 + std::exp(-v)); }
 class Workspace final : public Part {
  public:
   [[nodiscard]] const char* Name() const override { return "workspace"; }
+  [[nodiscard]] ModelPart TracedAs() const override { return ModelPart::kWorkspace; }
   [[nodiscard]] bool In(const ModelConfig&, const LayerConfig& layer) const override { return layer.workspace; }
   [[nodiscard]] const F32& NormOf(const BlockWeights& block) const override { return block.workspace.norm; }
   [[nodiscard]] int64_t ScratchFloats() const override {
@@ -84,7 +85,7 @@ class Workspace final : public Part {
     const int64_t D = config().d_model;
     for (int64_t row = p.row + begin; row < p.row + end; ++row) {
       const float* u = pass_->u + row * D;
-      gate_.data()[row] = static_cast<float>(p.state->controls().workspace_read) *
+      gate_.data()[row] = static_cast<float>(p.state->controls(layer_).workspace_read) *
                           Sigmoid(kernels::Dot(w.controller.data(), u, D) + w.controller_bias[0]);
       write_gate_.data()[row] = kernels::Dot(w.controller.data() + D, u, D) + w.controller_bias[1];
     }
@@ -136,6 +137,7 @@ class Workspace final : public Part {
       float* query = mix_.data() + row * r;
       for (int64_t i = 0; i < S; ++i) scores[i] = kernels::Dot(normed + i * r, query, r);
       kernels::Softmax({.x = scores, .y = scores, .T = 1, .D = S, .scale = scale});
+      if (pass_->trace != nullptr) TraceRead(row, scores);
       std::fill_n(query, r, 0.0F);  // the mix takes its place
       for (int64_t i = 0; i < S; ++i) kernels::Axpy(scores[i], normed + i * r, query, r);
 
@@ -149,7 +151,8 @@ class Workspace final : public Part {
         std::copy_n(value, r, p.kept->At(KeptAt(p).write_values) + t * r);
       }
       if ((p.pos + t + 1) % config().chunk_len != 0) continue;
-      Write(slots, scores);
+      const int64_t written = Write(slots, scores);
+      if (pass_->trace != nullptr) TraceWrite(row, scores, written);
       if (p.kept != nullptr) std::copy_n(slots.M, S * r, p.kept->At(KeptAt(p).slots) + chunk++ * S * r);
       OpenChunk(slots, S, r);
       NormSlots(slots, normed);
@@ -177,8 +180,26 @@ class Workspace final : public Part {
     std::fill_n(slots.max, S, -std::numeric_limits<float>::infinity());
   }
 
-  // M = (1 - gamma) M + gamma u with u the softmax mean and gamma open for the Sw best slots. gate [2 S]
-  void Write(const Slots& slots, float* gate) const {
+  static constexpr size_t kTraced = 8;  // slots of a token
+
+  void TraceRead(int64_t row, const float* share) const {
+    std::vector<Weighted> slots;
+    for (int64_t i = 0; i < config().workspace.n_slots; ++i) slots.push_back({i, share[i]});
+    LayerTrace& trace = pass_->trace->At(row, layer_);
+    trace.slots_read = Heaviest(std::move(slots), kTraced);
+    trace.workspace_gate = gate_.data()[row];
+  }
+  // gate [2 S] as Write leaves it.
+  void TraceWrite(int64_t row, const float* gate, int64_t written) const {
+    std::vector<Weighted> slots;
+    const auto* open = reinterpret_cast<const int32_t*>(gate + config().workspace.n_slots);
+    for (int64_t n = 0; n < written; ++n) slots.push_back({open[n], Sigmoid(gate[open[n]])});
+    pass_->trace->At(row, layer_).slots_written = Heaviest(std::move(slots), kTraced);
+  }
+
+  // M = (1 - gamma) M + gamma u with u the softmax mean and gamma open for the Sw best slots, whose number it returns.
+  // gate [2 S]: logits of gamma, then the slots that are open.
+  int64_t Write(const Slots& slots, float* gate) const {
     const WorkspaceWeights& w = block().workspace;
     const int64_t r = config().workspace.rank, S = config().workspace.n_slots,
                   Sw = std::min(config().workspace.write_slots, S);
@@ -194,6 +215,7 @@ class Workspace final : public Part {
       const float g = Sigmoid(gate[i]);
       for (int64_t j = 0; j < r; ++j) M[i * r + j] = (1 - g) * M[i * r + j] + g * acc[i * r + j];
     }
+    return Sw;
   }
 
   Buffer<float> query_, key_, value_;  // [n, r]

@@ -31,7 +31,7 @@ std::vector<std::string> OwnerNames(const ForwardScratch::Data& scratch) {
 }
 
 int64_t ForwardScratch::Data::bytes() const {
-  int64_t sum = matmul.bytes() + wanted.bytes() + wanted_at.bytes() + positions.bytes();
+  int64_t sum = matmul.bytes() + wanted.bytes() + wanted_at.bytes() + positions.bytes() + before.bytes();
   for (const auto* b : {&x, &u, &last, &logits, &workers}) sum += b->bytes();
   for (size_t i = 0; i < 3; ++i) sum += scale[i].bytes() + packed[i].bytes() + active[i].bytes();
   for (const auto& part : parts) sum += part->bytes();
@@ -54,7 +54,8 @@ Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span
             .positions = nullptr,
             .x = nullptr,
             .u = nullptr,
-            .moved = &scratch.moved} {
+            .moved = &scratch.moved,
+            .trace = scratch.trace} {
   for (const Piece& p : pieces) {
     view_.n += p.T, view_.longest = std::max(view_.longest, p.T);
     if (IsStep(p) && p.row == view_.steps) view_.steps += p.T;  // not the last token of a prompt behind another
@@ -76,6 +77,7 @@ void Pass::Run() {
   for (const Piece& p : view_.pieces)
     for (int64_t t = 0; t < p.T; ++t) positions[p.row + t] = p.pos + t;
   view_.positions = positions;
+  if (view_.trace != nullptr) TraceTokens();
   for (int layer = 0; layer < c_.n_layers(); ++layer) RunBlock(layer);
 }
 
@@ -94,13 +96,15 @@ void Pass::RunBlock(int layer) {
     s_.group.push_back(part.get());
   }
   if (!s_.group.empty()) RunGroup(layer, s_.group);
+  if (view_.trace != nullptr) TraceStream(layer);
 }
 
 void Pass::RunGroup(int layer, std::span<Part* const> group) {
   NormAndScales(layer, group.front()->NormOf(w_.blocks[static_cast<size_t>(layer)]));
+  if (view_.trace != nullptr && group.front()->Path() >= 0) TraceGates(layer);
   s_.began.clear();
   for (Part* part : group) {
-    const Share share = ShareOf(*part);
+    const Share share = ShareOf(layer, *part);
     if (share.n == 0) continue;
     part->Begin(view_, layer, share);
     s_.began.push_back(part);
@@ -117,11 +121,57 @@ void Pass::RunGroup(int layer, std::span<Part* const> group) {
     RunRound();
   }
   for (Part* part : s_.began) {
+    if (view_.trace != nullptr) {
+      TraceOutput(layer, *part);
+      continue;
+    }
     const size_t first = s_.round.products.size();
     part->AddOutput(s_.round.products);
     SetOwner(first, part);
   }
   Products();
+}
+
+// ---- For a trace ----
+
+void Pass::TraceTokens() {
+  view_.trace->BeginPass(view_.n, c_.n_layers());
+  for (const Piece& p : view_.pieces)
+    for (int64_t t = 0; t < p.T; ++t) {
+      TokenTrace& token = view_.trace->Row(p.row + t);
+      token.sequence = p.state;
+      token.id = s_.row_ids[static_cast<size_t>(p.row + t)];
+      token.position = p.pos + t;
+    }
+}
+
+void Pass::TraceGates(int layer) {
+  if (c_.wiring != Wiring::kParallel) return;
+  const LayerConfig& parts = c_.layers[static_cast<size_t>(layer)];
+  const bool has[] = {parts.ssm, parts.attention != AttentionKind::kNone, parts.ffn != FfnKind::kNone};
+  for (int64_t row = 0; row < view_.n; ++row)
+    for (size_t i = 0; i < 3; ++i)
+      if (has[i]) view_.trace->At(row, layer).gate[i] = s_.scale[i].data()[row];
+}
+
+void Pass::TraceOutput(int layer, Part& part) {
+  const int64_t D = c_.d_model, n = view_.n;
+  float* before = s_.before.Get(n * D);
+  std::copy_n(view_.x, n * D, before);
+  part.AddOutput(s_.round.products);
+  if (s_.round.products.empty()) return;  // it has added by itself, and told so
+  Products();
+  const auto kind = static_cast<size_t>(part.TracedAs());
+  for (int64_t row = 0; row < n; ++row) {
+    for (int64_t d = row * D; d < (row + 1) * D; ++d) before[d] = view_.x[d] - before[d];
+    view_.trace->At(row, layer).size[kind] = std::sqrt(kernels::Dot(before + row * D, before + row * D, D));
+  }
+}
+
+void Pass::TraceStream(int layer) {
+  const int64_t D = c_.d_model;
+  for (int64_t row = 0; row < view_.n; ++row)
+    view_.trace->At(row, layer).stream = std::sqrt(kernels::Dot(view_.x + row * D, view_.x + row * D, D));
 }
 
 size_t Pass::OwnerOf(const Part* part) const {
@@ -175,15 +225,16 @@ void Pass::NormAndScales(int layer, const F32& norm) {
                       .eps = static_cast<float>(c_.norm_eps)});
     for (size_t i = 0; scales && i < view_.pieces.size(); ++i) {
       const Piece& p = view_.pieces[i];
-      Scales(block, p, std::max(begin, p.row), std::min(end, p.row + p.T));
+      Scales(layer, p, std::max(begin, p.row), std::min(end, p.row + p.T));
     }
   });
 }
 
-void Pass::Scales(const BlockWeights& block, const Piece& piece, int64_t begin, int64_t end) {
+void Pass::Scales(int layer, const Piece& piece, int64_t begin, int64_t end) {
+  const BlockWeights& block = w_.blocks[static_cast<size_t>(layer)];
   const int64_t D = c_.d_model;
   for (size_t i = 0; i < 3; ++i) {
-    const auto a = static_cast<float>(piece.state->controls().path_scale[i]) * block.gates[i];
+    const auto a = static_cast<float>(piece.state->controls(layer).path_scale[i]) * block.gates[i];
     float* scale = s_.scale[i].data();
     for (int64_t t = begin; t < end; ++t) {
       scale[t] = a;
@@ -194,12 +245,12 @@ void Pass::Scales(const BlockWeights& block, const Piece& piece, int64_t begin, 
   }
 }
 
-Share Pass::ShareOf(const Part& part) {
+Share Pass::ShareOf(int layer, const Part& part) {
   if (c_.wiring != Wiring::kParallel || part.Path() < 0) return {.n = view_.n, .steps = view_.steps};
   const auto path = static_cast<size_t>(part.Path());
   const float* by_row = s_.scale[path].data();
   Share share{.path = part.Path(), .n = view_.n, .steps = view_.steps, .by_row = by_row, .packed = by_row};
-  const auto on = [&](const Piece& p) { return p.state->controls().path_scale[path] != 0; };
+  const auto on = [&](const Piece& p) { return p.state->controls(layer).path_scale[path] != 0; };
   if (std::all_of(view_.pieces.begin(), view_.pieces.end(), on)) return share;
   int32_t* list = s_.active[path].Get(view_.n);
   float* packed = s_.packed[path].Get(view_.n);

@@ -36,6 +36,8 @@ struct ForwardScratch::Data {
   Buffer<float> workers;              // scratch of each thread
   PassBytes moved;
   std::optional<PassClock> clock;  // while a profile is taken
+  Trace* trace = nullptr;          // told what each pass does
+  Buffer<float> before;            // the stream before a part adds to it, for the trace
   std::vector<SegmentWalk> walks;
   std::vector<Piece> pieces;
   std::vector<size_t> piece_walks;  // of each piece
@@ -64,8 +66,14 @@ class Pass {
   // u = norm(x), and in a parallel block the factors of the paths: a_i gamma_i g_i of each row, gamma = 2 sigmoid(W u +
   // b) with a controller, else 1.
   void NormAndScales(int layer, const F32& norm);
-  void Scales(const BlockWeights& block, const Piece& piece, int64_t begin, int64_t end);
-  [[nodiscard]] Share ShareOf(const Part& part);
+  void Scales(int layer, const Piece& piece, int64_t begin, int64_t end);
+  [[nodiscard]] Share ShareOf(int layer, const Part& part);
+  // For the trace: tokens of the pass; gates of a layer; what a part's outputs add to the stream, which is what all
+  // outputs together would add, to the bit.
+  void TraceTokens();
+  void TraceGates(int layer);
+  void TraceOutput(int layer, Part& part);
+  void TraceStream(int layer);
   // The products from `first` on are of a part.
   void SetOwner(size_t first, const Part* part);
   [[nodiscard]] size_t OwnerOf(const Part* part) const;

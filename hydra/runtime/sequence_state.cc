@@ -16,8 +16,20 @@ namespace hydra {
 namespace {
 
 int64_t RoomForExperts(const ModelConfig& config, const Controls& controls) {
-  return std::max(
-      {config.moe.top_k, controls.moe_top_k.value_or(0), static_cast<int64_t>(controls.force_experts.size())});
+  const auto room = [](const Controls& c) {
+    return std::max(c.moe_top_k.value_or(0), static_cast<int64_t>(c.force_experts.size()));
+  };
+  int64_t most = std::max(config.moe.top_k, room(controls));
+  for (const auto& [layer, own] : controls.layers) most = std::max(most, room(controls.Of(layer)));
+  return most;
+}
+
+// None where no layer has its own.
+std::vector<Controls> ByLayer(const ModelConfig& config, const Controls& controls) {
+  std::vector<Controls> all;
+  for (int64_t layer = 0; !controls.layers.empty() && layer < config.n_layers(); ++layer)
+    all.push_back(controls.Of(layer));
+  return all;
 }
 
 }  // namespace
@@ -76,6 +88,7 @@ SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, std::s
       data_(MemoryOf(*layout_)),
       counts_(layout_->blocks.size()),
       controls_(controls),
+      of_layers_(ByLayer(weights_->config, controls)),
       plan_(plan) {
   Reset();
 }
@@ -110,6 +123,33 @@ void SequenceState::Reset() {
   ++changes_;
 }
 
+void SequenceState::SetPart(StatePart part, PartValue value) {
+  CheckWhole();
+  if (part == StatePart::kKv)
+    throw Error(ErrorCode::kUsage, "keys and values of a sequence cannot be set to others: truncate it, or begin anew");
+  const bool initial = value == PartValue::kInitial;
+  for (size_t i = 0; i < layout_->blocks.size(); ++i) {
+    const BlockOffsets& b = layout_->blocks[i];
+    const BlockWeights& w = weights_->blocks[i];
+    const auto clear = [&](int64_t offset, int64_t floats) {
+      if (offset >= 0) std::fill_n(At(offset), floats, 0.0F);
+    };
+    if (part == StatePart::kLandmarks) counts_[i][0] = 0;
+    if (part == StatePart::kMoe && b.moe_mean >= 0) {
+      clear(b.moe_sum, weights_->config.d_model);
+      clear(b.moe_mean, weights_->config.d_model);
+      if (initial) std::ranges::copy(w.moe.init_summary, At(b.moe_mean));
+    }
+    if (part != StatePart::kSsm && part != StatePart::kConv && part != StatePart::kWorkspace) continue;
+    for (const StateBuffer& buffer : layout_->buffers[i])
+      if (buffer.part == part) std::memset(data_.get() + buffer.offset, 0, static_cast<size_t>(buffer.bytes));
+    if (part != StatePart::kWorkspace || b.ws_M < 0) continue;
+    if (initial) std::ranges::copy(w.workspace.init_state, At(b.ws_M));
+    std::fill_n(At(b.ws_max), weights_->config.workspace.n_slots, -std::numeric_limits<float>::infinity());
+  }
+  ++changes_;
+}
+
 SequenceState SequenceState::Fork() const {
   CheckWhole();
   SequenceState copy(weights_, layout_, controls_, plan_);
@@ -121,6 +161,7 @@ SequenceState SequenceState::Fork() const {
   copy.counts_ = counts_;
   copy.ids_ = ids_;
   copy.pending_ = pending_;
+  copy.memory_ = memory_;
   return copy;
 }
 
@@ -201,17 +242,24 @@ void SequenceState::SetControls(const Controls& controls) {
   CheckWhole();
   controls.Validate(weights_->config);
   if (pos() > 0) {
-    for (size_t i = 0; i < 3; ++i)
-      if ((controls.path_scale[i] == 0) != (controls_.path_scale[i] == 0))
-        throw Error(
-            ErrorCode::kUsage,
-            StrCat("--control path_scale: a path goes on or off only before the first token, this sequence has ",
-                   pos()));
+    for (int layer = 0; layer < weights_->config.n_layers(); ++layer)
+      for (size_t i = 0; i < 3; ++i)
+        if ((controls.Of(layer).path_scale[i] == 0) != (this->controls(layer).path_scale[i] == 0))
+          throw Error(
+              ErrorCode::kUsage,
+              StrCat("--control path_scale: a path goes on or off only before the first token, this sequence has ",
+                     pos()));
+    const int64_t closed = pos() - pos() % weights_->config.chunk_len;
+    for (const int64_t pin : controls.pins)
+      if (pin < closed && !std::ranges::binary_search(controls_.pins, pin))
+        throw Error(ErrorCode::kUsage, StrCat("--control pins=", pin, ": the chunk of this position is read, this ",
+                                              "sequence has ", pos(), " tokens"));
     if (controls.landmarks != controls_.landmarks)
       throw Error(ErrorCode::kUsage,
                   StrCat("--control landmarks: only before the first token, this sequence has ", pos()));
   }
   Controls next = controls;  // all that can fail comes before the first change
+  std::vector<Controls> of_layers = ByLayer(weights_->config, controls);
   const int64_t room = RoomForExperts(weights_->config, controls);
   if (room > layout_->moe_k) {                                              // the same buffers in a wider layout
     auto layout = LayoutOf(*weights_, room, [&](int block, int64_t head) {  // what a head has now, whatever plan_ says
@@ -230,6 +278,12 @@ void SequenceState::SetControls(const Controls& controls) {
     data_ = std::move(memory);
   }
   controls_ = std::move(next);
+  of_layers_ = std::move(of_layers);
+  ++changes_;
+}
+
+void SequenceState::SetMemory(std::shared_ptr<const MemoryOverlay> memory) {
+  memory_ = std::move(memory);
   ++changes_;
 }
 

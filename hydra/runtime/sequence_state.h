@@ -18,6 +18,8 @@
 
 namespace hydra {
 
+class MemoryOverlay;  // memory_overlay.h
+
 // Throws kUsage for more tokens than a sequence may have (kMaxSequenceTokens of accounting.h).
 void CheckSequenceLength(int64_t tokens);
 
@@ -34,6 +36,10 @@ class SequenceState {
   [[nodiscard]] SequenceState Fork() const;
   // As new: position 0, initial values. Controls stay.
   void Reset();
+  // One part in all layers: as at the start, or zero; what was read stays read. kKv is for Reset and Truncate (kUsage).
+  // Of the experts' routing it is the mean that routes the next chunk; the open chunk keeps its experts.
+  enum class PartValue { kInitial, kZero };
+  void SetPart(StatePart part, PartValue value);
 
   // The part of the state that does not grow, and the position, in the caller's memory. Restore goes back to it,
   // forgetting what came since; the first tokens must be those that it was taken with (kUsage).
@@ -48,7 +54,9 @@ class SequenceState {
   // dtypes, a checksum. Load throws Error for a file that is cut, of another version, model or dtype, or whose checksum
   // is wrong.
   void Save(const std::string& path) const;
-  [[nodiscard]] static SequenceState Load(const std::string& path, const Model& model, const KvPlan& plan = nullptr);
+  // `memory`: the packs that the state had when it was saved; kUsage for others.
+  [[nodiscard]] static SequenceState Load(const std::string& path, const Model& model, const KvPlan& plan = nullptr,
+                                          std::shared_ptr<const MemoryOverlay> memory = nullptr);
 
   [[nodiscard]] int64_t pos() const { return static_cast<int64_t>(ids_.size()); }  // tokens read
   [[nodiscard]] std::span<const int32_t> ids() const { return ids_; }              // which ones
@@ -57,9 +65,16 @@ class SequenceState {
   [[nodiscard]] std::span<const int32_t> pending() const { return pending_; }
   void SetPending(std::vector<int32_t> ids) { pending_ = std::move(ids); }
   [[nodiscard]] const Controls& controls() const { return controls_; }
+  // What holds in a layer.
+  [[nodiscard]] const Controls& controls(int layer) const {
+    return of_layers_.empty() ? controls_ : of_layers_[static_cast<size_t>(layer)];
+  }
   // Routing controls act from the next chunk, others from the next token. path_scale between 0 and non-zero, and
-  // landmarks, only at position 0 (kUsage).
+  // landmarks, only at position 0; a new pin only before the end of its chunk is read (kUsage).
   void SetControls(const Controls& controls);
+  // Memory packs that this sequence reads, from the next token on; null: none. Forks have them too.
+  void SetMemory(std::shared_ptr<const MemoryOverlay> memory);
+  [[nodiscard]] const std::shared_ptr<const MemoryOverlay>& memory() const { return memory_; }
   // Bytes held for this sequence: buffers as CountState() and KvBytesPerToken() say, without ids and scratch.
   [[nodiscard]] int64_t bytes() const;
   [[nodiscard]] const StateLayout& layout() const { return *layout_; }
@@ -108,7 +123,9 @@ class SequenceState {
   std::vector<std::array<int32_t, 2>> counts_;  // of each block: pool_size, route_count
   std::vector<int32_t> ids_, pending_;
   Controls controls_;
+  std::vector<Controls> of_layers_;  // of each, where some have their own
   KvPlan plan_;
+  std::shared_ptr<const MemoryOverlay> memory_;
   uint64_t changes_ = 0;
   bool broken_ = false;
 };

@@ -9,6 +9,7 @@
 #include "hydra/io/file.h"
 #include "hydra/io/json.h"
 #include "hydra/io/safetensors.h"
+#include "hydra/runtime/memory_overlay.h"
 #include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/weights.h"
 
@@ -20,6 +21,7 @@ constexpr const char* kIds = "ids";
 constexpr const char* kPending = "pending";
 constexpr const char* kCounts = "counts";
 constexpr const char* kPlan = "kv_plan";
+constexpr const char* kMemory = "memory_packs";
 
 std::string BufferName(size_t block, const StateBuffer& buffer) { return StrCat("layers.", block, ".", buffer.name); }
 
@@ -87,10 +89,12 @@ void SequenceState::Save(const std::string& path) const {
                                {"controls", ControlsJson(controls_)},
                                {"crc32", StrCat(crc)}};
   if (plan_) metadata[kPlan] = PlanText();
+  if (memory_) metadata[kMemory] = memory_->text();
   WriteSafeTensors(path, views, metadata);
 }
 
-SequenceState SequenceState::Load(const std::string& path, const Model& model, const KvPlan& plan) {
+SequenceState SequenceState::Load(const std::string& path, const Model& model, const KvPlan& plan,
+                                  std::shared_ptr<const MemoryOverlay> memory) {
   const SafeTensors file = SafeTensors::Open(path);
   const ModelWeights& w = model.weights();
   Expect(file, "format", kFormat, "must be");
@@ -103,6 +107,12 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model, c
     throw Error(ErrorCode::kFormat, StrCat(path, ": controls: ", e.what()));
   }
   SequenceState state(model, controls, plan);
+  state.SetMemory(std::move(memory));
+  const std::string packs = state.memory_ ? state.memory_->text() : "";
+  const auto read = file.metadata().find(kMemory);
+  if (const std::string has = read == file.metadata().end() ? "" : read->second; has != packs)
+    throw Error(ErrorCode::kUsage, StrCat(path, ": was read with --memory \"", OneLine(has, 80), "\": this run has \"",
+                                          OneLine(packs, 80), "\""));
   const auto planned = file.metadata().find(kPlan);
   if (const std::string has = planned == file.metadata().end() ? "" : planned->second; has != state.PlanText())
     throw Error(ErrorCode::kUsage, StrCat(path, ": ", kPlan, " = \"", OneLine(has, 80), "\": this run has \"",

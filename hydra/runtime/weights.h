@@ -36,7 +36,7 @@ struct WeightSource {
   std::shared_ptr<const void> keep;
   // Throws kIo where a mapped file was written to since it was opened; empty for weights in memory.
   std::function<void()> check_unchanged;
-  std::map<std::string, std::string> metadata;  // of a safetensors file, else empty
+  std::map<std::string, std::string> metadata;  // of a safetensors file; of GGUF what memory packs need
   bool mapped = true;                           // pages of packed tensors may be given back to the system
   bool rope_interleaved = false;                // Q and K rows are stored in GGUF's llama order
   bool A_is_negative = false;                   // kSsmALog holds -exp(A_log), as GGUF stores it

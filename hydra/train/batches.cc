@@ -37,22 +37,13 @@ int64_t FillRow(const Corpus& corpus, const std::vector<PlacedPiece>& pieces, co
   return n_targets;
 }
 
-}  // namespace
-
-TokenBatch NextBatch(RowPacker& packer, int64_t rows, int64_t seq_len) {
-  std::vector<std::vector<PlacedPiece>> packed;
-  for (int64_t i = 0; i < rows; ++i) {
-    packed.push_back(packer.Next(seq_len));
-    if (!packed.back().empty()) continue;
-    packed.pop_back();
-    break;
-  }
+TokenBatch BatchOf(const std::vector<PackedRow>& packed, int64_t chunk, int64_t seq_len) {
   TokenBatch out;
-  for (const std::vector<PlacedPiece>& row : packed) {
+  for (const PackedRow& row : packed) {
     out.row_documents.emplace_back();
-    for (const PlacedPiece& placed : row) {
+    for (const PlacedPiece& placed : row.pieces) {
       out.row_documents.back().push_back(placed.piece.doc);
-      const int64_t n = placed.piece.size(), chunk = packer.chunk_len();
+      const int64_t n = placed.piece.size();
       out.documents.push_back(n);
       out.n_tokens += n;
       out.n_chunks += (n + chunk - 1) / chunk;
@@ -65,16 +56,39 @@ TokenBatch NextBatch(RowPacker& packer, int64_t rows, int64_t seq_len) {
     return std::span<int64_t>(tensor.data_ptr<int64_t>() + i * seq_len, static_cast<size_t>(seq_len));
   };
   for (int64_t i = 0; i < out.n_rows; ++i)
-    out.n_targets += FillRow(packer.corpus(), packed[static_cast<size_t>(i)],
+    out.n_targets += FillRow(*packed[static_cast<size_t>(i)].corpus, packed[static_cast<size_t>(i)].pieces,
                              {row_of(out.batch.ids, i), row_of(out.batch.targets, i), row_of(out.batch.seq_idx, i),
                               row_of(out.batch.pos, i)});
   return out;
 }
 
-StepBatches NextStep(RowPacker& packer, int64_t accum, int64_t rows, int64_t seq_len) {
+// Up to `rows` rows of next(); an empty one is the end.
+template <class Next>
+TokenBatch Take(const Next& next, int64_t rows, int64_t chunk, int64_t seq_len) {
+  std::vector<PackedRow> packed;
+  while (static_cast<int64_t>(packed.size()) < rows) {
+    packed.push_back(next());
+    if (!packed.back().pieces.empty()) continue;
+    packed.pop_back();
+    break;
+  }
+  return BatchOf(packed, chunk, seq_len);
+}
+
+}  // namespace
+
+TokenBatch NextBatch(RowPacker& packer, int64_t rows, int64_t seq_len) {
+  return Take([&] { return PackedRow{&packer.corpus(), packer.Next(seq_len)}; }, rows, packer.chunk_len(), seq_len);
+}
+
+TokenBatch NextBatch(RowMix& mix, int64_t rows, int64_t seq_len) {
+  return Take([&] { return mix.Next(seq_len); }, rows, mix.chunk_len(), seq_len);
+}
+
+StepBatches NextStep(RowMix& mix, int64_t accum, int64_t rows, int64_t seq_len) {
   StepBatches step;
   for (int64_t i = 0; i < accum; ++i) {
-    TokenBatch batch = NextBatch(packer, rows, seq_len);
+    TokenBatch batch = NextBatch(mix, rows, seq_len);
     step.n_read += batch.n_tokens;
     if (batch.n_targets == 0) continue;
     step.n_targets += batch.n_targets;

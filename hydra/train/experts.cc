@@ -46,7 +46,7 @@ std::vector<std::string> ExpertWatch::Step(const torch::Tensor& load, int64_t de
 
 void ExpertWatch::TakeMetrics(std::map<std::string, double>* values) {
   if (layers_.empty()) return;
-  double cv = 0, dead = 0;
+  double cv = 0, dead = 0, least = 1;
   for (size_t row = 0; row < layers_.size(); ++row) {
     double sum = 0, squares = 0;
     const double* load = load_.data() + row * n_experts_;
@@ -57,11 +57,13 @@ void ExpertWatch::TakeMetrics(std::map<std::string, double>* values) {
       squares += (load[e] - mean) * (load[e] - mean);
       dead += load[e] == 0;
       (*values)[StrCat("moe/load/", layers_[row], "/", e)] = load[e] / sum;
+      least = std::min(least, load[e] / sum);
     }
     cv += std::sqrt(squares / static_cast<double>(n_experts_)) / mean;
   }
   (*values)["moe/load_cv"] = cv / static_cast<double>(layers_.size());
   (*values)["moe/dead_experts"] = dead;
+  (*values)["moe/load_min"] = least;
   std::fill(load_.begin(), load_.end(), 0.0);
 }
 

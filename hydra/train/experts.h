@@ -24,7 +24,8 @@ class ExpertWatch {
   // Takes the assignments [n, E] of one step. Returns a line for each expert that has now been without a chunk for
   // `dead_after` steps (0: none).
   std::vector<std::string> Step(const torch::Tensor& load, int64_t dead_after);
-  // moe/load_cv, moe/dead_experts and moe/load/LAYER/EXPERT (share of the layer's chunks) since the last call.
+  // moe/load_cv, moe/dead_experts, moe/load_min and moe/load/LAYER/EXPERT (share of the layer's chunks) since the last
+  // call.
   void TakeMetrics(std::map<std::string, double>* values);
 
   [[nodiscard]] nlohmann::ordered_json Save() const;

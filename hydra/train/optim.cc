@@ -69,6 +69,11 @@ void Optimizer::Step(double lr, double grad_norm) {
   }
 }
 
+void Optimizer::SetRateFactors(std::span<const double> factors) {
+  HYDRA_CHECK(factors.size() == params_.size(), factors.size(), " factors, ", params_.size(), " parameters");
+  for (size_t i = 0; i < params_.size(); ++i) params_[i].lr_scale = factors[i];
+}
+
 void Optimizer::ZeroGrad() {
   for (OptimParam& param : params_) param.tensor.mutable_grad().reset();
 }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,6 +54,8 @@ class Optimizer {
   void LoadState(const SafeTensors& file);
 
   [[nodiscard]] const std::vector<OptimParam>& params() const { return params_; }
+  // From the next step on: lr_scale of each parameter.
+  void SetRateFactors(std::span<const double> factors);
 
  protected:
   // Parameters with dense gradients, and one row-wise parameter: rows [n], grad [n, d] already scaled.

@@ -136,10 +136,10 @@ TEST(Packing, BadPositionsAreRefused) {
 TEST(Batches, SameRowsWhateverTheSplit) {
   const Corpus corpus = testing::TinyCorpus(9);
   const auto ids = [&](int64_t accum, int64_t rows) {
-    RowPacker packer(corpus, {.chunk_len = 8, .seed = 4});
+    RowMix mix({{"", corpus}}, {.chunk_len = 8, .seed = 4});
     std::vector<torch::Tensor> out;
     for (int step = 0; step < 4; ++step)
-      for (const TokenBatch& micro : NextStep(packer, accum, rows, 64).micro) out.push_back(micro.batch.ids);
+      for (const TokenBatch& micro : NextStep(mix, accum, rows, 64).micro) out.push_back(micro.batch.ids);
     return torch::cat(out);
   };
   EXPECT_TRUE(torch::equal(ids(1, 12), ids(3, 4)));

@@ -2,15 +2,14 @@
 // run.toml: one list of fields, walked by reading, writing and comparing.
 #include "hydra/train/run_config.h"
 
-#include <toml++/toml.h>
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 #include "hydra/base/error.h"
-#include "hydra/base/number.h"
 #include "hydra/io/file.h"
 #include "hydra/io/json.h"
+#include "hydra/train/run_values.h"
+#include "hydra/train/toml_json.h"
 
 namespace hydra::train {
 
@@ -41,11 +40,6 @@ void ReadJson(const nlohmann::ordered_json& value, const std::string& field, Opt
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-struct Bounds {
-  double low = 0, high = 1e15;
-};
-constexpr Bounds kAtLeast0{0, 1e15}, kAtLeast1{1, 1e15}, kShare{0, 1}, kBelow1{0, 0.9999999}, kAny{-1e300, 1e300};
 
 // Calls v("section.key", field, bounds) for every field but the keys of config.json.
 template <class Visitor, class Config>
@@ -85,123 +79,7 @@ void VisitRunFields(Visitor&& v, Config& c) {
   v("guard.dead_expert_steps", c.guard.dead_expert_steps, kAtLeast0);
   v("eval.every", c.eval.every, kAtLeast0);
   v("eval.tokens", c.eval.tokens, kAtLeast0);
-}
-
-// ---- Values ----
-
-// Whole numbers with all their digits.
-std::string BoundText(double value) {
-  const bool whole = std::abs(value) < 1e15 && value == std::floor(value);
-  return whole ? std::to_string(static_cast<int64_t>(value)) : StrCat(value);
-}
-
-void CheckBounds(double value, const std::string& field, const Bounds& bounds) {
-  CheckNumber(value, field);
-  if (value >= bounds.low && value <= bounds.high) return;
-  const std::string low = BoundText(bounds.low), high = BoundText(bounds.high);
-  std::string rule = StrCat(low, " to ", high);
-  if (bounds.high >= 1e15) rule = value < bounds.low ? StrCat(">= ", low) : StrCat("at most ", high);
-  throw Error(ErrorCode::kConfig, StrCat(field, " = ", BoundText(value), ": must be ", rule));
-}
-
-template <class T>
-void CheckBounds(const T& value, const std::string& field, const Bounds& bounds) {
-  if constexpr (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) {
-    CheckBounds(static_cast<double>(value), field, bounds);
-  } else if constexpr (std::is_same_v<T, std::array<double, 2>>) {
-    for (const double x : value) CheckBounds(x, field, bounds);
-  } else if constexpr (std::is_same_v<T, StepSchedule>) {
-    for (const StepSchedule::Point& point : value.points()) CheckBounds(point.value, field, bounds);
-  }
-}
-
-std::string Text(int64_t value) { return std::to_string(value); }
-std::string Text(double value) { return nlohmann::json(value).dump(); }    // shortest that reads back equal
-std::string Text(const std::string& value) { return Json(value).dump(); }  // JSON's escapes are TOML's, too
-std::string Text(const StepSchedule& value) { return value.Text(); }
-std::string Text(bool value) { return value ? "true" : "false"; }
-std::string Text(OptimizerKind value) { return value == OptimizerKind::kAdamW ? "\"adamw\"" : "\"adafactor\""; }
-std::string Text(LrShape value) { return value == LrShape::kCosine ? "\"cosine\"" : "\"wsd\""; }
-std::string Text(const std::array<double, 2>& value) { return StrCat("[", Text(value[0]), ", ", Text(value[1]), "]"); }
-
-// ---- TOML to JSON, so that every file of ours is read by the same typed readers ----
-
-// An integer that is written as people write one; 0x10, 0o20 and 0b10000 are TOML, but no flag of ours takes them
-// either.
-int64_t DecimalOf(const toml::value<int64_t>& value, const std::string& field) {
-  if (value.flags() != toml::value_flags::none)
-    throw Error(ErrorCode::kConfig,
-                StrCat(field, " = ", value.get(), ", written in another base: must be a decimal number"));
-  return value.get();
-}
-
-// A finite number that f32 can hold. One key may be infinite; config.json, which has no such number, has a word for it.
-Json NumberOf(double value, const std::string& field, const std::string& key) {
-  if (std::isinf(value) && value > 0 && key.starts_with("model.time_step_limit[")) return "inf";
-  CheckNumber(value, field);
-  return value;
-}
-
-// `key` is the way to the node, as "optim.lr"; `where` names the file. Nothing of ours lies deeper than kMostLevels.
-Json ToJson(const toml::node& node, const std::string& where, const std::string& key, int level = 0) {
-  constexpr int kMostLevels = 16;
-  const std::string field = StrCat(where, ": ", key);
-  if (level > kMostLevels)
-    throw Error(ErrorCode::kConfig, StrCat(field, ": nested deeper than ", kMostLevels, " levels"));
-  if (const auto* table = node.as_table()) {
-    Json out = Json::object();
-    // Straight into the list of members, for Json would look through all of them for each new key.
-    auto& members = out.get_ref<Json::object_t&>();
-    for (const auto& [name, value] : *table)
-      members.emplace_back(std::string(name.str()),
-                           ToJson(value, where, StrCat(key, key.empty() ? "" : ".", name.str()), level + 1));
-    return out;
-  }
-  if (const auto* array = node.as_array()) {
-    Json out = Json::array();
-    for (const auto& value : *array) out.push_back(ToJson(value, where, StrCat(key, "[", out.size(), "]"), level + 1));
-    return out;
-  }
-  if (const auto* value = node.as_string()) return value->get();
-  if (const auto* value = node.as_integer()) return DecimalOf(*value, field);
-  if (const auto* value = node.as_floating_point()) return NumberOf(value->get(), field, key);
-  if (const auto* value = node.as_boolean()) return value->get();
-  throw Error(ErrorCode::kConfig, field + ": dates and times are no values here");
-}
-
-// The library goes down a key of many parts (a.b.c) by recursion, until the stack ends.
-void CheckDots(std::string_view text, const std::string& where) {
-  constexpr int kMostDots = 1000;
-  int64_t line = 1;
-  int dots = 0;
-  for (const char c : text) {
-    if (c == '\n') ++line, dots = 0;
-    if (c == '.' && ++dots > kMostDots)
-      throw Error(ErrorCode::kConfig, StrCat(where, ":", line, ": more than ", kMostDots, " dots in a line"));
-  }
-}
-
-Json ParseToml(const std::string& text, const std::string& where) {
-  CheckDots(text, where);
-  try {
-    return ToJson(toml::parse(text), where, "");
-  } catch (const toml::parse_error& error) {
-    std::string what(error.description());
-    std::replace(what.begin(), what.end(), '\n', ' ');
-    throw Error(ErrorCode::kConfig, StrCat(where, ":", error.source().begin.line, ": ", what));
-  }
-}
-
-// The value of KEY=VALUE; what is no TOML value is text: --set model.preset=hydra-nano.
-Json ParseTomlValue(const std::string& text, const std::string& where, const std::string& key) {
-  CheckDots(text, StrCat(where, " ", key));
-  toml::table table;
-  try {
-    table = toml::parse("v = " + text);
-  } catch (const toml::parse_error&) {
-    return text;
-  }
-  return ToJson(*table.get("v"), where, key);
+  v("eval.part_tokens", c.eval.part_tokens, kAtLeast0);
 }
 
 // ---- Reading ----
@@ -219,6 +97,7 @@ std::vector<std::string> Sections() {
 void CheckKeys(const Json& root, const std::string& where) {
   const std::vector<std::string> keys = RunConfigKeys(), sections = Sections();
   for (const auto& [section, fields] : root.items()) {
+    if (section == "stage" || section == "curriculum") continue;  // read by ReadStages and TakeCurriculum
     if (std::find(sections.begin(), sections.end(), section) == sections.end())
       throw Error(ErrorCode::kConfig,
                   StrCat(where, ": unknown section [", section, "]", DidYouMean(section, sections)));
@@ -234,6 +113,23 @@ void CheckKeys(const Json& root, const std::string& where) {
   }
 }
 
+// curriculum = "default" or "none", [[stage]]: what is given last replaces what was given before.
+void TakeCurriculum(const Json& root, const std::string& where, RunConfig* config) {
+  const bool named = root.contains("curriculum"), listed = root.contains("stage");
+  if (named && listed) throw Error(ErrorCode::kConfig, where + ": curriculum and [[stage]]: only one can be given");
+  if (named) {
+    ReadJson(root["curriculum"], where + ": curriculum", &config->curriculum);
+    if (config->curriculum != "default" && config->curriculum != "none")
+      throw Error(ErrorCode::kConfig, StrCat(where, ": curriculum = \"", config->curriculum,
+                                             "\": must be default or none; stages of your own are tables [[stage]]"));
+    if (config->curriculum == "none") config->curriculum.clear();
+    config->stages.clear();
+  }
+  if (!listed) return;
+  config->stages = ReadStages(root["stage"], where);
+  config->curriculum.clear();
+}
+
 // Takes what `root` holds into `config`.
 void Apply(const Json& root, const std::string& where, RunConfig* config) {
   CheckKeys(root, where);
@@ -246,6 +142,7 @@ void Apply(const Json& root, const std::string& where, RunConfig* config) {
     CheckBounds(field, StrCat(where, ": ", key), bounds);
   };
   VisitRunFields(read, *config);
+  TakeCurriculum(root, where, config);
   if (!root.contains("model")) return;
   // A later preset or config replaces an earlier one, it does not stand beside it.
   const Json& model = root["model"];
@@ -275,6 +172,9 @@ Json ParseSetting(const std::string& setting) {
   if (equals == std::string::npos || equals == 0)
     throw Error(ErrorCode::kUsage, StrCat(where, ": must be KEY=VALUE, as in optim.lr=3e-4"));
   std::string key = setting.substr(0, equals), value = setting.substr(equals + 1);
+  if (key == "curriculum") return Json{{key, value}};
+  if (key.starts_with("stage."))
+    throw Error(ErrorCode::kUsage, StrCat(where, ": stages are given in a run file, as tables [[stage]]"));
   const size_t dot = key.find('.');
   if (dot == std::string::npos) {
     std::vector<std::string> names;
@@ -320,6 +220,7 @@ RunConfig LoadRunConfig(const std::string& path, const std::vector<std::string>&
 
 std::string RunToml(const RunConfig& config) {
   std::string out, section;
+  if (!config.curriculum.empty()) out = StrCat("curriculum = ", Text(config.curriculum), "\n");
   const auto write = [&](const char* name, const auto& field, const Bounds&) {
     const std::string key(name);
     const size_t dot = key.find('.');
@@ -335,7 +236,7 @@ std::string RunToml(const RunConfig& config) {
     out += StrCat(key.substr(dot + 1), " = ", Text(field), "\n");
   };
   VisitRunFields(write, config);
-  return out;
+  return out + StagesToml(config.stages);
 }
 
 std::vector<std::string> CompareRunConfigs(const RunConfig& a, const RunConfig& b) {
@@ -345,6 +246,8 @@ std::vector<std::string> CompareRunConfigs(const RunConfig& a, const RunConfig& 
   for (size_t i = 0; i < names.size(); ++i)
     if (left[i] != right[i] && names[i].rfind("model.", 0) != 0)
       out.push_back(StrCat(names[i], ": ", left[i], " != ", right[i]));
+  const std::vector<std::string> stages = CompareStages(a.stages, b.stages);
+  out.insert(out.end(), stages.begin(), stages.end());
   return out;
 }
 
@@ -358,9 +261,59 @@ void RunConfig::Validate(const std::string& where) const {
   if (optim.seq_len.MaxValue() > (int64_t{1} << 31) / optim.batch_rows.MaxValue())
     fail(StrCat("optim.batch_rows = ", optim.batch_rows.Text(), ", optim.seq_len = ", optim.seq_len.Text(),
                 ": a micro-batch has at most 2^31 tokens"));
+  if (curriculum.empty() && stages.empty()) return;
+  for (const auto& [name, schedule] :
+       {std::pair("optim.batch_rows", &optim.batch_rows), {"optim.seq_len", &optim.seq_len}})
+    if (schedule->points().size() > 1)
+      fail(StrCat(name, " = ", schedule->Text(), ": must be a number where there are stages, which have their own"));
+}
+
+std::vector<StageSpan> RunConfig::StageSpans() const {
+  std::vector<StageSpan> spans;
+  const auto rows = optim.batch_rows.MaxValue(), seq_len = optim.seq_len.MaxValue();
+  double share = 0;
+  for (const Stage& stage : stages) {
+    StageSpan span{.first = spans.empty() ? 0 : spans.back().first + spans.back().steps};
+    span.seq_len = stage.seq_len > 0 ? stage.seq_len : seq_len;
+    span.rows = stage.batch_rows > 0 ? stage.batch_rows : std::max<int64_t>(1, rows * seq_len / span.seq_len);
+    share += stage.share;
+    if (optim.steps > 0) {
+      span.steps = std::llround(share * static_cast<double>(optim.steps)) - span.first;
+    } else {
+      const auto step = static_cast<double>(span.rows * span.seq_len * optim.accum);
+      span.steps = std::llround(stage.share * static_cast<double>(optim.tokens) / step);
+    }
+    if (span.steps < 1)
+      throw Error(ErrorCode::kConfig, StrCat(file, file.empty() ? "" : ": ", "stage \"", stage.name, "\": share = ",
+                                             stage.share, " of the run is no step: the run is too short"));
+    spans.push_back(span);
+  }
+  return spans;
+}
+
+int64_t RunConfig::MostRows() const {
+  int64_t most = stages.empty() ? optim.batch_rows.MaxValue() : 0;
+  for (const StageSpan& span : StageSpans()) most = std::max(most, span.rows);
+  return most;
+}
+
+int64_t RunConfig::MostSeqLen() const {
+  int64_t most = stages.empty() ? optim.seq_len.MaxValue() : 0;
+  for (const StageSpan& span : StageSpans()) most = std::max(most, span.seq_len);
+  return most;
+}
+
+int64_t RunConfig::MostTokens() const {
+  int64_t most = stages.empty() ? optim.batch_rows.MaxValue() * optim.seq_len.MaxValue() : 0;
+  for (const StageSpan& span : StageSpans()) most = std::max(most, span.rows * span.seq_len);
+  return most;
 }
 
 int64_t RunConfig::TotalSteps() const {
+  if (!stages.empty() && optim.steps + optim.tokens > 0) {
+    const StageSpan last = StageSpans().back();
+    return last.first + last.steps;
+  }
   if (optim.steps > 0) return optim.steps;
   if (optim.tokens > 0) return StepsForTokens(optim.tokens, optim.batch_rows, optim.seq_len, optim.accum);
   throw Error(ErrorCode::kConfig,
@@ -375,6 +328,12 @@ LrSchedule RunConfig::Lr() const {
           .total_steps = TotalSteps(),
           .min_ratio = optim.min_lr_ratio,
           .decay_share = optim.decay_share};
+}
+
+void ResolveCurriculum(const ModelConfig& model, RunConfig* config) {
+  if (config->curriculum == "default") config->stages = DefaultCurriculum(model);
+  config->curriculum.clear();
+  CheckStages(config->stages, model, config->file);
 }
 
 ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base, const std::string& where) {

@@ -13,8 +13,15 @@
 #include "hydra/train/guard.h"
 #include "hydra/train/optimizer_options.h"
 #include "hydra/train/schedule.h"
+#include "hydra/train/stage.h"
 
 namespace hydra::train {
+
+// Where a stage lies in the run.
+struct StageSpan {
+  int64_t first = 0, steps = 0;  // of the run
+  int64_t rows = 0, seq_len = 0;
+};
 
 struct RunConfig {
   std::string file;  // that LoadRunConfig read, for messages about what it lacks; "" = none
@@ -67,18 +74,28 @@ struct RunConfig {
   } checkpoint;
 
   struct Eval {
-    int64_t every = 200;      // steps; 0 = at the end only
-    int64_t tokens = 131072;  // of the validation split; 0 = all at each evaluation
+    int64_t every = 200;         // steps; 0 = at the end only
+    int64_t tokens = 131072;     // of the validation split; 0 = all at each evaluation
+    int64_t part_tokens = 8192;  // the loss with each part switched off is of so many; 0 = not measured
     bool operator==(const Eval&) const = default;
   } eval;
 
   GuardConfig guard;
+
+  std::string curriculum;     // "default": stages that follow from the model, until ResolveCurriculum; or
+  std::vector<Stage> stages;  // [[stage]]; none: all parts are on from the first step to the last
 
   bool operator==(const RunConfig&) const = default;
 
   // Rules between fields and bounds are checked when values are read; this checks what must be there.
   void Validate(const std::string& where) const;
   [[nodiscard]] int64_t TotalSteps() const;
+  // Of each stage; none without stages.
+  [[nodiscard]] std::vector<StageSpan> StageSpans() const;
+  // Over the whole run.
+  [[nodiscard]] int64_t MostRows() const;
+  [[nodiscard]] int64_t MostSeqLen() const;
+  [[nodiscard]] int64_t MostTokens() const;  // of a micro-batch
   [[nodiscard]] LrSchedule Lr() const;
 };
 
@@ -102,5 +119,8 @@ struct RunConfig {
 // the messages about keys of config.json.
 [[nodiscard]] ModelConfig ResolveModel(const RunConfig& config, const ModelConfig* base = nullptr,
                                        const std::string& where = "[model]");
+
+// Puts the default curriculum in the place of its name and checks all stages against the model.
+void ResolveCurriculum(const ModelConfig& model, RunConfig* config);
 
 }  // namespace hydra::train

@@ -98,7 +98,7 @@ TEST(RunConfig, BadFilesNameTheField) {
       {"[optim\nlr = 1", "run.toml:1: "},
       {"lr = 1", "unknown section [lr]"},
       {"[log]\nevery = 1979-05-27", "dates and times"},
-      {"[[stage]]\nname = \"x\"", "unknown section [stage]"},
+      {"[[stage]]\nname = \"x\"", "stage[1].share"},
       {"[optim]\nlr = 1\nlr = 2", "run.toml:3: "},
       {"[optim]\nlr = inf", "run.toml: optim.lr = inf: must be a finite number"},
       {"[optim]\nclip = -inf", "run.toml: optim.clip = -inf: must be a finite number"},

@@ -42,8 +42,8 @@ Corpus EveryThirdMasked(const std::string& folder) {
   return MaskedCorpus(folder, documents, masks);
 }
 
-RowPacker SamePacker(const TrainerOptions& options) {
-  return RowPacker(options.train, {.chunk_len = options.model.chunk_len, .seed = static_cast<uint64_t>(kSeed)});
+RowMix SameRows(const TrainerOptions& options) {
+  return RowMix({{"", options.train}}, {.chunk_len = options.model.chunk_len, .seed = static_cast<uint64_t>(kSeed)});
 }
 
 TEST(Step, WithoutTargetsItIsSkippedAndCounted) {
@@ -59,13 +59,13 @@ TEST(Step, WithoutTargetsItIsSkippedAndCounted) {
     EXPECT_EQ(StepLine(report).find("no targets") != std::string::npos, report.targets == 0);
   };
   options.callbacks.on_warning = [&](const std::string& text) { warnings.push_back(text); };
-  RowPacker packer = SamePacker(options);
+  RowMix stream = SameRows(options);
   Trainer trainer(options);
   int64_t empty = 0, tokens = 0;
   for (int64_t step = 0; step < 12; ++step) {
     const torch::Tensor before = trainer.model().at(TensorRole::kEmbedding).detach().clone();
     const TrainResult result = trainer.Run(step + 1);
-    const StepBatches want = NextStep(packer, 1, 1, kRow);
+    const StepBatches want = NextStep(stream, 1, 1, kRow);
     EXPECT_EQ(targets.back(), want.n_targets);
     EXPECT_EQ(torch::equal(trainer.model().at(TensorRole::kEmbedding), before), want.n_targets == 0) << step;
     empty += want.n_targets == 0 ? 1 : 0;
@@ -114,12 +114,12 @@ TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
   options.dtype = torch::kFloat64;
   nn::Model want(options.model, nn::ModelOptions{.dtype = torch::kFloat64});
   want.InitWeights(static_cast<uint64_t>(kSeed));
-  RowPacker packer = SamePacker(options);
+  RowMix stream = SameRows(options);
   std::vector<TokenBatch> batches;
   double n_targets = 0, n_chunks = 0;
   int left_out = 0;
   for (int i = 0; i < 8; ++i) {
-    TokenBatch batch = NextBatch(packer, 1, kRow);
+    TokenBatch batch = NextBatch(stream, 1, kRow);
     if (batch.n_targets == 0) {
       ++left_out;
       continue;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The training loop: steps, guards, reports, evaluation. Not here: start, checkpoints, resume (trainer_resume.cc).
+// The training loop: steps, guards, reports. Not here: evaluation (trainer_eval.cc), start, checkpoints, resume
+// (trainer_resume.cc).
 #include "hydra/train/trainer.h"
 
 #include <unistd.h>
@@ -15,7 +16,6 @@
 #include "hydra/train/batches.h"
 #include "hydra/train/checkpoint.h"
 #include "hydra/train/trainer_impl.h"
-#include "hydra/train/validation.h"
 
 namespace hydra::train {
 namespace {
@@ -33,6 +33,7 @@ double ResidentBytes() {
 
 void CheckFits(const TrainerOptions& options) {
   const int64_t chunk = options.model.chunk_len;
+  CheckStages(options.run.stages, options.model, options.run.file);
   for (const StepSchedule::Point& point : options.run.optim.seq_len.points())
     if (point.value % chunk != 0)
       throw Error(ErrorCode::kConfig,
@@ -40,15 +41,29 @@ void CheckFits(const TrainerOptions& options) {
                          (point.value + chunk - 1) / chunk * chunk, " fits)"));
 }
 
+std::vector<std::pair<std::string, Corpus>> Corpora(const TrainerOptions& options) {
+  std::vector<std::pair<std::string, Corpus>> all{{options.run.data.dir, options.train}};
+  for (const auto& [path, corpus] : options.mixed) all.emplace_back(path, corpus);
+  return all;
+}
+
+std::vector<DocumentFlops> FlopsOfStages(const Curriculum& curriculum, int64_t longest) {
+  std::vector<DocumentFlops> flops;
+  for (int i = curriculum.n_stages() > 0 ? 0 : -1; i < curriculum.n_stages(); ++i)
+    flops.emplace_back(curriculum.ConfigOf(i), longest);
+  return flops;
+}
+
 }  // namespace
 
 Trainer::Impl::Impl(TrainerOptions options)
     : options_((CheckFits(options), std::move(options))),
       folder_(options_.folder, options_.callbacks.on_warning),
-      total_steps_(options_.run.TotalSteps()),
+      curriculum_(options_.run, options_.model),
+      total_steps_(curriculum_.total_steps()),
       lr_(options_.run.Lr()),
-      packer_(options_.train,
-              {.chunk_len = options_.model.chunk_len, .seed = static_cast<uint64_t>(options_.run.optim.seed)}),
+      rows_(Corpora(options_),
+            {.chunk_len = options_.model.chunk_len, .seed = static_cast<uint64_t>(options_.run.optim.seed)}),
       model_(options_.model,
              nn::ModelOptions{.device = options_.device.device, .dtype = options_.dtype, .initialise = false}),
       optim_(MakeOptimizer(OptimParams(model_, options_.run.optim.pkm_table_lr),
@@ -60,7 +75,7 @@ Trainer::Impl::Impl(TrainerOptions options)
       guard_(options_.run.guard),
       experts_(options_.model),
       peak_flops_(options_.run.log.peak_flops),
-      flops_(options_.model, options_.run.optim.seq_len.MaxValue()) {
+      flops_(FlopsOfStages(curriculum_, options_.run.MostSeqLen())) {
   if (!HasTargets(options_.train))
     throw Error(ErrorCode::kData, StrCat("no token of the ", options_.train.n_docs(),
                                          " documents to train on counts in the loss: every one is masked"));
@@ -78,7 +93,7 @@ void Trainer::Impl::Warn(const std::string& text) const {
 }
 
 bool Trainer::Impl::Due(int64_t every) const {
-  return now_.step == total_steps_ || (every > 0 && now_.step % every == 0);
+  return now_.step == total_steps_ || (every > 0 && now_.step % every == 0) || curriculum_.EndsStage(now_.step);
 }
 
 void Trainer::Impl::CountOther() {
@@ -97,7 +112,11 @@ TrainResult Trainer::Impl::Run(int64_t until) {
     CountOther();
     // A checkpoint comes after the evaluation of its step, so that a resumed run never evaluates a step twice.
     if (validates_ && Due(options_.run.eval.every)) Evaluate();
+    const std::string stop = curriculum_.EndsStage(now_.step) ? JudgeStage() : "";
     if (folder_.exists() && Due(options_.run.checkpoint.every)) Save(State());
+    if (!stop.empty())
+      throw Error(ErrorCode::kDiverged, StrCat(stop, ": the run ends here, as the watch asks",
+                                               newest_.empty() ? "" : "; checkpoint: " + newest_));
     idle_since_ = Seconds();
   }
   if (stopped && folder_.exists() && saved_step_ != now_.step && !Save(State()))
@@ -121,8 +140,7 @@ TrainResult Trainer::Impl::Run(int64_t until) {
 }
 
 StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
-  // All parts on: the staged curriculum will set its switches here.
-  const nn::ForwardOptions forward{.checkpoint_blocks = options_.run.optim.checkpoint_blocks};
+  const nn::ForwardOptions forward = curriculum_.ForwardAt(now_.step);
   Tensor loss, lm, balance, z;
   const auto add = [](Tensor* sum, const Tensor& value, double share) {
     if (!value.defined()) return;
@@ -155,14 +173,31 @@ StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
   return sums;
 }
 
+// What changes with the stage, and within it.
+void Trainer::Impl::BeginStep() {
+  const int stage = curriculum_.StageAt(now_.step);
+  if (stage != stage_) {
+    std::vector<std::pair<std::string, double>> shares;
+    for (const DataShare& data : curriculum_.DataAt(now_.step)) shares.emplace_back(data.path, data.share);
+    const bool begins = curriculum_.span(stage).first == now_.step;
+    begins ? rows_.Begin(shares) : rows_.GoOn(shares);
+    optim_->SetRateFactors(curriculum_.RateFactorsAt(now_.step, model_));
+    if (begins) Note(curriculum_.StageLine(stage));
+    stage_ = stage;
+  }
+  curriculum_.SetBiases(now_.step, model_);
+}
+
 void Trainer::Impl::TrainStep() {
   const double begin = Seconds();
-  const RowPacker::Position position = packer_.position();
+  BeginStep();
+  const RowMix::Position position = rows_.position();
   const Guard guard = guard_;
-  const StepBatches batches = NextStep(packer_, options_.run.optim.accum, RowsAt(now_.step), SeqLenAt(now_.step));
+  const StepBatches batches =
+      NextStep(rows_, options_.run.optim.accum, curriculum_.RowsAt(now_.step), curriculum_.SeqLenAt(now_.step));
   double bytes = 0;
   if (!options_.token_bytes.empty()) bytes = TargetBytes(batches, options_.token_bytes);
-  const double data_seconds = Seconds() - begin, lr = lr_.At(now_.step);
+  const double data_seconds = Seconds() - begin, lr = lr_.At(now_.step) * curriculum_.LrScaleAt(now_.step);
 
   CountOther();
   StepSums sums;
@@ -192,15 +227,18 @@ void Trainer::Impl::TrainStep() {
   Report(lr, sums, bytes, batches.n_targets);
 }
 
-StepSums Trainer::Impl::Update(const StepBatches& batches, double lr, const RowPacker::Position& position,
+StepSums Trainer::Impl::Update(const StepBatches& batches, double lr, const RowMix::Position& position,
                                const Guard& guard) {
   optim_->ZeroGrad();
   StepSums sums = ForwardBackward(batches);
   if (options_.after_backward) options_.after_backward(now_.step, model_);
+  HeldEntries held = curriculum_.HeldAt(now_.step, model_);
+  held.BeforeStep();
   sums.grad_norm = optim_->GradNorm();
   const Guard::Decision decision = guard_.Check(now_.step, sums.loss, sums.grad_norm);
   if (decision.verdict == Guard::Verdict::kUpdate) {
     optim_->Step(lr, sums.grad_norm);
+    held.AfterStep();
     if (sums.load.defined() && options_.model.moe.balance == RouterBalance::kBias) BalanceRouters(model_, sums.load);
     good_.reset();
   } else {
@@ -291,62 +329,16 @@ void Trainer::Impl::LogTrainRow(double lr, double grad_norm, double rate, double
   }
   experts_.TakeMetrics(&row.values);
   if (const double hit = optim_->RowsHit(); hit >= 0) row.values["pkm/rows_hit"] = hit;
+  if (stage_ >= 0) row.values["train/stage"] = stage_ + 1;
   WriteRow(MetricsSplit::kTrain, std::move(row));
-}
-
-void Trainer::Impl::WriteRow(MetricsSplit split, MetricsRow row) {
-  if (!log_) return;
-  try {
-    log_->Row(split, row);
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kIo) throw;
-    Warn(StrCat(error.what(), ": the row of step ", row.step, " is lost"));
-  }
-}
-
-void Trainer::Impl::Evaluate() {
-  const ValidationOptions how{.seq_len = options_.run.optim.seq_len.MaxValue(),
-                              .rows = options_.run.optim.batch_rows.MaxValue(),
-                              .max_tokens = options_.run.eval.tokens,
-                              .device = options_.device};
-  const ValidationResult result = Validate(model_, *options_.val, options_.token_bytes, how);
-  if (result.tokens == 0) {
-    validates_ = false;  // the part that is read is the same each time
-    return Warn(StrCat("eval.tokens = ", how.max_tokens,
-                       ": no token of this part of the validation documents can be predicted: no validation loss"));
-  }
-  now_.val_step = now_.step;
-  now_.val_loss = result.loss();
-  now_.val_bpb = result.bits_per_byte();
-  const bool stop = guard_.CheckValidation(now_.step, now_.val_loss);
-  MetricsRow row{.step = now_.step, .tokens = now_.tokens, .seconds = now_.seconds, .flops = now_.flops, .values = {}};
-  row.values["val/loss"] = now_.val_loss;
-  if (!std::isnan(now_.val_bpb)) row.values["val/bpb"] = now_.val_bpb;
-  RowPacker packer(*options_.val, {.chunk_len = options_.model.chunk_len, .seed = 0});
-  const nn::Batch batch = NextBatch(packer, how.rows, how.seq_len).batch;
-  for (const auto& [name, value] : model_.CollectStats(batch.To(options_.device.device))) row.values[name] = value;
-  WriteRow(MetricsSplit::kVal, std::move(row));
-  const EvalReport report{.step = now_.step,
-                          .total_steps = total_steps_,
-                          .loss = now_.val_loss,
-                          .bpb = now_.val_bpb,
-                          .best = guard_.best_step() == now_.step};
-  folder_.Log(EvalLine(report));
-  if (options_.callbacks.on_eval) options_.callbacks.on_eval(report);
-  if (!stop) return;
-  const int64_t best = folder_.exists() ? BestCheckpoint(folder_.checkpoints(), saved_step_) : -1;
-  throw Error(ErrorCode::kDiverged,
-              StrCat("step ", now_.step, ": validation loss ", now_.val_loss, " is ", options_.run.guard.val_rise,
-                     " above its best, ", guard_.best_val(), " at step ", guard_.best_step(), ", for the ",
-                     options_.run.guard.val_times, "th time running; best checkpoint: ",
-                     best < 0 ? "none" : folder_.checkpoints() + "/" + CheckpointName(best)));
 }
 
 // Forward, each document with the keys that its own tokens see.
 double Trainer::Impl::FlopsOf(const StepBatches& batches) const {
+  const DocumentFlops& count = flops_[static_cast<size_t>(std::max(stage_, 0))];
   double flops = 0;
   for (const TokenBatch& micro : batches.micro)
-    for (const int64_t tokens : micro.documents) flops += flops_(tokens);
+    for (const int64_t tokens : micro.documents) flops += count(tokens);
   return flops;
 }
 

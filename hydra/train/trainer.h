@@ -49,12 +49,13 @@ struct TrainerOptions {
   RunConfig run;
   ModelConfig model;
   Corpus train;
-  std::optional<Corpus> val = {};         // none, or one without documents: no evaluation
-  std::vector<int32_t> token_bytes = {};  // of each id, for bits per byte; may be empty
-  std::string folder = {};                // of the run; empty: nothing is written
-  std::string tokenizer_path = {};        // a tokenizer.json, copied into the model folder as it is now; may be empty
-  std::string resume = "auto";            // "auto", "none", or a checkpoint's folder
-  std::string init = {};                  // model folder whose weights a fresh run starts with; may be empty
+  std::map<std::string, Corpus> mixed = {};  // other corpora that stages read, by path; data.dir's is `train`
+  std::optional<Corpus> val = {};            // none, or one without documents: no evaluation
+  std::vector<int32_t> token_bytes = {};     // of each id, for bits per byte; may be empty
+  std::string folder = {};                   // of the run; empty: nothing is written
+  std::string tokenizer_path = {};  // a tokenizer.json, copied into the model folder as it is now; may be empty
+  std::string resume = "auto";      // "auto", "none", or a checkpoint's folder
+  std::string init = {};            // model folder whose weights a fresh run starts with; may be empty
   Device device = {};
   torch::Dtype dtype = torch::kFloat32;         // of the master weights; kFloat64 in tests
   const std::atomic<int>* stop = nullptr;       // not 0: checkpoint and return

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a Trainer holds and does, for the two files that say how: trainer.cc trains, trainer_resume.cc starts, saves and
-// resumes. Included by nothing else.
+// What a Trainer holds and does, for the three files that say how: trainer.cc trains, trainer_eval.cc looks at the
+// model and judges its stages, trainer_resume.cc starts, saves and resumes. Included by nothing else.
 #pragma once
 
 #include <limits>
@@ -11,6 +11,7 @@
 #include "hydra/model/accounting.h"
 #include "hydra/train/batches.h"
 #include "hydra/train/checkpoint.h"
+#include "hydra/train/curriculum.h"
 #include "hydra/train/experts.h"
 #include "hydra/train/guard.h"
 #include "hydra/train/metrics_log.h"
@@ -19,6 +20,7 @@
 #include "hydra/train/source_files.h"
 #include "hydra/train/trainer.h"
 #include "hydra/train/trainer_state.h"
+#include "hydra/train/validation.h"
 
 namespace hydra::train {
 
@@ -48,17 +50,24 @@ class Trainer::Impl {
   void OpenLog(const std::optional<Checkpoint>& checkpoint);
   void WatchSources();
   void CheckSources();
+  void BeginStep();
   void TrainStep();
   void CountOther();  // the time since forward, backward and optimiser, or since this was called
   StepSums ForwardBackward(const StepBatches& batches);
   // Gradients, guards and the update of a step that began at `position` with the guard as `guard`.
-  StepSums Update(const StepBatches& batches, double lr, const RowPacker::Position& position, const Guard& guard);
+  StepSums Update(const StepBatches& batches, double lr, const RowMix::Position& position, const Guard& guard);
   void Skip(const Guard::Decision& decision, const TrainState& before);
   void SkipEmpty();
   void WarnOfLrJump(const RunConfig& before);
   void Report(double lr, const StepSums& sums, double bytes, int64_t n_targets);
   void LogTrainRow(double lr, double grad_norm, double rate, double mfu);
   void Evaluate();
+  // What each part is worth: bits per byte (nats a token where bytes are unknown) that switching it off costs.
+  void MeasureParts(ValidationOptions how, MetricsRow* row);
+  // Whether a watch of the stage looks at this series.
+  [[nodiscard]] bool IsWatched(const std::string& series) const;
+  // At the end of a stage: warns of watches that failed; what the first of those says that ends the run, or "".
+  std::string JudgeStage();
   bool Save(const TrainState& state);
   void LeaveLater();
   void SaveLastModel();
@@ -67,17 +76,17 @@ class Trainer::Impl {
   void WriteRow(MetricsSplit split, MetricsRow row);
   [[nodiscard]] double FlopsOf(const StepBatches& batches) const;
   double PeakFlops();
-  int64_t RowsAt(int64_t step) const { return options_.run.optim.batch_rows.At(step, total_steps_); }
-  int64_t SeqLenAt(int64_t step) const { return options_.run.optim.seq_len.At(step, total_steps_); }
+  // At multiples of `every`, and where a stage or the run ends.
   [[nodiscard]] bool Due(int64_t every) const;
   void Note(const std::string& text) const;
   void Warn(const std::string& text) const;
 
   TrainerOptions options_;
   RunFolder folder_;
+  Curriculum curriculum_;
   int64_t total_steps_;
   LrSchedule lr_;
-  RowPacker packer_;
+  RowMix rows_;
   nn::Model model_;
   std::unique_ptr<Optimizer> optim_;
   Guard guard_;
@@ -94,9 +103,10 @@ class Trainer::Impl {
   double peak_flops_ = 0;
   double other_seconds_ = 0;  // of the steps since the last row, outside forward, backward and optimiser
   int64_t other_steps_ = 0;
-  double idle_since_ = 0;   // Seconds()
-  bool validates_ = false;  // there is something to predict in the validation documents
-  DocumentFlops flops_;
+  double idle_since_ = 0;             // Seconds()
+  bool validates_ = false;            // there is something to predict in the validation documents
+  std::vector<DocumentFlops> flops_;  // of each stage, or of the run
+  int stage_ = -1;                    // whose rates the optimiser has and whose corpora rows_ gives
 };
 
 }  // namespace hydra::train

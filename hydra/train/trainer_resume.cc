@@ -84,6 +84,7 @@ void Trainer::Impl::OpenLog(const std::optional<Checkpoint>& checkpoint) {
 // From here on the tokenizer and the shards must stay what they are.
 void Trainer::Impl::WatchSources() {
   options_.train.Watch(&sources_);
+  for (const auto& [path, corpus] : options_.mixed) corpus.Watch(&sources_);
   if (options_.val) options_.val->Watch(&sources_);
   const std::string& path = options_.tokenizer_path;
   if (path.empty()) return;
@@ -108,6 +109,7 @@ void Trainer::Impl::CheckSources() {
 // What a resumed run must find again.
 std::string Trainer::Impl::DataText() const {
   std::string text = options_.train.Fingerprint();
+  for (const auto& [path, corpus] : options_.mixed) text += "; mixed " + corpus.Fingerprint();
   if (options_.val && options_.val->n_docs() > 0) text += "; val " + options_.val->Fingerprint();
   return text;
 }
@@ -127,7 +129,7 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
     if (now_.data.empty() || data.find(now_.data + " checksum ") != 0) other(StrCat("data: ", now_.data, " != ", data));
     Warn(StrCat(checkpoint.folder, ": has no checksum of its data: only tokenizer and counts could be compared"));
   }
-  packer_.set_position(PositionFromJson(now_.loader, where + ": loader", options_.train));
+  rows_.set_position(PositionFromJson(now_.loader, where + ": loader", rows_));
   guard_.Load(now_.guard, where + ": guard");
   experts_.Load(now_.experts, where + ": experts");
   RestoreTorchRng(now_.rng, where + ": rng");
@@ -151,7 +153,8 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
 void Trainer::Impl::WarnOfLrJump(const RunConfig& before) {
   constexpr double kRise = 1.1;
   if (now_.step >= total_steps_) return;
-  const double was = before.Lr().At(now_.step), is = lr_.At(now_.step);
+  const double was = before.Lr().At(now_.step) * Curriculum(before, options_.model).LrScaleAt(now_.step);
+  const double is = lr_.At(now_.step) * curriculum_.LrScaleAt(now_.step);
   if (is > kRise * was) Warn(LrJumpLine(now_.step + 1, was, is));
 }
 
@@ -161,7 +164,7 @@ TrainState Trainer::Impl::State() const {
   state.data = DataText();
   state.config = ConfigJson(options_.model);
   state.run = RunToml(options_.run);
-  state.loader = ToJson(packer_.position());
+  state.loader = ToJson(rows_.position());
   state.guard = guard_.Save();
   state.experts = experts_.Save();
   state.rng = SaveTorchRng();

@@ -77,6 +77,7 @@ void TrainInterval::Add(const TrainInterval& step) {
 Json TrainState::ToJson() const {
   Json json = {{"version", 1}, {"world_size", 1}};
   VisitFields([&](const char* name, const auto& field) { json[name] = Out(field); }, *this);
+  for (const auto& [name, value] : watched) json["watched"][name] = Out(value);
   json["val"] = {{"step", val_step}, {"loss", Out(val_loss)}, {"bpb", Out(val_bpb)}};
   return json;
 }
@@ -95,6 +96,11 @@ TrainState TrainState::FromJson(const Json& json, const std::string& where) {
   In(need(val, "step"), where + ": val.step", &state.val_step);
   In(need(val, "loss"), where + ": val.loss", &state.val_loss);
   In(need(val, "bpb"), where + ": val.bpb", &state.val_bpb);
+  if (json.contains("watched")) {
+    if (!json["watched"].is_object()) throw Error(ErrorCode::kFormat, where + ": watched: must be an object");
+    for (const auto& [name, value] : json["watched"].items())
+      In(value, StrCat(where, ": watched.", name), &state.watched[name]);
+  }
   if (state.step < 0 || state.tokens < 0)
     throw Error(ErrorCode::kFormat,
                 StrCat(where, ": step = ", state.step, ", tokens = ", state.tokens, ": must be >= 0"));

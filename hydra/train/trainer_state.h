@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <string>
 
 #include "hydra/io/json.h"
@@ -31,7 +32,8 @@ struct TrainState {
   double val_loss = std::numeric_limits<double>::quiet_NaN(), val_bpb = std::numeric_limits<double>::quiet_NaN();
   TrainInterval interval;
   nlohmann::ordered_json loader, guard, experts;
-  std::string rng;  // torch's CPU generator, hexadecimal
+  std::map<std::string, double> watched;  // newest values of the series that the stage's watches look at
+  std::string rng;                        // torch's CPU generator, hexadecimal
 
   [[nodiscard]] nlohmann::ordered_json ToJson() const;
   // Throws kFormat or kConfig naming `where` and the field.

@@ -91,7 +91,7 @@ ValidationResult Validate(nn::Model& model, const Corpus& corpus, const std::vec
     if (options.max_targets > 0) KeepTargets(options.max_targets - result.tokens, &batch);
     AddDocuments(batch, &documents);
     const AutocastScope autocast(options.device);
-    Add(batch.batch, model.TokenLoss(batch.batch.To(options.device.device)), token_bytes, &result);
+    Add(batch.batch, model.TokenLoss(batch.batch.To(options.device.device), options.forward), token_bytes, &result);
   }
   result.documents = static_cast<int64_t>(documents.size());
   for (size_t i = 0; i < result.by_position.size(); ++i) {

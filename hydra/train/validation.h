@@ -37,6 +37,7 @@ struct ValidationOptions {
   int64_t max_tokens = 0;   // of rows, pads included: whole batches are read until there are so many; 0 = no limit
   int64_t max_targets = 0;  // predicted tokens, to the token; 0 = no limit
   Device device = {};
+  nn::ForwardOptions forward = {};
 };
 
 // Bytes of text for each id, 0 for special tokens.

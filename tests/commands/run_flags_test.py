@@ -117,6 +117,39 @@ class Controls(FlagsTest):
         self.refuse(self.verb("generate", "hydra", "-q", "--state-load", state, "--control", "path_scale=1,1,1"),
                     "path_scale", "first token")
 
+    def test_controls_of_a_layer(self):
+        self.refuse(self.verb("generate", "hydra", "-q", "-p", "a", "--control", "ban_experts@99=1"),
+                    "--control ban_experts@", "99")
+        self.refuse(self.verb("generate", "hydra", "-q", "-p", "a", "--control", "landmarks@0=off"),
+                    "--control landmarks@0=off", "all layers")
+        state = self.path("layered")
+        self.generate("hydra", "-q", "-p", "a", "-n", "1", "--control", "path_scale@0=1,1,0", "--state-save", state)
+        self.assertEqual(self.controls(state)["layers"], {"0": {"path_scale": [1, 1, 0]}})
+
+    def test_a_profile_is_controls_in_a_file(self):
+        profile, state = self.path("careful.json"), self.path("profiled")
+        Path(profile).write_text('{"pkm_read": 0.5, "ban_experts": [1], "layers": {"0": {"path_scale": [1, 1, 0.5]}}}')
+        self.generate("hydra", "-q", "-p", "a", "-n", "1", "--control-profile", profile, "--control", "ban_experts=2",
+                      "--state-save", state)
+        held = self.controls(state)
+        self.assertEqual((held["pkm_read"], held["ban_experts"]), (0.5, [2]))
+        for text, words in (('{"pkm_raed": 1}', ("unknown control pkm_raed", "did you mean pkm_read")),
+                            ('{"pkm_read": -1}', ("pkm_read=-1",)), ("[", ("careful.json",)), ("", ("careful.json",))):
+            Path(profile).write_text(text)
+            self.refuse(self.verb("generate", "hydra", "-q", "-p", "a", "--control-profile", profile), *words)
+        self.refuse(self.verb("generate", "hydra", "-q", "-p", "a", "--control-profile", self.path("none.json")),
+                    "none.json")
+
+    def test_pins_are_texts_or_positions(self):
+        state = self.path("pinned")
+        self.generate("hydra", "-q", "-p", PROMPT, "-n", "2", "--pin", PROMPT[2:5], "--pin", "0", "--state-save", state)
+        pins = self.controls(state)["pins"]
+        self.assertEqual(pins[0], 0)
+        self.assertGreater(len(pins), 1)
+        self.refuse(self.verb("generate", "hydra", "-q", "-p", PROMPT, "--pin", "no such text"), "--pin", "no such")
+        self.refuse(self.verb("generate", "llama", "-q", "-p", PROMPT, "--pin", "0"), "--pin 0", "no landmarks")
+        self.refuse(self.verb("generate", "hydra", "-q", "-p", PROMPT, "--pin", ""), "--pin", "empty")
+
     def controls(self, state):
         data = Path(state).read_bytes()
         head = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])

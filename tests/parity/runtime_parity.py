@@ -126,6 +126,24 @@ class ParityTest(unittest.TestCase):
                     self.assertLess(
                         float(np.abs(got - want).max()) / largest, TOLERANCE, f"{name}, split {split}: {config}")
 
+    def test_both_engines_obey_controls(self):
+        config = dict(NANO, landmark_budget=4)
+        every = (("pins=1,2,18",), ("ban_experts@0=0,2", "moe_top_k@4=3"), ("path_scale@2=1,0.5,0", "pkm_read@4=2"),
+                 ("workspace_read@3=0", "router_temperature=2"))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            write_model(folder, config, 1)
+            ids = np.random.default_rng(1).integers(0, config["vocab_size"], 2 * T).tolist()
+            plain = logits(folder, ids, "--engine", "torch")
+            for controls in every:
+                flags = [word for control in controls for word in ("--control", control)]
+                want = logits(folder, ids, "--engine", "torch", *flags)
+                largest = max(1.0, float(np.abs(want).max()))
+                self.assertGreater(float(np.abs(want - plain).max()) / largest, 1e-3, f"{controls} change nothing")
+                for split in ("200", "1", "4,1,13"):
+                    got = logits(folder, ids, "--split", split, "--kv-dtype", "f32", "-t", "2", *flags)
+                    self.assertLess(float(np.abs(got - want).max()) / largest, TOLERANCE, f"{controls}, {split}")
+
 
 if __name__ == "__main__":
     HYDRALM = sys.argv[1]
