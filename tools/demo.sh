@@ -103,8 +103,8 @@ if [ ! -s "$run/eval.txt" ]; then
 fi
 cat "$run/eval.txt"
 if [ ! -s "$run/plots/loss.png" ]; then
-  say "loss curve"
-  tools/plot_loss.sh "$run"
+  say "curves"
+  tools/plot_run.sh "$run"
 fi
 
 say "samples"

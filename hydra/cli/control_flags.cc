@@ -43,9 +43,9 @@ std::vector<int64_t> Experts(const std::string& key, const std::string& list, in
   return out;
 }
 
-constexpr std::array<const char*, 10> kControls = {
-    "path_scale", "workspace_read", "pkm_read",    "landmarks",   "router_temperature",
-    "moe_top_k",  "force_experts",  "ban_experts", "expert_bias", "pins"};
+constexpr std::array<const char*, 11> kControls = {
+    "path_scale",  "workspace_read", "pkm_read", "landmarks", "router_temperature", "moe_top_k", "force_experts",
+    "ban_experts", "expert_bias",    "pins",     "domain"};
 
 void SetControl(const std::string& key, const std::string& value, const ModelConfig& config, Controls* c) {
   if (key == "path_scale") {
@@ -67,6 +67,8 @@ void SetControl(const std::string& key, const std::string& value, const ModelCon
     c->force_experts = Experts(key, value, config.moe.n_experts);
   } else if (key == "ban_experts") {
     c->ban_experts = Experts(key, value, config.moe.n_experts);
+  } else if (key == "domain") {
+    c->ban_experts = ExpertsOutside(config.moe, value);
   } else if (key == "pins") {
     c->pins.clear();
     for (const std::string& part : Split(value))
@@ -94,7 +96,7 @@ void Apply(const std::string& control, const ModelConfig& config, Controls* out)
   const int64_t layer = ParseWholeNumber(name.substr(at + 1), 0, config.n_layers() - 1, "--control " + key + "@");
   Controls here = out->Of(layer);
   SetControl(key, value, config, &here);
-  SetLayerControl(key, here, &out->layers[layer]);
+  SetLayerControl(key == "domain" ? "ban_experts" : key, here, &out->layers[layer]);
 }
 
 // "1.2M", "900K", "1234567" parameters.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm eval`: loss, perplexity and bits per byte of a model folder on held-out shards or a text file, and the
 // loss by position in the document. Not here: how they are computed (eval/perplexity.h).
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "hydra/cli/torch_model_flags.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/eval/control_losses.h"
+#include "hydra/eval/domain_losses.h"
 #include "hydra/eval/perplexity.h"
 #include "hydra/io/file.h"
 
@@ -64,13 +66,50 @@ int EvalControls(const EvalFlags& flags, nn::Model& model, const Tokenizer& toke
   return kDone;
 }
 
-int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
-  if (flags.task != "ppl" && flags.task != "controls") {
-    const std::vector<std::string> known{"ppl", "controls"};
-    throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known),
-                                          ": ppl and controls are known"));
+// A column for each set that is forced.
+int EvalDomains(const EvalFlags& flags, nn::Model& model, const Tokenizer& tokenizer, eval::PerplexityOptions options,
+                const CommonFlags& common) {
+  const std::vector<ExpertDomain>& domains = model.config().moe.domains;
+  const bool table = !common.quiet && !common.json;
+  if (table) {
+    std::string head = "| documents of | tokens | in their set | by chance | nothing forced |", line = "| --- |";
+    for (const ExpertDomain& domain : domains) head += StrCat(" set of ", OneLine(domain.name, 24), " |");
+    for (size_t i = 0; i < 4 + domains.size(); ++i) line += " ---: |";
+    std::printf("%s\n%s\n", head.c_str(), line.c_str());
   }
-  if (flags.task == "controls" && !flags.file.empty()) throw Error(ErrorCode::kUsage, "eval controls: give --data DIR");
+  const auto rows =
+      eval::MeasureDomains(model, tokenizer, flags.data, flags.split, options, [&](const eval::DomainLosses& row) {
+        if (!table) return;
+        std::printf("| %s | %s | %.3f | %.3f | %.4f |", OneLine(row.domain, 24).c_str(),
+                    WithCommas(static_cast<uint64_t>(row.tokens)).c_str(), row.in_set, row.chance, row.free);
+        for (const double loss : row.forced) std::printf(" %.4f |", loss);
+        std::printf("\n");
+        std::fflush(stdout);
+      });
+  if (!common.json) return kDone;
+  Json list = Json::array();
+  for (const eval::DomainLosses& row : rows) {
+    Json forced = Json::object();
+    for (size_t i = 0; i < domains.size(); ++i) forced[domains[i].name] = row.forced[i];
+    list.push_back({{"domain", row.domain},
+                    {"documents", row.documents},
+                    {"tokens", row.tokens},
+                    {"in_set", row.in_set},
+                    {"chance", row.chance},
+                    {"bits_per_byte", row.free},
+                    {"forced", forced}});
+  }
+  std::puts(Json{{"domains", list}}.dump().c_str());
+  return kDone;
+}
+
+int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
+  if (const std::vector<std::string> known{"ppl", "controls", "domains"};
+      std::ranges::find(known, flags.task) == known.end())
+    throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known),
+                                          ": ppl, controls and domains are known"));
+  if (flags.task != "ppl" && !flags.file.empty())
+    throw Error(ErrorCode::kUsage, StrCat("eval ", flags.task, ": give --data DIR"));
   if (flags.task != "controls" && !flags.output.empty())
     throw Error(ErrorCode::kUsage, "eval: -o is for eval controls");
   if (flags.data.empty() == flags.file.empty())
@@ -83,8 +122,12 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
   const eval::PerplexityOptions options{.ctx = flags.ctx,
                                         .max_tokens = flags.max_tokens,
                                         .text = flags.special.Options(),
-                                        .device = train::ResolveDevice(flags.model.device)};
+                                        .device = train::ResolveDevice(flags.model.device),
+                                        .forward = {.controls = ApplyControls(flags.model, model.config())}};
+  if (flags.task == "controls" && options.forward.controls != Controls())
+    throw Error(ErrorCode::kUsage, "eval controls: measures settings of its own: leave --control and its like out");
   if (flags.task == "controls") return EvalControls(flags, model, tokenizer, options, common);
+  if (flags.task == "domains") return EvalDomains(flags, model, tokenizer, options, common);
   const eval::PerplexityResult result =
       flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
                          : eval::EvaluateText(model, tokenizer, ReadText(flags.file), flags.file, options);
@@ -104,10 +147,12 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
 void AddEvalVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<EvalFlags>();
   CLI::App* verb = context.AddVerb(root, kEvalVerb, "hydralm eval -m runs/nano/model --data data/nano");
-  verb->add_option("task,--task", flags->task,
-                   "ppl: loss, perplexity, bits per byte; controls: the loss of each setting of controls, for --budget")
+  verb->add_option(
+          "task,--task", flags->task,
+          "ppl: loss, perplexity, bits per byte; controls: the loss of each setting of controls, for --budget;\n"
+          "domains: the loss of each domain with each set of experts")
       ->type_name("TASK");
-  verb->add_option("-m,--model", flags->model.model, "model folder")->type_name("PATH");
+  AddModelFlags(verb, &flags->model);
   verb->add_option("--data", flags->data, "folder of token shards")->type_name("DIR");
   verb->add_option("--split", flags->split, "split of --data")->type_name("train|val");
   verb->add_option("-f,--file", flags->file, "a text, one document (- = stdin)")->type_name("FILE");
@@ -116,9 +161,6 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
       ->check(Range(0, 1 << 24));
   verb->add_option("--max-tokens", flags->max_tokens, "predict so many tokens; 0 = all")
       ->check(Range(0, int64_t{1} << 50));
-  verb->add_option("--device", flags->model.device, "auto, cpu, cuda or cuda:N")->type_name("DEVICE");
-  verb->add_option("-t,--threads", flags->model.threads, "threads; 0 = the cores that this process may use")
-      ->check(Range(0, 1024));
   verb->add_option("-o,--output", flags->output, "of controls: the table; default controls.json in the model's folder")
       ->type_name("FILE");
   context.AddJsonFlag(verb);

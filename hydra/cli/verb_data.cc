@@ -45,6 +45,7 @@ Json ManifestJson(const std::string& folder, const DataManifest& manifest) {
           {"vocab_size", manifest.vocab_size},
           {"eos_id", manifest.eos_id},
           {"val_fraction", manifest.val_fraction},
+          {"domains", manifest.domains},
           {"train", CountsJson(manifest.Totals("train"))},
           {"val", CountsJson(manifest.Totals("val"))},
           {"shards", shards}};
@@ -61,6 +62,7 @@ void PrintManifest(const std::string& folder, const DataManifest& manifest) {
   }
   fmt::print("{:<10} {} tokens, SHA-256 {}, documents end with {}\n", "tokenizer", Count(manifest.vocab_size),
              manifest.tokenizer_sha256.substr(0, 16), manifest.eos_id);
+  if (!manifest.domains.empty()) fmt::print("{:<10} {}\n", "domains", fmt::join(manifest.domains, ", "));
   fmt::print("{:<10} {}\n", "folder", folder);
 }
 
@@ -187,6 +189,9 @@ void AddBuild(CLI::App& data, VerbContext& context) {
   verb->add_option("--format", *format, "text, jsonl, or auto: by the name (.txt, .jsonl, .ndjson), else by content")
       ->type_name("NAME");
   verb->add_option("--field", options->input.field, "key of a JSON line: a string, or a list of {role, content}")
+      ->type_name("KEY");
+  verb->add_option("--domain-field", options->input.domain_field,
+                   "key of a JSON line: the document's domain, for routing that is learned from labels")
       ->type_name("KEY");
   verb->add_option("--shard-tokens", options->shard_tokens, "tokens after which a new shard begins")->type_name("N");
   context.AddJsonFlag(verb);

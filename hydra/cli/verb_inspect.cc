@@ -17,6 +17,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/base/thread_pool.h"
+#include "hydra/cli/account_page.h"
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/machine.h"
@@ -48,6 +49,7 @@ struct InspectOptions {
   std::string fit;        // bytes, with a unit
   std::string bandwidth;  // bytes a second, with a unit
   bool tensors = false;
+  std::string report;  // a page of HTML
 };
 
 std::string Lower(std::string name) {
@@ -337,9 +339,10 @@ Json TensorsJson(const std::vector<TensorRow>& rows) {
 
 // A file alone says nothing of the model: tensors, numbers and bytes of each type.
 int InspectFile(const Subject& subject, const InspectOptions& options, const CommonFlags& common) {
-  if (!options.fit.empty() || !options.bandwidth.empty())
-    throw Error(ErrorCode::kUsage,
-                fmt::format("inspect: {}: --fit and --bandwidth need a config.json beside it", options.model));
+  if (!options.fit.empty() || !options.bandwidth.empty() || !options.report.empty())
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("inspect: {}: --fit, --bandwidth and --report need a config.json beside it", options.model));
   const std::vector<TensorRow> rows = TensorRows(subject);
   int64_t numbers = 0, bytes = 0;
   std::map<std::string, std::pair<int64_t, int64_t>> types;  // name: tensors, bytes
@@ -406,6 +409,12 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
     costs.fit = CheckFit(config, run, memory, bytes);
   costs.packed = PackedCopies(subject);
   costs.program = ProgramBytes(options.model);
+  if (!options.report.empty()) {
+    // The page compares lengths, up to a quarter of a million tokens unless -c says otherwise.
+    constexpr int64_t kLongest = 262144;
+    if (options.ctx == InspectOptions().ctx) run.ctx = kLongest;
+    WriteFileAtomic(options.report, AccountPage(options.preset.empty() ? options.model : options.preset, config, run));
+  }
 
   if (common.json) {
     Json json = CostsJson(config, options, costs);
@@ -438,6 +447,9 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--bandwidth", options->bandwidth,
                    "memory bandwidth, such as 25GB/s, for a bound on tokens a second")
       ->type_name("BYTES/s");
+  verb->add_option("--report", options->report,
+                   "write a page with tables and plots, beside a transformer and a Mamba-2 of equal size")
+      ->type_name("FILE.html");
   verb->add_flag("--tensors", options->tensors, "list every tensor");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [options](const CommonFlags& common) { return RunInspect(*options, common); });

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <set>
 #include <utility>
@@ -60,13 +61,13 @@ class SplitWriter {
   SplitWriter(const SplitWriter&) = delete;
   SplitWriter& operator=(const SplitWriter&) = delete;
 
-  void Add(std::span<const int32_t> ids, std::span<const uint8_t> mask, uint64_t text_bytes) {
+  void Add(std::span<const int32_t> ids, std::span<const uint8_t> mask, int domain, uint64_t text_bytes) {
     if (!writer_) {
       const std::string part = PartPath(counts_.size() + 1);
       writer_.emplace(part, static_cast<uint32_t>(tokenizer_.vocab_size()), tokenizer_.sha256(), *options_.ops);
       counts_.emplace_back();
     }
-    writer_->AddDocument(ids, mask);
+    writer_->AddDocument(ids, mask, domain);
     SplitCounts& counts = counts_.back();
     counts.documents += 1;
     counts.tokens += static_cast<int64_t>(ids.size());
@@ -127,6 +128,26 @@ class SplitWriter {
   std::vector<SplitCounts> counts_;  // of each shard
   // Files of this build for the counts_: under NAME.part or their own names; empty for one that was there already.
   std::vector<std::string> unlisted_;
+};
+
+// Numbers of domains, in the order in which they come.
+class DomainNumbers {
+ public:
+  int Of(const TextDocument& document) {
+    if (document.domain.empty()) return -1;
+    const auto [at, is_new] = numbers_.try_emplace(document.domain, static_cast<int>(names_.size()));
+    constexpr size_t kMost = 0xFFFF;
+    if (is_new && names_.size() == kMost)
+      throw Error(ErrorCode::kData, StrCat(document.where, ": domain \"", OneLine(document.domain, 40),
+                                           "\": more than ", kMost, " domains"));
+    if (is_new) names_.push_back(document.domain);
+    return at->second;
+  }
+  [[nodiscard]] const std::vector<std::string>& names() const { return names_; }
+
+ private:
+  std::map<std::string, int> numbers_;
+  std::vector<std::string> names_;
 };
 
 // Ids and loss mask of a document, the end of text included.
@@ -292,6 +313,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
   DataBuildResult result;
   SplitWriter train(options, "train", tokenizer), val(options, "val", tokenizer);
   DocumentEncoder encoder(tokenizer, end);
+  DomainNumbers domains;
   InputNotes notes;
   uint64_t bytes_before = 0;
   Pace pace(0.1);
@@ -301,7 +323,8 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
     TextDocument document;
     while (input.Next(&document)) {
       encoder.Encode(document);
-      (IsValidation(document, options.val_fraction) ? val : train).Add(encoder.ids(), encoder.mask(), document.bytes());
+      (IsValidation(document, options.val_fraction) ? val : train)
+          .Add(encoder.ids(), encoder.mask(), domains.Of(document), document.bytes());
       progress.documents += 1;
       progress.tokens += static_cast<int64_t>(encoder.ids().size());
       progress.bytes_read = bytes_before + input.bytes_read();
@@ -329,6 +352,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
   manifest.vocab_size = tokenizer.vocab_size();
   manifest.eos_id = end;
   manifest.val_fraction = options.val_fraction;
+  manifest.domains = domains.names();
   Replace(options.out, tokenizer_text, train, val, &manifest, ops);
   if (options.progress) {
     progress.bytes_read = progress.bytes_total;

@@ -108,6 +108,41 @@ TEST_F(Build, EveryDocumentIsInOneSplitWholeAndInOrder) {
   EXPECT_FALSE(TokenDataset::Open(dir_ / "out", "train").has_mask());
 }
 
+TEST_F(Build, DocumentsKeepTheDomainOfTheirLine) {
+  std::string lines;
+  const std::vector<std::string> names = {"law", "code", ""};
+  for (int i = 0; i < 60; ++i) {
+    const std::string& name = names[static_cast<size_t>(i) % 3];
+    lines += StrCat(R"({"text":"document )", i, R"(")", name.empty() ? "" : StrCat(R"(,"of":")", name, "\""), "}\n");
+  }
+  WriteFileAtomic(dir_ / "a.jsonl", lines);
+  DataBuildOptions options = Options();
+  options.inputs = {dir_ / "a.jsonl"};
+  options.input = {.domain_field = "of"};
+  options.shard_tokens = 200;
+  EXPECT_EQ(BuildData(options).manifest.domains, (std::vector<std::string>{"law", "code"}));
+  EXPECT_EQ(CheckData(dir_ / "out"), std::vector<std::string>{});
+  const Tokenizer tokenizer = Tokenizer::Load(tokenizer_);
+  int64_t seen = 0;
+  for (const std::string split : {"train", "val"}) {
+    const TokenDataset data = TokenDataset::Open(dir_ / "out", split);
+    for (int64_t d = 0; d < data.n_docs(); ++d, ++seen) {
+      std::vector<int32_t> ids = data.Document(d);
+      ids.pop_back();
+      const int number = std::stoi(tokenizer.Decode(ids).substr(9));
+      EXPECT_EQ(data.Domain(d), number % 3 == 2 ? -1 : number % 3);
+    }
+  }
+  EXPECT_EQ(seen, 60);
+  // A list of domains that is too short for what the shards hold.
+  std::string manifest = ReadFile(dir_ / "out/data.json");
+  const size_t at = manifest.find("\"code\"");
+  manifest.replace(manifest.rfind(',', at), at + 6 - manifest.rfind(',', at), "");
+  WriteFileAtomic(dir_ / "out/data.json", manifest);
+  ExpectError([&] { (void)TokenDataset::Open(dir_ / "out", "train"); }, ErrorCode::kFormat,
+              {"domains[", "data.json has 1 domains"});
+}
+
 TEST_F(Build, TheSplitIsTheHashOfTheText) {
   TextDocument document;
   document.segments.push_back({.text = "ab"});

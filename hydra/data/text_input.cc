@@ -300,6 +300,13 @@ void TextInput::JsonDocument(std::string_view line, TextDocument* document) cons
                           chat ? " (--field messages?)" : DidYouMean(options_.field, keys),
                           by_content_ ? "; --format text reads it as text" : ""));
   }
+  document->domain.clear();
+  if (const auto domain = options_.domain_field.empty() ? json.end() : json.find(options_.domain_field);
+      domain != json.end() && !domain->is_null()) {
+    if (!domain->is_string())
+      BadData(StrCat(where, ": ", options_.domain_field), StrCat(JsonExcerpt(*domain), ": must be a string"));
+    document->domain = domain->get<std::string>();
+  }
   const std::string field = StrCat(where, ": ", options_.field);
   if (it->is_string()) {
     document->segments.push_back({.text = it->get<std::string>()});

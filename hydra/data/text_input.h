@@ -25,6 +25,7 @@ struct TextSegment {
 struct TextDocument {
   std::vector<TextSegment> segments;
   std::string where;         // "file:line" at which it begins
+  std::string domain;        // of a JSON line, by domain_field; "": none
   bool end_has_loss = true;  // whether the end of text that `data build` appends counts in the loss
 
   [[nodiscard]] uint64_t bytes() const;
@@ -40,8 +41,9 @@ enum class TextFormat {
 [[nodiscard]] TextFormat ParseTextFormat(const std::string& name);
 
 struct TextInputOptions {
-  std::string doc_sep = {};    // literal text between the documents of a text file; empty: a file is one document
-  std::string field = "text";  // key of a JSON line: a string, or a list of {role, content} rendered as chatml
+  std::string doc_sep = {};       // literal text between the documents of a text file; empty: a file is one document
+  std::string field = "text";     // key of a JSON line: a string, or a list of {role, content} rendered as chatml
+  std::string domain_field = {};  // key of a JSON line: the document's domain; empty: documents have none
   TextFormat format = TextFormat::kAuto;
 };
 

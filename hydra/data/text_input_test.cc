@@ -280,6 +280,8 @@ TEST_F(TextInputs, ErrorsNameFileLineAndField) {
   Bad("a.jsonl", "{\"text\":5}", ErrorCode::kData, {"a.jsonl:1: text: 5", "string"});
   Bad("a.jsonl", "\n\n[1]", ErrorCode::kData, {"a.jsonl:3", "JSON object"});
   Bad("a.jsonl", "{\"text\":\"x\"", ErrorCode::kFormat, {"a.jsonl:1", "JSON"});
+  Bad("a.jsonl", R"({"text":"x","of":["law"]})", ErrorCode::kData, {"a.jsonl:1: of: [\"law\"]", "string"},
+      {.domain_field = "of"});
   const TextInputOptions chat{.doc_sep = "", .field = "messages"};
   Bad("a.jsonl", R"({"messages":[{"role":"user"}]})", ErrorCode::kData, {"a.jsonl:1: messages[0].content", "missing"},
       chat);

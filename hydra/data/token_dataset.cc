@@ -103,6 +103,10 @@ DataManifest DataManifest::Load(const std::string& folder) {
   if (!(manifest.val_fraction >= 0 && manifest.val_fraction <= 1))
     Fields::Bad(top.Path("val_fraction"), fmt::format("{}: must be 0 to 1", manifest.val_fraction));
 
+  if (json.contains("domains")) top.Read("domains", &manifest.domains);
+  if (std::set<std::string>(manifest.domains.begin(), manifest.domains.end()).size() != manifest.domains.size())
+    Fields::Bad(top.Path("domains"), "a name is there twice");
+
   const Json& shards = top.Get("shards");
   if (!shards.is_array()) Fields::Bad(top.Path("shards"), "must be a list");
   std::set<std::string> files;
@@ -148,15 +152,12 @@ std::string DataManifest::Text() const {
     row.update(CountsJson(shard.counts));
     list.push_back(row);
   }
-  const Json json = {{"format", "hydralm-data"},
-                     {"version", 1},
-                     {"tokenizer_sha256", tokenizer_sha256},
-                     {"vocab_size", vocab_size},
-                     {"eos_id", eos_id},
-                     {"val_fraction", val_fraction},
-                     {"train", CountsJson(Totals("train"))},
-                     {"val", CountsJson(Totals("val"))},
-                     {"shards", list}};
+  Json json = {{"format", "hydralm-data"}, {"version", 1},     {"tokenizer_sha256", tokenizer_sha256},
+               {"vocab_size", vocab_size}, {"eos_id", eos_id}, {"val_fraction", val_fraction}};
+  if (!domains.empty()) json["domains"] = domains;
+  json["train"] = CountsJson(Totals("train"));
+  json["val"] = CountsJson(Totals("val"));
+  json["shards"] = list;
   return json.dump(2) + "\n";
 }
 
@@ -190,6 +191,10 @@ void CheckShard(const TokenShard& shard, const DataManifest::Shard& row, const D
   if (sha != manifest.tokenizer_sha256) differ("tokenizer SHA-256", sha, manifest.tokenizer_sha256);
   if (shard.header().vocab_size != manifest.vocab_size)
     differ("vocab_size", std::to_string(shard.header().vocab_size), std::to_string(manifest.vocab_size));
+  for (int64_t doc = 0; shard.header().has_domains && doc < shard.n_docs(); ++doc)
+    if (shard.Domain(doc) >= static_cast<int>(manifest.domains.size()))
+      throw Error(ErrorCode::kFormat, fmt::format("{}: domains[{}] = {}: data.json has {} domains", shard.path(), doc,
+                                                  shard.Domain(doc), manifest.domains.size()));
   if (shard.n_docs() != row.counts.documents)
     differ("n_docs", std::to_string(shard.n_docs()), std::to_string(row.counts.documents));
   if (shard.n_tokens() != row.counts.tokens)
@@ -258,6 +263,12 @@ void TokenDataset::Read(int64_t doc, int64_t begin, std::span<int64_t> out) cons
 void TokenDataset::ReadMask(int64_t doc, int64_t begin, std::span<uint8_t> out) const {
   const Place place = Find(doc, begin, out.size());
   place.shard->ReadMask(place.begin, out);
+}
+
+int TokenDataset::Domain(int64_t doc) const {
+  HYDRA_CHECK(doc >= 0 && doc < n_docs(), "document ", doc, " of ", n_docs());
+  const auto shard = static_cast<size_t>(std::ranges::upper_bound(first_doc_, doc) - first_doc_.begin() - 1);
+  return shards_[shard].Domain(doc - first_doc_[shard]);
 }
 
 std::vector<int32_t> TokenDataset::Document(int64_t doc) const {

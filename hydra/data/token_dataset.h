@@ -35,9 +35,10 @@ struct DataManifest {
   };
   std::string tokenizer_sha256;  // 64 hexadecimal digits; the file itself is tokenizer.json beside it
   int64_t vocab_size = 0;
-  int64_t eos_id = 0;         // the token that ends each document
-  double val_fraction = 0;    // as asked for
-  std::vector<Shard> shards;  // each split in the order of its documents
+  int64_t eos_id = 0;                     // the token that ends each document
+  double val_fraction = 0;                // as asked for
+  std::vector<std::string> domains = {};  // names of the numbers that shards give documents; may be empty
+  std::vector<Shard> shards;              // each split in the order of its documents
   bool operator==(const DataManifest&) const = default;
 
   // Throws kIo or kFormat naming file and field.
@@ -71,6 +72,8 @@ class TokenDataset {
   [[nodiscard]] int64_t n_tokens() const { return counts_.tokens; }
   [[nodiscard]] int64_t n_bytes() const { return counts_.text_bytes; }  // of text: for bits per byte
   [[nodiscard]] bool has_mask() const;
+  // Of a document: its number in the manifest's domains; -1: none.
+  [[nodiscard]] int Domain(int64_t doc) const;
   [[nodiscard]] const DataManifest& manifest() const { return manifest_; }
   [[nodiscard]] const std::string& folder() const { return folder_; }
   [[nodiscard]] const std::vector<TokenShard>& shards() const { return shards_; }  // of the split

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kMagic = "HYDRATOK";
 constexpr uint32_t kVersion = 1;
-constexpr uint32_t kFlagMask = 1;
+constexpr uint32_t kFlagMask = 1, kFlagDomains = 2;
 constexpr uint64_t kHeaderBytes = 256;
 constexpr uint64_t kTokensOffset = 4096;  // a page, so that the tokens of a mapped file are aligned to anything
 constexpr uint64_t kAlignment = 64;
@@ -27,7 +27,8 @@ struct RawHeader {
   uint8_t tokenizer[32];
   uint64_t tokens_offset, ends_offset, mask_offset;
   uint32_t payload_crc, header_crc;  // header_crc: of all bytes before it
-  uint8_t reserved[152];
+  uint64_t domains_offset;           // 0 without domains
+  uint8_t reserved[144];
 };
 static_assert(sizeof(RawHeader) == kHeaderBytes);
 static_assert(offsetof(RawHeader, tokenizer) == 40 && offsetof(RawHeader, payload_crc) == 96);
@@ -35,9 +36,10 @@ constexpr size_t kCrcBytes = offsetof(RawHeader, header_crc);
 
 // Where each part must lie; nullopt if the counts do not fit 64 bits.
 struct Layout {
-  uint64_t ends_offset, mask_offset, file_bytes;
+  uint64_t ends_offset, mask_offset, domains_offset, file_bytes;
 };
-std::optional<Layout> LayoutOf(uint64_t token_bytes, uint64_t n_tokens, uint64_t n_docs, bool has_mask) {
+std::optional<Layout> LayoutOf(uint64_t token_bytes, uint64_t n_tokens, uint64_t n_docs, bool has_mask,
+                               bool has_domains) {
   Layout layout{};
   uint64_t at = kTokensOffset;
   // Moves `at` past `n` bytes, and up to where the next part may begin.
@@ -54,6 +56,11 @@ std::optional<Layout> LayoutOf(uint64_t token_bytes, uint64_t n_tokens, uint64_t
   if (has_mask) {
     layout.mask_offset = at;
     end = pass(n_tokens / 8 + (n_tokens % 8 != 0 ? 1 : 0));
+    if (!end) return std::nullopt;
+  }
+  if (has_domains) {
+    layout.domains_offset = at;
+    end = pass(CheckedMul(n_docs, 2));
     if (!end) return std::nullopt;
   }
   layout.file_bytes = *end;
@@ -80,7 +87,8 @@ RawHeader ReadHeader(ByteReader& reader) {
   if (raw.token_bytes != 2 && raw.token_bytes != 4) FailValue(reader, "token bytes", raw.token_bytes, "must be 2 or 4");
   if (raw.vocab_size == 0 || raw.vocab_size > std::numeric_limits<int32_t>::max())
     FailValue(reader, "vocab_size", raw.vocab_size, "must be 1 to 2^31 - 1");
-  if ((raw.flags & ~kFlagMask) != 0) FailValue(reader, "flags", raw.flags, "only bit 0 (mask) is known");
+  if ((raw.flags & ~(kFlagMask | kFlagDomains)) != 0)
+    FailValue(reader, "flags", raw.flags, "only bits 0 (mask) and 1 (domains) are known");
   if (std::ranges::any_of(raw.reserved, [](uint8_t b) { return b != 0; })) reader.Fail("reserved bytes", "must be 0");
   if (raw.tokens_offset != kTokensOffset) FailValue(reader, "tokens offset", raw.tokens_offset, "must be 4096");
   return raw;
@@ -88,8 +96,8 @@ RawHeader ReadHeader(ByteReader& reader) {
 
 // Offsets and the file's size against the counts: after this every part lies within the file.
 void CheckLayout(const ByteReader& reader, const RawHeader& raw) {
-  const bool has_mask = (raw.flags & kFlagMask) != 0;
-  const auto layout = LayoutOf(raw.token_bytes, raw.n_tokens, raw.n_docs, has_mask);
+  const bool has_mask = (raw.flags & kFlagMask) != 0, has_domains = (raw.flags & kFlagDomains) != 0;
+  const auto layout = LayoutOf(raw.token_bytes, raw.n_tokens, raw.n_docs, has_mask, has_domains);
   if (!layout)
     FailValue(reader, "n_tokens", raw.n_tokens,
               fmt::format("with n_docs = {}: more bytes than 64 bits can count", raw.n_docs));
@@ -99,9 +107,13 @@ void CheckLayout(const ByteReader& reader, const RawHeader& raw) {
   if (raw.mask_offset != layout->mask_offset)
     FailValue(reader, "mask offset", raw.mask_offset,
               fmt::format("n_docs = {} puts it at {}", raw.n_docs, layout->mask_offset));
-  const char* const part = has_mask && reader.size() >= raw.mask_offset ? "mask"
-                           : reader.size() >= raw.ends_offset           ? "document ends"
-                                                                        : "tokens";
+  if (raw.domains_offset != layout->domains_offset)
+    FailValue(reader, "domains offset", raw.domains_offset,
+              fmt::format("n_docs = {} puts it at {}", raw.n_docs, layout->domains_offset));
+  const char* const part = has_domains && reader.size() >= raw.domains_offset ? "domains"
+                           : has_mask && reader.size() >= raw.mask_offset     ? "mask"
+                           : reader.size() >= raw.ends_offset                 ? "document ends"
+                                                                              : "tokens";
   if (reader.size() < layout->file_bytes)
     reader.Fail(part, fmt::format("(n_tokens = {}, n_docs = {}): file ends at {} of {} bytes: incomplete copy?",
                                   raw.n_tokens, raw.n_docs, WithCommas(reader.size()), WithCommas(layout->file_bytes)));
@@ -137,6 +149,7 @@ TokenShard TokenShard::Open(const std::string& path) {
                    .n_docs = raw.n_docs,
                    .vocab_size = raw.vocab_size,
                    .has_mask = (raw.flags & kFlagMask) != 0,
+                   .has_domains = (raw.flags & kFlagDomains) != 0,
                    .tokenizer = std::to_array(raw.tokenizer)};
   shard.payload_crc_ = raw.payload_crc;
   shard.header_crc_ = raw.header_crc;
@@ -145,6 +158,7 @@ TokenShard TokenShard::Open(const std::string& path) {
   const auto* const ends = reinterpret_cast<const uint64_t*>(base + raw.ends_offset);  // aligned: 64, in a mapping
   shard.ends_.assign(ends, ends + raw.n_docs);
   if (shard.header_.has_mask) shard.mask_ = reinterpret_cast<const uint8_t*>(base + raw.mask_offset);
+  if (shard.header_.has_domains) shard.domains_ = reinterpret_cast<const uint16_t*>(base + raw.domains_offset);
   CheckEnds(reader, shard.ends_, raw.n_tokens);
   return shard;
 }
@@ -215,6 +229,7 @@ TokenShardWriter::TokenShardWriter(const std::string& path, uint32_t vocab_size,
              .n_docs = 0,
              .vocab_size = vocab_size,
              .has_mask = false,
+             .has_domains = false,
              .tokenizer = tokenizer};
   file_.NeedSeek();
   file_.WriteZeros(kHeaderBytes);
@@ -222,7 +237,11 @@ TokenShardWriter::TokenShardWriter(const std::string& path, uint32_t vocab_size,
   file_.WriteZeros(kTokensOffset - kHeaderBytes);
 }
 
-void TokenShardWriter::AddDocument(std::span<const int32_t> ids, std::span<const uint8_t> mask) {
+void TokenShardWriter::AddDocument(std::span<const int32_t> ids, std::span<const uint8_t> mask, int domain) {
+  constexpr int kMostDomains = 0xFFFF;
+  HYDRA_CHECK(domain >= -1 && domain < kMostDomains, "domain ", domain);
+  header_.has_domains |= domain >= 0;
+  domains_.push_back(static_cast<uint16_t>(domain));  // -1 is 0xFFFF
   HYDRA_CHECK(!ids.empty(), "a document without tokens");
   HYDRA_CHECK(mask.empty() || mask.size() == ids.size(), mask.size(), " mask values for ", ids.size(), " tokens");
   scratch_.resize(ids.size() * header_.token_bytes);
@@ -246,13 +265,18 @@ void TokenShardWriter::AddDocument(std::span<const int32_t> ids, std::span<const
 }
 
 void TokenShardWriter::Finish() {
-  const auto layout = LayoutOf(header_.token_bytes, header_.n_tokens, header_.n_docs, header_.has_mask);
+  const auto layout =
+      LayoutOf(header_.token_bytes, header_.n_tokens, header_.n_docs, header_.has_mask, header_.has_domains);
   HYDRA_CHECK(layout.has_value(), "shard of ", header_.n_tokens, " tokens");
   file_.WriteZeros(layout->ends_offset - file_.size());
   file_.Write(std::as_bytes(std::span(ends_)));
   if (header_.has_mask) {
     file_.WriteZeros(layout->mask_offset - file_.size());
     file_.Write(std::as_bytes(std::span(mask_)));
+  }
+  if (header_.has_domains) {
+    file_.WriteZeros(layout->domains_offset - file_.size());
+    file_.Write(std::as_bytes(std::span(domains_)));
   }
   HYDRA_CHECK(file_.size() == layout->file_bytes, "shard of ", file_.size(), " bytes");
   RawHeader raw{};
@@ -262,11 +286,12 @@ void TokenShardWriter::Finish() {
   raw.n_tokens = header_.n_tokens;
   raw.n_docs = header_.n_docs;
   raw.vocab_size = header_.vocab_size;
-  raw.flags = header_.has_mask ? kFlagMask : 0;
+  raw.flags = (header_.has_mask ? kFlagMask : 0) | (header_.has_domains ? kFlagDomains : 0);
   std::ranges::copy(header_.tokenizer, raw.tokenizer);
   raw.tokens_offset = kTokensOffset;
   raw.ends_offset = layout->ends_offset;
   raw.mask_offset = layout->mask_offset;
+  raw.domains_offset = layout->domains_offset;
   raw.payload_crc = file_.crc32();
   raw.header_crc = Crc32(std::as_bytes(std::span(&raw, 1)).first(kCrcBytes));
   file_.WriteAt(0, std::as_bytes(std::span(&raw, 1)));

@@ -18,6 +18,7 @@ struct TokenShardHeader {
   uint64_t n_docs = 0;
   uint32_t vocab_size = 0;  // every id is below it
   bool has_mask = false;
+  bool has_domains = false;
   Sha256Digest tokenizer{};  // SHA-256 of the tokenizer.json that made the ids
 };
 
@@ -37,6 +38,12 @@ class TokenShard {
   // Document i holds tokens [DocBegin(i), DocEnd(i)), at least one.
   [[nodiscard]] int64_t DocBegin(int64_t doc) const { return doc == 0 ? 0 : DocEnd(doc - 1); }
   [[nodiscard]] int64_t DocEnd(int64_t doc) const { return static_cast<int64_t>(ends_[static_cast<size_t>(doc)]); }
+
+  // Of a document: its number in data.json's list of domains; -1: none.
+  [[nodiscard]] int Domain(int64_t doc) const {
+    const uint16_t domain = domains_ == nullptr ? kNoDomain : domains_[doc];
+    return domain == kNoDomain ? -1 : domain;
+  }
 
   // Copies tokens [begin, begin + out.size()).
   void Read(int64_t begin, std::span<int32_t> out) const;
@@ -58,6 +65,8 @@ class TokenShard {
   const std::byte* tokens_ = nullptr;
   std::vector<uint64_t> ends_;     // [n_docs]; copied, so that they stay what was checked if the file is overwritten
   const uint8_t* mask_ = nullptr;  // a bit a token, lowest first; null without a mask
+  const uint16_t* domains_ = nullptr;  // of each document; null without domains
+  static constexpr uint16_t kNoDomain = 0xFFFF;
 };
 
 // Writes a shard atomically; memory: 8 bytes a document and a bit a token. A mask is stored only if it masks something.
@@ -67,8 +76,9 @@ class TokenShardWriter {
   TokenShardWriter(const std::string& path, uint32_t vocab_size, const Sha256Digest& tokenizer,
                    const FileOps& ops = FileOps::Real());
 
-  // A document of at least one token; `mask` is empty (all count) or has one 0 or 1 a token.
-  void AddDocument(std::span<const int32_t> ids, std::span<const uint8_t> mask = {});
+  // A document of at least one token; `mask` is empty (all count) or has one 0 or 1 a token; -1: of no domain. Domains
+  // are stored only if a document has one.
+  void AddDocument(std::span<const int32_t> ids, std::span<const uint8_t> mask = {}, int domain = -1);
   // The file appears under its name. Without this call nothing is left behind.
   void Finish();
 
@@ -80,6 +90,7 @@ class TokenShardWriter {
   TokenShardHeader header_;
   std::vector<uint64_t> ends_;
   std::vector<uint8_t> mask_;
+  std::vector<uint16_t> domains_;
   std::vector<std::byte> scratch_;
 };
 

@@ -65,6 +65,31 @@ TEST(TokenShard, RoundTrips) {
       }
 }
 
+TEST(TokenShard, KeepsADomainForEachDocument) {
+  for (const bool masked : {false, true}) {
+    TempDir dir;
+    const auto docs = RandomDocs(5, 300, masked);
+    const std::vector<int> domains = {2, -1, 0, 0xFFFE, -1};
+    TokenShardWriter writer(dir / "a.tok", 300, kTokenizer);
+    for (size_t i = 0; i < docs.size(); ++i) writer.AddDocument(docs[i].ids, docs[i].mask, domains[i]);
+    writer.Finish();
+    const TokenShard shard = TokenShard::Open(dir / "a.tok");
+    shard.Verify();
+    EXPECT_TRUE(shard.header().has_domains);
+    for (size_t i = 0; i < docs.size(); ++i) {
+      EXPECT_EQ(shard.Domain(static_cast<int64_t>(i)), domains[i]);
+      std::vector<uint8_t> mask(docs[i].ids.size());
+      shard.ReadMask(shard.DocBegin(static_cast<int64_t>(i)), mask);
+      EXPECT_EQ(mask, docs[i].mask.empty() ? std::vector<uint8_t>(mask.size(), 1) : docs[i].mask);
+    }
+    // Documents that are of none leave no section behind.
+    WriteShard(dir / "b.tok", docs, 300);
+    const TokenShard without = TokenShard::Open(dir / "b.tok");
+    EXPECT_FALSE(without.header().has_domains);
+    EXPECT_EQ(without.Domain(0), -1);
+  }
+}
+
 // The bytes of a small shard (2 documents, 5 tokens, a mask) that cases change; Seal() makes the checksums right again,
 // so that the fault itself has to be found.
 class BadShard : public testing::Test {
@@ -124,8 +149,12 @@ TEST_F(BadShard, EachKindIsRefusedByField) {
   Refused("", "mask offset", {"n_docs"});
   Put<uint32_t>(32, 0), Seal();
   Refused("", "vocab_size = 0");
+  Put<uint32_t>(36, 5), Seal();
+  Refused("", "flags = 5");
   Put<uint32_t>(36, 3), Seal();
-  Refused("", "flags = 3");
+  Refused("", "domains offset = 0");
+  Put<uint64_t>(104, 4096), Seal();
+  Refused("", "domains offset = 4096");
   Put<uint64_t>(72, 256), Seal();
   Refused("", "tokens offset = 256");
   bytes_[200] = 1;

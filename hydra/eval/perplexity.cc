@@ -15,8 +15,18 @@ namespace {
 constexpr int64_t kLongestDefault = 8192;
 constexpr int64_t kBatchTokens = 8192;  // enough to keep matrix products busy; memory stays small
 
-PerplexityResult Evaluate(nn::Model& model, const train::Corpus& corpus, const Tokenizer& tokenizer,
-                          const PerplexityOptions& options) {
+void CheckVocabulary(const nn::Model& model, const Tokenizer& tokenizer) {
+  if (tokenizer.vocab_size() > model.config().vocab_size)
+    throw Error(ErrorCode::kData, StrCat("the tokenizer has ", tokenizer.vocab_size(),
+                                         " entries, the model's vocab_size is ", model.config().vocab_size));
+}
+
+}  // namespace
+
+double PerplexityResult::perplexity() const { return std::exp(loss()); }
+
+PerplexityResult EvaluateCorpus(nn::Model& model, const train::Corpus& corpus, const Tokenizer& tokenizer,
+                                const PerplexityOptions& options) {
   PerplexityResult result;
   result.ctx = options.ctx > 0 ? options.ctx : std::min(kLongestDefault, model.config().max_position_embeddings);
   // A row longer than every document would be pads.
@@ -35,23 +45,18 @@ PerplexityResult Evaluate(nn::Model& model, const train::Corpus& corpus, const T
   return result;
 }
 
-void CheckVocabulary(const nn::Model& model, const Tokenizer& tokenizer) {
-  if (tokenizer.vocab_size() > model.config().vocab_size)
-    throw Error(ErrorCode::kData, StrCat("the tokenizer has ", tokenizer.vocab_size(),
-                                         " entries, the model's vocab_size is ", model.config().vocab_size));
+train::Corpus OpenSplit(const nn::Model& model, const Tokenizer& tokenizer, const std::string& folder,
+                        const std::string& split) {
+  CheckVocabulary(model, tokenizer);
+  train::Corpus corpus = train::Corpus::Open(
+      folder, split, {.tokenizer_sha256 = Hex(tokenizer.sha256()), .vocab_size = model.config().vocab_size});
+  if (corpus.n_docs() == 0) throw Error(ErrorCode::kData, StrCat(folder, ": the split ", split, " has no documents"));
+  return corpus;
 }
-
-}  // namespace
-
-double PerplexityResult::perplexity() const { return std::exp(loss()); }
 
 PerplexityResult EvaluateShards(nn::Model& model, const Tokenizer& tokenizer, const std::string& folder,
                                 const std::string& split, const PerplexityOptions& options) {
-  CheckVocabulary(model, tokenizer);
-  const train::Corpus corpus = train::Corpus::Open(
-      folder, split, {.tokenizer_sha256 = Hex(tokenizer.sha256()), .vocab_size = model.config().vocab_size});
-  if (corpus.n_docs() == 0) throw Error(ErrorCode::kData, StrCat(folder, ": the split ", split, " has no documents"));
-  return Evaluate(model, corpus, tokenizer, options);
+  return EvaluateCorpus(model, OpenSplit(model, tokenizer, folder, split), tokenizer, options);
 }
 
 PerplexityResult EvaluateText(nn::Model& model, const Tokenizer& tokenizer, std::string_view text,
@@ -60,7 +65,7 @@ PerplexityResult EvaluateText(nn::Model& model, const Tokenizer& tokenizer, std:
   std::vector<int32_t> ids = tokenizer.Encode(text, options.text);
   if (ids.size() < 2)
     throw Error(ErrorCode::kData, StrCat(name, ": ", ids.size(), " tokens: two or more are needed to predict one"));
-  return Evaluate(model, train::Corpus::FromDocuments({std::move(ids)}), tokenizer, options);
+  return EvaluateCorpus(model, train::Corpus::FromDocuments({std::move(ids)}), tokenizer, options);
 }
 
 nlohmann::ordered_json ToJson(const PerplexityResult& result) {

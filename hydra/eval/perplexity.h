@@ -30,6 +30,13 @@ struct PerplexityResult {
   [[nodiscard]] double bits_per_byte() const { return sums.bits_per_byte(); }
 };
 
+// Documents whose tokens are ids of the tokenizer; kData when nothing can be predicted.
+[[nodiscard]] PerplexityResult EvaluateCorpus(nn::Model& model, const train::Corpus& corpus, const Tokenizer& tokenizer,
+                                              const PerplexityOptions& options);
+// The documents of a split of a folder made by `hydralm data build` with the same tokenizer; kData otherwise, or when
+// there are none.
+[[nodiscard]] train::Corpus OpenSplit(const nn::Model& model, const Tokenizer& tokenizer, const std::string& folder,
+                                      const std::string& split);
 // A split of a folder made by `hydralm data build` with the same tokenizer; kData otherwise, or when it is empty.
 [[nodiscard]] PerplexityResult EvaluateShards(nn::Model& model, const Tokenizer& tokenizer, const std::string& folder,
                                               const std::string& split, const PerplexityOptions& options);

@@ -53,6 +53,21 @@ class Loader {
     ReadSites("pkm_layers", c, &LayerConfig::pkm);
   }
 
+  void Domains(MoeConfig& moe) {
+    if (const Json* coef = Find("expert_domain_loss_coef"))
+      ReadJson(*coef, Field("expert_domain_loss_coef"), &moe.domain_loss_coef);
+    const Json* value = Find("expert_domains");
+    if (value == nullptr) return;
+    const std::string field = Field("expert_domains");
+    if (!value->is_object())
+      throw Error(ErrorCode::kConfig, StrCat(field, " = ", JsonExcerpt(*value), ": must be an object of lists"));
+    moe.domains.clear();
+    for (const auto& [name, experts] : value->items()) {
+      ReadJson(experts, StrCat(field, ".", name), &moe.domains.emplace_back(ExpertDomain{name, {}}).experts);
+      std::ranges::sort(moe.domains.back().experts);
+    }
+  }
+
   void Fixed(const char* key, const char* json_text) {
     const Json* value = Find(key);
     if (value != nullptr && *value != Json::parse(json_text))
@@ -166,6 +181,11 @@ class Saver {
     json_["workspace_layers"] = Sites(c, &LayerConfig::workspace);
     json_["pkm_layers"] = Sites(c, &LayerConfig::pkm);
   }
+  void Domains(const MoeConfig& moe) {
+    if (moe.domains.empty()) return;
+    for (const ExpertDomain& domain : moe.domains) json_["expert_domains"][domain.name] = domain.experts;
+    json_["expert_domain_loss_coef"] = moe.domain_loss_coef;
+  }
   void Fixed(const char* key, const char* json_text) { json_[key] = Json::parse(json_text); }
   Json& json() { return json_; }
 
@@ -190,6 +210,7 @@ class RangeChecker {
   template <class T>
   void operator()(const char*, const T&) const {}
   void Layers(const ModelConfig&) const {}
+  void Domains(const MoeConfig& moe) const { Check("expert_domain_loss_coef", moe.domain_loss_coef, {0, 1e6}); }
   void Fixed(const char*, const char*) const {}
 
  private:
@@ -215,6 +236,7 @@ class Rules {
     if (c_.HasFfn(FfnKind::kChunkMoe))
       Require(c_.moe.top_k <= c_.moe.n_experts, "num_experts_per_tok", c_.moe.top_k,
               "must be 1 to num_experts = ", c_.moe.n_experts);
+    CheckDomains();
     if (c_.HasFfn(FfnKind::kDense)) Require(c_.d_ff >= 1, "intermediate_size", c_.d_ff, "must be at least 1");
     if (c_.HasWorkspace())
       Require(c_.workspace.write_slots <= c_.workspace.n_slots, "workspace_write_slots", c_.workspace.write_slots,
@@ -268,6 +290,22 @@ class Rules {
                           x(c_.pkm.n_heads) * x(c_.pkm.d_key) + x(c_.pkm.d_value) + 8 * D;
     at_most("hidden_size", c_.d_model, "times all other widths and layers", D * (L * widths + 2 * x(c_.vocab_size)),
             48);
+  }
+
+  void CheckDomains() const {
+    const MoeConfig& moe = c_.moe;
+    Require(moe.domains.empty() || c_.HasFfn(FfnKind::kChunkMoe), "expert_domains", moe.domains.size(),
+            "this model has no routed experts");
+    for (const ExpertDomain& domain : moe.domains) {
+      const std::string key = "expert_domains." + domain.name;
+      const auto n = static_cast<int64_t>(domain.experts.size());
+      Require(n >= moe.top_k, key.c_str(), n, "experts: must be num_experts_per_tok = ", moe.top_k, " at least");
+      for (size_t i = 0; i < domain.experts.size(); ++i) {
+        const int64_t expert = domain.experts[i];
+        Require(expert >= 0 && expert < moe.n_experts, key.c_str(), expert, "must be 0 to ", moe.n_experts - 1);
+        Require(i == 0 || expert != domain.experts[i - 1], key.c_str(), expert, "is there twice");
+      }
+    }
   }
 
   void CheckSsm() const {
@@ -388,6 +426,11 @@ std::vector<LayerConfig> ModelConfig::DefaultHydraLayers(int64_t n) {
     layers[i].pkm = n > 1 && i == layers.size() / 2;
   }
   return layers;
+}
+
+const ExpertDomain* MoeConfig::FindDomain(std::string_view name) const {
+  const auto found = std::ranges::find(domains, name, &ExpertDomain::name);
+  return found == domains.end() ? nullptr : &*found;
 }
 
 void ModelConfig::Validate(const std::string& where) const {

@@ -78,6 +78,13 @@ struct AttentionConfig {
   bool operator==(const AttentionConfig&) const = default;
 };
 
+// The experts that documents of a domain shall use.
+struct ExpertDomain {
+  std::string name;
+  std::vector<int64_t> experts;  // ascending
+  bool operator==(const ExpertDomain&) const = default;
+};
+
 struct MoeConfig {
   int64_t n_experts = 8;   // E
   int64_t top_k = 2;       // k experts a chunk
@@ -86,6 +93,9 @@ struct MoeConfig {
   RouterBalance balance = RouterBalance::kLoss;
   double temperature = 1.0;  // tau
   double aux_loss_coef = 0.01, z_loss_coef = 1e-3, bias_rate = 1e-3;
+  std::vector<ExpertDomain> domains;  // addressable sets; none: routing knows no labels
+  double domain_loss_coef = 0.1;
+  [[nodiscard]] const ExpertDomain* FindDomain(std::string_view name) const;  // null: none of that name
   bool operator==(const MoeConfig&) const = default;
 };
 
@@ -173,6 +183,11 @@ struct ModelConfig {
 // By name ("hydra-29m", "mamba2-nano", ...); an unknown one is an Error that suggests.
 [[nodiscard]] ModelConfig Preset(const std::string& name);
 [[nodiscard]] std::vector<std::string> PresetNames();
+
+// A transformer and a Mamba-2 of about as many parameters, same vocabulary and ties, in the shapes that such models
+// have: as many blocks and D with F near 8/3 D; as deep as D and the size make it.
+[[nodiscard]] ModelConfig TransformerOfSize(const ModelConfig& model);
+[[nodiscard]] ModelConfig MambaOfSize(const ModelConfig& model);
 
 [[nodiscard]] const char* FamilyName(Family family);  // "hydra", "llama", "mamba2", "qwen2", "qwen3"
 

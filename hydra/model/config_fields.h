@@ -37,6 +37,7 @@ struct EnumNames<RouterBalance> {
 //   v(key, field, bounds)          int64, double, optional<int64>, arrays of double
 //   v(key, field)                  bool, enum, DType
 //   v.Layers(config)               num_hidden_layers, layer_types, workspace_layers, pkm_layers
+//   v.Domains(moe)                 expert_domains: {"law": [0, 1], ..}, absent where there are none
 //   v.Fixed(key, json_text)        a key that this version knows with one value only
 template <class Visitor, class Config>
 void VisitHydraFields(Visitor& v, Config& c) {
@@ -89,6 +90,7 @@ void VisitHydraFields(Visitor& v, Config& c) {
   v("router_aux_loss_coef", c.moe.aux_loss_coef, Between{0, 1e6});
   v("router_z_loss_coef", c.moe.z_loss_coef, Between{0, 1e6});
   v("router_bias_rate", c.moe.bias_rate, Between{0, 1e6});
+  v.Domains(c.moe);
   v("workspace_slots", c.workspace.n_slots, kCount);
   v("workspace_rank", c.workspace.rank, kCount);
   v("workspace_write_slots", c.workspace.write_slots, kCount);

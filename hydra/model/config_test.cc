@@ -97,6 +97,26 @@ TEST(Config, EveryFieldSurvivesARoundTripAndShowsInAComparison) {
   EXPECT_GE(perturbed, 45);
 }
 
+TEST(Config, ExpertsMayHaveDomains) {
+  Json json = Json::parse(ConfigJson(HydraNano()));
+  EXPECT_FALSE(json.contains("expert_domains"));
+  json["expert_domains"] = {{"law", {1, 0}}, {"code", {5, 6, 7}}};
+  json["expert_domain_loss_coef"] = 0.5;
+  const ModelConfig config = ParseConfig(json.dump(), "c");
+  EXPECT_EQ(config.moe.domains,
+            (std::vector<ExpertDomain>{{.name = "law", .experts = {0, 1}}, {.name = "code", .experts = {5, 6, 7}}}));
+  EXPECT_EQ(ParseConfig(ConfigJson(config), "c"), config);
+  EXPECT_EQ(config.moe.FindDomain("code")->experts.size(), 3U);
+  EXPECT_EQ(config.moe.FindDomain("cod"), nullptr);
+  ExpectRefused("expert_domains", 5, "must be an object");
+  ExpectRefused("expert_domains", {{"law", "all"}}, "law");
+  ExpectRefused("expert_domains", {{"law", {0}}}, "num_experts_per_tok = 2");
+  ExpectRefused("expert_domains", {{"law", {0, 8}}}, "0 to 7");
+  ExpectRefused("expert_domains", {{"law", {-1, 2}}}, "0 to 7");
+  ExpectRefused("expert_domains", {{"law", {2, 2}}}, "twice");
+  ExpectRefused("expert_domain_loss_coef", -1, "must be");
+}
+
 TEST(Config, EveryPresetPassesItsOwnCheckAndReadsBackEqual) {
   for (const std::string& name : PresetNames()) {
     const ModelConfig config = Preset(name);

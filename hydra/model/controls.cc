@@ -181,6 +181,7 @@ std::string WhyControlIsIgnored(std::string_view name, const ModelConfig& config
   if (name == "pkm_read") return config.HasPkm() ? "" : "this model has no product-key memory";
   if (name == "landmarks" || name == "pins") return config.HasLandmarks() ? "" : "this model has no landmarks";
   if (!config.HasFfn(FfnKind::kChunkMoe)) return "this model has no routed experts";
+  if (name == "domain" && config.moe.domains.empty()) return "the experts of this model have no domains";
   if (config.moe.mode == RouterMode::kRoundRobin && name != "moe_top_k")
     return "this model takes its experts in turn (router_mode round_robin)";
   return "";
@@ -212,6 +213,20 @@ void SetLayerControl(std::string_view name, const Controls& from, LayerControls*
   if (name == "force_experts") to->force_experts = from.force_experts;
   if (name == "ban_experts") to->ban_experts = from.ban_experts;
   if (name == "expert_bias") to->expert_bias = from.expert_bias;
+}
+
+std::vector<int64_t> ExpertsOutside(const MoeConfig& moe, const std::string& domain) {
+  const ExpertDomain* found = moe.FindDomain(domain);
+  if (found == nullptr) {
+    std::vector<std::string> known;
+    for (const ExpertDomain& one : moe.domains) known.push_back(one.name);
+    throw Error(ErrorCode::kUsage,
+                StrCat("--control domain=", domain, ": must be one of ", ListText(known), DidYouMean(domain, known)));
+  }
+  std::vector<int64_t> outside;
+  for (int64_t expert = 0; expert < moe.n_experts; ++expert)
+    if (!std::ranges::binary_search(found->experts, expert)) outside.push_back(expert);
+  return outside;
 }
 
 void Controls::Validate(const ModelConfig& config) const {

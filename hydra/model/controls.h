@@ -51,6 +51,10 @@ struct Controls {
 // A control of `from` as one of a layer. `name` is one that layers have: all but landmarks and pins.
 void SetLayerControl(std::string_view name, const Controls& from, LayerControls* to);
 
+// What control domain=NAME bans: the experts outside of the domain's set. Throws kUsage where the model has no such
+// domain.
+[[nodiscard]] std::vector<int64_t> ExpertsOutside(const MoeConfig& moe, const std::string& domain);
+
 // A JSON object and back: what Save writes and a profile holds. Unknown keys are errors that name `where`.
 [[nodiscard]] std::string ControlsJson(const Controls& controls);
 [[nodiscard]] Controls ParseControlsJson(const std::string& json, const std::string& where);

@@ -122,6 +122,17 @@ TEST(Controls, TheJsonFormComesBackEqual) {
               {"x: layers.2: moe_top_k"});
 }
 
+TEST(Controls, ADomainBansTheExpertsOutsideOfItsSet) {
+  ModelConfig config = HydraNano();
+  EXPECT_NE(WhyControlIsIgnored("domain", config), "");
+  config.moe.domains = {{.name = "law", .experts = {0, 3}}, {.name = "code", .experts = {1, 2, 4, 5, 6, 7}}};
+  EXPECT_EQ(WhyControlIsIgnored("domain", config), "");
+  EXPECT_EQ(ExpertsOutside(config.moe, "law"), (std::vector<int64_t>{1, 2, 4, 5, 6, 7}));
+  EXPECT_EQ(ExpertsOutside(config.moe, "code"), (std::vector<int64_t>{0, 3}));
+  ExpectError([&] { (void)ExpertsOutside(config.moe, "lav"); }, ErrorCode::kUsage,
+              {"domain=lav", "law,code", "did you mean law"});
+}
+
 TEST(Controls, ALayersOwnStandInThePlaceOfThoseOfAll) {
   Controls c{.pkm_read = 0.5, .moe_top_k = 1, .ban_experts = {7}};
   c.layers[1].ban_experts = {{1, 2}};

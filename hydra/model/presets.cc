@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The presets of specs/hydra.md 8: Hydra in three sizes and its matched transformer and Mamba-2 controls.
+#include <algorithm>
+#include <cmath>
+
 #include "hydra/base/error.h"
+#include "hydra/model/accounting.h"
 #include "hydra/model/config.h"
 
 namespace hydra {
@@ -107,6 +111,51 @@ ModelConfig TransformerNano() { return Transformer(2048, 192, 6, 6, 544); }
 ModelConfig TransformerNanoActive() { return Transformer(2048, 192, 6, 6, 320); }
 ModelConfig Mamba29M() { return Mamba(4096, 576, 13, 64, 64); }
 ModelConfig MambaNano() { return Mamba(2048, 192, 11, 32, 64); }
+
+ModelConfig TransformerOfSize(const ModelConfig& model) {
+  const int64_t want = CountParams(model).total, head = model.attention.head_dim;
+  const auto of = [&](int64_t D, int64_t F) {
+    ModelConfig c = Transformer(model.vocab_size, D, model.n_layers(), D / head, F);
+    c.tie_embeddings = model.tie_embeddings;
+    c.dtype = model.dtype;
+    c.max_position_embeddings = model.max_position_embeddings;
+    return c;
+  };
+  constexpr int64_t kStep = 8;  // of F
+  constexpr double kUsual = 8.0 / 3;
+  ModelConfig best = of(head, kStep);
+  double best_ratio = 0;
+  for (int64_t D = head; D <= 4 * model.d_model; D += head) {
+    const int64_t least = CountParams(of(D, kStep)).total, each = CountParams(of(D, 2 * kStep)).total - least;
+    if (least > want) break;
+    const int64_t F = kStep * (1 + (want - least + each / 2) / each);
+    const double ratio = static_cast<double>(F) / static_cast<double>(D);
+    if (best_ratio != 0 && std::abs(std::log(ratio / kUsual)) >= std::abs(std::log(best_ratio / kUsual))) continue;
+    best = of(D, F);
+    best_ratio = ratio;
+  }
+  return best;
+}
+
+ModelConfig MambaOfSize(const ModelConfig& model) {
+  const int64_t want = CountParams(model).total, head = model.ssm.head_dim;
+  const auto of = [&](int64_t D, int64_t L) {
+    ModelConfig c = Mamba(model.vocab_size, D, L, head, model.ssm.d_state);
+    c.tie_embeddings = model.tie_embeddings;
+    c.dtype = model.dtype;
+    c.max_position_embeddings = model.max_position_embeddings;
+    return c;
+  };
+  const int64_t narrowest = std::max(head, model.d_model / head * head);
+  ModelConfig best = of(narrowest, 1);
+  const auto miss = [&](const ModelConfig& c) { return std::abs(CountParams(c).total - want); };
+  for (int64_t D = narrowest; D <= std::max(narrowest, 3 * model.d_model / 2); D += head) {
+    const int64_t least = CountParams(of(D, 1)).total, each = CountParams(of(D, 2)).total - least;
+    const ModelConfig one = of(D, std::max<int64_t>(1, 1 + (want - least + each / 2) / each));
+    if (miss(one) < miss(best)) best = one;
+  }
+  return best;
+}
 
 std::vector<std::string> PresetNames() {
   std::vector<std::string> names;

@@ -48,7 +48,7 @@ Batch Batch::Pack(const std::vector<std::vector<int64_t>>& documents, int64_t ch
     pos.push_back(pos.empty() ? T : pos.back() + 1);
   }
   const auto row = [](const std::vector<int64_t>& v) { return torch::tensor(v, torch::kInt64).unsqueeze(0); };
-  return {row(ids), row(targets), row(seq), row(pos)};
+  return {.ids = row(ids), .targets = row(targets), .seq_idx = row(seq), .pos = row(pos), .domain = {}};
 }
 
 Batch Batch::Stack(const std::vector<Batch>& rows) {
@@ -57,12 +57,13 @@ Batch Batch::Stack(const std::vector<Batch>& rows) {
     for (const Batch& row : rows) parts.push_back(row.*field);
     return torch::cat(parts, 0);
   };
-  return {cat(&Batch::ids), cat(&Batch::targets), cat(&Batch::seq_idx), cat(&Batch::pos)};
+  return {cat(&Batch::ids), cat(&Batch::targets), cat(&Batch::seq_idx), cat(&Batch::pos),
+          rows[0].domain.defined() ? cat(&Batch::domain) : Tensor()};
 }
 
 Batch Batch::To(torch::Device device) const {
   const auto to = [&](const Tensor& x) { return x.defined() ? x.to(device) : x; };
-  return {to(ids), to(targets), to(seq_idx), to(pos)};
+  return {to(ids), to(targets), to(seq_idx), to(pos), to(domain)};
 }
 
 Layout Layout::Make(const Batch& batch, int64_t chunk_len) {
@@ -87,6 +88,7 @@ Layout Layout::Make(const Batch& batch, int64_t chunk_len) {
   l.chunk_closed = real.all(2);
   l.chunk_first = chunks(begins).select(2, 0).contiguous();
   l.chunk_number = chunks(l.pos).select(2, 0).div(l.C, "floor");
+  if (batch.domain.defined()) l.chunk_domain = chunks(batch.domain).select(2, 0).contiguous();
   if (!l.real.all().item<bool>()) l.real_rows = torch::nonzero(l.real.view({-1})).squeeze(1);
   if (!l.one_document) {
     const bool aligned = (begins.logical_and(t.remainder(l.C) != 0)).any().item<bool>() == false;

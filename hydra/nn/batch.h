@@ -22,6 +22,7 @@ struct Batch {
   torch::Tensor targets;  // [B, T] int64, the next token, -100 on pads and last tokens; may be undefined
   torch::Tensor seq_idx;  // [B, T] int64, document number in the row, -1 for pads
   torch::Tensor pos;      // [B, T] int64, position in the document; pads count on
+  torch::Tensor domain;   // [B, T] int64, of the document: its place in MoeConfig::domains, -1 none; may be undefined
 
   // Rows of one document each, all of ids' length, padded right to a multiple of chunk_len. ids [B, n] int64.
   [[nodiscard]] static Batch OneDocumentPerRow(const torch::Tensor& ids, int64_t chunk_len);

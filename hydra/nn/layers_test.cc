@@ -239,6 +239,48 @@ TEST(Moe, LossesCountRealChunks) {
   EXPECT_NEAR(losses.z.item<double>(), 1e4, 1e-6);
 }
 
+TEST(Moe, TheDomainLossIsOfLabelledChunks) {
+  MoeConfig config;
+  config.n_experts = 4;
+  config.top_k = 2;
+  config.temperature = 2;
+  config.domains = {{.name = "a", .experts = {0, 1}}, {.name = "b", .experts = {1, 2, 3}}};
+  Batch batch = PackedBatch({20, 3}, 8, 48);  // 3 chunks, 1 chunk, 2 of pads
+  const auto labelled = [&](int64_t first, int64_t second) {
+    batch.domain = torch::where(batch.seq_idx == 0, first, torch::where(batch.seq_idx == 1, second, -1));
+    return Layout::Make(batch, 8);
+  };
+  Routes routes;
+  routes.ids = torch::tensor({0, 1, 0, 2, 2, 3, 1, 2, 0, 1, 0, 1}, torch::kInt64).view({1, 6, 2});
+  routes.route_weights = torch::full({1, 6, 2}, 0.5, torch::kFloat64);
+  const Tensor z = Randn({1, 6, 4}, 8).requires_grad_(true);
+  routes.router_logits = z;
+  const auto inside = [&](int64_t chunk, const std::vector<int64_t>& experts) {
+    const Tensor p = torch::softmax(z[0][chunk] / 2, -1);
+    double sum = 0;
+    for (const int64_t e : experts) sum += p[e].item<double>();
+    return -std::log(sum);
+  };
+  RouterLosses losses = LossesOfRouter(config, routes, labelled(0, 1), {});
+  const double want = inside(0, {0, 1}) + inside(1, {0, 1}) + inside(2, {0, 1}) + inside(3, {1, 2, 3});
+  EXPECT_NEAR(losses.domain.item<double>(), want / 4, 1e-12);
+  EXPECT_EQ(losses.in_set[0].item<double>(), 2 + 1 + 0 + 2);
+  EXPECT_EQ(losses.in_set[1].item<double>(), 8);
+  losses.domain.backward();
+  EXPECT_TRUE(z.grad().isfinite().all().item<bool>());
+  EXPECT_LT(z.grad()[0][0][0].item<double>(), 0);  // the set's own gain, the others lose
+  EXPECT_GT(z.grad()[0][0][2].item<double>(), 0);
+  EXPECT_EQ(z.grad()[0].slice(0, 4).abs().max().item<double>(), 0);  // pads
+  // Chunks without a label add nothing.
+  losses = LossesOfRouter(config, routes, labelled(-1, 1), {});
+  EXPECT_NEAR(losses.domain.item<double>(), inside(3, {1, 2, 3}) / 4, 1e-12);
+  EXPECT_EQ(losses.in_set[1].item<double>(), 2);
+  losses = LossesOfRouter(config, routes, labelled(-1, -1), {});
+  EXPECT_EQ(losses.domain.item<double>(), 0);
+  batch.domain = Tensor();
+  EXPECT_FALSE(LossesOfRouter(config, routes, Layout::Make(batch, 8), {}).domain.defined());
+}
+
 // ---- 9: landmarks ----
 
 // The training mask's words: p promoted, chunk(p) < c, (s_p, -p) >= theta_c; per chunk, without p <= t - W.

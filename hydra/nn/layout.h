@@ -25,6 +25,7 @@ struct Layout {
   torch::Tensor chunk_first;   // [B, n] bool: the first of its document
   torch::Tensor chunk_closed;  // [B, n] bool: all C tokens are real
   torch::Tensor chunk_number;  // [B, n] int64: pos / C
+  torch::Tensor chunk_domain;  // [B, n] int64: of the chunk's document, -1 none; undefined where none is known
 
   // Throws kData when a document does not begin at a multiple of C or pads are not at its end.
   static Layout Make(const Batch& batch, int64_t chunk_len);

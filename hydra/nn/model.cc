@@ -58,7 +58,7 @@ ForwardOut Model::Forward(const Batch& batch, const ForwardOptions& options) con
   options.controls.Validate(config_);
   const Layout layout = Layout::Make(batch, config_.chunk_len);
   Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
-  std::vector<Tensor> balance, z, load;
+  std::vector<Tensor> balance, z, load, domain, in_set;
   for (int i = 0; i < config_.n_layers(); ++i) {
     const BlockWeights& weights = *blocks_[static_cast<size_t>(i)];
     const BlockOut out = options.checkpoint_blocks && torch::GradMode::is_enabled()
@@ -69,10 +69,17 @@ ForwardOut Model::Forward(const Batch& batch, const ForwardOptions& options) con
     balance.push_back(out.router.balance);
     z.push_back(out.router.z);
     load.push_back(out.router.load);
+    if (!out.router.domain.defined()) continue;
+    domain.push_back(out.router.domain);
+    in_set.push_back(out.router.in_set);
   }
   ForwardOut result;
   result.hidden = RmsNorm(x, at(TensorRole::kFinalNorm), config_.norm_eps);
-  if (!load.empty()) result.router = {torch::stack(balance).mean(), torch::stack(z).mean(), torch::stack(load)};
+  if (!load.empty()) result.router = {torch::stack(balance).mean(), torch::stack(z).mean(), torch::stack(load), {}, {}};
+  if (!domain.empty()) {
+    result.router.domain_loss = torch::stack(domain).mean();
+    result.router.in_set = torch::stack(in_set).sum(0);
+  }
   return result;
 }
 
@@ -97,6 +104,8 @@ LossOut Model::Loss(const Batch& batch, const ForwardOptions& options, const Los
       loss.total = loss.total +
                    shares.chunks * options.balance_coef.value_or(config_.moe.aux_loss_coef) * out.router.balance_loss;
     loss.total = loss.total + shares.chunks * config_.moe.z_loss_coef * out.router.z_loss;
+    if (out.router.domain_loss.defined())
+      loss.total = loss.total + shares.chunks * config_.moe.domain_loss_coef * out.router.domain_loss;
   }
   return loss;
 }

@@ -23,6 +23,8 @@ struct RouterOut {
   torch::Tensor balance_loss;  // scalar, 1 when uniform; gradient through P only
   torch::Tensor z_loss;        // scalar
   torch::Tensor load;          // [n_moe, E] chunk assignments of this batch, no gradient
+  torch::Tensor domain_loss;   // scalar; it and in_set are undefined where the batch has no labels
+  torch::Tensor in_set;  // [2] choices from the set of a chunk's label, all choices of labelled chunks; all layers
 };
 
 // Means that the log shows (gates, slot use); filled when asked for, no gradients. See Model::CollectStats.
@@ -40,8 +42,8 @@ struct LossShares {
 };
 
 struct LossOut {
-  // total = targets * lm + chunks * (aux_loss_coef * balance (router_balance = loss) + z_loss_coef * z), the two
-  // factors being those of LossShares.
+  // total = targets * lm + chunks * (aux_loss_coef * balance (router_balance = loss) + z_loss_coef * z
+  // + domain_loss_coef * domain (with labels)), the two factors being those of LossShares.
   torch::Tensor total;    // scalar
   torch::Tensor lm;       // scalar, mean nats over targets
   int64_t n_targets = 0;  // targets that are not -100

@@ -59,6 +59,30 @@ Assignment Assign(const Routes& routes, const Layout& layout, int64_t n_experts)
   return out;
 }
 
+// Which experts are of a domain's set [n + 1, E] bool; the last row, which -1 takes, has all.
+Tensor DomainSets(const MoeConfig& config, const torch::Device& device) {
+  const auto n = static_cast<int64_t>(config.domains.size());
+  Tensor sets = torch::zeros({n + 1, config.n_experts}, torch::kBool);
+  for (int64_t i = 0; i < n; ++i)
+    for (const int64_t expert : config.domains[static_cast<size_t>(i)].experts) sets[i][expert] = true;
+  sets[n] = true;
+  return sets.to(device);
+}
+
+void AddDomainLoss(const MoeConfig& config, const Routes& routes, const Layout& layout, const Tensor& log_probability,
+                   RouterLosses* out) {
+  const Tensor domain = layout.chunk_domain;
+  const Tensor sets = DomainSets(config, domain.device());
+  const Tensor own = sets.index({domain.remainder(sets.size(0))});  // [B, n, E]; -1 is the last row
+  const Tensor labelled = layout.chunk_real & (domain >= 0);
+  const Tensor chosen = own.gather(2, routes.ids) & labelled.unsqueeze(-1);
+  out->in_set =
+      torch::stack({chosen.sum(), labelled.sum() * routes.ids.size(2)}).to(routes.route_weights.scalar_type());
+  constexpr double kOutside = -1e30;  // not -inf: its gradient is no number
+  const Tensor inside = torch::logsumexp(log_probability.masked_fill(~own, kOutside), {-1});
+  out->domain = -(inside * labelled).sum() / layout.chunk_real.sum();
+}
+
 }  // namespace
 
 Routes SelectExperts(const MoeConfig& config, const Tensor& router_logits, const Tensor& balance_bias,
@@ -117,6 +141,8 @@ RouterLosses LossesOfRouter(const MoeConfig& config, const Routes& routes, const
     return out;
   }
   const double tau = options.controls.router_temperature.value_or(config.temperature);
+  const Tensor log_probability = torch::log_softmax(routes.router_logits / tau, -1);
+  if (layout.chunk_domain.defined()) AddDomainLoss(config, routes, layout, log_probability, &out);
   const Tensor probability = torch::softmax(routes.router_logits / tau, -1);
   const Tensor mean_probability = (probability * real.unsqueeze(-1)).sum({0, 1}) / n_real;  // P_e
   const Tensor share = out.load / out.load.sum();                                           // f_e

@@ -29,9 +29,14 @@ struct RecomputedBlockFn : torch::autograd::Function<RecomputedBlockFn> {
     const BlockOut out = call->Run(x);  // apply() has switched gradients off
     ctx->save_for_backward({x});
     ctx->saved_data["call"] = c10::IValue::make_capsule(call);
-    if (!out.router.load.defined()) return {out.x};
-    ctx->mark_non_differentiable({out.router.load});
-    return {out.x, out.router.balance, out.router.z, out.router.load};
+    const RouterLosses& router = out.router;
+    if (!router.load.defined()) return {out.x};
+    if (!router.domain.defined()) {
+      ctx->mark_non_differentiable({router.load});
+      return {out.x, router.balance, router.z, router.load};
+    }
+    ctx->mark_non_differentiable({router.load, router.in_set});
+    return {out.x, router.balance, router.z, router.load, router.domain, router.in_set};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -43,6 +48,10 @@ struct RecomputedBlockFn : torch::autograd::Function<RecomputedBlockFn> {
     if (out.router.load.defined() && out.router.balance.requires_grad()) {
       outputs.insert(outputs.end(), {out.router.balance, out.router.z});
       output_grads.insert(output_grads.end(), {grads[1], grads[2]});
+      if (out.router.domain.defined()) {
+        outputs.push_back(out.router.domain);
+        output_grads.push_back(grads[4]);
+      }
     }
     torch::autograd::backward(outputs, output_grads);
     return {x.grad(), Tensor()};
@@ -56,7 +65,8 @@ BlockOut RecomputedBlock(const ModelConfig& config, int layer, const BlockWeight
   const auto out = RecomputedBlockFn::apply(x, c10::make_intrusive<BlockCall>(config, layer, w, layout, options));
   BlockOut result;
   result.x = out[0];
-  if (out.size() > 1) result.router = {out[1], out[2], out[3]};
+  if (out.size() > 1) result.router = {out[1], out[2], out[3], {}, {}};
+  if (out.size() > 4) result.router.domain = out[4], result.router.in_set = out[5];
   return result;
 }
 

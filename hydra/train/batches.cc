@@ -2,6 +2,7 @@
 // Packed rows to tensors.
 #include "hydra/train/batches.h"
 
+#include <algorithm>
 #include <span>
 #include <utility>
 
@@ -13,6 +14,7 @@ constexpr int64_t kNoTarget = -100;
 // One row, written in place; all spans have T entries, already filled with pads.
 struct RowSpans {
   std::span<int64_t> ids, targets, seq_idx, pos;
+  std::span<int64_t> domain;  // empty where no corpus has labels
 };
 
 int64_t FillRow(const Corpus& corpus, const std::vector<PlacedPiece>& pieces, const RowSpans& row) {
@@ -33,6 +35,7 @@ int64_t FillRow(const Corpus& corpus, const std::vector<PlacedPiece>& pieces, co
     }
     const size_t end = number + 1 < pieces.size() ? static_cast<size_t>(pieces[number + 1].offset) : row.ids.size();
     for (size_t i = at; i < end; ++i) row.pos[i] = static_cast<int64_t>(i - at);  // pads count on
+    if (!row.domain.empty()) std::ranges::fill(row.domain.subspan(at, n), corpus.Domain(piece.doc));
   }
   return n_targets;
 }
@@ -51,14 +54,17 @@ TokenBatch BatchOf(const std::vector<PackedRow>& packed, int64_t chunk, int64_t 
   }
   out.n_rows = static_cast<int64_t>(packed.size());
   const auto full = [&](int64_t value) { return torch::full({out.n_rows, seq_len}, value, torch::kInt64); };
-  out.batch = {.ids = full(0), .targets = full(kNoTarget), .seq_idx = full(-1), .pos = full(0)};
+  out.batch = {.ids = full(0), .targets = full(kNoTarget), .seq_idx = full(-1), .pos = full(0), .domain = {}};
+  if (std::ranges::any_of(packed, [](const PackedRow& row) { return row.corpus->has_domains(); }))
+    out.batch.domain = full(-1);
   const auto row_of = [&](const torch::Tensor& tensor, int64_t i) {
+    if (!tensor.defined()) return std::span<int64_t>();
     return std::span<int64_t>(tensor.data_ptr<int64_t>() + i * seq_len, static_cast<size_t>(seq_len));
   };
   for (int64_t i = 0; i < out.n_rows; ++i)
     out.n_targets += FillRow(*packed[static_cast<size_t>(i)].corpus, packed[static_cast<size_t>(i)].pieces,
                              {row_of(out.batch.ids, i), row_of(out.batch.targets, i), row_of(out.batch.seq_idx, i),
-                              row_of(out.batch.pos, i)});
+                              row_of(out.batch.pos, i), row_of(out.batch.domain, i)});
   return out;
 }
 

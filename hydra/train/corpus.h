@@ -28,6 +28,15 @@ class Corpus {
   [[nodiscard]] int64_t DocLength(int64_t doc) const;
   // Copies tokens [begin, begin + out.size()) of a document.
   void Read(int64_t doc, int64_t begin, std::span<int64_t> out) const;
+  // Names of the domains that documents are of; none in memory.
+  [[nodiscard]] const std::vector<std::string>& domains() const;
+  // The same documents, Domain() being places in `names`.
+  [[nodiscard]] Corpus WithDomains(const std::vector<std::string>& names) const;
+  // Place of a document's domain in the names of WithDomains; -1: none, another one, or names were not given.
+  [[nodiscard]] int Domain(int64_t doc) const;
+  [[nodiscard]] bool has_domains() const;
+  // The documents whose Domain() is `domain`.
+  [[nodiscard]] Corpus OfDomain(int domain) const;
   [[nodiscard]] bool has_mask() const;
   // 1 where the token counts in the loss when it is the one to be predicted.
   void ReadMask(int64_t doc, int64_t begin, std::span<uint8_t> out) const;
@@ -45,6 +54,10 @@ class Corpus {
   Corpus() = default;
   std::shared_ptr<const TokenDataset> shards_;  // or
   std::shared_ptr<const std::vector<std::vector<int32_t>>> memory_;
+  std::vector<int> domain_of_;  // of each of domains(): its place in the names that are wanted
+  std::shared_ptr<const std::vector<int64_t>> selected_;  // documents of OfDomain; null: all
+
+  [[nodiscard]] int64_t Source(int64_t doc) const { return selected_ ? (*selected_)[static_cast<size_t>(doc)] : doc; }
 };
 
 }  // namespace hydra::train

@@ -44,6 +44,14 @@ std::vector<std::string> ExpertWatch::Step(const torch::Tensor& load, int64_t de
   return alarms;
 }
 
+void ExpertWatch::StepLabels(const torch::Tensor& in_set, double domain_loss) {
+  if (!in_set.defined() || !std::isfinite(domain_loss)) return;
+  labels_[0] += in_set[0].item<double>();
+  labels_[1] += in_set[1].item<double>();
+  labels_[2] += domain_loss;
+  labels_[3] += 1;
+}
+
 void ExpertWatch::TakeMetrics(std::map<std::string, double>* values) {
   if (layers_.empty()) return;
   double cv = 0, dead = 0, least = 1;
@@ -65,22 +73,29 @@ void ExpertWatch::TakeMetrics(std::map<std::string, double>* values) {
   (*values)["moe/dead_experts"] = dead;
   (*values)["moe/load_min"] = least;
   std::fill(load_.begin(), load_.end(), 0.0);
+  if (labels_[1] > 0) (*values)["moe/in_set"] = labels_[0] / labels_[1];
+  if (labels_[3] > 0) (*values)["moe/domain_loss"] = labels_[2] / labels_[3];
+  std::fill(labels_.begin(), labels_.end(), 0.0);
 }
 
-nlohmann::ordered_json ExpertWatch::Save() const { return {{"load", load_}, {"unused", unused_}}; }
+nlohmann::ordered_json ExpertWatch::Save() const { return {{"load", load_}, {"unused", unused_}, {"labels", labels_}}; }
 
 void ExpertWatch::Load(const nlohmann::ordered_json& json, const std::string& where) {
-  std::vector<double> load;
+  std::vector<double> load, labels(labels_.size(), 0.0);
   std::vector<int64_t> unused;
   for (const char* key : {"load", "unused"})
     if (!json.is_object() || !json.contains(key)) throw Error(ErrorCode::kFormat, StrCat(where, ".", key, ": missing"));
   ReadJson(json["load"], where + ".load", &load);
   ReadJson(json["unused"], where + ".unused", &unused);
+  if (json.contains("labels")) ReadJson(json["labels"], where + ".labels", &labels);  // absent before labels were there
+  if (labels.size() != labels_.size())
+    throw Error(ErrorCode::kFormat, StrCat(where, ".labels: ", labels.size(), " numbers: must be ", labels_.size()));
   if (load.size() != load_.size() || unused.size() != unused_.size())
     throw Error(ErrorCode::kFormat,
                 StrCat(where, ": ", load.size(), " numbers, the model has ", load_.size(), " experts"));
   load_ = std::move(load);
   unused_ = std::move(unused);
+  labels_ = std::move(labels);
 }
 
 }  // namespace hydra::train

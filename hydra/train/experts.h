@@ -24,8 +24,10 @@ class ExpertWatch {
   // Takes the assignments [n, E] of one step. Returns a line for each expert that has now been without a chunk for
   // `dead_after` steps (0: none).
   std::vector<std::string> Step(const torch::Tensor& load, int64_t dead_after);
+  // Of a step's chunks with labels: see nn::RouterOut. Undefined: the step had none.
+  void StepLabels(const torch::Tensor& in_set, double domain_loss);
   // moe/load_cv, moe/dead_experts, moe/load_min and moe/load/LAYER/EXPERT (share of the layer's chunks) since the last
-  // call.
+  // call; with labels moe/domain_loss and moe/in_set, the share of choices that were from the set of a chunk's label.
   void TakeMetrics(std::map<std::string, double>* values);
 
   [[nodiscard]] nlohmann::ordered_json Save() const;
@@ -36,6 +38,8 @@ class ExpertWatch {
   size_t n_experts_;
   std::vector<double> load_;     // [n * E] since TakeMetrics
   std::vector<int64_t> unused_;  // [n * E] steps without a chunk
+  // Since TakeMetrics: choices from the own set, all choices of labelled chunks, sum of domain losses, their steps.
+  std::vector<double> labels_ = std::vector<double>(4, 0.0);
 };
 
 }  // namespace hydra::train

@@ -98,13 +98,14 @@ void CheckKeys(const Json& root, const std::string& where) {
   const std::vector<std::string> keys = RunConfigKeys(), sections = Sections();
   for (const auto& [section, fields] : root.items()) {
     if (section == "stage" || section == "curriculum") continue;  // read by ReadStages and TakeCurriculum
-    if (std::find(sections.begin(), sections.end(), section) == sections.end())
+    const bool known = section == "moe" || std::find(sections.begin(), sections.end(), section) != sections.end();
+    if (!known)
       throw Error(ErrorCode::kConfig,
                   StrCat(where, ": unknown section [", section, "]", DidYouMean(section, sections)));
     if (!fields.is_object())
       throw Error(ErrorCode::kConfig,
                   StrCat(where, ": ", section, " = ", JsonExcerpt(fields), ": must be a section [", section, "]"));
-    if (section == "model") continue;
+    if (section == "model" || section == "moe") continue;  // the model's keys, and TakeMoe's
     for (const auto& [key, ignored] : fields.items()) {
       const std::string name = section + "." + key;
       if (std::find(keys.begin(), keys.end(), name) == keys.end())
@@ -130,6 +131,26 @@ void TakeCurriculum(const Json& root, const std::string& where, RunConfig* confi
   config->curriculum.clear();
 }
 
+// Keys of [moe] and the keys of config.json that they stand for.
+constexpr std::pair<const char*, const char*> kMoeKeys[] = {{"domains", "expert_domains"},
+                                                            {"domain_coef", "expert_domain_loss_coef"}};
+
+// [moe]: domains = { NAME = [experts], .. }, domain_coef.
+void TakeMoe(const Json& root, const std::string& where, nlohmann::json* overrides) {
+  if (!root.contains("moe")) return;
+  std::vector<std::string> known;
+  for (const auto& [key, ignored] : kMoeKeys) known.emplace_back(key);
+  for (const auto& [key, value] : root["moe"].items()) {
+    const auto* const at = std::ranges::find(kMoeKeys, key, [](const auto& pair) { return std::string(pair.first); });
+    if (at == std::end(kMoeKeys))
+      throw Error(ErrorCode::kConfig, StrCat(where, ": unknown key moe.", key, DidYouMean(key, known)));
+    if (root.contains("model") && root["model"].contains(at->second))
+      throw Error(ErrorCode::kConfig,
+                  StrCat(where, ": moe.", key, " and model.", at->second, ": only one can be given"));
+    (*overrides)[at->second] = value;
+  }
+}
+
 // Takes what `root` holds into `config`.
 void Apply(const Json& root, const std::string& where, RunConfig* config) {
   CheckKeys(root, where);
@@ -143,14 +164,14 @@ void Apply(const Json& root, const std::string& where, RunConfig* config) {
   };
   VisitRunFields(read, *config);
   TakeCurriculum(root, where, config);
-  if (!root.contains("model")) return;
+  auto overrides = nlohmann::json::parse(config->model.overrides);  // sorted: each key is found in no time
+  TakeMoe(root, where, &overrides);
+  const Json model = root.contains("model") ? root["model"] : Json::object();
   // A later preset or config replaces an earlier one, it does not stand beside it.
-  const Json& model = root["model"];
   if (model.contains("preset") && !model.contains("config") && !config->model.preset.empty())
     config->model.config.clear();
   if (model.contains("config") && !model.contains("preset") && !config->model.config.empty())
     config->model.preset.clear();
-  auto overrides = nlohmann::json::parse(config->model.overrides);  // sorted: each key is found in no time
   for (const auto& [key, value] : model.items())
     if (key != "preset" && key != "config") overrides[key] = value;
   config->model.overrides = overrides.dump();
@@ -228,7 +249,7 @@ std::string RunToml(const RunConfig& config) {
       // The keys of config.json end their section.
       if (section == "model") {
         const auto overrides = nlohmann::json::parse(config.model.overrides);
-        for (const auto& [k, v] : overrides.items()) out += StrCat(k, " = ", v.dump(), "\n");
+        for (const auto& [k, v] : overrides.items()) out += StrCat(k, " = ", TomlText(v), "\n");
       }
       section = key.substr(0, dot);
       out += StrCat(out.empty() ? "" : "\n", "[", section, "]\n");

@@ -372,6 +372,8 @@ std::vector<std::string> WatchableSeries() {
                                  "moe/dead_experts",
                                  "moe/balance_loss",
                                  "moe/z_loss",
+                                 "moe/domain_loss",
+                                 "moe/in_set",
                                  "pkm/rows_hit",
                                  "pkm/gate",
                                  "gate/ssm",

@@ -43,7 +43,10 @@ Corpus EveryThirdMasked(const std::string& folder) {
 }
 
 RowMix SameRows(const TrainerOptions& options) {
-  return RowMix({{"", options.train}}, {.chunk_len = options.model.chunk_len, .seed = static_cast<uint64_t>(kSeed)});
+  std::vector<std::string> domains;
+  for (const ExpertDomain& domain : options.model.moe.domains) domains.push_back(domain.name);
+  return RowMix({{"", options.train.WithDomains(domains)}},
+                {.chunk_len = options.model.chunk_len, .seed = static_cast<uint64_t>(kSeed)});
 }
 
 TEST(Step, WithoutTargetsItIsSkippedAndCounted) {
@@ -101,14 +104,19 @@ TEST(Step, DataWithoutAnyTargetIsRefused) {
 TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
   std::vector<std::vector<int32_t>> documents;
   std::vector<std::vector<uint8_t>> masks;
+  std::vector<int> domains;
   for (int i = 0; i < 60; ++i) {
     documents.push_back(RandomDocuments(static_cast<uint64_t>(i), 1, 300, 64)[0]);
+    domains.push_back(i % 4 - 1 > 1 ? -1 : i % 4 - 1);
     documents.back().resize(i % 3 == 0 ? kRow : 2, 9);
     masks.emplace_back(documents.back().size(), i % 6 == 0 ? 0 : 1);
   }
   TempDir data;
-  TrainerOptions options =
-      StepOptions(MaskedCorpus(data.path(), documents, masks), {"optim.steps=1", "optim.accum=8", "optim.clip=0"});
+  TrainerOptions options = StepOptions(MaskedCorpus(data.path(), documents, masks, domains),
+                                       {"optim.steps=1", "optim.accum=8", "optim.clip=0"});
+  // Sets in another order than the shards' names, so that numbers must be translated.
+  options.model.moe.domains = {{.name = "odd", .experts = {0, 1}}, {.name = "even", .experts = {2, 3}}};
+  options.model.moe.domain_loss_coef = 0.4;
   options.model.moe.aux_loss_coef = 0.3;
   options.model.moe.z_loss_coef = 0.2;
   options.dtype = torch::kFloat64;
@@ -124,6 +132,12 @@ TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
       ++left_out;
       continue;
     }
+    for (int64_t t = 0; t < kRow; ++t) {
+      const int64_t piece = batch.batch.seq_idx[0][t].item<int64_t>();
+      if (piece < 0) continue;
+      const int domain = domains[static_cast<size_t>(batch.row_documents[0][static_cast<size_t>(piece)])];
+      EXPECT_EQ(batch.batch.domain[0][t].item<int64_t>(), domain < 0 ? -1 : 1 - domain);
+    }
     EXPECT_EQ(batch.n_chunks, nn::Batch(batch.batch).seq_idx.slice(1, 0, kRow, 8).ge(0).sum().item<int64_t>());
     n_targets += static_cast<double>(batch.n_targets);
     n_chunks += static_cast<double>(batch.n_chunks);
@@ -137,7 +151,9 @@ TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
     const double targets = static_cast<double>(batch.n_targets) / n_targets,
                  chunks = static_cast<double>(batch.n_chunks) / n_chunks;
     differ |= std::abs(targets - chunks) > 0.02;
-    (targets * out.lm + chunks * (0.3 * out.router.balance_loss + 0.2 * out.router.z_loss)).backward();
+    (targets * out.lm +
+     chunks * (0.3 * out.router.balance_loss + 0.2 * out.router.z_loss + 0.4 * out.router.domain_loss))
+        .backward();
   }
   ASSERT_TRUE(differ);
   options.after_backward = [&](int64_t, nn::Model& model) {

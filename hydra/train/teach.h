@@ -41,9 +41,9 @@ struct TeachReport {
   int64_t facts = 0, trained = 0, held_out = 0;  // facts; ways to ask that were trained, and that were not
   // Shares of answers that follow to the last token, greedily, before and after: of trained and of held-out questions.
   double trained_before = 0, trained_after = 0, held_out_before = 0, held_out_after = 0;
-  double mean_gate = 0;            // beta, mean over the tokens of the questions and the sites
-  int64_t rows = 0, numbers = 0;   // rows that moved; numbers that could
-  std::optional<MemoryPack> pack;  // of kTable
+  double mean_gate = 0;                 // beta, mean over the tokens of the questions and the sites
+  int64_t rows = 0, numbers = 0;        // rows that moved; numbers that could
+  std::optional<MemoryPack> pack = {};  // of kTable
 };
 
 // Teaches `model` in place; with kTable all but rows of its table keep their bits. `base`: of the pack. Throws kUsage

@@ -58,14 +58,15 @@ inline std::vector<std::vector<int32_t>> RandomDocuments(uint64_t seed, int n_do
   return documents;
 }
 
-// The same documents from a shard on disk in which masks[i] says what counts in the loss of document i.
+// The same documents from a shard on disk in which masks[i] says what counts in the loss of document i, and
+// domains[i] which of "even" and "odd" it is.
 inline Corpus MaskedCorpus(const std::string& folder, const std::vector<std::vector<int32_t>>& documents,
-                           const std::vector<std::vector<uint8_t>>& masks) {
+                           const std::vector<std::vector<uint8_t>>& masks, const std::vector<int>& domains = {}) {
   const Sha256Digest tokenizer = Sha256::Of("tokenizer");
   DataManifest::Shard row{.file = "train-00001-of-00001.tok", .split = "train", .counts = {}};
   TokenShardWriter writer(folder + "/" + row.file, 64, tokenizer);
   for (size_t i = 0; i < documents.size(); ++i) {
-    writer.AddDocument(documents[i], masks[i]);
+    writer.AddDocument(documents[i], masks[i], domains.empty() ? -1 : domains[i]);
     ++row.counts.documents;
     row.counts.tokens += static_cast<int64_t>(documents[i].size());
   }
@@ -73,6 +74,7 @@ inline Corpus MaskedCorpus(const std::string& folder, const std::vector<std::vec
   DataManifest manifest;
   manifest.tokenizer_sha256 = Hex(tokenizer);
   manifest.vocab_size = 64;
+  if (!domains.empty()) manifest.domains = {"even", "odd"};
   manifest.shards.push_back(row);
   manifest.Save(folder);
   return Corpus::Open(folder, "train", {});

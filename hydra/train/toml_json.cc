@@ -91,4 +91,12 @@ Json ParseTomlValue(const std::string& text, const std::string& where, const std
   return ToJson(*table.get("v"), where, key);
 }
 
+std::string TomlText(const nlohmann::json& value) {
+  if (!value.is_object()) return value.dump();  // JSON's lists and escapes are TOML's, too
+  std::string text;
+  for (const auto& [key, field] : value.items())
+    text += StrCat(text.empty() ? "" : ", ", nlohmann::json(key).dump(), " = ", TomlText(field));
+  return StrCat("{", text, "}");
+}
+
 }  // namespace hydra::train

@@ -14,4 +14,7 @@ namespace hydra::train {
 // The value of KEY=VALUE; what is no TOML value is text: --set model.preset=hydra-nano.
 [[nodiscard]] Json ParseTomlValue(const std::string& text, const std::string& where, const std::string& key);
 
+// A JSON value in one line of TOML: {a = 1} for {"a": 1}.
+[[nodiscard]] std::string TomlText(const nlohmann::json& value);
+
 }  // namespace hydra::train

@@ -42,8 +42,17 @@ void CheckFits(const TrainerOptions& options) {
 }
 
 std::vector<std::pair<std::string, Corpus>> Corpora(const TrainerOptions& options) {
-  std::vector<std::pair<std::string, Corpus>> all{{options.run.data.dir, options.train}};
-  for (const auto& [path, corpus] : options.mixed) all.emplace_back(path, corpus);
+  std::vector<std::string> domains;
+  for (const ExpertDomain& domain : options.model.moe.domains) domains.push_back(domain.name);
+  std::vector<std::pair<std::string, Corpus>> all{{options.run.data.dir, options.train.WithDomains(domains)}};
+  for (const auto& [path, corpus] : options.mixed) all.emplace_back(path, corpus.WithDomains(domains));
+  for (const std::string& domain : domains)
+    if (std::ranges::none_of(all, [&](const auto& corpus) {
+          return std::ranges::find(corpus.second.domains(), domain) != corpus.second.domains().end();
+        }))
+      throw Error(ErrorCode::kConfig,
+                  StrCat("expert_domains.", domain, ": no document of ", options.run.data.dir,
+                         " is of that domain: hydralm data build --domain-field KEY gives documents their domains"));
   return all;
 }
 
@@ -141,7 +150,7 @@ TrainResult Trainer::Impl::Run(int64_t until) {
 
 StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
   const nn::ForwardOptions forward = curriculum_.ForwardAt(now_.step);
-  Tensor loss, lm, balance, z;
+  Tensor loss, lm, balance, z, domain;
   const auto add = [](Tensor* sum, const Tensor& value, double share) {
     if (!value.defined()) return;
     const Tensor part = value.detach() * share;
@@ -164,12 +173,15 @@ StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
     add(&lm, out.lm, shares.targets);
     add(&balance, out.router.balance_loss, shares.chunks);
     add(&z, out.router.z_loss, shares.chunks);
-    if (out.router.load.defined()) sums.load = sums.load.defined() ? sums.load + out.router.load : out.router.load;
+    add(&sums.load, out.router.load, 1);
+    add(&sums.in_set, out.router.in_set, 1);
+    add(&domain, out.router.domain_loss, shares.chunks);
   }
   sums.loss = loss.item<double>();
   sums.lm = lm.item<double>();
   if (balance.defined()) sums.balance = balance.item<double>();
   if (z.defined()) sums.z = z.item<double>();
+  if (domain.defined()) sums.domain = domain.item<double>();
   return sums;
 }
 
@@ -208,6 +220,7 @@ void Trainer::Impl::TrainStep() {
   }
   idle_since_ = Seconds();
   for (const std::string& alarm : experts_.Step(sums.load, options_.run.guard.dead_expert_steps)) Warn(alarm);
+  experts_.StepLabels(sums.in_set, sums.domain);
 
   ++now_.step;
   now_.tokens += batches.n_read;

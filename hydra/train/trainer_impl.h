@@ -31,6 +31,8 @@ struct StepSums {
   double balance = kNone, z = kNone;  // NaN without experts
   double grad_norm = kNone;           // before clipping
   torch::Tensor load;                 // [n_moe, E]; undefined without experts
+  torch::Tensor in_set;               // [2], see nn::RouterOut; undefined without labels, where domain is NaN
+  double domain = kNone;
 };
 
 class Trainer::Impl {

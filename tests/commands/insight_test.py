@@ -2,6 +2,7 @@
 # ctest: timeout=300
 # The verbs that look into a model, from outside: xray, state, eval controls with --budget, train --teach with --memory.
 # Not here: what traces, states and packs hold (hydra/runtime tests).
+import csv
 import json
 import os
 import sys
@@ -197,6 +198,49 @@ class Trained(InsightTest):
         self.refuse(self.verb("train", "--teach", facts, *flags), "-o")
         self.refuse(self.verb("train", "--teach", facts, "--data", self.data, "-o", "x"), "--init")
         self.refuse(self.verb("train", "--teach", self.path("none"), *flags, "-o", "x"), "none")
+
+    def test_routing_is_learned_from_labels(self):
+        lines, data, tokens = self.path("lines.jsonl"), self.path("data"), []
+        for seed in range(80):
+            words = make_text(2 + seed % 2, 2000).split()[20 * (seed // 2):][:90]
+            tokens.append(json.dumps({"text": " ".join(words), "kind": ("first", "second")[seed % 2]}))
+        Path(lines).write_text("\n".join(tokens))
+        self.done("data", "build", lines, "--tokenizer", self.tokenizer, "--domain-field", "kind", "--val", "0.2",
+                  "-q", "-o", data)
+        self.assertIn("first, second", self.done("data", "info", data))
+        run_file, folder = self.path("run.toml"), self.path("run")
+        Path(run_file).write_text("[moe]\ndomains = { first = [0, 1], second = [2, 3] }\ndomain_coef = 2\n")
+        flags = ("--init", self.models["hydra"], "--data", data, "--steps", "300", "--set", "optim.seq_len=128",
+                 "--set", "optim.batch_rows=4", "--set", "optim.lr=1e-2", "--set", "optim.warmup_steps=10", "-q")
+        self.done("train", "-C", run_file, *flags, "--run", folder)
+        with open(f"{folder}/train.csv", encoding="utf-8") as table:
+            rows = list(csv.DictReader(table))
+        self.assertGreater(float(rows[-1]["moe/in_set"]), 0.75)  # the first chunk of a text can hardly know
+        self.assertLess(float(rows[-1]["moe/domain_loss"]), float(rows[0]["moe/domain_loss"]))
+        model = f"{folder}/model"
+        measured = json.loads(self.done("eval", "domains", "-m", model, "--data", data, "--json"))["domains"]
+        self.assertEqual([row["domain"] for row in measured], ["first", "second"])
+        for row in measured:
+            self.assertGreater(row["in_set"], 0.65)
+            self.assertEqual(row["chance"], 0.5)
+            own = row["forced"][row["domain"]]
+            self.assertLess(own + 0.2, max(row["forced"].values()))
+            self.assertAlmostEqual(own, row["bits_per_byte"], delta=0.05)
+        self.assertEqual(len(self.done("eval", "domains", "-m", model, "--data", data).splitlines()), 4)
+        same = self.path("a.npy"), self.path("b.npy")
+        ids = ("--ids", "3,4,5,6,7,8,9,10")
+        self.done("logits", "-m", model, *ids, "-o", same[0], "--control", "domain=second")
+        self.done("logits", "-m", model, *ids, "-o", same[1], "--control", "ban_experts=0,1")
+        self.assertEqual(Path(same[0]).read_bytes(), Path(same[1]).read_bytes())
+        self.refuse(self.verb("logits", "-m", model, *ids, "-o", "x", "--control", "domain=third"), "domain=third",
+                    "first,second")
+        self.refuse(self.verb("logits", "-m", "hydra", *ids, "-o", "x", "--control", "domain=first"), "no domains")
+        self.refuse(self.verb("eval", "domains", "-m", "hydra", "--data", data), "no domains")
+        self.refuse(self.verb("eval", "domains", "-m", model, "--data", self.data), "--domain-field")
+        bad = ("train", *flags, "--run", self.path("bad"))
+        self.refuse(self.verb(*bad, "--set", "moe.domains={third=[0,1]}"), "third", "--domain-field")
+        self.refuse(self.verb(*bad, "--set", "moe.domians={}"), "moe.domians", "did you mean domains")
+        self.refuse(self.verb(*bad, "--set", "moe.domains={first=[0,9]}"), "first", "0 to 3")
 
 
 if __name__ == "__main__":
