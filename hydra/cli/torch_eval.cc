@@ -15,6 +15,7 @@
 #include "hydra/cli/verbs.h"
 #include "hydra/eval/control_losses.h"
 #include "hydra/eval/domain_losses.h"
+#include "hydra/eval/expert_sparsity.h"
 #include "hydra/eval/perplexity.h"
 #include "hydra/io/file.h"
 
@@ -27,6 +28,12 @@ struct EvalFlags {
   int64_t ctx = 0, max_tokens = 0;
   TextFlags special;
 };
+
+std::string Joined(const std::vector<std::string>& words, const char* between) {
+  std::string text;
+  for (const std::string& word : words) text += StrCat(text.empty() ? "" : between, word);
+  return text;
+}
 
 void PrintTable(const eval::PerplexityResult& result) {
   std::printf("loss %.4f nats a token | perplexity %.3f | %.4f bits per byte\n", result.loss(), result.perplexity(),
@@ -103,11 +110,61 @@ int EvalDomains(const EvalFlags& flags, nn::Model& model, const Tokenizer& token
   return kDone;
 }
 
+// A line for each layer, then their mean.
+int EvalSparsity(const EvalFlags& flags, nn::Model& model, const Tokenizer& tokenizer,
+                 const eval::PerplexityOptions& options, const CommonFlags& common) {
+  constexpr int64_t kDeadAfter = 1'000'000;
+  const nn::SparsityByLayer counted =
+      eval::MeasureSparsity(model, tokenizer, flags.data, flags.split, options);
+  std::vector<std::string> head{"layer", "TLS"};
+  for (const int64_t window : SparsityCounter::kWindows) head.push_back(StrCat("CLS_", window));
+  head.insert(head.end(), {"reuse", "union of 8", "dead"});
+  std::vector<double> means(head.size() - 1, 0);
+  std::vector<std::vector<double>> rows;
+  for (const auto& [layer, counter] : counted) {
+    std::vector<double> row{counter.token_sparsity()};
+    for (const int64_t window : SparsityCounter::kWindows) row.push_back(counter.chunk_sparsity(window));
+    row.insert(row.end(), {counter.reuse(), counter.union_growth(8), static_cast<double>(counter.dead(kDeadAfter))});
+    for (size_t i = 0; i < row.size(); ++i) means[i] += row[i] / static_cast<double>(counted.size());
+    rows.push_back(std::move(row));
+  }
+  if (common.json) {
+    Json layers = Json::array();
+    const auto json_of = [&](const std::vector<double>& row) {
+      Json json = Json::object();
+      for (size_t i = 0; i < row.size(); ++i) json[head[i + 1]] = std::isfinite(row[i]) ? Json(row[i]) : Json();
+      return json;
+    };
+    size_t at = 0;
+    for (const auto& [layer, counter] : counted) {
+      layers.push_back(json_of(rows[at++]));
+      layers.back()["layer"] = layer;
+      layers.back()["tokens"] = counter.tokens();
+      layers.back()["active_experts"] = counter.histogram();
+    }
+    std::puts(Json{{"layers", layers}, {"mean", json_of(means)}}.dump().c_str());
+    return kDone;
+  }
+  if (common.quiet) return kDone;
+  std::string line = "|";
+  for (size_t i = 0; i < head.size(); ++i) line += " ---: |";
+  std::printf("| %s |\n%s\n", Joined(head, " | ").c_str(), line.c_str());
+  const auto print = [&](const std::string& name, const std::vector<double>& row) {
+    std::printf("| %s |", name.c_str());
+    for (size_t i = 0; i + 1 < row.size(); ++i) std::printf(std::isfinite(row[i]) ? " %.4f |" : " |", row[i]);
+    std::printf(" %g |\n", row.back());
+  };
+  size_t at = 0;
+  for (const auto& [layer, counter] : counted) print(std::to_string(layer), rows[at++]);
+  print("mean", means);
+  return kDone;
+}
+
 int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
-  if (const std::vector<std::string> known{"ppl", "controls", "domains"};
+  if (const std::vector<std::string> known{"ppl", "controls", "domains", "sparsity"};
       std::ranges::find(known, flags.task) == known.end())
     throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known),
-                                          ": ppl, controls and domains are known"));
+                                          ": ", Joined(known, ", "), " are known"));
   if (flags.task != "ppl" && !flags.file.empty())
     throw Error(ErrorCode::kUsage, StrCat("eval ", flags.task, ": give --data DIR"));
   if (flags.task != "controls" && !flags.output.empty())
@@ -127,6 +184,7 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
   if (flags.task == "controls" && options.forward.controls != Controls())
     throw Error(ErrorCode::kUsage, "eval controls: measures settings of its own: leave --control and its like out");
   if (flags.task == "controls") return EvalControls(flags, model, tokenizer, options, common);
+  if (flags.task == "sparsity") return EvalSparsity(flags, model, tokenizer, options, common);
   if (flags.task == "domains") return EvalDomains(flags, model, tokenizer, options, common);
   const eval::PerplexityResult result =
       flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
@@ -150,7 +208,7 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
   verb->add_option(
           "task,--task", flags->task,
           "ppl: loss, perplexity, bits per byte; controls: the loss of each setting of controls, for --budget;\n"
-          "domains: the loss of each domain with each set of experts")
+          "domains: the loss of each domain with each set of experts; sparsity: of BlockFFN's layers")
       ->type_name("TASK");
   AddModelFlags(verb, &flags->model);
   verb->add_option("--data", flags->data, "folder of token shards")->type_name("DIR");

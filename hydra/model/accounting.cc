@@ -22,6 +22,9 @@ int64_t SsmLayers(const ModelConfig& c) {
 int64_t FullLayers(const ModelConfig& c) {
   return CountLayers(c, [](const LayerConfig& l) { return l.attention == AttentionKind::kFull; });
 }
+int64_t LatentLayers(const ModelConfig& c) {
+  return CountLayers(c, [](const LayerConfig& l) { return l.attention == AttentionKind::kLatent; });
+}
 int64_t SparseLayers(const ModelConfig& c) {
   return CountLayers(c, [](const LayerConfig& l) { return l.attention == AttentionKind::kSparse; });
 }
@@ -68,6 +71,12 @@ int64_t ScanFlops(const ModelConfig& c, FlopForm form) {
 
 // Score and weighted sum: 2 Dh each for every query head and key.
 int64_t FlopsPerKey(const ModelConfig& c) { return 4 * c.attention.n_heads * c.attention.head_dim; }
+
+// The same in a latent layer, expanded to heads as training has it: keys and values of each head.
+int64_t LatentFlopsPerKey(const ModelConfig& c) {
+  const LatentConfig& l = c.attention.latent;
+  return 2 * c.attention.n_heads * (l.d_key() + l.d_value);
+}
 
 // Read: scores against S slots and their sum, 2 S r each; write: the same for the token's share of every slot.
 int64_t WorkspaceFlops(const ModelConfig& c) { return WorkspaceSites(c) * 8 * c.workspace.n_slots * c.workspace.rank; }
@@ -214,7 +223,8 @@ Flops FlopsPerToken(const ModelConfig& config, int64_t ctx, FlopForm form) {
   const int64_t sparse_keys = std::min(ctx, config.attention.window) + PoolSize(config, ctx / config.chunk_len);
   Flops flops;
   flops.linear = LinearFlops(config);
-  flops.attention = FlopsPerKey(config) * (FullLayers(config) * ctx + SparseLayers(config) * sparse_keys);
+  flops.attention = FlopsPerKey(config) * (FullLayers(config) * ctx + SparseLayers(config) * sparse_keys) +
+                    LatentFlopsPerKey(config) * LatentLayers(config) * ctx;
   flops.scan = ScanFlops(config, form);
   flops.workspace = WorkspaceFlops(config);
   return flops;
@@ -228,13 +238,17 @@ double MeanForwardFlops(const ModelConfig& config, int64_t tokens) {
     for (int64_t t = 0; t < tokens; ++t) sparse += SparseKeys(config, t);
   const double keys = static_cast<double>(FullLayers(config)) * full +
                       static_cast<double>(SparseLayers(config)) * sparse / static_cast<double>(tokens);
-  return FlopsWithoutKeys(config) + keys * static_cast<double>(FlopsPerKey(config));
+  const double latent = static_cast<double>(LatentLayers(config) * LatentFlopsPerKey(config)) * full;
+  return FlopsWithoutKeys(config) + keys * static_cast<double>(FlopsPerKey(config)) + latent;
 }
 
 DocumentFlops::DocumentFlops(const ModelConfig& config, int64_t longest)
     : per_token_(FlopsWithoutKeys(config)),
       per_key_(static_cast<double>(FlopsPerKey(config))),
-      full_layers_(static_cast<double>(FullLayers(config))),
+      full_layers_(static_cast<double>(FullLayers(config)) +
+                   (LatentLayers(config) > 0 ? static_cast<double>(LatentLayers(config) * LatentFlopsPerKey(config)) /
+                                                   static_cast<double>(FlopsPerKey(config))
+                                             : 0)),
       sparse_layers_(static_cast<double>(SparseLayers(config))),
       sparse_keys_(static_cast<size_t>(longest) + 1) {
   for (size_t t = 0; t + 1 < sparse_keys_.size() && sparse_layers_ > 0; ++t)

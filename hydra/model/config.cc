@@ -53,6 +53,26 @@ class Loader {
     ReadSites("pkm_layers", c, &LayerConfig::pkm);
   }
 
+  // Hydra's blocks have chunk experts, or BlockFFN layers in their place.
+  void MoeKind(ModelConfig& c) {
+    std::string kind = c.HasFfn(FfnKind::kBlockFfn) ? "blockffn" : "chunk";
+    if (const Json* value = Find("moe_kind")) ReadJson(*value, Field("moe_kind"), &kind);
+    if (kind != "chunk" && kind != "blockffn")
+      throw Error(ErrorCode::kConfig, StrCat(Field("moe_kind"), " = \"", kind, "\": must be chunk or blockffn"));
+    const bool block = kind == "blockffn", was = c.HasFfn(FfnKind::kBlockFfn);
+    for (LayerConfig& layer : c.layers)
+      if (layer.ffn != FfnKind::kNone) layer.ffn = block ? FfnKind::kBlockFfn : FfnKind::kChunkMoe;
+    const Json* size = Find("expert_size");
+    if (size != nullptr && size->is_null()) size = nullptr;
+    if (block && size == nullptr && !was)
+      throw Error(ErrorCode::kConfig, StrCat(Field("expert_size"), " is missing: moe_kind = \"blockffn\" needs it"));
+    if (!block && size != nullptr)
+      throw Error(ErrorCode::kConfig, StrCat(Field("expert_size"), " = ", JsonExcerpt(*size),
+                                             ": only for moe_kind = \"blockffn\"; chunk experts have "
+                                             "moe_intermediate_size"));
+    if (size != nullptr) ReadJson(*size, Field("expert_size"), &c.moe.d_expert);
+  }
+
   void Domains(MoeConfig& moe) {
     if (const Json* coef = Find("expert_domain_loss_coef"))
       ReadJson(*coef, Field("expert_domain_loss_coef"), &moe.domain_loss_coef);
@@ -181,6 +201,11 @@ class Saver {
     json_["workspace_layers"] = Sites(c, &LayerConfig::workspace);
     json_["pkm_layers"] = Sites(c, &LayerConfig::pkm);
   }
+  void MoeKind(const ModelConfig& c) {
+    const bool block = c.HasFfn(FfnKind::kBlockFfn);
+    json_["moe_kind"] = block ? "blockffn" : "chunk";
+    json_["expert_size"] = block ? Json(c.moe.d_expert) : Json();
+  }
   void Domains(const MoeConfig& moe) {
     if (moe.domains.empty()) return;
     for (const ExpertDomain& domain : moe.domains) json_["expert_domains"][domain.name] = domain.experts;
@@ -210,6 +235,7 @@ class RangeChecker {
   template <class T>
   void operator()(const char*, const T&) const {}
   void Layers(const ModelConfig&) const {}
+  void MoeKind(const ModelConfig&) const {}
   void Domains(const MoeConfig& moe) const { Check("expert_domain_loss_coef", moe.domain_loss_coef, {0, 1e6}); }
   void Fixed(const char*, const char*) const {}
 
@@ -237,6 +263,9 @@ class Rules {
       Require(c_.moe.top_k <= c_.moe.n_experts, "num_experts_per_tok", c_.moe.top_k,
               "must be 1 to num_experts = ", c_.moe.n_experts);
     CheckDomains();
+    if (c_.HasFfn(FfnKind::kBlockFfn)) CheckBlockFfn();
+    if (c_.HasAttention(AttentionKind::kLatent))
+      Require(c_.attention.latent.d_rope % 2 == 0, "qk_rope_head_dim", c_.attention.latent.d_rope, "must be even");
     if (c_.HasFfn(FfnKind::kDense)) Require(c_.d_ff >= 1, "intermediate_size", c_.d_ff, "must be at least 1");
     if (c_.HasWorkspace())
       Require(c_.workspace.write_slots <= c_.workspace.n_slots, "workspace_write_slots", c_.workspace.write_slots,
@@ -290,6 +319,14 @@ class Rules {
                           x(c_.pkm.n_heads) * x(c_.pkm.d_key) + x(c_.pkm.d_value) + 8 * D;
     at_most("hidden_size", c_.d_model, "times all other widths and layers", D * (L * widths + 2 * x(c_.vocab_size)),
             48);
+  }
+
+  void CheckBlockFfn() const {
+    constexpr int64_t kUnit = 16;  // numbers of a vector of the decode kernels
+    Require(c_.moe.d_expert % kUnit == 0, "expert_size", c_.moe.d_expert, "must be a multiple of ", kUnit);
+    if (c_.moe.routing == BlockRouting::kTopK)
+      Require(c_.moe.top_k <= c_.moe.n_experts, "num_experts_per_tok", c_.moe.top_k,
+              "must be 1 to num_experts = ", c_.moe.n_experts);
   }
 
   void CheckDomains() const {
@@ -393,6 +430,13 @@ ModelConfig FromJson(const Json& json, const std::string& where, std::vector<std
 
 }  // namespace
 
+double ModelConfig::residual_scale() const {
+  return scale_depth > 0 ? scale_depth / std::sqrt(static_cast<double>(n_layers())) : 1;
+}
+double ModelConfig::head_scale() const {
+  return dim_model_base > 0 ? dim_model_base / static_cast<double>(d_model) : 1;
+}
+
 bool ModelConfig::HasSsm() const {
   return std::any_of(layers.begin(), layers.end(), [](const LayerConfig& l) { return l.ssm; });
 }
@@ -494,6 +538,7 @@ const char* FamilyName(Family family) {
     case Family::kMamba2: return "mamba2";
     case Family::kQwen2: return "qwen2";
     case Family::kQwen3: return "qwen3";
+    case Family::kMiniCpm: return "minicpm";
   }
   return "?";
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a model is: plain structs with defaults, one for every family (Hydra, Llama, Mamba-2, Qwen 2 and 3).
+// What a model is: plain structs with defaults, one for every family (Hydra, Llama, Mamba-2, Qwen 2 and
+// 3, MiniCPM as BlockFFN has it).
 // Not here: tensors (tensor_table.h), costs (accounting.h), the list of JSON keys (config_fields.h).
 // Names are the glossary's; the keys of config.json are those of specs/hydra.md 9.1 and Hugging Face.
 #pragma once
@@ -15,11 +16,15 @@
 
 namespace hydra {
 
-enum class Family { kHydra, kLlama, kMamba2, kQwen2, kQwen3 };  // model_type in config.json
-enum class Wiring { kParallel, kSequential };                   // y = x + sum of paths; x += mixer, x += ffn
+enum class Family { kHydra, kLlama, kMamba2, kQwen2, kQwen3, kMiniCpm };  // model_type in config.json
+enum class Wiring { kParallel, kSequential };  // y = x + sum of paths; x += mixer, x += ffn
 enum class SsmKind { kMamba2, kDiagonal };
-enum class AttentionKind { kNone, kFull, kSparse };  // sparse: window, and landmarks when the budget is > 0
-enum class FfnKind { kNone, kDense, kChunkMoe };
+// Sparse: window, and landmarks when the budget is > 0. Latent: keys and values made of one small vector a token (MLA).
+enum class AttentionKind { kNone, kFull, kSparse, kLatent };
+enum class FfnKind { kNone, kDense, kChunkMoe, kBlockFfn };
+// How a BlockFFN layer weighs its experts: ReLU and a norm; ReLU alone; softmax over all, the best k kept. The last two
+// are baselines that are trained and evaluated only.
+enum class BlockRouting { kRelu, kReluPlain, kTopK };
 enum class RouterMode { kLearned, kRoundRobin };
 enum class RouterBalance { kLoss, kBias, kNone };
 
@@ -64,6 +69,16 @@ struct RopeScaling {
   bool operator==(const RopeScaling&) const = default;
 };
 
+// Widths of latent attention (specs/blockffn.md 2); rms_norm_eps of its own norms is 1e-6.
+struct LatentConfig {
+  int64_t q_rank = 768, kv_rank = 256;
+  int64_t d_nope = 128, d_rope = 64, d_value = 128;  // of a head: key without and with position, value
+  static constexpr double kNormEps = 1e-6;
+  [[nodiscard]] int64_t d_key() const { return d_nope + d_rope; }
+  [[nodiscard]] int64_t cache_width() const { return kv_rank + d_rope; }  // numbers a layer and token
+  bool operator==(const LatentConfig&) const = default;
+};
+
 struct AttentionConfig {
   int64_t n_heads = 6;     // A
   int64_t n_kv_heads = 6;  // Akv
@@ -75,6 +90,7 @@ struct AttentionConfig {
   bool qkv_bias = false;            // qwen2
   int64_t landmark_budget = 512;    // Gm; 0 = window only
   int64_t landmarks_per_chunk = 2;  // m
+  LatentConfig latent = {};
   bool operator==(const AttentionConfig&) const = default;
 };
 
@@ -91,6 +107,7 @@ struct MoeConfig {
   int64_t d_expert = 480;  // F
   RouterMode mode = RouterMode::kLearned;
   RouterBalance balance = RouterBalance::kLoss;
+  BlockRouting routing = BlockRouting::kRelu;  // of BlockFFN layers, as are E and F; k of its top-k baseline
   double temperature = 1.0;  // tau
   double aux_loss_coef = 0.01, z_loss_coef = 1e-3, bias_rate = 1e-3;
   std::vector<ExpertDomain> domains;  // addressable sets; none: routing knows no labels
@@ -136,10 +153,17 @@ struct ModelConfig {
   SsmConfig ssm;
   AttentionConfig attention;
   int64_t d_ff = 0;  // dense SwiGLU width
+  // MiniCPM's scales; 0: none. Embeddings times scale_emb, what a block adds times scale_depth / sqrt(L), the input of
+  // the head times dim_model_base / D. Initial weights and learning rates follow them (muP).
+  double scale_emb = 0, scale_depth = 0, dim_model_base = 0;
   MoeConfig moe;
   WorkspaceConfig workspace;
   PkmConfig pkm;
 
+  [[nodiscard]] double embedding_scale() const { return scale_emb > 0 ? scale_emb : 1; }
+  [[nodiscard]] double residual_scale() const;
+  [[nodiscard]] double head_scale() const;
+  [[nodiscard]] bool IsMup() const { return dim_model_base > 0; }
   [[nodiscard]] int64_t n_layers() const { return static_cast<int64_t>(layers.size()); }
   [[nodiscard]] bool HasSsm() const;
   [[nodiscard]] bool HasAttention(AttentionKind kind) const;
@@ -180,6 +204,14 @@ struct ModelConfig {
 [[nodiscard]] ModelConfig TransformerNano();
 [[nodiscard]] ModelConfig TransformerNanoActive();
 [[nodiscard]] ModelConfig MambaNano();
+// BlockFFN in the published sizes and two smaller ones (specs/blockffn.md 2): "blockffn-large" and so on.
+[[nodiscard]] ModelConfig BlockFfnSmall();
+[[nodiscard]] ModelConfig BlockFfnMedium();
+[[nodiscard]] ModelConfig BlockFfnLarge();
+[[nodiscard]] ModelConfig BlockFfnXLarge();
+[[nodiscard]] ModelConfig BlockFfn3B();
+[[nodiscard]] ModelConfig BlockFfn30M();
+[[nodiscard]] ModelConfig BlockFfnNano();
 // By name ("hydra-29m", "mamba2-nano", ...); an unknown one is an Error that suggests.
 [[nodiscard]] ModelConfig Preset(const std::string& name);
 [[nodiscard]] std::vector<std::string> PresetNames();
@@ -189,6 +221,6 @@ struct ModelConfig {
 [[nodiscard]] ModelConfig TransformerOfSize(const ModelConfig& model);
 [[nodiscard]] ModelConfig MambaOfSize(const ModelConfig& model);
 
-[[nodiscard]] const char* FamilyName(Family family);  // "hydra", "llama", "mamba2", "qwen2", "qwen3"
+[[nodiscard]] const char* FamilyName(Family family);  // "hydra", "llama", "mamba2", "qwen2", "qwen3", "minicpm"
 
 }  // namespace hydra

@@ -37,6 +37,7 @@ struct EnumNames<RouterBalance> {
 //   v(key, field, bounds)          int64, double, optional<int64>, arrays of double
 //   v(key, field)                  bool, enum, DType
 //   v.Layers(config)               num_hidden_layers, layer_types, workspace_layers, pkm_layers
+//   v.MoeKind(config)              moe_kind, expert_size
 //   v.Domains(moe)                 expert_domains: {"law": [0, 1], ..}, absent where there are none
 //   v.Fixed(key, json_text)        a key that this version knows with one value only
 template <class Visitor, class Config>
@@ -82,8 +83,7 @@ void VisitHydraFields(Visitor& v, Config& c) {
   v("num_experts", c.moe.n_experts, Between{1, 1 << 16});
   v("num_experts_per_tok", c.moe.top_k, kCount);
   v("moe_intermediate_size", c.moe.d_expert, kCount);
-  v.Fixed("moe_kind", "\"chunk\"");
-  v.Fixed("expert_size", "null");
+  v.MoeKind(c);
   v("router_mode", c.moe.mode);
   v("router_balance", c.moe.balance);
   v("router_temperature", c.moe.temperature, kPositive);

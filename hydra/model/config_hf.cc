@@ -1,151 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keys of llama, qwen2, qwen3 and mamba2 configs, both generations of Hugging Face files, and what of them is refused.
+// Not here: minicpm (config_minicpm.cc).
 #include "hydra/model/config_hf.h"
 
 #include <cmath>
-#include <set>
 
 #include "hydra/base/error.h"
 #include "hydra/io/file.h"
-#include "hydra/io/json.h"
+#include "hydra/model/config_hf_keys.h"
 
 namespace hydra {
 namespace {
 
-// Reads keys and remembers which were asked for.
-class Keys {
- public:
-  Keys(const Json& json, std::string where) : json_(json), where_(std::move(where)) {}
-
-  const Json* Find(const char* key) {
-    asked_.insert(key);
-    const auto it = json_.find(key);
-    return it == json_.end() || it->is_null() ? nullptr : &*it;
-  }
-  template <class T>
-  bool Get(const char* key, T* out) {
-    const Json* value = Find(key);
-    if (value != nullptr) ReadJson(*value, Field(key), out);
-    return value != nullptr;
-  }
-  template <class T>
-  void Need(const char* key, T* out) {
-    if (!Get(key, out)) throw Error(ErrorCode::kConfig, StrCat(Field(key), " is missing"));
-  }
-  // The key may be absent or have this value.
-  template <class T>
-  void Only(const char* key, const T& allowed) {
-    const Json* value = Find(key);
-    if (value != nullptr && *value != Json(allowed))
-      Refuse(key, *value, StrCat("only ", Json(allowed).dump(), " is supported"));
-  }
-  [[nodiscard]] bool Has(const char* key) const { return json_.contains(key); }
-  // A token id, or none where the file has null or a negative number, as old files say "none".
-  void GetTokenId(const char* key, std::optional<int64_t>* out) {
-    if (Get(key, out) && *out && **out < 0) out->reset();
-  }
-  void Ignore(std::initializer_list<const char*> keys) { asked_.insert(keys.begin(), keys.end()); }
-
-  [[noreturn]] void Refuse(const char* key, const Json& value, const std::string& rule) const {
-    throw Error(ErrorCode::kConfig, StrCat(Field(key), " = ", JsonExcerpt(value), ": ", rule));
-  }
-  [[nodiscard]] std::string Field(const char* key) const { return StrCat(where_, ": ", key); }
-
-  void WarnUnknown(std::vector<std::string>* warnings) const {
-    std::string unknown;
-    for (const auto& [key, value] : json_.items())
-      if (asked_.count(key) == 0) unknown += (unknown.empty() ? "" : ", ") + key;
-    if (!unknown.empty() && warnings != nullptr)
-      warnings->push_back(internal::WithoutControls(StrCat(where_, ": ignored keys: ", unknown)));
-  }
-
- private:
-  const Json& json_;
-  std::string where_;
-  std::set<std::string> asked_;
-};
-
-// What transformers writes into any config and no forward pass reads: names and versions, training's dropout, defaults
-// of generation (generation_config.json has them now), the shape of outputs, tasks with labels.
-void IgnoreWithoutEffect(Keys& k) {
-  k.Ignore({"model_type", "architectures", "transformers_version", "auto_map", "use_cache", "torch_dtype", "dtype",
-            "_name_or_path", "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "unsloth_version",
-            "unsloth_fixed", "tokenizer_class", "task_specific_params", "max_sequence_length", "pretraining_tp"});
-  k.Ignore({"attention_dropout", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "embd_pdrop",
-            "resid_pdrop", "attn_pdrop", "dropout", "gradient_checkpointing", "residual_dropout"});
-  k.Ignore({"do_sample",
-            "temperature",
-            "top_k",
-            "top_p",
-            "typical_p",
-            "num_beams",
-            "num_beam_groups",
-            "repetition_penalty",
-            "length_penalty",
-            "max_length",
-            "min_length",
-            "early_stopping",
-            "bad_words_ids",
-            "no_repeat_ngram_size",
-            "encoder_no_repeat_ngram_size",
-            "diversity_penalty",
-            "num_return_sequences",
-            "forced_bos_token_id",
-            "forced_eos_token_id",
-            "suppress_tokens",
-            "begin_suppress_tokens",
-            "exponential_decay_length_penalty",
-            "remove_invalid_values",
-            "prefix",
-            "sep_token_id",
-            "decoder_start_token_id"});
-  k.Ignore({"output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate",
-            "torchscript", "tf_legacy_loss", "use_bfloat16", "chunk_size_feed_forward", "pruned_heads", "id2label",
-            "label2id", "problem_type", "finetuning_task", "is_decoder", "is_encoder_decoder", "add_cross_attention",
-            "cross_attention_hidden_size", "tie_encoder_decoder"});
-}
-
-void ReadCommon(Keys& k, ModelConfig* c) {
-  k.Need("vocab_size", &c->vocab_size);
-  k.Need("hidden_size", &c->d_model);
-  k.Get("initializer_range", &c->initializer_range);
-  k.GetTokenId("bos_token_id", &c->bos_token_id);
-  k.GetTokenId("pad_token_id", &c->pad_token_id);
-  if (c->pad_token_id && *c->pad_token_id >= c->vocab_size) c->pad_token_id.reset();  // never looked up
-  if (const Json* eos =
-          k.Find("eos_token_id")) {  // may be a list: generation stops at each, training appends the first
-    std::vector<int64_t> ids;
-    if (eos->is_array()) {
-      ReadJson(*eos, k.Field("eos_token_id"), &ids);
-    } else {
-      ReadJson(*eos, k.Field("eos_token_id"), &ids.emplace_back());
-      if (ids[0] < 0) ids.clear();  // none, as in GetTokenId
-    }
-    if (!ids.empty()) {
-      c->eos_token_id = ids[0];
-      c->more_eos_token_ids.assign(ids.begin() + 1, ids.end());
-    }
-  }
-  std::string dtype = "float32";
-  if (!k.Get("dtype", &dtype)) k.Get("torch_dtype", &dtype);
-  if (!ParseTorchDType(dtype, &c->dtype))
-    k.Refuse("torch_dtype", dtype, "must be float32, bfloat16, float16 or float64");
-  if (const Json* q = k.Find("quantization_config"))
-    k.Refuse("quantization_config", *q, "quantised Hugging Face models are not supported");
-  if (const Json* act = k.Find("hidden_act"); act != nullptr && *act != "silu" && *act != "swish")
-    k.Refuse("hidden_act", *act, "only \"silu\" (or \"swish\", its other name) is supported");
-  IgnoreWithoutEffect(k);
-}
-
-int64_t ReadLayerCount(Keys& k) {
-  int64_t n = 0;
-  k.Need("num_hidden_layers", &n);
-  if (n < 1 || n > 4096) k.Refuse("num_hidden_layers", n, "must be 1 to 4096");
-  return n;
-}
-
 // rope_scaling (an object beside rope_theta) or rope_parameters (one that holds rope_theta).
-void ReadRopeObject(Keys& k, const char* key, AttentionConfig* a) {
+void ReadRopeObject(HfKeys& k, const char* key, AttentionConfig* a) {
   const Json* rope = k.Find(key);
   if (rope == nullptr) return;
   if (!rope->is_object()) k.Refuse(key, *rope, "must be an object");
@@ -181,7 +49,7 @@ void ReadRopeObject(Keys& k, const char* key, AttentionConfig* a) {
 }
 
 // Every layer sees all positions: full attention, or a sliding window that no text of a trained length leaves.
-void CheckLayerTypes(Keys& k, int64_t n_layers, bool wide_window) {
+void CheckLayerTypes(HfKeys& k, int64_t n_layers, bool wide_window) {
   const Json* value = k.Find("layer_types");
   if (value == nullptr) return;
   if (value->is_array() && static_cast<int64_t>(value->size()) != n_layers)
@@ -196,7 +64,7 @@ void CheckLayerTypes(Keys& k, int64_t n_layers, bool wide_window) {
 // Sliding windows: none, or as long as the longest text the model was trained for. Mistral has one wherever there is a
 // sliding_window; Qwen where use_sliding_window says so, in layers from max_window_layers on or those of layer_types;
 // Llama never, whatever its file holds. A missing key has transformers' default.
-void ReadWindow(Keys& k, const ModelConfig& c, bool mistral) {
+void ReadWindow(HfKeys& k, const ModelConfig& c, bool mistral) {
   const bool qwen = c.family != Family::kLlama;
   bool on = mistral;
   if (qwen)
@@ -214,7 +82,7 @@ void ReadWindow(Keys& k, const ModelConfig& c, bool mistral) {
 }
 
 // Llama, Qwen 2 (with biases of q, k, v) and Qwen 3 (with norms of q and k per head).
-ModelConfig ReadDecoder(Keys& k, Family family, bool mistral) {
+ModelConfig ReadDecoder(HfKeys& k, Family family, bool mistral) {
   const bool qwen = family != Family::kLlama;
   ModelConfig c;
   c.family = family;
@@ -258,7 +126,7 @@ ModelConfig ReadDecoder(Keys& k, Family family, bool mistral) {
   return c;
 }
 
-ModelConfig ReadMamba2(Keys& k) {
+ModelConfig ReadMamba2(HfKeys& k) {
   ModelConfig c;
   c.family = Family::kMamba2;
   c.wiring = Wiring::kSequential;
@@ -293,24 +161,6 @@ ModelConfig ReadMamba2(Keys& k) {
   k.Ignore(
       {"residual_in_fp32", "rescale_prenorm_residual", "time_step_rank", "time_step_init_scheme", "intermediate_size"});
   return c;
-}
-
-Json WriteCommon(const ModelConfig& c, const char* architecture) {
-  Json j;
-  j["architectures"] = {architecture};
-  j["model_type"] = FamilyName(c.family);
-  j["vocab_size"] = c.vocab_size;
-  j["hidden_size"] = c.d_model;
-  j["num_hidden_layers"] = c.n_layers();
-  j["tie_word_embeddings"] = c.tie_embeddings;
-  j["torch_dtype"] = TorchDTypeName(c.dtype);
-  j["initializer_range"] = c.initializer_range;
-  const auto id = [](const std::optional<int64_t>& v) { return v ? Json(*v) : Json(nullptr); };
-  j["bos_token_id"] = id(c.bos_token_id);
-  j["eos_token_id"] = c.more_eos_token_ids.empty() ? id(c.eos_token_id) : Json(c.EosTokenIds());
-  j["pad_token_id"] = id(c.pad_token_id);
-  j["hidden_act"] = "silu";
-  return j;
 }
 
 Json WriteRopeScaling(const RopeScaling& r) {
@@ -352,7 +202,8 @@ constexpr HfFamily kFamilies[] = {{"llama", "LlamaForCausalLM", Family::kLlama},
                                   {"mistral", "MistralForCausalLM", Family::kLlama},
                                   {"qwen2", "Qwen2ForCausalLM", Family::kQwen2},
                                   {"qwen3", "Qwen3ForCausalLM", Family::kQwen3},
-                                  {"mamba2", "Mamba2ForCausalLM", Family::kMamba2}};
+                                  {"mamba2", "Mamba2ForCausalLM", Family::kMamba2},
+                                  {"minicpm", "MiniCPMForCausalLM", Family::kMiniCpm}};
 
 // By model_type; where that is not known, by the class that the file says it was made by.
 const HfFamily& FamilyOf(const Json& json, const std::string& model_type, const std::string& where) {
@@ -365,18 +216,21 @@ const HfFamily& FamilyOf(const Json& json, const std::string& model_type, const 
         if (name == row.architecture) return row;
   if (model_type.empty()) throw Error(ErrorCode::kConfig, StrCat(where, ": model_type is missing"));
   throw Error(ErrorCode::kConfig, StrCat(where, ": model_type = \"", OneLine(model_type, 60),
-                                         "\": must be hydra, llama, mistral, mamba2, qwen2 or qwen3"));
+                                         "\": must be hydra, llama, mistral, mamba2, minicpm, qwen2 or qwen3"));
 }
 
 }  // namespace
 
 ModelConfig ReadHfConfig(const Json& json, const std::string& family, const std::string& where,
                          std::vector<std::string>* warnings) {
-  Keys keys(json, where);
+  HfKeys keys(json, where);
   const HfFamily& row = FamilyOf(json, family, where);
-  const ModelConfig config = row.family == Family::kMamba2
-                                 ? ReadMamba2(keys)
-                                 : ReadDecoder(keys, row.family, std::string_view(row.model_type) == "mistral");
+  const auto read = [&] {
+    if (row.family == Family::kMamba2) return ReadMamba2(keys);
+    if (row.family == Family::kMiniCpm) return ReadMiniCpm(keys);
+    return ReadDecoder(keys, row.family, std::string_view(row.model_type) == "mistral");
+  };
+  const ModelConfig config = read();
   if (!family.empty() && family != row.model_type && warnings != nullptr)
     warnings->push_back(
         internal::WithoutControls(StrCat(where, ": model_type = \"", OneLine(family, 60), "\" is not known: read as ",
@@ -386,6 +240,7 @@ ModelConfig ReadHfConfig(const Json& json, const std::string& family, const std:
 }
 
 Json WriteHfConfig(const ModelConfig& c) {
+  if (c.family == Family::kMiniCpm) return WriteMiniCpm(c);
   if (c.family != Family::kMamba2) return WriteDecoder(c);
   Json j = WriteCommon(c, "Mamba2ForCausalLM");
   const SsmConfig& s = c.ssm;

@@ -26,7 +26,7 @@ bool HasPart(const ModelConfig& config, ModelPart part) {
   switch (part) {
     case ModelPart::kSsm: return config.HasSsm();
     case ModelPart::kSga: return config.HasAttention(AttentionKind::kSparse);
-    case ModelPart::kMoe: return config.HasFfn(FfnKind::kChunkMoe);
+    case ModelPart::kMoe: return config.HasFfn(FfnKind::kChunkMoe) || config.HasFfn(FfnKind::kBlockFfn);
     case ModelPart::kWorkspace: return config.HasWorkspace();
     case ModelPart::kPkm: return config.HasPkm();
   }

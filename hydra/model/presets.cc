@@ -47,6 +47,30 @@ ModelConfig Mamba(int64_t vocab, int64_t d_model, int64_t n_layers, int64_t head
   return c;
 }
 
+// BlockFFN's decoder with muP scales and latent attention; kv > 0: grouped heads in its place.
+ModelConfig BlockFfn(int64_t D, int64_t E, int64_t expert, int64_t L, int64_t heads, int64_t vocab, int64_t kv = 0) {
+  ModelConfig c;
+  c.family = Family::kMiniCpm;
+  c.wiring = Wiring::kSequential;
+  c.chunk_len = 1;  // no clock
+  c.vocab_size = vocab;
+  c.d_model = D;
+  c.layers.assign(static_cast<size_t>(L), {.ssm = false,
+                                           .attention = kv > 0 ? AttentionKind::kFull : AttentionKind::kLatent,
+                                           .ffn = FfnKind::kBlockFfn});
+  c.tie_embeddings = false;
+  c.initializer_range = 0.1;
+  c.max_position_embeddings = 4096;
+  c.attention = {.n_heads = heads, .n_kv_heads = kv > 0 ? kv : heads, .head_dim = D / heads, .qk_norm = false};
+  c.attention.landmark_budget = 0;
+  c.moe.n_experts = E;
+  c.moe.d_expert = expert;
+  c.scale_emb = 12;
+  c.scale_depth = 1.4;
+  c.dim_model_base = 256;
+  return c;
+}
+
 struct NamedPreset {
   const char* name;
   ModelConfig (*make)();
@@ -61,6 +85,13 @@ constexpr NamedPreset kPresets[] = {
     {"transformer-nano", TransformerNano},
     {"transformer-nano-active", TransformerNanoActive},
     {"mamba2-nano", MambaNano},
+    {"blockffn-small", BlockFfnSmall},
+    {"blockffn-medium", BlockFfnMedium},
+    {"blockffn-large", BlockFfnLarge},
+    {"blockffn-xlarge", BlockFfnXLarge},
+    {"blockffn-3b", BlockFfn3B},
+    {"blockffn-30m", BlockFfn30M},
+    {"blockffn-nano", BlockFfnNano},
 };
 
 }  // namespace
@@ -111,6 +142,13 @@ ModelConfig TransformerNano() { return Transformer(2048, 192, 6, 6, 544); }
 ModelConfig TransformerNanoActive() { return Transformer(2048, 192, 6, 6, 320); }
 ModelConfig Mamba29M() { return Mamba(4096, 576, 13, 64, 64); }
 ModelConfig MambaNano() { return Mamba(2048, 192, 11, 32, 64); }
+ModelConfig BlockFfnSmall() { return BlockFfn(768, 48, 64, 16, 6, 122753); }
+ModelConfig BlockFfnMedium() { return BlockFfn(1280, 40, 128, 27, 10, 122753); }
+ModelConfig BlockFfnLarge() { return BlockFfn(1536, 48, 128, 32, 12, 122753); }
+ModelConfig BlockFfnXLarge() { return BlockFfn(1792, 56, 128, 35, 14, 122753); }
+ModelConfig BlockFfn3B() { return BlockFfn(2048, 128, 128, 36, 16, 73440, 4); }
+ModelConfig BlockFfn30M() { return BlockFfn(512, 32, 64, 8, 8, 8192, 4); }
+ModelConfig BlockFfnNano() { return BlockFfn(256, 32, 32, 6, 4, 4096, 2); }
 
 ModelConfig TransformerOfSize(const ModelConfig& model) {
   const int64_t want = CountParams(model).total, head = model.attention.head_dim;

@@ -11,7 +11,7 @@ namespace {
 
 // Suffix of a role's name in each family's files; nullptr where the family has no such tensor.
 // Hydra and Llama share the prefix "model.layers.{i}.", Hugging Face's Mamba-2 has "backbone.layers.{i}.". Qwen 2 and 3
-// have Llama's names.
+// and MiniCPM have Llama's names.
 struct RoleName {
   TensorRole role;
   const char* hydra;
@@ -56,6 +56,16 @@ constexpr RoleName kNames[] = {
     {R::kFfnGate, nullptr, "mlp.gate_proj.weight", nullptr},
     {R::kFfnUp, nullptr, "mlp.up_proj.weight", nullptr},
     {R::kFfnDown, nullptr, "mlp.down_proj.weight", nullptr},
+    {R::kLatentQDown, nullptr, "self_attn.q_a_proj.weight", nullptr},
+    {R::kLatentQNorm, nullptr, "self_attn.q_a_layernorm.weight", nullptr},
+    {R::kLatentQUp, nullptr, "self_attn.q_b_proj.weight", nullptr},
+    {R::kLatentKvDown, nullptr, "self_attn.kv_a_proj_with_mqa.weight", nullptr},
+    {R::kLatentKvNorm, nullptr, "self_attn.kv_a_layernorm.weight", nullptr},
+    {R::kLatentKvUp, nullptr, "self_attn.kv_b_proj.weight", nullptr},
+    {R::kBlockRouter, "mlp.router_proj.weight", "mlp.router_proj.weight", nullptr},
+    {R::kBlockRouterScale, "mlp.router_norm.weight", "mlp.router_norm.weight", nullptr},
+    {R::kBlockUp, "mlp.up_proj", "mlp.up_proj", nullptr},
+    {R::kBlockDown, "mlp.down_proj", "mlp.down_proj", nullptr},
     {R::kRouterPrev, "moe.router.prev_proj.weight", nullptr, nullptr},
     {R::kRouterFirst, "moe.router.first_proj.weight", nullptr, nullptr},
     {R::kRouterInitSummary, "moe.router.init_summary", nullptr, nullptr},
@@ -120,13 +130,18 @@ class Builder {
                        options.store == Store::kMatmul ? c_.dtype : DType::kF32, options.weight_decay,
                        options.parameter, component, init, arg, options.store == Store::kMatmul});
   }
-  void Linear(Component k, TensorRole role, int64_t out, int64_t in) {
-    Add(k, role, {out, in}, Init::kNormal, c_.initializer_range, kMatrix);
+  // Of a matrix; with muP it falls as the root of the width.
+  [[nodiscard]] double Range() const {
+    return c_.IsMup() ? c_.initializer_range / std::sqrt(static_cast<double>(c_.d_model) / c_.dim_model_base)
+                      : c_.initializer_range;
   }
-  // A map whose output is added to the residual: N(0, range / sqrt(2 L)).
+  void Linear(Component k, TensorRole role, int64_t out, int64_t in) {
+    Add(k, role, {out, in}, Init::kNormal, Range(), kMatrix);
+  }
+  // A map whose output is added to the residual: N(0, range / sqrt(2 L)); with muP the sum itself is scaled.
   void ResidualLinear(Component k, TensorRole role, std::vector<int64_t> shape) {
-    const double scale = std::sqrt(2.0 * static_cast<double>(c_.n_layers()));
-    Add(k, role, std::move(shape), Init::kNormal, c_.initializer_range / scale, kMatrix);
+    const double scale = c_.IsMup() ? 1 : std::sqrt(2.0 * static_cast<double>(c_.n_layers()));
+    Add(k, role, std::move(shape), Init::kNormal, Range() / scale, kMatrix);
   }
   void Norm(Component k, TensorRole role, std::vector<int64_t> shape) {
     Add(k, role, std::move(shape), Init::kConstant, 1, {});
@@ -135,7 +150,9 @@ class Builder {
   void Ssm();
   void Diagonal();
   void Attention(const LayerConfig& layer);
+  void Latent();
   void Dense();
+  void BlockFfn();
   void Moe();
   void Workspace();
   void PkmSite();
@@ -147,8 +164,11 @@ class Builder {
 
 void Builder::Model() {
   const int64_t D = c_.d_model;
-  Linear(Component::kEmbedding, R::kEmbedding, c_.vocab_size, D);
-  if (!c_.tie_embeddings) Linear(Component::kEmbedding, R::kHead, c_.vocab_size, D);
+  const auto vocabulary = [&](TensorRole role) {
+    Add(Component::kEmbedding, role, {c_.vocab_size, D}, Init::kNormal, c_.initializer_range, kMatrix);
+  };
+  vocabulary(R::kEmbedding);
+  if (!c_.tie_embeddings) vocabulary(R::kHead);
   if (c_.HasPkm())
     Add(Component::kPkmTable, R::kPkmTable, {c_.pkm.n_keys * c_.pkm.n_keys, c_.pkm.d_value}, Init::kNormal, 0.01,
         {.store = Store::kMatmul});
@@ -168,8 +188,13 @@ void Builder::Block(int layer) {
     }
   }
   if (l.ssm) c_.ssm.kind == SsmKind::kMamba2 ? Ssm() : Diagonal();
-  if (l.attention != AttentionKind::kNone) Attention(l);
+  if (l.attention == AttentionKind::kLatent) {
+    Latent();
+  } else if (l.attention != AttentionKind::kNone) {
+    Attention(l);
+  }
   if (l.ffn == FfnKind::kDense) Dense();
+  if (l.ffn == FfnKind::kBlockFfn) BlockFfn();
   if (l.ffn == FfnKind::kChunkMoe) Moe();
   if (l.workspace) Workspace();
   if (l.pkm) PkmSite();
@@ -219,6 +244,29 @@ void Builder::Attention(const LayerConfig& layer) {
     Add(k, R::kLandmarkScorerBias, {1}, Init::kConstant, 0, {});
     Add(k, R::kLandmarkScale, {a.n_heads}, Init::kConstant, std::log(std::expm1(1.0)), {});  // softplus of it is 1
   }
+}
+
+void Builder::Latent() {
+  const LatentConfig& l = c_.attention.latent;
+  const int64_t D = c_.d_model, H = c_.attention.n_heads;
+  const auto k = Component::kAttention;
+  Linear(k, R::kLatentQDown, l.q_rank, D);
+  Norm(k, R::kLatentQNorm, {l.q_rank});
+  Linear(k, R::kLatentQUp, H * l.d_key(), l.q_rank);
+  Linear(k, R::kLatentKvDown, l.cache_width(), D);
+  Norm(k, R::kLatentKvNorm, {l.kv_rank});
+  Linear(k, R::kLatentKvUp, H * (l.d_nope + l.d_value), l.kv_rank);
+  ResidualLinear(k, R::kAttnO, {D, H * l.d_value});
+}
+
+void Builder::BlockFfn() {
+  const int64_t D = c_.d_model, E = c_.moe.n_experts, width = E * c_.moe.d_expert;
+  const auto k = Component::kBlockFfn;
+  if (c_.wiring == Wiring::kSequential) Norm(Component::kBlockNorms, R::kFfnNorm, {D});
+  Add(k, R::kBlockRouter, {E, D}, Init::kNormal, Range(), {.weight_decay = true});
+  Norm(k, R::kBlockRouterScale, {E});
+  Linear(k, R::kBlockUp, width, D);
+  ResidualLinear(k, R::kBlockDown, {D, width});
 }
 
 void Builder::Dense() {
@@ -287,6 +335,7 @@ const char* ComponentName(Component component) {
     case Component::kAttention: return "attention";
     case Component::kMoe: return "moe";
     case Component::kDense: return "ffn";
+    case Component::kBlockFfn: return "blockffn";
     case Component::kWorkspace: return "workspace";
     case Component::kPkmSite: return "pkm sites";
     case Component::kPkmTable: return "pkm table";

@@ -24,7 +24,9 @@ enum class TensorRole {
   kDiagonalParamProj, kDiagonalLambdaLog, kDiagonalSkipProj,
   kAttnQ, kAttnK, kAttnV, kAttnO, kAttnQBias, kAttnKBias, kAttnVBias, kAttnQNorm, kAttnKNorm,
   kLandmarkScorerWeight, kLandmarkScorerBias, kLandmarkScale,
+  kLatentQDown, kLatentQNorm, kLatentQUp, kLatentKvDown, kLatentKvNorm, kLatentKvUp,  // latent attention
   kFfnNorm, kFfnGate, kFfnUp, kFfnDown,                                            // dense SwiGLU (sequential wiring)
+  kBlockRouter, kBlockRouterScale, kBlockUp, kBlockDown,                           // BlockFFN
   kRouterPrev, kRouterFirst, kRouterInitSummary, kRouterBalanceBias, kExpertGateUp, kExpertDown,
   kWsNorm, kWsMemoryNorm, kWsReadQ, kWsWriteK, kWsWriteV, kWsReadK, kWsReadV, kWsOut, kWsSlotQueries, kWsInitState,
   kWsWriteGateWeight, kWsWriteGateBias, kWsControllerWeight, kWsControllerBias,
@@ -40,6 +42,7 @@ enum class Component {
   kAttention,
   kMoe,
   kDense,
+  kBlockFfn,
   kWorkspace,
   kPkmSite,
   kPkmTable,

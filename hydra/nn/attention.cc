@@ -87,4 +87,36 @@ Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionW
                        w.o);
 }
 
+LatentHeads ExpandLatent(const AttentionConfig& config, const LatentWeights& w, const Tensor& u, const Tensor& pos) {
+  const LatentConfig& c = config.latent;
+  const int64_t B = u.size(0), T = u.size(1), A = config.n_heads;
+  const auto normed = [&](const Tensor& x, const Tensor& norm) {
+    const NoAutocast fp32;
+    return RmsNorm(x.to(norm.scalar_type()), norm, LatentConfig::kNormEps);
+  };
+  const Tensor q = torch::linear(normed(torch::linear(u, w.q_down), w.q_norm), w.q_up).view({B, T, A, c.d_key()});
+  const auto down = torch::linear(u, w.kv_down).split_with_sizes({c.kv_rank, c.d_rope}, -1);
+  const auto up = torch::linear(normed(down[0], w.kv_norm), w.kv_up)
+                      .view({B, T, A, c.d_nope + c.d_value})
+                      .split_with_sizes({c.d_nope, c.d_value}, -1);
+  const NoAutocast fp32;
+  const auto type = w.o.scalar_type();
+  const auto q_parts = q.to(type).split_with_sizes({c.d_nope, c.d_rope}, -1);
+  const Tensor turned = Rope(down[1].to(type).unsqueeze(2), pos, config.rope_theta);  // one for all heads
+  return {.q = torch::cat({q_parts[0], Rope(q_parts[1], pos, config.rope_theta)}, -1),
+          .k = torch::cat({up[0].to(type), turned.expand({B, T, A, c.d_rope})}, -1),
+          .v = up[1]};
+}
+
+Tensor LatentAttention(const AttentionConfig& config, const LatentWeights& w, const Tensor& u, const Layout& layout) {
+  const LatentConfig& c = config.latent;
+  const LatentHeads heads = ExpandLatent(config, w, u, layout.pos);
+  const auto type = heads.v.scalar_type();
+  // The fused attention of the CPU takes values as wide as keys.
+  const int64_t pad = c.d_key() - c.d_value;
+  const Tensor v = pad > 0 ? torch::constant_pad_nd(heads.v, {0, pad}) : heads.v;
+  const Tensor sums = FullAttention(heads.q.to(type), heads.k.to(type), v, layout).narrow(-1, 0, c.d_value);
+  return torch::linear(sums.reshape({u.size(0), u.size(1), config.n_heads * c.d_value}), w.o);
+}
+
 }  // namespace hydra::nn

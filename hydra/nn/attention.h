@@ -19,6 +19,13 @@ struct AttentionWeights {
   torch::Tensor scorer_w, scorer_b, landmark_scale;  // [1, D], [1], [A]; undefined without landmarks
 };
 
+// Of latent attention: o as above, and what makes queries, keys and values (specs/blockffn.md 2).
+struct LatentWeights {
+  torch::Tensor q_down, q_norm, q_up;     // [q_rank, D], [q_rank], [A (nope + rope), q_rank]
+  torch::Tensor kv_down, kv_norm, kv_up;  // [kv_rank + rope, D], [kv_rank], [A (nope + value), kv_rank]
+  torch::Tensor o;                        // [D, A value]
+};
+
 // Rotate-half by pos * theta^(-2 i / Dh), angles in fp32 or better. x [B, T, A, Dh], pos [B, T].
 torch::Tensor Rope(const torch::Tensor& x, const torch::Tensor& pos, double theta);
 
@@ -48,5 +55,15 @@ torch::Tensor FullAttention(const torch::Tensor& q, const torch::Tensor& k, cons
 // The whole path: u [B, T, D] -> [B, T, D]. Of the controls: landmarks (off: window only) and pins.
 torch::Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w,
                         const torch::Tensor& u, const Layout& layout, const Controls& controls);
+
+// Queries [B, T, A, nope + rope], keys alike and values [B, T, A, value] of every head, positions turned in.
+struct LatentHeads {
+  torch::Tensor q, k, v;
+};
+LatentHeads ExpandLatent(const AttentionConfig& config, const LatentWeights& w, const torch::Tensor& u,
+                         const torch::Tensor& pos);
+// The whole path, expanded. u [B, T, D] -> [B, T, D].
+torch::Tensor LatentAttention(const AttentionConfig& config, const LatentWeights& w, const torch::Tensor& u,
+                              const Layout& layout);
 
 }  // namespace hydra::nn

@@ -6,6 +6,7 @@
 
 #include "hydra/nn/torch.h"
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -37,13 +38,35 @@ struct Batch {
 // Called by each product-key memory with the rows that its tokens read [N, Hp, kp] and the gates of the reads [N, 1].
 using PkmWatch = std::function<void(const torch::Tensor& rows, const torch::Tensor& gates)>;
 
+// Called by each BlockFFN layer with the experts that are active [B, T, E] bool.
+using RouteWatch = std::function<void(int layer, const torch::Tensor& active)>;
+
+// Terms of the loss that a layer's routing has, each a scalar.
+enum class RouterTerm {
+  kBalance,   // of chunk experts and top-k: 1 when uniform; gradient through the mean probabilities only
+  kZ,         // of chunk experts: squares of logsumexp
+  kDomain,    // of chunk experts, with labels
+  kLocality,  // of BlockFFN: neighbouring tokens use the same experts
+  kChunk,     // of BlockFFN: few experts within a chunk of tokens
+  kSize,      // of BlockFFN: mean of max(raw, 0), an L1 norm
+};
+inline constexpr size_t kRouterTerms = 6;
+// Undefined where a layer, or a model, has no such term.
+using RouterTermValues = std::array<torch::Tensor, kRouterTerms>;
+// None: the config's coefficient; where the config has none the term is not computed.
+using RouterCoefs = std::array<std::optional<double>, kRouterTerms>;
+[[nodiscard]] constexpr size_t TermIndex(RouterTerm term) { return static_cast<size_t>(term); }
+
 // What one forward pass may change. Defaults: the model as trained.
 struct ForwardOptions {
   Controls controls = {};             // of specs/hydra.md 4, as the runtime takes them
   bool workspace = true, pkm = true;  // false: the site is not there at all
   std::optional<RouterMode> router_mode = {};
-  std::optional<double> balance_coef = {};  // of the balance loss; else the config's
+  RouterCoefs router_coefs = {};            // of the terms of the loss that routers have; else the config's
+  double locality_alpha = 100;              // of kLocality
+  int64_t sparsity_chunk = 64;              // tokens of kChunk's chunks
   const PkmWatch* pkm_watch = nullptr;
+  const RouteWatch* route_watch = nullptr;
   bool checkpoint_blocks = false;  // training: recompute each block in the backward pass
 };
 

@@ -37,7 +37,11 @@ BlockWeights BlockWeights::Of(const Model& model, int layer) {
                  get(R::kLandmarkScorerWeight),
                  get(R::kLandmarkScorerBias),
                  get(R::kLandmarkScale)};
-  w.dense = {get(R::kFfnNorm), get(R::kFfnGate), get(R::kFfnUp), get(R::kFfnDown)};
+  w.latent = {get(R::kLatentQDown),  get(R::kLatentQNorm), get(R::kLatentQUp), get(R::kLatentKvDown),
+              get(R::kLatentKvNorm), get(R::kLatentKvUp),  get(R::kAttnO)};
+  w.ffn_norm = get(R::kFfnNorm);
+  w.dense = {get(R::kFfnGate), get(R::kFfnUp), get(R::kFfnDown)};
+  w.block_ffn = {get(R::kBlockRouter), get(R::kBlockRouterScale), get(R::kBlockUp), get(R::kBlockDown)};
   w.moe = {get(R::kRouterPrev),        get(R::kRouterFirst),  get(R::kRouterInitSummary),
            get(R::kRouterBalanceBias), get(R::kExpertGateUp), get(R::kExpertDown)};
   w.workspace = {get(R::kWsNorm),
@@ -76,6 +80,15 @@ Tensor Dense(const DenseWeights& w, const Tensor& u) {
 
 namespace {
 
+// The layer, and what its routing gave.
+Tensor BlockFfnPart(const ModelConfig& config, int layer, const BlockWeights& w, const Tensor& u, const Layout& layout,
+                    const ForwardOptions& options, RouterLosses* losses) {
+  const BlockRoutes routes = RouteBlock(config.moe, w.block_ffn, u, config.norm_eps);
+  if (options.route_watch != nullptr) (*options.route_watch)(layer, routes.active);
+  *losses = LossesOfBlock(config.moe, routes, layout, options);
+  return BlockFfn(w.block_ffn, u, routes);
+}
+
 // x += a1 g1 SSM(u) + a2 g2 SGA(u) + a3 g3 MoE(u), then the memories, each of its own norm.
 BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, Tensor x, const Layout& layout,
                   const ForwardOptions& options) {
@@ -95,6 +108,8 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
     add(2, ApplyExperts(w.moe, u, routes, layout));
     out.router = LossesOfRouter(config.moe, routes, layout, options);
   }
+  if (parts.ffn == FfnKind::kBlockFfn && a[2] != 0)
+    add(2, BlockFfnPart(config, layer, w, u, layout, options, &out.router));
   if (parts.workspace && options.workspace && options.controls.workspace_read != 0)
     x = x + Workspace(config, w.workspace, x, layout, options.controls.workspace_read);
   if (parts.pkm && options.pkm && options.controls.pkm_read != 0)
@@ -103,15 +118,26 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   return out;
 }
 
-// x += mixer(norm(x)); x += ffn(norm(x)).
+// x += s mixer(norm(x)); x += s ffn(norm(x)); s is 1 but in MiniCPM.
 BlockOut Sequential(const ModelConfig& config, int layer, const BlockWeights& w, Tensor x, const Layout& layout,
                     const ForwardOptions& options) {
   const LayerConfig& parts = config.layers[static_cast<size_t>(layer)];
+  const double scale = config.residual_scale();
+  const auto add = [&](const Tensor& value) { x = scale == 1 ? x + value : torch::add(x, value, scale); };
+  BlockOut out;
   const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
-  x = x + (parts.ssm ? Ssm(config, w.ssm, u, layout)
-                     : Attention(config, parts.attention, w.attention, u, layout, options.controls));
-  if (parts.ffn == FfnKind::kDense) x = x + Dense(w.dense, RmsNorm(x, w.dense.norm, config.norm_eps));
-  return {x, {}};
+  if (parts.ssm) {
+    add(Ssm(config, w.ssm, u, layout));
+  } else if (parts.attention == AttentionKind::kLatent) {
+    add(LatentAttention(config.attention, w.latent, u, layout));
+  } else {
+    add(Attention(config, parts.attention, w.attention, u, layout, options.controls));
+  }
+  if (parts.ffn == FfnKind::kDense) add(Dense(w.dense, RmsNorm(x, w.ffn_norm, config.norm_eps)));
+  if (parts.ffn == FfnKind::kBlockFfn)
+    add(BlockFfnPart(config, layer, w, RmsNorm(x, w.ffn_norm, config.norm_eps), layout, options, &out.router));
+  out.x = x;
+  return out;
 }
 
 }  // namespace

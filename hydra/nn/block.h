@@ -7,6 +7,7 @@
 
 #include "hydra/nn/attention.h"
 #include "hydra/nn/batch.h"
+#include "hydra/nn/blockffn.h"
 #include "hydra/nn/layout.h"
 #include "hydra/nn/memory.h"
 #include "hydra/nn/moe.h"
@@ -17,7 +18,7 @@ namespace hydra::nn {
 class Model;
 
 struct DenseWeights {
-  torch::Tensor norm, gate, up, down;  // [D], [F, D], [F, D], [D, F]
+  torch::Tensor gate, up, down;  // [F, D], [F, D], [D, F]
 };
 
 // Handles into the model's tensors; those of absent parts are undefined.
@@ -25,7 +26,10 @@ struct BlockWeights {
   torch::Tensor norm, path_gates, controller_w, controller_b;  // [D], [3], [3, D], [3]
   SsmWeights ssm;
   AttentionWeights attention;
+  LatentWeights latent;
+  torch::Tensor ffn_norm;  // [D], sequential wiring
   DenseWeights dense;
+  BlockFfnWeights block_ffn;
   MoeWeights moe;
   WorkspaceWeights workspace;
   PkmWeights pkm;

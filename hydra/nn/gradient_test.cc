@@ -136,7 +136,7 @@ TEST(Gradient, OfTheBalanceLossReachesTheRouter) {
   for (const Case& c : TinyCases()) {
     Model model = RandomModel(c.config, 3);
     const Batch batch = TinyBatch(c.config, 3);
-    Backward(model, model.Loss(batch).router.balance_loss);
+    Backward(model, model.Loss(batch).router[RouterTerm::kBalance]);
     for (const int layer : {0, 2})
       for (const TensorRole role : {TensorRole::kRouterPrev, TensorRole::kRouterFirst, TensorRole::kRouterInitSummary})
         EXPECT_GT(DenseGradient(model.at(role, layer)).abs().max().item<double>(), 0) << c.name << " layer " << layer;

@@ -229,14 +229,14 @@ TEST(Moe, LossesCountRealChunks) {
   routes.route_weights = torch::ones({1, 6, 1}, torch::kFloat64);
   routes.router_logits = torch::zeros({1, 6, 4}, torch::kFloat64);
   RouterLosses losses = LossesOfRouter(config, routes, layout, {});
-  EXPECT_NEAR(losses.balance.item<double>(), 1, 1e-12);  // uniform
-  EXPECT_NEAR(losses.z.item<double>(), std::log(4.0) * std::log(4.0), 1e-12);
+  EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kBalance)].item<double>(), 1, 1e-12);  // uniform
+  EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kZ)].item<double>(), std::log(4.0) * std::log(4.0), 1e-12);
   EXPECT_EQ(losses.load.sum().item<double>(), 4);
   routes.ids.zero_();
   routes.router_logits = torch::tensor({100.0, 0.0, 0.0, 0.0}, torch::kFloat64).expand({1, 6, 4});
   losses = LossesOfRouter(config, routes, layout, {});
-  EXPECT_NEAR(losses.balance.item<double>(), 4, 1e-12);  // all on one expert: E
-  EXPECT_NEAR(losses.z.item<double>(), 1e4, 1e-6);
+  EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kBalance)].item<double>(), 4, 1e-12);  // all on one expert: E
+  EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kZ)].item<double>(), 1e4, 1e-6);
 }
 
 TEST(Moe, TheDomainLossIsOfLabelledChunks) {
@@ -263,22 +263,22 @@ TEST(Moe, TheDomainLossIsOfLabelledChunks) {
   };
   RouterLosses losses = LossesOfRouter(config, routes, labelled(0, 1), {});
   const double want = inside(0, {0, 1}) + inside(1, {0, 1}) + inside(2, {0, 1}) + inside(3, {1, 2, 3});
-  EXPECT_NEAR(losses.domain.item<double>(), want / 4, 1e-12);
+  EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kDomain)].item<double>(), want / 4, 1e-12);
   EXPECT_EQ(losses.in_set[0].item<double>(), 2 + 1 + 0 + 2);
   EXPECT_EQ(losses.in_set[1].item<double>(), 8);
-  losses.domain.backward();
+  losses.terms[TermIndex(RouterTerm::kDomain)].backward();
   EXPECT_TRUE(z.grad().isfinite().all().item<bool>());
   EXPECT_LT(z.grad()[0][0][0].item<double>(), 0);  // the set's own gain, the others lose
   EXPECT_GT(z.grad()[0][0][2].item<double>(), 0);
   EXPECT_EQ(z.grad()[0].slice(0, 4).abs().max().item<double>(), 0);  // pads
   // Chunks without a label add nothing.
   losses = LossesOfRouter(config, routes, labelled(-1, 1), {});
-  EXPECT_NEAR(losses.domain.item<double>(), inside(3, {1, 2, 3}) / 4, 1e-12);
+  EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kDomain)].item<double>(), inside(3, {1, 2, 3}) / 4, 1e-12);
   EXPECT_EQ(losses.in_set[1].item<double>(), 2);
   losses = LossesOfRouter(config, routes, labelled(-1, -1), {});
-  EXPECT_EQ(losses.domain.item<double>(), 0);
+  EXPECT_EQ(losses.terms[TermIndex(RouterTerm::kDomain)].item<double>(), 0);
   batch.domain = Tensor();
-  EXPECT_FALSE(LossesOfRouter(config, routes, Layout::Make(batch, 8), {}).domain.defined());
+  EXPECT_FALSE(LossesOfRouter(config, routes, Layout::Make(batch, 8), {}).terms[TermIndex(RouterTerm::kDomain)].defined());
 }
 
 // ---- 9: landmarks ----

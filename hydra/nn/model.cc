@@ -24,6 +24,19 @@ void CheckFamily(const ModelConfig& config) {
     throw Error(ErrorCode::kConfig, "rope_scaling: is not trained; hydralm generate, chat, bench and logits run it");
 }
 
+// Of a term where the run says nothing.
+double Coefficient(const MoeConfig& moe, RouterTerm term) {
+  switch (term) {
+    case RouterTerm::kBalance: return moe.balance == RouterBalance::kLoss ? moe.aux_loss_coef : 0;
+    case RouterTerm::kZ: return moe.z_loss_coef;
+    case RouterTerm::kDomain: return moe.domain_loss_coef;
+    case RouterTerm::kLocality:
+    case RouterTerm::kChunk:
+    case RouterTerm::kSize: return 0;  // a run's settings, not the model's
+  }
+  return 0;
+}
+
 }  // namespace
 
 Model::Model(const ModelConfig& config, const ModelOptions& options)
@@ -57,8 +70,9 @@ std::vector<std::pair<const TensorSpec*, Tensor>> Model::Tensors() const {
 ForwardOut Model::Forward(const Batch& batch, const ForwardOptions& options) const {
   options.controls.Validate(config_);
   const Layout layout = Layout::Make(batch, config_.chunk_len);
-  Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
-  std::vector<Tensor> balance, z, load, domain, in_set;
+  Tensor x = Embed(batch.ids);
+  std::array<std::vector<Tensor>, kRouterTerms> terms;
+  std::vector<Tensor> load, in_set;
   for (int i = 0; i < config_.n_layers(); ++i) {
     const BlockWeights& weights = *blocks_[static_cast<size_t>(i)];
     const BlockOut out = options.checkpoint_blocks && torch::GradMode::is_enabled()
@@ -66,21 +80,28 @@ ForwardOut Model::Forward(const Batch& batch, const ForwardOptions& options) con
                              : RunBlock(config_, i, weights, x, layout, options);
     x = out.x;
     if (!out.router.load.defined()) continue;
-    balance.push_back(out.router.balance);
-    z.push_back(out.router.z);
+    for (size_t i_term = 0; i_term < kRouterTerms; ++i_term)
+      if (const Tensor& term = out.router.terms[i_term]; term.defined()) terms[i_term].push_back(term);
     load.push_back(out.router.load);
-    if (!out.router.domain.defined()) continue;
-    domain.push_back(out.router.domain);
-    in_set.push_back(out.router.in_set);
+    if (out.router.in_set.defined()) in_set.push_back(out.router.in_set);
   }
   ForwardOut result;
-  result.hidden = RmsNorm(x, at(TensorRole::kFinalNorm), config_.norm_eps);
-  if (!load.empty()) result.router = {torch::stack(balance).mean(), torch::stack(z).mean(), torch::stack(load), {}, {}};
-  if (!domain.empty()) {
-    result.router.domain_loss = torch::stack(domain).mean();
-    result.router.in_set = torch::stack(in_set).sum(0);
-  }
+  result.hidden = FinalNorm(x);
+  for (size_t i = 0; i < kRouterTerms; ++i)
+    if (!terms[i].empty()) result.router.terms[i] = torch::stack(terms[i]).mean();
+  if (!load.empty()) result.router.load = torch::stack(load);
+  if (!in_set.empty()) result.router.in_set = torch::stack(in_set).sum(0);
   return result;
+}
+
+Tensor Model::Embed(const Tensor& ids) const {
+  const Tensor x = torch::embedding(at(TensorRole::kEmbedding), ids);
+  return config_.scale_emb > 0 ? x * config_.scale_emb : x;
+}
+
+Tensor Model::FinalNorm(const Tensor& x) const {
+  const Tensor normed = RmsNorm(x, at(TensorRole::kFinalNorm), config_.norm_eps);
+  return config_.IsMup() ? normed * config_.head_scale() : normed;
 }
 
 Tensor Model::HeadWeight() const { return at(config_.tie_embeddings ? TensorRole::kEmbedding : TensorRole::kHead); }
@@ -99,13 +120,11 @@ LossOut Model::Loss(const Batch& batch, const ForwardOptions& options, const Los
   loss.lm = LinearCrossEntropy(hidden, HeadWeight(), targets.index_select(0, wanted));
   loss.total = loss.lm * shares.targets;
   loss.router = out.router;
-  if (out.router.load.defined()) {
-    if (config_.moe.balance == RouterBalance::kLoss)
-      loss.total = loss.total +
-                   shares.chunks * options.balance_coef.value_or(config_.moe.aux_loss_coef) * out.router.balance_loss;
-    loss.total = loss.total + shares.chunks * config_.moe.z_loss_coef * out.router.z_loss;
-    if (out.router.domain_loss.defined())
-      loss.total = loss.total + shares.chunks * config_.moe.domain_loss_coef * out.router.domain_loss;
+  for (size_t i = 0; i < kRouterTerms; ++i) {
+    const auto term = static_cast<RouterTerm>(i);
+    if (!out.router[term].defined()) continue;
+    const double coef = options.router_coefs[i].value_or(Coefficient(config_.moe, term));
+    if (coef != 0) loss.total = loss.total + shares.Of(term) * coef * out.router[term];
   }
   return loss;
 }

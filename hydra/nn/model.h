@@ -18,13 +18,12 @@ namespace hydra::nn {
 
 struct BlockWeights;  // block.h
 
-// The router's losses, means over the MoE layers; undefined tensors in a model without MoE.
+// What routing gave, means over the layers that have it; undefined tensors in a model without routed experts.
 struct RouterOut {
-  torch::Tensor balance_loss;  // scalar, 1 when uniform; gradient through P only
-  torch::Tensor z_loss;        // scalar
-  torch::Tensor load;          // [n_moe, E] chunk assignments of this batch, no gradient
-  torch::Tensor domain_loss;   // scalar; it and in_set are undefined where the batch has no labels
+  RouterTermValues terms;
+  torch::Tensor load;    // [n_moe, E] assignments of this batch, no gradient: chunks of chunk experts, else tokens
   torch::Tensor in_set;  // [2] choices from the set of a chunk's label, all choices of labelled chunks; all layers
+  [[nodiscard]] const torch::Tensor& operator[](RouterTerm term) const { return terms[TermIndex(term)]; }
 };
 
 // Means that the log shows (gates, slot use); filled when asked for, no gradients. See Model::CollectStats.
@@ -36,14 +35,15 @@ struct ForwardOut {
 };
 
 // The part of a step's loss that one batch of the step is: its share of the step's targets weighs its cross entropy,
-// its share of the step's chunks the router's losses, since those are means over chunks.
+// its share of the step's chunks the losses of chunk routers, since those are means over chunks, and its share of the
+// step's batches those of BlockFFN (specs/blockffn.md 4).
 struct LossShares {
-  double targets = 1, chunks = 1;
+  double targets = 1, chunks = 1, batches = 1;
+  [[nodiscard]] double Of(RouterTerm term) const { return term < RouterTerm::kLocality ? chunks : batches; }
 };
 
 struct LossOut {
-  // total = targets * lm + chunks * (aux_loss_coef * balance (router_balance = loss) + z_loss_coef * z
-  // + domain_loss_coef * domain (with labels)), the two factors being those of LossShares.
+  // total = targets * lm + sum over the terms of share * coefficient * term; shares as in LossShares.
   torch::Tensor total;    // scalar
   torch::Tensor lm;       // scalar, mean nats over targets
   int64_t n_targets = 0;  // targets that are not -100
@@ -64,6 +64,9 @@ class Model {
   ~Model();
 
   [[nodiscard]] ForwardOut Forward(const Batch& batch, const ForwardOptions& options = {}) const;
+  // Rows of the embedding, and what the head reads, with MiniCPM's scales. ids [..] -> [.., D]; x [.., D] -> [.., D].
+  [[nodiscard]] torch::Tensor Embed(const torch::Tensor& ids) const;
+  [[nodiscard]] torch::Tensor FinalNorm(const torch::Tensor& x) const;
   [[nodiscard]] torch::Tensor Logits(const torch::Tensor& hidden) const;  // [.., D] -> [.., V]
   // Cross entropy of batch.targets, with the router's losses as the config says. n_targets must be > 0.
   [[nodiscard]] LossOut Loss(const Batch& batch, const ForwardOptions& options = {},

@@ -198,8 +198,8 @@ TEST(Model, LossIsTheMeanOfTokenLosses) {
     EXPECT_NEAR(each[0][0].item<double>(), want.item<double>(), 1e-9) << c.name;
     if (c.config.HasFfn(FfnKind::kChunkMoe)) {
       const double total = loss.lm.item<double>() +
-                           c.config.moe.aux_loss_coef * loss.router.balance_loss.item<double>() +
-                           c.config.moe.z_loss_coef * loss.router.z_loss.item<double>();
+                           c.config.moe.aux_loss_coef * loss.router[RouterTerm::kBalance].item<double>() +
+                           c.config.moe.z_loss_coef * loss.router[RouterTerm::kZ].item<double>();
       EXPECT_NEAR(loss.total.item<double>(), total, 1e-12) << c.name;
     }
   }

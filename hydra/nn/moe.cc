@@ -80,7 +80,7 @@ void AddDomainLoss(const MoeConfig& config, const Routes& routes, const Layout& 
       torch::stack({chosen.sum(), labelled.sum() * routes.ids.size(2)}).to(routes.route_weights.scalar_type());
   constexpr double kOutside = -1e30;  // not -inf: its gradient is no number
   const Tensor inside = torch::logsumexp(log_probability.masked_fill(~own, kOutside), {-1});
-  out->domain = -(inside * labelled).sum() / layout.chunk_real.sum();
+  out->terms[TermIndex(RouterTerm::kDomain)] = -(inside * labelled).sum() / layout.chunk_real.sum();
 }
 
 }  // namespace
@@ -137,7 +137,7 @@ RouterLosses LossesOfRouter(const MoeConfig& config, const Routes& routes, const
                  .mul_(real.unsqueeze(-1))
                  .sum({0, 1});
   if (!routes.router_logits.defined()) {
-    out.balance = out.z = torch::zeros({}, real.options());
+    out.terms[TermIndex(RouterTerm::kBalance)] = out.terms[TermIndex(RouterTerm::kZ)] = torch::zeros({}, real.options());
     return out;
   }
   const double tau = options.controls.router_temperature.value_or(config.temperature);
@@ -146,8 +146,8 @@ RouterLosses LossesOfRouter(const MoeConfig& config, const Routes& routes, const
   const Tensor probability = torch::softmax(routes.router_logits / tau, -1);
   const Tensor mean_probability = (probability * real.unsqueeze(-1)).sum({0, 1}) / n_real;  // P_e
   const Tensor share = out.load / out.load.sum();                                           // f_e
-  out.balance = static_cast<double>(config.n_experts) * (share * mean_probability).sum();
-  out.z = (torch::logsumexp(routes.router_logits, {-1}).square() * real).sum() / n_real;
+  out.terms[TermIndex(RouterTerm::kBalance)] = static_cast<double>(config.n_experts) * (share * mean_probability).sum();
+  out.terms[TermIndex(RouterTerm::kZ)] = (torch::logsumexp(routes.router_logits, {-1}).square() * real).sum() / n_real;
   return out;
 }
 

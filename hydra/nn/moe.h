@@ -54,12 +54,12 @@ torch::Tensor RoutedExperts(const torch::Tensor& u, const torch::Tensor& weights
 torch::Tensor Expert(const torch::Tensor& rows, const torch::Tensor& gate_up, const torch::Tensor& down);
 
 struct RouterLosses {
-  torch::Tensor balance, z;  // scalars
-  torch::Tensor load;        // [E] chunk assignments, no gradient
-  torch::Tensor domain;      // scalar; it and in_set are undefined where the batch has no labels
-  torch::Tensor in_set;      // [2] of chunks with a label: choices from their own set, all choices; no gradient
+  RouterTermValues terms;
+  torch::Tensor load;    // [E] chunk assignments, no gradient
+  torch::Tensor in_set;  // [2] of chunks with a label: choices from their own set, all choices; no gradient. Undefined
+                         // where the batch has no labels, as is the term kDomain
 };
-// Means over the real chunks of the batch; zero losses in round_robin mode. domain: -log of the probability that a
+// Means over the real chunks of the batch; zero losses in round_robin mode. kDomain: -log of the probability that a
 // chunk's router gives to the experts of its label, 0 for chunks without.
 RouterLosses LossesOfRouter(const MoeConfig& config, const Routes& routes, const Layout& layout,
                             const ForwardOptions& options);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Activation checkpointing of one block: forward without a graph, backward runs it again with one.
+#include <vector>
+
 #include "hydra/nn/block.h"
 
 namespace hydra::nn {
@@ -21,6 +23,7 @@ struct BlockCall : torch::CustomClassHolder {
   BlockWeights weights;
   Layout layout;
   ForwardOptions options;
+  std::vector<bool> has;  // of the terms, load and in_set: whether the forward pass gave them
 };
 
 // Gradients of the weights are added to them by the inner backward pass; x's is returned.
@@ -29,14 +32,20 @@ struct RecomputedBlockFn : torch::autograd::Function<RecomputedBlockFn> {
     const BlockOut out = call->Run(x);  // apply() has switched gradients off
     ctx->save_for_backward({x});
     ctx->saved_data["call"] = c10::IValue::make_capsule(call);
-    const RouterLosses& router = out.router;
-    if (!router.load.defined()) return {out.x};
-    if (!router.domain.defined()) {
-      ctx->mark_non_differentiable({router.load});
-      return {out.x, router.balance, router.z, router.load};
+    // x, the terms that there are, then what has no gradient.
+    variable_list results{out.x}, fixed;
+    call->has.clear();
+    for (const Tensor& term : out.router.terms) {
+      call->has.push_back(term.defined());
+      if (term.defined()) results.push_back(term);
     }
-    ctx->mark_non_differentiable({router.load, router.in_set});
-    return {out.x, router.balance, router.z, router.load, router.domain, router.in_set};
+    for (const Tensor& count : {out.router.load, out.router.in_set}) {
+      call->has.push_back(count.defined());
+      if (count.defined()) fixed.push_back(count);
+    }
+    ctx->mark_non_differentiable(fixed);
+    results.insert(results.end(), fixed.begin(), fixed.end());
+    return results;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -45,13 +54,14 @@ struct RecomputedBlockFn : torch::autograd::Function<RecomputedBlockFn> {
     torch::AutoGradMode with_grad(true);
     const BlockOut out = call->Run(x);
     variable_list outputs{out.x}, output_grads{grads[0]};
-    if (out.router.load.defined() && out.router.balance.requires_grad()) {
-      outputs.insert(outputs.end(), {out.router.balance, out.router.z});
-      output_grads.insert(output_grads.end(), {grads[1], grads[2]});
-      if (out.router.domain.defined()) {
-        outputs.push_back(out.router.domain);
-        output_grads.push_back(grads[4]);
+    size_t result = 1;
+    for (const Tensor& term : out.router.terms) {
+      if (!term.defined()) continue;
+      if (term.requires_grad()) {
+        outputs.push_back(term);
+        output_grads.push_back(grads[result]);
       }
+      ++result;
     }
     torch::autograd::backward(outputs, output_grads);
     return {x.grad(), Tensor()};
@@ -62,11 +72,15 @@ struct RecomputedBlockFn : torch::autograd::Function<RecomputedBlockFn> {
 
 BlockOut RecomputedBlock(const ModelConfig& config, int layer, const BlockWeights& w, const Tensor& x,
                          const Layout& layout, const ForwardOptions& options) {
-  const auto out = RecomputedBlockFn::apply(x, c10::make_intrusive<BlockCall>(config, layer, w, layout, options));
+  const auto call = c10::make_intrusive<BlockCall>(config, layer, w, layout, options);
+  const auto out = RecomputedBlockFn::apply(x, call);
   BlockOut result;
   result.x = out[0];
-  if (out.size() > 1) result.router = {out[1], out[2], out[3], {}, {}};
-  if (out.size() > 4) result.router.domain = out[4], result.router.in_set = out[5];
+  size_t next = 1;
+  for (size_t i = 0; i < kRouterTerms; ++i)
+    if (call->has[i]) result.router.terms[i] = out[next++];
+  if (call->has[kRouterTerms]) result.router.load = out[next++];
+  if (call->has[kRouterTerms + 1]) result.router.in_set = out[next++];
   return result;
 }
 

@@ -99,7 +99,7 @@ Stats Model::CollectStats(const Batch& batch, const ForwardOptions& options) con
   torch::NoGradGuard no_grad;
   const Layout layout = Layout::Make(batch, config_.chunk_len);
   Stats stats;
-  Tensor x = torch::embedding(at(TensorRole::kEmbedding), batch.ids);
+  Tensor x = Embed(batch.ids);
   for (int i = 0; i < config_.n_layers(); ++i) {
     const LayerConfig& parts = config_.layers[static_cast<size_t>(i)];
     const BlockWeights& w = *blocks_[static_cast<size_t>(i)];

@@ -49,7 +49,7 @@ Tensor Stepper::Step(int64_t id) {
   torch::NoGradGuard no_grad;
   const int64_t vocab = model_->config().vocab_size;
   if (id < 0 || id >= vocab) throw Error(ErrorCode::kUsage, StrCat("token id ", id, ": must be 0 to ", vocab - 1));
-  return model_->Logits(StepEmbedding(model_->at(TensorRole::kEmbedding)[id]));
+  return model_->Logits(StepEmbedding(model_->Embed(torch::tensor(id, torch::kInt64))));
 }
 
 Tensor Stepper::StepEmbedding(const Tensor& embedding) {
@@ -57,7 +57,7 @@ Tensor Stepper::StepEmbedding(const Tensor& embedding) {
   Tensor x = embedding;
   for (int i = 0; i < model_->config().n_layers(); ++i) x = RunBlock(i, x, state_[static_cast<size_t>(i)]);
   ++pos_;
-  return RmsNorm(x, model_->at(TensorRole::kFinalNorm), model_->config().norm_eps);
+  return model_->FinalNorm(x);
 }
 
 Tensor Stepper::RunBlock(int layer, const Tensor& input, BlockState& state) {
@@ -67,15 +67,17 @@ Tensor Stepper::RunBlock(int layer, const Tensor& input, BlockState& state) {
   const Tensor u = RmsNorm(input, w.norm, c.norm_eps);
   Tensor x = input;
   if (c.wiring == Wiring::kSequential) {
-    x = x + (parts.ssm ? Ssm(w, u, state) : Attention(layer, w, u, state));
-    return parts.ffn == FfnKind::kDense ? x + Dense(w.dense, RmsNorm(x, w.dense.norm, c.norm_eps)) : x;
+    const double scale = c.residual_scale();
+    const bool latent = parts.attention == AttentionKind::kLatent;
+    x = x + scale * (parts.ssm ? Ssm(w, u, state) : latent ? Latent(w, u, state) : Attention(layer, w, u, state));
+    return parts.ffn == FfnKind::kNone ? x : x + scale * Ffn(layer, w, RmsNorm(x, w.ffn_norm, c.norm_eps), state);
   }
   const ForwardOptions& options = At(layer);
   const Tensor g = PathFactors(w, u, options);
   const auto& a = options.controls.path_scale;
   if (parts.ssm && a[0] != 0) x = x + g[0] * Ssm(w, u, state);
   if (parts.attention != AttentionKind::kNone && a[1] != 0) x = x + g[1] * Attention(layer, w, u, state);
-  if (parts.ffn == FfnKind::kChunkMoe && a[2] != 0) x = x + g[2] * Moe(layer, w, u, state);
+  if (parts.ffn != FfnKind::kNone && a[2] != 0) x = x + g[2] * Ffn(layer, w, u, state);
   if (parts.workspace && options.workspace) x = x + Workspace(layer, w, x, state);
   if (parts.pkm && options.pkm && options.controls.pkm_read != 0)
     x = x + Pkm(c, w.pkm, w.pkm_table, x, options.controls.pkm_read);
@@ -171,6 +173,42 @@ Tensor Stepper::Attention(int layer, const BlockWeights& weights, const Tensor& 
     keep(state.pool, c.landmark_budget);
   }
   return torch::matmul(w.o, y);
+}
+
+// The absorbed form: scores and sums over the cached latent vectors, maps of a head on either side of them.
+Tensor Stepper::Latent(const BlockWeights& weights, const Tensor& u, BlockState& state) const {
+  const AttentionConfig& a = model_->config().attention;
+  const LatentConfig& c = a.latent;
+  const LatentWeights& w = weights.latent;
+  const Tensor at = torch::full({1, 1}, pos_, torch::TensorOptions().dtype(torch::kInt64).device(u.device()));
+  const auto turned = [&](const Tensor& x, int64_t n) { return Rope(x.view({1, 1, n, c.d_rope}), at, a.rope_theta); };
+  const Tensor down = torch::matmul(w.kv_down, u);
+  const Tensor row = torch::cat({RmsNorm(down.narrow(0, 0, c.kv_rank), w.kv_norm, LatentConfig::kNormEps),
+                                 turned(down.narrow(0, c.kv_rank, c.d_rope), 1).view({-1})});
+  state.latent = state.latent.defined() ? torch::cat({state.latent, row.unsqueeze(0)}) : row.unsqueeze(0);
+  const Tensor q = torch::matmul(w.q_up, RmsNorm(torch::matmul(w.q_down, u), w.q_norm, LatentConfig::kNormEps))
+                       .view({a.n_heads, c.d_key()});
+  const auto up = w.kv_up.view({a.n_heads, c.d_nope + c.d_value, c.kv_rank}).split_with_sizes({c.d_nope, c.d_value}, 1);
+  const Tensor q_latent = torch::matmul(q.narrow(1, 0, c.d_nope).unsqueeze(1), up[0]).squeeze(1);  // [A, kv_rank]
+  const Tensor q_rope = turned(q.narrow(1, c.d_nope, c.d_rope).contiguous(), a.n_heads).view({a.n_heads, c.d_rope});
+  const Tensor scores = torch::matmul(torch::cat({q_latent, q_rope}, 1), state.latent.t()) /
+                        std::sqrt(static_cast<double>(c.d_key()));
+  const Tensor sums = torch::matmul(torch::softmax(scores, 1), state.latent.narrow(1, 0, c.kv_rank));
+  return torch::matmul(w.o, torch::matmul(up[1], sums.unsqueeze(2)).reshape({-1}));
+}
+
+Tensor Stepper::Ffn(int layer, const BlockWeights& w, const Tensor& u, BlockState& state) const {
+  const ModelConfig& c = model_->config();
+  switch (c.layers[static_cast<size_t>(layer)].ffn) {
+    case FfnKind::kDense: return Dense(w.dense, u);
+    case FfnKind::kBlockFfn: {
+      const Tensor row = u.unsqueeze(0);
+      return BlockFfnDense(w.block_ffn, row, RouteBlock(c.moe, w.block_ffn, row, c.norm_eps).gates).squeeze(0);
+    }
+    case FfnKind::kChunkMoe: return Moe(layer, w, u, state);
+    case FfnKind::kNone: break;
+  }
+  return torch::zeros_like(u);
 }
 
 Tensor Stepper::Moe(int layer, const BlockWeights& weights, const Tensor& u, BlockState& state) const {

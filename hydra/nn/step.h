@@ -26,6 +26,7 @@ struct BlockState {
   torch::Tensor conv;  // [K - 1, conv_dim], oldest first
   torch::Tensor ssm;   // [H, P, N], or [D] when diagonal
   std::vector<KeyEntry> ring, pool;
+  torch::Tensor latent;               // [t, kv_rank + rope] of all tokens so far
   torch::Tensor sum, mean;            // [D] of the open chunk, of the closed one before
   Routes routes;                      // of the open chunk, ids and weights [1, 1, k]
   torch::Tensor M, acc, weight, max;  // [S, r], [S, r], [S], [S]
@@ -37,7 +38,7 @@ class Stepper {
   explicit Stepper(const Model& model, const ForwardOptions& options = {});
   // Logits [V] after this token.
   torch::Tensor Step(int64_t id);
-  // Hidden state [D] after the final norm, given the token's embedding.
+  // What the head reads [D], given the token's scaled embedding.
   torch::Tensor StepEmbedding(const torch::Tensor& embedding);
   [[nodiscard]] int64_t pos() const { return pos_; }
   [[nodiscard]] const std::vector<BlockState>& state() const { return state_; }
@@ -46,6 +47,8 @@ class Stepper {
   torch::Tensor RunBlock(int layer, const torch::Tensor& x, BlockState& state);
   torch::Tensor Ssm(const BlockWeights& w, const torch::Tensor& u, BlockState& state) const;
   torch::Tensor Attention(int layer, const BlockWeights& w, const torch::Tensor& u, BlockState& state) const;
+  torch::Tensor Latent(const BlockWeights& w, const torch::Tensor& u, BlockState& state) const;
+  torch::Tensor Ffn(int layer, const BlockWeights& w, const torch::Tensor& u, BlockState& state) const;
   torch::Tensor Moe(int layer, const BlockWeights& w, const torch::Tensor& u, BlockState& state) const;
   torch::Tensor Workspace(int layer, const BlockWeights& w, const torch::Tensor& x, BlockState& state) const;
   [[nodiscard]] const ForwardOptions& At(int layer) const { return options_[static_cast<size_t>(layer)]; }

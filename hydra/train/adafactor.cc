@@ -59,7 +59,7 @@ void Adafactor::StepDense(double lr, double scale) {
   for (size_t i = 0; i < params_.size(); ++i) {
     const OptimParam& param = params_[i];
     if (param.rows || !param.tensor.grad().defined()) continue;
-    const Tensor grad = scale == 1.0 ? param.tensor.grad() : param.tensor.grad() * scale;
+    const Tensor grad = scale == 1.0 || param.own_clip ? param.tensor.grad() : param.tensor.grad() * scale;
     steps_[i] += 1;
     const Tensor update = Scale(i, grad, Decay(steps_[i].item<double>())).mul_(grad);
     ClipUpdate(update);

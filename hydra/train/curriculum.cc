@@ -102,7 +102,7 @@ nn::ForwardOptions Curriculum::ForwardAt(int64_t step) const {
   if (!IsOnAt(ModelPart::kMoe, step)) return forward;
   forward.router_mode = now.router_mode;
   if (now.router_temperature) forward.controls.router_temperature = now.router_temperature->At(share);
-  if (now.router_balance) forward.balance_coef = now.router_balance->At(share);
+  if (now.router_balance) forward.router_coefs[nn::TermIndex(nn::RouterTerm::kBalance)] = now.router_balance->At(share);
   return forward;
 }
 
@@ -112,11 +112,12 @@ double Curriculum::LrScaleAt(int64_t step) const {
 
 std::vector<double> Curriculum::RateFactorsAt(int64_t step, const nn::Model& model) const {
   std::vector<double> factors;
+  const std::vector<OptimParam> usual = OptimParams(model, 1, run_.optim.published_groups);
   for (const auto& [spec, tensor] : model.Tensors()) {
     if (!spec->parameter) continue;
-    double factor = 1;
+    double factor = usual[factors.size()].lr_scale;
     if (n_stages() > 0 && IsOfAPart(spec->component))
-      factor = stage(StageAt(step)).lr_parts[static_cast<size_t>(PartOf(spec->component))];
+      factor *= stage(StageAt(step)).lr_parts[static_cast<size_t>(PartOf(spec->component))];
     if (spec->role == TensorRole::kPkmTable)
       factor *= n_stages() > 0 ? stage(StageAt(step)).lr_pkm_table.value_or(run_.optim.pkm_table_lr)
                                : run_.optim.pkm_table_lr;

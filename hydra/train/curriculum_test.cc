@@ -164,7 +164,7 @@ TEST(Curriculum, SwitchesFollowTheStep) {
   const nn::ForwardOptions attention = curriculum.ForwardAt(3);
   EXPECT_NEAR(attention.controls.path_scale[1], 1 / 3.0, 1e-12);
   EXPECT_NEAR(*attention.controls.router_temperature, 2 - 1 / 3.0, 1e-12);
-  EXPECT_EQ(attention.balance_coef, 0.02);
+  EXPECT_EQ(attention.router_coefs[nn::TermIndex(nn::RouterTerm::kBalance)], 0.02);
   EXPECT_FALSE(attention.controls.landmarks);
   EXPECT_TRUE(curriculum.ForwardAt(4).controls.landmarks);
   EXPECT_EQ(curriculum.ForwardAt(5).controls.path_scale[1], 1);
@@ -183,10 +183,10 @@ TEST(Curriculum, TheBalanceCoefficientWeighsItsLoss) {
   nn::Batch with_targets = batch;
   with_targets.targets = batch.ids.clone();
   nn::ForwardOptions none, some;
-  none.balance_coef = 0;
-  some.balance_coef = 0.5;
+  none.router_coefs[nn::TermIndex(nn::RouterTerm::kBalance)] = 0;
+  some.router_coefs[nn::TermIndex(nn::RouterTerm::kBalance)] = 0.5;
   const nn::LossOut a = model.Loss(with_targets, none), b = model.Loss(with_targets, some);
-  EXPECT_NEAR((b.total - a.total).item<double>(), 0.5 * a.router.balance_loss.item<double>(), 1e-5);
+  EXPECT_NEAR((b.total - a.total).item<double>(), 0.5 * a.router[nn::RouterTerm::kBalance].item<double>(), 1e-5);
 }
 
 TEST(Curriculum, WatchesWarnOrEndTheRun) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "hydra/base/error.h"
 
@@ -21,19 +22,27 @@ void BalanceRouters(nn::Model& model, const torch::Tensor& load) {
   }
 }
 
-ExpertWatch::ExpertWatch(const ModelConfig& config) : n_experts_(static_cast<size_t>(config.moe.n_experts)) {
-  for (int layer = 0; layer < config.n_layers(); ++layer)
-    if (config.layers[static_cast<size_t>(layer)].ffn == FfnKind::kChunkMoe) layers_.push_back(layer);
+ExpertWatch::ExpertWatch(const ModelConfig& config)
+    : block_ffn_(config.HasFfn(FfnKind::kBlockFfn)),
+      active_share_(std::numeric_limits<double>::quiet_NaN()),
+      n_experts_(static_cast<size_t>(config.moe.n_experts)) {
+  for (int layer = 0; layer < config.n_layers(); ++layer) {
+    const FfnKind kind = config.layers[static_cast<size_t>(layer)].ffn;
+    if (kind == FfnKind::kChunkMoe || kind == FfnKind::kBlockFfn) layers_.push_back(layer);
+  }
   load_.assign(layers_.size() * n_experts_, 0);
   unused_.assign(layers_.size() * n_experts_, 0);
 }
 
-std::vector<std::string> ExpertWatch::Step(const torch::Tensor& load, int64_t dead_after) {
+std::vector<std::string> ExpertWatch::Step(const torch::Tensor& load, int64_t tokens, int64_t dead_after) {
   std::vector<std::string> alarms;
   if (layers_.empty() || !load.defined()) return alarms;
   const torch::Tensor host = load.to(torch::kCPU, torch::kFloat64).contiguous();
   HYDRA_CHECK(static_cast<size_t>(host.numel()) == load_.size(), "loads ", host.sizes());
   const double* now = host.data_ptr<double>();
+  tokens_ += tokens;
+  if (block_ffn_)
+    active_share_ = host.sum().item<double>() / (static_cast<double>(tokens) * static_cast<double>(load_.size()));
   for (size_t i = 0; i < load_.size(); ++i) {
     load_[i] += now[i];
     unused_[i] = now[i] > 0 ? 0 : unused_[i] + 1;
@@ -44,12 +53,10 @@ std::vector<std::string> ExpertWatch::Step(const torch::Tensor& load, int64_t de
   return alarms;
 }
 
-void ExpertWatch::StepLabels(const torch::Tensor& in_set, double domain_loss) {
-  if (!in_set.defined() || !std::isfinite(domain_loss)) return;
+void ExpertWatch::StepLabels(const torch::Tensor& in_set) {
+  if (!in_set.defined()) return;
   labels_[0] += in_set[0].item<double>();
   labels_[1] += in_set[1].item<double>();
-  labels_[2] += domain_loss;
-  labels_[3] += 1;
 }
 
 void ExpertWatch::TakeMetrics(std::map<std::string, double>* values) {
@@ -69,16 +76,21 @@ void ExpertWatch::TakeMetrics(std::map<std::string, double>* values) {
     }
     cv += std::sqrt(squares / static_cast<double>(n_experts_)) / mean;
   }
+  if (block_ffn_ && tokens_ > 0) {
+    double active = 0;
+    for (const double load : load_) active += load;
+    (*values)["blockffn/tls"] = 1 - active / (static_cast<double>(tokens_) * static_cast<double>(load_.size()));
+  }
+  tokens_ = 0;
   (*values)["moe/load_cv"] = cv / static_cast<double>(layers_.size());
   (*values)["moe/dead_experts"] = dead;
   (*values)["moe/load_min"] = least;
   std::fill(load_.begin(), load_.end(), 0.0);
   if (labels_[1] > 0) (*values)["moe/in_set"] = labels_[0] / labels_[1];
-  if (labels_[3] > 0) (*values)["moe/domain_loss"] = labels_[2] / labels_[3];
   std::fill(labels_.begin(), labels_.end(), 0.0);
 }
 
-nlohmann::ordered_json ExpertWatch::Save() const { return {{"load", load_}, {"unused", unused_}, {"labels", labels_}}; }
+nlohmann::ordered_json ExpertWatch::Save() const { return {{"load", load_}, {"unused", unused_}, {"labels", labels_}, {"tokens", tokens_}}; }
 
 void ExpertWatch::Load(const nlohmann::ordered_json& json, const std::string& where) {
   std::vector<double> load, labels(labels_.size(), 0.0);
@@ -87,7 +99,8 @@ void ExpertWatch::Load(const nlohmann::ordered_json& json, const std::string& wh
     if (!json.is_object() || !json.contains(key)) throw Error(ErrorCode::kFormat, StrCat(where, ".", key, ": missing"));
   ReadJson(json["load"], where + ".load", &load);
   ReadJson(json["unused"], where + ".unused", &unused);
-  if (json.contains("labels")) ReadJson(json["labels"], where + ".labels", &labels);  // absent before labels were there
+  if (json.contains("labels")) ReadJson(json["labels"], where + ".labels", &labels);
+  if (json.contains("tokens")) ReadJson(json["tokens"], where + ".tokens", &tokens_);
   if (labels.size() != labels_.size())
     throw Error(ErrorCode::kFormat, StrCat(where, ".labels: ", labels.size(), " numbers: must be ", labels_.size()));
   if (load.size() != load_.size() || unused.size() != unused_.size())

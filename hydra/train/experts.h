@@ -21,13 +21,16 @@ class ExpertWatch {
   // Remembers which blocks have experts; for a model without any, all calls do nothing.
   explicit ExpertWatch(const ModelConfig& config);
 
-  // Takes the assignments [n, E] of one step. Returns a line for each expert that has now been without a chunk for
-  // `dead_after` steps (0: none).
-  std::vector<std::string> Step(const torch::Tensor& load, int64_t dead_after);
+  // Takes the assignments [n, E] of one step of `tokens` tokens. Returns a line for each expert that has now been
+  // without any for `dead_after` steps (0: none).
+  std::vector<std::string> Step(const torch::Tensor& load, int64_t tokens, int64_t dead_after);
+  // Mean over layers of the share of experts that are active, in the step that Step took last; NaN without BlockFFN.
+  [[nodiscard]] double active_share() const { return active_share_; }
   // Of a step's chunks with labels: see nn::RouterOut. Undefined: the step had none.
-  void StepLabels(const torch::Tensor& in_set, double domain_loss);
+  void StepLabels(const torch::Tensor& in_set);
   // moe/load_cv, moe/dead_experts, moe/load_min and moe/load/LAYER/EXPERT (share of the layer's chunks) since the last
-  // call; with labels moe/domain_loss and moe/in_set, the share of choices that were from the set of a chunk's label.
+  // call; with labels moe/in_set, the share of choices that were from the set of a chunk's label; of BlockFFN
+  // blockffn/tls, the share of experts that are not active.
   void TakeMetrics(std::map<std::string, double>* values);
 
   [[nodiscard]] nlohmann::ordered_json Save() const;
@@ -35,11 +38,14 @@ class ExpertWatch {
 
  private:
   std::vector<int> layers_;
+  bool block_ffn_;                     // experts are of tokens, not of chunks
+  int64_t tokens_ = 0;                 // since TakeMetrics
+  double active_share_;
   size_t n_experts_;
   std::vector<double> load_;     // [n * E] since TakeMetrics
   std::vector<int64_t> unused_;  // [n * E] steps without a chunk
-  // Since TakeMetrics: choices from the own set, all choices of labelled chunks, sum of domain losses, their steps.
-  std::vector<double> labels_ = std::vector<double>(4, 0.0);
+  // Since TakeMetrics: choices from the own set, all choices of labelled chunks.
+  std::vector<double> labels_ = std::vector<double>(2, 0.0);
 };
 
 }  // namespace hydra::train

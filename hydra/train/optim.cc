@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <tuple>
 #include <unordered_set>
 
 #include "hydra/base/error.h"
@@ -42,7 +43,7 @@ Optimizer::Optimizer(std::vector<OptimParam> params, const OptimizerOptions& opt
 
 double Optimizer::GradNorm() {
   const torch::NoGradGuard no_grad;
-  std::vector<Tensor> grads;
+  std::vector<Tensor> grads, apart;
   for (OptimParam& param : params_) {
     Tensor& grad = param.tensor.mutable_grad();
     if (!grad.defined()) continue;
@@ -51,10 +52,16 @@ double Optimizer::GradNorm() {
     } else if (grad.strides() != param.tensor.strides()) {
       grad = grad.contiguous();  // the fused kernel walks memory
     }
-    grads.push_back(Values(grad));
+    (param.own_clip ? apart : grads).push_back(Values(grad));
   }
-  if (grads.empty()) return 0;
-  return torch::stack(at::_foreach_norm(grads)).to(torch::kFloat64).norm().item<double>();
+  const auto norm = [](const std::vector<Tensor>& all) {
+    if (all.empty()) return 0.0;
+    return torch::stack(at::_foreach_norm(all)).to(torch::kFloat64).norm().item<double>();
+  };
+  const double own = norm(apart);
+  if (!std::isfinite(own)) return own;
+  if (options_.clip > 0 && own > options_.clip) at::_foreach_mul_(apart, options_.clip / own);
+  return norm(grads);
 }
 
 void Optimizer::Step(double lr, double grad_norm) {
@@ -111,12 +118,12 @@ void AdamW::StepDense(double lr, double scale) {
   struct Group {
     std::vector<Tensor> params, grads, m, v, steps;
   };
-  std::map<std::pair<double, double>, Group> groups;  // of equal rate and decay
+  std::map<std::tuple<double, double, bool>, Group> groups;  // of equal rate, decay and clip
   for (size_t i = 0; i < params_.size(); ++i) {
     const OptimParam& param = params_[i];
     const Tensor grad = param.tensor.grad();
     if (param.rows || !grad.defined()) continue;
-    Group& group = groups[{lr * param.lr_scale, param.weight_decay ? options_.weight_decay : 0.0}];
+    Group& group = groups[{lr * param.lr_scale, param.weight_decay ? options_.weight_decay : 0.0, param.own_clip}];
     group.params.push_back(param.tensor);
     group.grads.push_back(grad);
     group.m.push_back(moments_[i].m);
@@ -125,11 +132,12 @@ void AdamW::StepDense(double lr, double scale) {
   }
   for (auto& [key, group] : groups) {
     at::_foreach_add_(group.steps, 1);
+    const auto& [rate, decay, own_clip] = key;
     // The kernel divides gradients by grad_scale.
     const std::optional<Tensor> grad_scale =
-        scale == 1.0 ? std::nullopt : std::optional(torch::full({}, 1.0 / scale, group.steps[0].options()));
-    at::_fused_adamw_(group.params, group.grads, group.m, group.v, {}, group.steps, key.first, options_.betas[0],
-                      options_.betas[1], key.second, options_.eps, /*amsgrad=*/false, /*maximize=*/false, grad_scale);
+        scale == 1.0 || own_clip ? std::nullopt : std::optional(torch::full({}, 1.0 / scale, group.steps[0].options()));
+    at::_fused_adamw_(group.params, group.grads, group.m, group.v, {}, group.steps, rate, options_.betas[0],
+                      options_.betas[1], decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false, grad_scale);
   }
 }
 
@@ -164,15 +172,20 @@ std::unique_ptr<Optimizer> MakeOptimizer(std::vector<OptimParam> params, const O
   return std::make_unique<AdamW>(std::move(params), options);
 }
 
-std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr) {
+std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr, bool published_groups) {
+  const ModelConfig& config = model.config();
   std::vector<OptimParam> params;
   for (const auto& [spec, tensor] : model.Tensors()) {
     if (!spec->parameter) continue;
     const bool table = spec->role == TensorRole::kPkmTable;
+    const bool vocabulary = spec->role == TensorRole::kEmbedding || spec->role == TensorRole::kHead;
+    const bool scale = spec->role == TensorRole::kBlockRouterScale && published_groups;
+    const bool inner = config.IsMup() && ((spec->shape.size() > 1 && !vocabulary) || scale);
     params.push_back({.name = spec->name,
                       .tensor = tensor,
-                      .weight_decay = spec->weight_decay,
-                      .lr_scale = table ? pkm_table_lr : 1.0,
+                      .weight_decay = spec->weight_decay || published_groups,
+                      .lr_scale = table ? pkm_table_lr : inner ? config.head_scale() : 1.0,
+                      .own_clip = spec->role == TensorRole::kBlockRouter,
                       .rows = table});
   }
   return params;

@@ -25,6 +25,7 @@ struct OptimParam {
   torch::Tensor tensor;  // a leaf that requires a gradient
   bool weight_decay = true;
   double lr_scale = 1;
+  bool own_clip = false;  // clipped together with others of its kind, apart from the rest
   bool rows = false;  // [R, d]: only rows with a gradient move; state and step count of each row; never decayed
 };
 
@@ -37,7 +38,8 @@ class Optimizer {
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
 
-  // The norm of all gradients; sparse ones are coalesced in place. Not finite when any entry is not.
+  // The norm of all gradients but those with a clip of their own, which are scaled down to it in place; sparse ones are
+  // coalesced in place. Not finite when any entry is not.
   double GradNorm();
   // One update at rate lr; gradients are scaled down to options.clip where grad_norm (of GradNorm) is above it.
   void Step(double lr, double grad_norm);
@@ -86,8 +88,10 @@ class AdamW final : public Optimizer {
 [[nodiscard]] std::unique_ptr<Optimizer> MakeOptimizer(std::vector<OptimParam> params, const OptimizerOptions& options);
 
 // Every parameter of the model, decayed as the tensor table says; the table of the product-key memory row-wise with
-// pkm_table_lr as its factor.
-[[nodiscard]] std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr);
+// pkm_table_lr as its factor. With muP scales matrices but embedding and head have dim_model_base / D as theirs;
+// BlockFFN's routers are clipped apart. published_groups: as RunConfig::Optim has it.
+[[nodiscard]] std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr,
+                                                  bool published_groups = false);
 
 // Copies tensors of a file into `tensors`: all of them and no others, same shape and type; an Error(kTensor) else.
 void LoadTensors(const SafeTensors& file, const NamedTensors& tensors);

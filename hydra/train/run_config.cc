@@ -20,8 +20,10 @@ void ReadJson(const nlohmann::ordered_json& value, const std::string& field, LrS
     *out = LrShape::kCosine;
   } else if (name == "wsd") {
     *out = LrShape::kWsd;
+  } else if (name == "wsd_exp") {
+    *out = LrShape::kWsdExp;
   } else {
-    throw Error(ErrorCode::kConfig, StrCat(field, " = \"", name, "\": must be cosine or wsd"));
+    throw Error(ErrorCode::kConfig, StrCat(field, " = \"", name, "\": must be cosine, wsd or wsd_exp"));
   }
 }
 
@@ -61,11 +63,22 @@ void VisitRunFields(Visitor&& v, Config& c) {
   v("optim.warmup_steps", c.optim.warmup_steps, kAtLeast0);
   v("optim.min_lr_ratio", c.optim.min_lr_ratio, kShare);
   v("optim.decay_share", c.optim.decay_share, kShare);
+  v("optim.half_life", c.optim.half_life, kAtLeast1);
   v("optim.betas", c.optim.betas, kBelow1);
   v("optim.eps", c.optim.eps, Bounds{1e-30, 1});
   v("optim.weight_decay", c.optim.weight_decay, Bounds{0, 100});
   v("optim.clip", c.optim.clip, kAtLeast0);
   v("optim.pkm_table_lr", c.optim.pkm_table_lr, Bounds{0, 1e6});
+  v("optim.published_groups", c.optim.published_groups, kAny);
+  v("blockffn.al_weight", c.blockffn.al_weight, kAtLeast0);
+  v("blockffn.al_alpha", c.blockffn.al_alpha, Bounds{1e-6, 1e6});
+  v("blockffn.l1_weight", c.blockffn.l1_weight, kAtLeast0);
+  v("blockffn.cs_weight", c.blockffn.cs.first, kAtLeast0);
+  v("blockffn.cs_chunk", c.blockffn.cs_chunk, Bounds{1, 1 << 20});
+  v("blockffn.cs_start", c.blockffn.cs.start, kAtLeast0);
+  v("blockffn.cs_adjust", c.blockffn.cs.adjust, kAtLeast1);
+  v("blockffn.cs_growth_min", c.blockffn.cs.growth_min, Bounds{1, 100});
+  v("blockffn.cs_max_factor", c.blockffn.cs.max_factor, Bounds{1, 1e6});
   v("log.every", c.log.every, kAtLeast1);
   v("log.peak_flops", c.log.peak_flops, Bounds{0, 1e20});
   v("checkpoint.every", c.checkpoint.every, kAtLeast0);
@@ -348,7 +361,8 @@ LrSchedule RunConfig::Lr() const {
           .warmup_steps = optim.warmup_steps,
           .total_steps = TotalSteps(),
           .min_ratio = optim.min_lr_ratio,
-          .decay_share = optim.decay_share};
+          .decay_share = optim.decay_share,
+          .half_life = optim.half_life};
 }
 
 void ResolveCurriculum(const ModelConfig& model, RunConfig* config) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hydra/model/config.h"
+#include "hydra/train/blockffn_terms.h"
 #include "hydra/train/guard.h"
 #include "hydra/train/optimizer_options.h"
 #include "hydra/train/schedule.h"
@@ -52,14 +53,18 @@ struct RunConfig {
     LrShape schedule = LrShape::kCosine;
     int64_t warmup_steps = 100;
     double min_lr_ratio = 0.1;
-    double decay_share = 0.2;                // of the run, schedule = "wsd"
+    double decay_share = 0.2;                // of the run, schedule = "wsd" and "wsd_exp"
+    int64_t half_life = 560;                 // steps, schedule = "wsd_exp"
     std::array<double, 2> betas{0.9, 0.95};  // of AdamW; so is eps
     double eps = 1e-8;
     double weight_decay = 0.1;
     double clip = 1.0;          // largest gradient norm; 0 = not clipped
     double pkm_table_lr = 4.0;  // factor on lr for the table of the product-key memory
+    bool published_groups = false;           // of BlockFFN: decay everywhere, the router's scale at the matrices' rate
     bool operator==(const Optim&) const = default;
   } optim;
+
+  BlockFfnOptions blockffn;
 
   struct Log {
     int64_t every = 10;     // steps

@@ -54,7 +54,9 @@ inline std::string Text(const std::string& value) { return Json(value).dump(); }
 inline std::string Text(const StepSchedule& value) { return value.Text(); }
 inline std::string Text(bool value) { return value ? "true" : "false"; }
 inline std::string Text(OptimizerKind value) { return value == OptimizerKind::kAdamW ? "\"adamw\"" : "\"adafactor\""; }
-inline std::string Text(LrShape value) { return value == LrShape::kCosine ? "\"cosine\"" : "\"wsd\""; }
+inline std::string Text(LrShape value) {
+  return value == LrShape::kCosine ? "\"cosine\"" : value == LrShape::kWsd ? "\"wsd\"" : "\"wsd_exp\"";
+}
 inline std::string Text(const std::array<double, 2>& value) {
   return StrCat("[", Text(value[0]), ", ", Text(value[1]), "]");
 }

@@ -69,8 +69,18 @@ void ReadJson(const nlohmann::ordered_json& value, const std::string& field, Ste
   *out = StepSchedule(std::move(points));
 }
 
+int64_t LrSchedule::DecayStart() const {
+  if (shape == LrShape::kCosine) return warmup_steps;
+  const auto end = static_cast<double>(std::max(total_steps, warmup_steps + 1));
+  return std::max(warmup_steps, static_cast<int64_t>(std::ceil(end * (1 - decay_share))));
+}
+
 double LrSchedule::At(int64_t step) const {
   if (step < warmup_steps) return peak * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
+  if (shape == LrShape::kWsdExp) {
+    const auto past = static_cast<double>(std::max<int64_t>(0, std::min(step, total_steps) - DecayStart()));
+    return peak * std::exp2(-past / static_cast<double>(half_life));
+  }
   const double end = static_cast<double>(std::max(total_steps, warmup_steps + 1));
   double begin = static_cast<double>(warmup_steps);
   if (shape == LrShape::kWsd) begin = std::max(begin, end * (1 - decay_share));

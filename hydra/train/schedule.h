@@ -39,15 +39,19 @@ class StepSchedule {
 using hydra::ReadJson;
 void ReadJson(const nlohmann::ordered_json& value, const std::string& field, StepSchedule* out);
 
-enum class LrShape { kCosine, kWsd };
+enum class LrShape { kCosine, kWsd, kWsdExp };
 
 // Linear warm-up over `warmup_steps`, then: cosine from the peak to min_ratio of it at the last step; or (WSD)
-// the peak until decay_share of the run is left, then 1 - sqrt(progress) down to min_ratio (Haegele et al., 2024).
+// the peak until decay_share of the run is left, then 1 - sqrt(progress) down to min_ratio (Haegele et al., 2024); or
+// (WSD, exponential) half of it every half_life steps from there on.
 struct LrSchedule {
   LrShape shape = LrShape::kCosine;
   double peak = 0;
   int64_t warmup_steps = 0, total_steps = 0;
   double min_ratio = 0.1, decay_share = 0.2;
+  int64_t half_life = 560;
+  // First step of the decay: of WSD; of cosine the end of the warm-up.
+  [[nodiscard]] int64_t DecayStart() const;
   // The rate of the update that step `step` makes; past the end it stays at the lowest.
   [[nodiscard]] double At(int64_t step) const;
 };

@@ -152,7 +152,7 @@ TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
                  chunks = static_cast<double>(batch.n_chunks) / n_chunks;
     differ |= std::abs(targets - chunks) > 0.02;
     (targets * out.lm +
-     chunks * (0.3 * out.router.balance_loss + 0.2 * out.router.z_loss + 0.4 * out.router.domain_loss))
+     chunks * (0.3 * out.router[nn::RouterTerm::kBalance] + 0.2 * out.router[nn::RouterTerm::kZ] + 0.4 * out.router[nn::RouterTerm::kDomain]))
         .backward();
   }
   ASSERT_TRUE(differ);

@@ -75,7 +75,7 @@ Trainer::Impl::Impl(TrainerOptions options)
             {.chunk_len = options_.model.chunk_len, .seed = static_cast<uint64_t>(options_.run.optim.seed)}),
       model_(options_.model,
              nn::ModelOptions{.device = options_.device.device, .dtype = options_.dtype, .initialise = false}),
-      optim_(MakeOptimizer(OptimParams(model_, options_.run.optim.pkm_table_lr),
+      optim_(MakeOptimizer(OptimParams(model_, options_.run.optim.pkm_table_lr, options_.run.optim.published_groups),
                            {.kind = options_.run.optim.optimizer,
                             .betas = options_.run.optim.betas,
                             .eps = options_.run.optim.eps,
@@ -83,6 +83,7 @@ Trainer::Impl::Impl(TrainerOptions options)
                             .clip = options_.run.optim.clip})),
       guard_(options_.run.guard),
       experts_(options_.model),
+      block_terms_(options_.model, options_.run.blockffn),
       peak_flops_(options_.run.log.peak_flops),
       flops_(FlopsOfStages(curriculum_, options_.run.MostSeqLen())) {
   if (!HasTargets(options_.train))
@@ -148,9 +149,23 @@ TrainResult Trainer::Impl::Run(int64_t until) {
   return result;
 }
 
+nn::ForwardOptions Trainer::Impl::ForwardNow() const {
+  nn::ForwardOptions forward = curriculum_.ForwardAt(now_.step);
+  const auto set = [&](nn::RouterTerm term, double weight) {
+    if (weight > 0) forward.router_coefs[nn::TermIndex(term)] = weight;
+  };
+  set(nn::RouterTerm::kLocality, block_terms_.locality());
+  set(nn::RouterTerm::kChunk, block_terms_.chunk());
+  set(nn::RouterTerm::kSize, block_terms_.size());
+  forward.locality_alpha = block_terms_.options().al_alpha;
+  forward.sparsity_chunk = block_terms_.options().cs_chunk;
+  return forward;
+}
+
 StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
-  const nn::ForwardOptions forward = curriculum_.ForwardAt(now_.step);
-  Tensor loss, lm, balance, z, domain;
+  const nn::ForwardOptions forward = ForwardNow();
+  Tensor loss, lm;
+  nn::RouterTermValues terms;
   const auto add = [](Tensor* sum, const Tensor& value, double share) {
     if (!value.defined()) return;
     const Tensor part = value.detach() * share;
@@ -158,11 +173,12 @@ StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
   };
   StepSums sums;
   for (const TokenBatch& micro : batches.micro) {
-    // Every target of the step weighs the same, and every chunk in the router's losses, however they are spread over
-    // micro-batches.
+    // Every target of the step weighs the same, and every chunk in the losses of chunk routers, however they are spread
+    // over micro-batches.
     const nn::LossShares shares{
         .targets = static_cast<double>(micro.n_targets) / static_cast<double>(batches.n_targets),
-        .chunks = static_cast<double>(micro.n_chunks) / static_cast<double>(batches.n_chunks)};
+        .chunks = static_cast<double>(micro.n_chunks) / static_cast<double>(batches.n_chunks),
+        .batches = 1 / static_cast<double>(batches.micro.size())};
     nn::LossOut out;
     {
       const AutocastScope autocast(options_.device);
@@ -171,17 +187,15 @@ StepSums Trainer::Impl::ForwardBackward(const StepBatches& batches) {
     out.total.backward();
     add(&loss, out.total, 1);
     add(&lm, out.lm, shares.targets);
-    add(&balance, out.router.balance_loss, shares.chunks);
-    add(&z, out.router.z_loss, shares.chunks);
+    for (size_t i = 0; i < nn::kRouterTerms; ++i)
+      add(&terms[i], out.router.terms[i], shares.Of(static_cast<nn::RouterTerm>(i)));
     add(&sums.load, out.router.load, 1);
     add(&sums.in_set, out.router.in_set, 1);
-    add(&domain, out.router.domain_loss, shares.chunks);
   }
   sums.loss = loss.item<double>();
   sums.lm = lm.item<double>();
-  if (balance.defined()) sums.balance = balance.item<double>();
-  if (z.defined()) sums.z = z.item<double>();
-  if (domain.defined()) sums.domain = domain.item<double>();
+  for (size_t i = 0; i < nn::kRouterTerms; ++i)
+    if (terms[i].defined()) sums.terms[i] = terms[i].item<double>();
   return sums;
 }
 
@@ -219,8 +233,13 @@ void Trainer::Impl::TrainStep() {
     SkipEmpty();
   }
   idle_since_ = Seconds();
-  for (const std::string& alarm : experts_.Step(sums.load, options_.run.guard.dead_expert_steps)) Warn(alarm);
-  experts_.StepLabels(sums.in_set, sums.domain);
+  for (const std::string& alarm :
+       experts_.Step(sums.load, batches.n_tokens, options_.run.guard.dead_expert_steps))
+    Warn(alarm);
+  experts_.StepLabels(sums.in_set);
+  if (block_terms_.any() && sums.load.defined())
+    block_terms_.Observe(sums.terms[nn::TermIndex(nn::RouterTerm::kChunk)], experts_.active_share(),
+                         options_.run.optim.schedule == LrShape::kWsdExp && now_.step >= lr_.DecayStart());
 
   ++now_.step;
   now_.tokens += batches.n_read;
@@ -232,9 +251,8 @@ void Trainer::Impl::TrainStep() {
                      .tokens = batches.n_tokens,
                      .loss = sums.loss,
                      .lm = sums.lm,
-                     .balance = sums.balance,
-                     .z = sums.z,
                      .flops = flops,
+                     .terms = sums.terms,
                      .seconds = seconds,
                      .data_seconds = data_seconds});
   Report(lr, sums, bytes, batches.n_targets);
@@ -336,11 +354,11 @@ void Trainer::Impl::LogTrainRow(double lr, double grad_norm, double rate, double
                 {"train/other_ms", 1e3 * other_seconds_ / static_cast<double>(other_steps_)},
                 {"train/mem_bytes", ResidentBytes()},
                 {"train/skipped", static_cast<double>(guard_.skipped())}};
-  if (options_.model.HasFfn(FfnKind::kChunkMoe)) {
-    row.values["moe/balance_loss"] = interval.balance / finite;
-    row.values["moe/z_loss"] = interval.z / finite;
-  }
+  for (size_t i = 0; i < nn::kRouterTerms; ++i)
+    if (!std::isnan(interval.terms[i])) row.values[RouterTermSeries(static_cast<nn::RouterTerm>(i))] = interval.terms[i] / finite;
   experts_.TakeMetrics(&row.values);
+  if (block_terms_.chunk() > 0) row.values["blockffn/cs_lambda"] = block_terms_.chunk();
+  if (block_terms_.size() > 0) row.values["blockffn/l1_lambda"] = block_terms_.size();
   if (const double hit = optim_->RowsHit(); hit >= 0) row.values["pkm/rows_hit"] = hit;
   if (stage_ >= 0) row.values["train/stage"] = stage_ + 1;
   WriteRow(MetricsSplit::kTrain, std::move(row));

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "hydra/base/error.h"
+#include "hydra/nn/sparsity.h"
 #include "hydra/train/checkpoint.h"
 #include "hydra/train/trainer_impl.h"
 #include "hydra/train/validation.h"
@@ -48,6 +49,7 @@ void Trainer::Impl::Evaluate() {
   const nn::Batch batch = NextBatch(packer, how.rows, how.seq_len).batch;
   for (const auto& [name, value] : model_.CollectStats(batch.To(options_.device.device), how.forward))
     row.values[name] = value;
+  if (block_terms_.any()) MeasureSparsity(batch, how.forward, &row);
   if (options_.run.eval.part_tokens > 0) MeasureParts(how, &row);
   WriteRow(MetricsSplit::kVal, std::move(row));
   const EvalReport report{.step = now_.step,
@@ -64,6 +66,23 @@ void Trainer::Impl::Evaluate() {
                      " above its best, ", guard_.best_val(), " at step ", guard_.best_step(), ", for the ",
                      options_.run.guard.val_times, "th time running; best checkpoint: ",
                      best < 0 ? "none" : folder_.checkpoints() + "/" + CheckpointName(best)));
+}
+
+void Trainer::Impl::MeasureSparsity(const nn::Batch& batch, nn::ForwardOptions forward, MetricsRow* row) {
+  const nn::SparsityByLayer counted = nn::CountSparsity(model_, batch.To(options_.device.device), std::move(forward));
+  std::map<std::string, double> sums;
+  const auto add = [&](const std::string& name, int layer, double value) {
+    if (std::isnan(value)) return;
+    row->values[StrCat("blockffn/", name, "/", layer)] = value;
+    sums[name] += value / static_cast<double>(counted.size());
+  };
+  for (const auto& [layer, counter] : counted) {
+    add("tls", layer, counter.token_sparsity());
+    add("reuse", layer, counter.reuse());
+    for (const int64_t window : SparsityCounter::kWindows)
+      add(StrCat("cls_", window), layer, counter.chunk_sparsity(window));
+  }
+  for (const auto& [name, mean] : sums) row->values["blockffn/" + name] = mean;
 }
 
 void Trainer::Impl::MeasureParts(ValidationOptions how, MetricsRow* row) {

@@ -10,6 +10,7 @@
 
 #include "hydra/model/accounting.h"
 #include "hydra/train/batches.h"
+#include "hydra/train/blockffn_terms.h"
 #include "hydra/train/checkpoint.h"
 #include "hydra/train/curriculum.h"
 #include "hydra/train/experts.h"
@@ -28,11 +29,10 @@ namespace hydra::train {
 struct StepSums {
   static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
   double loss = kNone, lm = kNone;    // nats a target; loss with the router's terms
-  double balance = kNone, z = kNone;  // NaN without experts
+  std::array<double, nn::kRouterTerms> terms = NoTerms();  // NaN: the model has none
   double grad_norm = kNone;           // before clipping
   torch::Tensor load;                 // [n_moe, E]; undefined without experts
-  torch::Tensor in_set;               // [2], see nn::RouterOut; undefined without labels, where domain is NaN
-  double domain = kNone;
+  torch::Tensor in_set;               // [2], see nn::RouterOut; undefined without labels
 };
 
 class Trainer::Impl {
@@ -64,6 +64,10 @@ class Trainer::Impl {
   void Report(double lr, const StepSums& sums, double bytes, int64_t n_targets);
   void LogTrainRow(double lr, double grad_norm, double rate, double mfu);
   void Evaluate();
+  // The step's options, with the weights of BlockFFN's terms.
+  [[nodiscard]] nn::ForwardOptions ForwardNow() const;
+  // How sparse BlockFFN's layers are on a batch.
+  void MeasureSparsity(const nn::Batch& batch, nn::ForwardOptions forward, MetricsRow* row);
   // What each part is worth: bits per byte (nats a token where bytes are unknown) that switching it off costs.
   void MeasureParts(ValidationOptions how, MetricsRow* row);
   // Whether a watch of the stage looks at this series.
@@ -93,6 +97,7 @@ class Trainer::Impl {
   std::unique_ptr<Optimizer> optim_;
   Guard guard_;
   ExpertWatch experts_;
+  BlockFfnTerms block_terms_;
   std::optional<MetricsLog> log_;
   TrainState now_;                  // its loader, guard, experts and rng are filled in by State()
   std::optional<TrainState> good_;  // before the first of the non-finite steps in a row

@@ -132,6 +132,11 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
   rows_.set_position(PositionFromJson(now_.loader, where + ": loader", rows_));
   guard_.Load(now_.guard, where + ": guard");
   experts_.Load(now_.experts, where + ": experts");
+  if (block_terms_.any()) {
+    if (!now_.experts.contains("blockffn"))
+      throw Error(ErrorCode::kFormat, where + ": experts.blockffn: missing");
+    block_terms_.Load(now_.experts["blockffn"], where + ": experts.blockffn");
+  }
   RestoreTorchRng(now_.rng, where + ": rng");
   NamedTensors weights;
   for (const auto& [spec, tensor] : model_.Tensors()) weights.emplace_back(spec->name, tensor);
@@ -167,6 +172,7 @@ TrainState Trainer::Impl::State() const {
   state.loader = ToJson(rows_.position());
   state.guard = guard_.Save();
   state.experts = experts_.Save();
+  if (block_terms_.any()) state.experts["blockffn"] = block_terms_.Save();
   state.rng = SaveTorchRng();
   return state;
 }

@@ -29,8 +29,6 @@ void VisitFields(Visitor&& v, State& s) {
   v("interval.tokens", s.interval.tokens);
   v("interval.loss", s.interval.loss);
   v("interval.lm", s.interval.lm);
-  v("interval.balance", s.interval.balance);
-  v("interval.z", s.interval.z);
   v("interval.flops", s.interval.flops);
   v("interval.seconds", s.interval.seconds);
   v("interval.data_seconds", s.interval.data_seconds);
@@ -60,6 +58,18 @@ int Digit(char c) { return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f'
 
 }  // namespace
 
+const char* RouterTermSeries(nn::RouterTerm term) {
+  switch (term) {
+    case nn::RouterTerm::kBalance: return "moe/balance_loss";
+    case nn::RouterTerm::kZ: return "moe/z_loss";
+    case nn::RouterTerm::kDomain: return "moe/domain_loss";
+    case nn::RouterTerm::kLocality: return "blockffn/al_loss";
+    case nn::RouterTerm::kChunk: return "blockffn/cs_loss";
+    case nn::RouterTerm::kSize: return "blockffn/l1_loss";
+  }
+  return "?";
+}
+
 void TrainInterval::Add(const TrainInterval& step) {
   steps += step.steps;
   finite += step.finite;
@@ -70,13 +80,15 @@ void TrainInterval::Add(const TrainInterval& step) {
   if (step.finite == 0) return;
   loss += step.loss;
   lm += step.lm;
-  balance += step.balance;
-  z += step.z;
+  for (size_t i = 0; i < terms.size(); ++i)
+    if (!std::isnan(step.terms[i])) terms[i] = (std::isnan(terms[i]) ? 0 : terms[i]) + step.terms[i];
 }
 
 Json TrainState::ToJson() const {
   Json json = {{"version", 1}, {"world_size", 1}};
   VisitFields([&](const char* name, const auto& field) { json[name] = Out(field); }, *this);
+  for (size_t i = 0; i < interval.terms.size(); ++i)
+    json["terms"][RouterTermSeries(static_cast<nn::RouterTerm>(i))] = Out(interval.terms[i]);
   for (const auto& [name, value] : watched) json["watched"][name] = Out(value);
   json["val"] = {{"step", val_step}, {"loss", Out(val_loss)}, {"bpb", Out(val_bpb)}};
   return json;
@@ -92,6 +104,10 @@ TrainState TrainState::FromJson(const Json& json, const std::string& where) {
     throw Error(ErrorCode::kFormat, StrCat(where, ": version = ", JsonExcerpt(json["version"]), ": must be 1"));
   TrainState state;
   VisitFields([&](const char* name, auto& field) { In(need(json, name), StrCat(where, ": ", name), &field); }, state);
+  for (size_t i = 0; i < state.interval.terms.size() && json.contains("terms"); ++i) {  // earlier ones have none
+    const char* name = RouterTermSeries(static_cast<nn::RouterTerm>(i));
+    In(need(json["terms"], name), StrCat(where, ": terms.", name), &state.interval.terms[i]);
+  }
   const Json& val = need(json, "val");
   In(need(val, "step"), where + ": val.step", &state.val_step);
   In(need(val, "loss"), where + ": val.loss", &state.val_loss);

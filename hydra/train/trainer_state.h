@@ -3,6 +3,7 @@
 // Not here: files (checkpoint.h), what the parts mean (packing.h, guard.h, experts.h).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -13,10 +14,19 @@
 
 namespace hydra::train {
 
+[[nodiscard]] constexpr std::array<double, nn::kRouterTerms> NoTerms() {
+  std::array<double, nn::kRouterTerms> none{};
+  none.fill(std::numeric_limits<double>::quiet_NaN());
+  return none;
+}
+// "moe/balance_loss": the name of a term in logs.
+[[nodiscard]] const char* RouterTermSeries(nn::RouterTerm term);
+
 // Sums since the last row of the log. Kept in checkpoints, so that a row spans a resume.
 struct TrainInterval {
   int64_t steps = 0, finite = 0, tokens = 0;  // finite: steps whose losses are in the sums
-  double loss = 0, lm = 0, balance = 0, z = 0, flops = 0;
+  double loss = 0, lm = 0, flops = 0;
+  std::array<double, nn::kRouterTerms> terms = NoTerms();  // NaN: none so far
   double seconds = 0, data_seconds = 0;
   void Add(const TrainInterval& step);
 };

@@ -94,13 +94,13 @@ TEST(Experts, BiasFollowsTheLoad) {
 TEST(Experts, LoadsAndAlarms) {
   ExpertWatch watch(TinyConfig());
   const torch::Tensor load = torch::tensor({{4.0, 4.0, 4.0, 4.0}, {8.0, 4.0, 4.0, 0.0}});
-  for (int step = 1; step < 5; ++step) EXPECT_TRUE(watch.Step(load, 5).empty());
+  for (int step = 1; step < 5; ++step) EXPECT_TRUE(watch.Step(load, 8, 5).empty());
   ExpertWatch other(TinyConfig());
   other.Load(nlohmann::ordered_json::parse(watch.Save().dump()), "experts");
-  const auto alarms = other.Step(load, 5);
+  const auto alarms = other.Step(load, 8, 5);
   ASSERT_EQ(alarms.size(), 1U);
   EXPECT_EQ(alarms[0], "layers.2: expert 3 was not used for 5 steps");
-  EXPECT_TRUE(other.Step(load, 5).empty());  // once
+  EXPECT_TRUE(other.Step(load, 8, 5).empty());  // once
   std::map<std::string, double> values;
   other.TakeMetrics(&values);
   EXPECT_EQ(values.at("moe/dead_experts"), 1);
