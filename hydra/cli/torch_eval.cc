@@ -114,8 +114,7 @@ int EvalDomains(const EvalFlags& flags, nn::Model& model, const Tokenizer& token
 int EvalSparsity(const EvalFlags& flags, nn::Model& model, const Tokenizer& tokenizer,
                  const eval::PerplexityOptions& options, const CommonFlags& common) {
   constexpr int64_t kDeadAfter = 1'000'000;
-  const nn::SparsityByLayer counted =
-      eval::MeasureSparsity(model, tokenizer, flags.data, flags.split, options);
+  const nn::SparsityByLayer counted = eval::MeasureSparsity(model, tokenizer, flags.data, flags.split, options);
   std::vector<std::string> head{"layer", "TLS"};
   for (const int64_t window : SparsityCounter::kWindows) head.push_back(StrCat("CLS_", window));
   head.insert(head.end(), {"reuse", "union of 8", "dead"});
@@ -163,8 +162,8 @@ int EvalSparsity(const EvalFlags& flags, nn::Model& model, const Tokenizer& toke
 int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
   if (const std::vector<std::string> known{"ppl", "controls", "domains", "sparsity"};
       std::ranges::find(known, flags.task) == known.end())
-    throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known),
-                                          ": ", Joined(known, ", "), " are known"));
+    throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known), ": ",
+                                          Joined(known, ", "), " are known"));
   if (flags.task != "ppl" && !flags.file.empty())
     throw Error(ErrorCode::kUsage, StrCat("eval ", flags.task, ": give --data DIR"));
   if (flags.task != "controls" && !flags.output.empty())

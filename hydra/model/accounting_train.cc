@@ -22,15 +22,15 @@ int64_t SavedNumbers(const ModelConfig& c, const LayerConfig& l) {
   if (l.ssm && c.ssm.kind == SsmKind::kDiagonal) n += 9 * D;  // four projections, alpha, B U, s, two outputs
   if (l.attention == AttentionKind::kLatent) {
     const LatentConfig& m = a.latent;
-    n += 2 * m.q_rank + 2 * m.kv_rank + m.d_rope + D;               // ranks before and after their norms; output
+    n += 2 * m.q_rank + 2 * m.kv_rank + m.d_rope + D;             // ranks before and after their norms; output
     n += a.n_heads * (3 * m.d_key() + m.d_nope + 3 * m.d_value);  // q raw and turned, k; keys and values; sums
   } else if (l.attention != AttentionKind::kNone) {
     const int64_t q = a.n_heads * a.head_dim, kv = a.n_kv_heads * a.head_dim;
     n += (a.qk_norm ? 3 : 2) * (q + kv) + kv + q + D;  // before norm, normed, rotated; v; sums; output
   }
-  if (l.ffn == FfnKind::kDense) n += D + 4 * c.d_ff;                           // own norm; gate, up, silu, product
-  // Own norm; raw scores, gates and their norm; of every expert up, its activation and the product: an upper bound, since
-  // experts that are not active are left out.
+  if (l.ffn == FfnKind::kDense) n += D + 4 * c.d_ff;  // own norm; gate, up, silu, product
+  // Own norm; raw scores, gates and their norm; of every expert up, its activation and the product: an upper bound,
+  // since experts that are not active are left out.
   if (l.ffn == FfnKind::kBlockFfn) n += D + c.moe.n_experts * (3 + 3 * c.moe.d_expert);
   if (l.ffn == FfnKind::kChunkMoe) n += D + c.moe.top_k * 2 * c.moe.d_expert;  // output; gate and up of each row
   if (l.workspace) n += 2 * D + 4 * c.workspace.rank + 3 * c.workspace.n_slots + D;

@@ -3,10 +3,13 @@
 // traps, and Hydra blocks with such layers. Not here: the layer (nn/blockffn_test.cc).
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "hydra/base/testing.h"
 #include "hydra/io/json.h"
 #include "hydra/model/accounting.h"
 #include "hydra/model/config.h"
+#include "hydra/model/tensor_table.h"
 
 namespace hydra {
 namespace {
@@ -26,6 +29,19 @@ TEST(BlockFfnConfig, PresetsHaveTheGoldenCounts) {
     const ParamCounts counts = CountParams(Preset(golden.name));
     EXPECT_EQ(counts.total, golden.total) << golden.name;
     EXPECT_EQ(counts.total - counts.Of(Component::kEmbedding), golden.without_embeddings) << golden.name;
+  }
+}
+
+TEST(BlockFfnConfig, MatricesStartAsMuPSays) {
+  for (const char* name : {"blockffn-nano", "blockffn-small"}) {
+    const ModelConfig config = Preset(name);
+    const double matrix = 0.1 / std::sqrt(static_cast<double>(config.d_model) / 256);
+    const TensorTable table(config);
+    for (const TensorSpec& spec : table.specs()) {
+      const bool ends = spec.name.find("embed_tokens") != std::string::npos || spec.name == "lm_head.weight";
+      if (spec.shape.size() != 2) continue;
+      EXPECT_NEAR(spec.init_arg, ends ? 0.1 : matrix, 1e-12) << name << " " << spec.name;
+    }
   }
 }
 

@@ -332,7 +332,7 @@ class Rules {
   void CheckDomains() const {
     const MoeConfig& moe = c_.moe;
     Require(moe.domains.empty() || c_.HasFfn(FfnKind::kChunkMoe), "expert_domains", moe.domains.size(),
-            "this model has no routed experts");
+            "this model has no chunk-routed experts");
     for (const ExpertDomain& domain : moe.domains) {
       const std::string key = "expert_domains." + domain.name;
       const auto n = static_cast<int64_t>(domain.experts.size());

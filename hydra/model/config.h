@@ -17,7 +17,7 @@
 namespace hydra {
 
 enum class Family { kHydra, kLlama, kMamba2, kQwen2, kQwen3, kMiniCpm };  // model_type in config.json
-enum class Wiring { kParallel, kSequential };  // y = x + sum of paths; x += mixer, x += ffn
+enum class Wiring { kParallel, kSequential };                             // y = x + sum of paths; x += mixer, x += ffn
 enum class SsmKind { kMamba2, kDiagonal };
 // Sparse: window, and landmarks when the budget is > 0. Latent: keys and values made of one small vector a token (MLA).
 enum class AttentionKind { kNone, kFull, kSparse, kLatent };
@@ -108,7 +108,7 @@ struct MoeConfig {
   RouterMode mode = RouterMode::kLearned;
   RouterBalance balance = RouterBalance::kLoss;
   BlockRouting routing = BlockRouting::kRelu;  // of BlockFFN layers, as are E and F; k of its top-k baseline
-  double temperature = 1.0;  // tau
+  double temperature = 1.0;                    // tau
   double aux_loss_coef = 0.01, z_loss_coef = 1e-3, bias_rate = 1e-3;
   std::vector<ExpertDomain> domains;  // addressable sets; none: routing knows no labels
   double domain_loss_coef = 0.1;

@@ -198,12 +198,10 @@ struct HfFamily {
   const char* architecture;
   Family family;
 };
-constexpr HfFamily kFamilies[] = {{"llama", "LlamaForCausalLM", Family::kLlama},
-                                  {"mistral", "MistralForCausalLM", Family::kLlama},
-                                  {"qwen2", "Qwen2ForCausalLM", Family::kQwen2},
-                                  {"qwen3", "Qwen3ForCausalLM", Family::kQwen3},
-                                  {"mamba2", "Mamba2ForCausalLM", Family::kMamba2},
-                                  {"minicpm", "MiniCPMForCausalLM", Family::kMiniCpm}};
+constexpr HfFamily kFamilies[] = {
+    {"llama", "LlamaForCausalLM", Family::kLlama},    {"mistral", "MistralForCausalLM", Family::kLlama},
+    {"qwen2", "Qwen2ForCausalLM", Family::kQwen2},    {"qwen3", "Qwen3ForCausalLM", Family::kQwen3},
+    {"mamba2", "Mamba2ForCausalLM", Family::kMamba2}, {"minicpm", "MiniCPMForCausalLM", Family::kMiniCpm}};
 
 // By model_type; where that is not known, by the class that the file says it was made by.
 const HfFamily& FamilyOf(const Json& json, const std::string& model_type, const std::string& where) {

@@ -38,22 +38,25 @@ void ReadAttention(HfKeys& k, ModelConfig* c) {
   k.Need("qk_nope_head_dim", &m.d_nope);
   k.Need("qk_rope_head_dim", &m.d_rope);
   m.d_value = a.head_dim;  // whatever v_head_dim says: the published code uses this; o_proj's shape is checked
-  for (const auto& [key, value] :
-       {std::pair("q_lora_rank", m.q_rank), {"kv_lora_rank", m.kv_rank}, {"qk_nope_head_dim", m.d_nope},
-        {"qk_rope_head_dim", m.d_rope}})
+  for (const auto& [key, value] : {std::pair("q_lora_rank", m.q_rank),
+                                   {"kv_lora_rank", m.kv_rank},
+                                   {"qk_nope_head_dim", m.d_nope},
+                                   {"qk_rope_head_dim", m.d_rope}})
     if (value < 1 || value > 1 << 16) k.Refuse(key, value, "must be 1 to 65536");
   k.Ignore({"v_head_dim", "num_key_value_heads"});
 }
 
 void ReadFfn(HfKeys& k, ModelConfig* c) {
-  k.Need("num_experts", &c->moe.n_experts);
-  if (c->moe.n_experts == 0) {  // our dense control
+  int64_t n_experts = 0;
+  k.Need("num_experts", &n_experts);
+  if (n_experts == 0) {  // our dense control
     k.Need("intermediate_size", &c->d_ff);
     for (LayerConfig& layer : c->layers) layer.ffn = FfnKind::kDense;
     k.Ignore({"expert_size", "norm_after_router", "norm_scale", "router_act", "ffn_gated", "num_experts_per_tok",
               "expert_routing"});
     return;
   }
+  c->moe.n_experts = n_experts;
   k.Need("expert_size", &c->moe.d_expert);
   for (LayerConfig& layer : c->layers) layer.ffn = FfnKind::kBlockFfn;
   k.Ignore({"intermediate_size", "ffn_gated"});  // a template's; that there is no gate is checked by the tensors
@@ -67,7 +70,11 @@ void ReadFfn(HfKeys& k, ModelConfig* c) {
   const auto* const at = std::ranges::find(kRoutings, routing, [](const char* name) { return std::string(name); });
   if (at == std::end(kRoutings)) k.Refuse("expert_routing", routing, "must be relu, relu_plain or top_k");
   c->moe.routing = static_cast<BlockRouting>(at - std::begin(kRoutings));
-  if (c->moe.routing == BlockRouting::kTopK) k.Need("num_experts_per_tok", &c->moe.top_k);
+  if (c->moe.routing == BlockRouting::kRelu) {
+    k.Get("num_experts_per_tok", &c->moe.top_k);
+  } else {
+    k.Need("num_experts_per_tok", &c->moe.top_k);
+  }
 }
 
 }  // namespace
@@ -85,8 +92,8 @@ ModelConfig ReadMiniCpm(HfKeys& k) {
   k.Need("scale_emb", &c.scale_emb);
   k.Need("scale_depth", &c.scale_depth);
   k.Need("dim_model_base", &c.dim_model_base);
-  for (const auto& [key, value] : {std::pair("scale_emb", c.scale_emb), {"scale_depth", c.scale_depth},
-                                   {"dim_model_base", c.dim_model_base}})
+  for (const auto& [key, value] :
+       {std::pair("scale_emb", c.scale_emb), {"scale_depth", c.scale_depth}, {"dim_model_base", c.dim_model_base}})
     if (!(value > 0) || !std::isfinite(value)) k.Refuse(key, value, "must be positive");
   c.max_position_embeddings = 4096;
   k.Get("max_position_embeddings", &c.max_position_embeddings);
@@ -122,16 +129,14 @@ Json WriteMiniCpm(const ModelConfig& c) {
   j["scale_depth"] = c.scale_depth;
   j["dim_model_base"] = c.dim_model_base;
   j["num_experts"] = blocks ? c.moe.n_experts : 0;
-  if (!blocks) {
-    j["intermediate_size"] = c.d_ff;
-    return j;
-  }
+  j["intermediate_size"] = blocks ? c.moe.n_experts * c.moe.d_expert : c.d_ff;
+  if (!blocks) return j;
   j["expert_size"] = c.moe.d_expert;
   j["norm_after_router"] = "rms";
   j["norm_scale"] = 1;
   j["router_act"] = "relu";
   j["expert_routing"] = kRoutings[static_cast<size_t>(c.moe.routing)];
-  if (c.moe.routing == BlockRouting::kTopK) j["num_experts_per_tok"] = c.moe.top_k;
+  j["num_experts_per_tok"] = c.moe.top_k;  // of top_k, and the aim of relu_plain
   return j;
 }
 

@@ -66,7 +66,7 @@ std::vector<std::pair<const char*, std::string>> Changed(const Controls& c) {
 void Scope::CheckPaths(const ModelConfig& config) const {
   const bool has[] = {config.HasSsm(),
                       config.HasAttention(AttentionKind::kFull) || config.HasAttention(AttentionKind::kSparse),
-                      config.HasFfn(FfnKind::kChunkMoe)};
+                      config.HasFfn(FfnKind::kChunkMoe) || config.HasFfn(FfnKind::kBlockFfn)};
   const char* const names[] = {"ssm", "sga", "moe"};
   for (size_t i = 0; i < c.path_scale.size(); ++i)
     if (c.path_scale[i] != 1 && !has[i])
@@ -133,7 +133,7 @@ std::string WhyIgnoredIn(std::string_view name, const LayerConfig& layer) {
   if (name == "path_scale") return "";
   if (name == "workspace_read") return layer.workspace ? "" : "this layer has no workspace";
   if (name == "pkm_read") return layer.pkm ? "" : "this layer has no product-key memory";
-  return layer.ffn == FfnKind::kChunkMoe ? "" : "this layer has no routed experts";
+  return layer.ffn == FfnKind::kChunkMoe ? "" : "this layer has no chunk-routed experts";
 }
 
 // Calls v(name, field) for every control that a layer may have of its own.
@@ -180,7 +180,7 @@ std::string WhyControlIsIgnored(std::string_view name, const ModelConfig& config
   if (name == "workspace_read") return config.HasWorkspace() ? "" : "this model has no workspace";
   if (name == "pkm_read") return config.HasPkm() ? "" : "this model has no product-key memory";
   if (name == "landmarks" || name == "pins") return config.HasLandmarks() ? "" : "this model has no landmarks";
-  if (!config.HasFfn(FfnKind::kChunkMoe)) return "this model has no routed experts";
+  if (!config.HasFfn(FfnKind::kChunkMoe)) return "this model has no chunk-routed experts";
   if (name == "domain" && config.moe.domains.empty()) return "the experts of this model have no domains";
   if (config.moe.mode == RouterMode::kRoundRobin && name != "moe_top_k")
     return "this model takes its experts in turn (router_mode round_robin)";

@@ -66,7 +66,7 @@ TEST(Controls, APartThatIsMissingIsRefused) {
   const ModelConfig no_experts = without([](LayerConfig& l) { l.ffn = FfnKind::kNone; });
   ExpectControlRefused({.path_scale = {1, 1, 0}}, no_experts, {"path_scale", "no path moe"});
   Controls{.path_scale = {1, 0, 1}}.Validate(no_experts);
-  ExpectControlRefused({.force_experts = {1}}, no_experts, {"force_experts=1", "no routed experts"});
+  ExpectControlRefused({.force_experts = {1}}, no_experts, {"force_experts=1", "no chunk-routed experts"});
   const ModelConfig no_attention = without([](LayerConfig& l) { l.attention = AttentionKind::kNone; });
   ExpectControlRefused({.path_scale = {1, 2, 1}}, no_attention, {"path_scale=2", "no path sga"});
   ExpectControlRefused({.landmarks = false}, no_attention, {"landmarks=off", "no landmarks"});
@@ -157,7 +157,8 @@ TEST(Controls, ALayersOwnAreHeldToThatLayer) {
   Controls fine;
   fine.layers[with].ban_experts = {{1, 2}};
   fine.Validate(config);
-  refused(without, {.ban_experts = {{1}}}, {StrCat("--control ban_experts@", without, "=1"), "no routed experts"});
+  refused(without, {.ban_experts = {{1}}},
+          {StrCat("--control ban_experts@", without, "=1"), "no chunk-routed experts"});
   refused(with, {.ban_experts = {{99}}}, {StrCat("ban_experts@", with, "=99"), "0 to 7"});
   refused(99, {.moe_top_k = 1}, {"moe_top_k@99=1", "layers are 0 to 5"});
   refused(with, {.moe_top_k = 9}, {StrCat("moe_top_k@", with, "=9")});

@@ -55,9 +55,9 @@ ModelConfig BlockFfn(int64_t D, int64_t E, int64_t expert, int64_t L, int64_t he
   c.chunk_len = 1;  // no clock
   c.vocab_size = vocab;
   c.d_model = D;
-  c.layers.assign(static_cast<size_t>(L), {.ssm = false,
-                                           .attention = kv > 0 ? AttentionKind::kFull : AttentionKind::kLatent,
-                                           .ffn = FfnKind::kBlockFfn});
+  c.layers.assign(
+      static_cast<size_t>(L),
+      {.ssm = false, .attention = kv > 0 ? AttentionKind::kFull : AttentionKind::kLatent, .ffn = FfnKind::kBlockFfn});
   c.tie_embeddings = false;
   c.initializer_range = 0.1;
   c.max_position_embeddings = 4096;

@@ -23,10 +23,10 @@ class SparsityCounter {
   void Add(std::span<const uint8_t> active, bool valid = true);
 
   // NaN where nothing was counted.
-  [[nodiscard]] double token_sparsity() const;                 // TLS
-  [[nodiscard]] double chunk_sparsity(int64_t window) const;   // CLS_n, n one of kWindows
-  [[nodiscard]] double union_growth(int64_t window) const;     // experts of a window over those of its mean token
-  [[nodiscard]] double reuse() const;                          // share of a token's experts that the next one has too
+  [[nodiscard]] double token_sparsity() const;                // TLS
+  [[nodiscard]] double chunk_sparsity(int64_t window) const;  // CLS_n, n one of kWindows
+  [[nodiscard]] double union_growth(int64_t window) const;    // experts of a window over those of its mean token
+  [[nodiscard]] double reuse() const;                         // share of a token's experts that the next one has too
   [[nodiscard]] int64_t tokens() const { return tokens_; }
   // Experts without use in the last `tokens` tokens, of which there must have been as many.
   [[nodiscard]] int64_t dead(int64_t tokens) const;
@@ -35,8 +35,8 @@ class SparsityCounter {
 
  private:
   struct Window {
-    std::vector<uint8_t> used;   // of the open one
-    int64_t n = 0, active = 0;   // its tokens so far, their active experts
+    std::vector<uint8_t> used;  // of the open one
+    int64_t n = 0, active = 0;  // its tokens so far, their active experts
     bool valid = true;
     int64_t windows = 0, used_sum = 0, active_sum = 0;  // of those that were closed
   };

@@ -56,9 +56,9 @@ torch::Tensor FullAttention(const torch::Tensor& q, const torch::Tensor& k, cons
 torch::Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w,
                         const torch::Tensor& u, const Layout& layout, const Controls& controls);
 
-// Queries [B, T, A, nope + rope], keys alike and values [B, T, A, value] of every head, positions turned in.
+// Queries, keys and values of every head, positions turned in.
 struct LatentHeads {
-  torch::Tensor q, k, v;
+  torch::Tensor q, k, v;  // [B, T, A, nope + rope] twice, [B, T, A, value]
 };
 LatentHeads ExpandLatent(const AttentionConfig& config, const LatentWeights& w, const torch::Tensor& u,
                          const torch::Tensor& pos);

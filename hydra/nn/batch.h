@@ -62,9 +62,9 @@ struct ForwardOptions {
   Controls controls = {};             // of specs/hydra.md 4, as the runtime takes them
   bool workspace = true, pkm = true;  // false: the site is not there at all
   std::optional<RouterMode> router_mode = {};
-  RouterCoefs router_coefs = {};            // of the terms of the loss that routers have; else the config's
-  double locality_alpha = 100;              // of kLocality
-  int64_t sparsity_chunk = 64;              // tokens of kChunk's chunks
+  RouterCoefs router_coefs = {};  // of the terms of the loss that routers have; else the config's
+  double locality_alpha = 100;    // of kLocality
+  int64_t sparsity_chunk = 64;    // tokens of kChunk's chunks
   const PkmWatch* pkm_watch = nullptr;
   const RouteWatch* route_watch = nullptr;
   bool checkpoint_blocks = false;  // training: recompute each block in the backward pass

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "hydra/base/error.h"
+#include "hydra/nn/form.h"
 #include "hydra/nn/functions.h"
 
 namespace hydra::nn {
@@ -32,8 +33,8 @@ TokenLists ListsOf(const Tensor& active) {
 
 // Kept for the backward pass: what comes in, and each listed token's up.
 struct ListsFn : torch::autograd::Function<ListsFn> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& gates, const Tensor& up, const Tensor& down,
-                        const Tensor& tokens, const std::vector<int64_t>& n_tokens) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& gates, const Tensor& up,
+                        const Tensor& down, const Tensor& tokens, const std::vector<int64_t>& n_tokens) {
     const int64_t F = down.size(1) / gates.size(1);
     const Tensor h = torch::empty({tokens.size(0), F}, x.options()), y = torch::zeros_like(x);
     int64_t at = 0;
@@ -91,6 +92,7 @@ BlockRoutes RouteBlock(const MoeConfig& config, const BlockFfnWeights& w, const 
   }
   const Tensor positive = torch::relu(routes.raw);
   routes.active = routes.raw.detach() > 0;
+  if (config.routing == BlockRouting::kRelu) routes.active = routes.active & (w.router_scale.detach() != 0);
   routes.gates = config.routing == BlockRouting::kRelu ? RmsNorm(positive, w.router_scale, eps) : positive;
   return routes;
 }
@@ -114,8 +116,7 @@ Tensor BlockFfnLists(const BlockFfnWeights& w, const Tensor& x, const BlockRoute
 
 Tensor BlockFfn(const BlockFfnWeights& w, const Tensor& x, const BlockRoutes& routes) {
   constexpr double kDense = 0.5;  // active share from which all experts at once are quicker
-  // The lists' products are made on the CPU in the type of the weights, without autocast.
-  const bool lists = x.device().is_cpu() && x.scalar_type() == w.up.scalar_type() &&
+  const bool lists = ChooseForm(Op::kBlockExperts, {x, w.up, w.down}) == Form::kFused &&
                      routes.active.to(torch::kFloat32).mean().item<double>() < kDense;
   return lists ? BlockFfnLists(w, x, routes) : BlockFfnDense(w, x, routes.gates);
 }

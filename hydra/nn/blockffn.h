@@ -26,8 +26,8 @@ struct BlockRoutes {
 // the k largest of softmax(raw), made to sum to 1.
 BlockRoutes RouteBlock(const MoeConfig& config, const BlockFfnWeights& w, const torch::Tensor& x, double eps);
 
-// y_t = sum_e gates_te Expert_e(x_t), Expert_e(x) = W_down,e silu(W_up,e x). x [.., D] -> [.., D]. Dense above an active
-// share of one half, by the tokens of each expert below it: both are exact, gradients too.
+// y_t = sum_e gates_te Expert_e(x_t), Expert_e(x) = W_down,e silu(W_up,e x). x [.., D] -> [.., D]. Dense above an
+// active share of one half, by the tokens of each expert below it: both are exact, gradients too.
 torch::Tensor BlockFfn(const BlockFfnWeights& w, const torch::Tensor& x, const BlockRoutes& routes);
 torch::Tensor BlockFfnDense(const BlockFfnWeights& w, const torch::Tensor& x, const torch::Tensor& gates);
 torch::Tensor BlockFfnLists(const BlockFfnWeights& w, const torch::Tensor& x, const BlockRoutes& routes);

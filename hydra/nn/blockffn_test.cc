@@ -21,7 +21,8 @@ Tensor Rows(const std::vector<std::vector<double>>& rows) {
   return torch::stack(all);
 }
 
-const Tensor kRaw = Rows({{.50, -.20, 1.00, -.10}, {.30, .10, .80, -.40}, {-.20, .40, .60, -.10}, {.02, -.30, .90, .01}});
+const Tensor kRaw =
+    Rows({{.50, -.20, 1.00, -.10}, {.30, .10, .80, -.40}, {-.20, .40, .60, -.10}, {.02, -.30, .90, .01}});
 
 // The layer of the goldens: the identity as input, so that the router's scores are kRaw.
 BlockFfnWeights Golden() {
@@ -146,8 +147,8 @@ TEST(BlockFfnLosses, GoldenChunks) {
   EXPECT_NEAR(ChunkLoss(raw, Documents({3, 1}, 4), 2).item<double>(), 0.289338, 5.1e-7);
   ExpectGradient([&](const Tensor& x) { return ChunkLoss(x, Documents({3, 1}, 4), 2); }, raw);
   // Rows of a batch are counted together, chunk by chunk.
-  const Layout both = Layout::Make(
-      Batch::Stack({Batch::Pack({{1, 1, 1}}, 1, 4), Batch::Pack({{1, 1, 1, 1}}, 1, 4)}), 1);
+  const Layout both =
+      Layout::Make(Batch::Stack({Batch::Pack({{1, 1, 1}}, 1, 4), Batch::Pack({{1, 1, 1, 1}}, 1, 4)}), 1);
   const double first = ChunkLoss(raw, Documents({3}, 4), 4).item<double>();
   EXPECT_NEAR(ChunkLoss(torch::cat({raw, raw}), both, 4).item<double>(), (first + 0.492493) / 2, 1e-6);
 }

@@ -23,6 +23,7 @@ enum class Op {
   kMamba2Core,
   kSparseAttention,
   kRoutedExperts,
+  kBlockExperts,
 };
 
 // Sizes that the fused form of Mamba2Core bounds; 0 for other operations.

@@ -148,7 +148,8 @@ TEST_F(GoldenParts, RoutingExpertsAndLosses) {
     EXPECT_LT(Difference(routes.router_logits[0].index({real}), At(pre + "router_logits")), kTolF64);
     ExpectPart(pre + "moe", ApplyExperts(w, x_, routes, layout_));
     const RouterLosses losses = LossesOfRouter(model_.config().moe, routes, layout_, {});
-    EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kBalance)].item<double>(), At(pre + "balance_loss").item<double>(), kTolF64);
+    EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kBalance)].item<double>(), At(pre + "balance_loss").item<double>(),
+                kTolF64);
     EXPECT_NEAR(losses.terms[TermIndex(RouterTerm::kZ)].item<double>(), At(pre + "z_loss").item<double>(), kTolF64);
     EXPECT_TRUE(torch::equal(losses.load.to(torch::kInt64), At(pre + "load")));
   }

@@ -278,7 +278,8 @@ TEST(Moe, TheDomainLossIsOfLabelledChunks) {
   losses = LossesOfRouter(config, routes, labelled(-1, -1), {});
   EXPECT_EQ(losses.terms[TermIndex(RouterTerm::kDomain)].item<double>(), 0);
   batch.domain = Tensor();
-  EXPECT_FALSE(LossesOfRouter(config, routes, Layout::Make(batch, 8), {}).terms[TermIndex(RouterTerm::kDomain)].defined());
+  EXPECT_FALSE(
+      LossesOfRouter(config, routes, Layout::Make(batch, 8), {}).terms[TermIndex(RouterTerm::kDomain)].defined());
 }
 
 // ---- 9: landmarks ----

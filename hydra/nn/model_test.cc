@@ -27,6 +27,16 @@ constexpr int64_t kTokens = 123;  // beyond the window (64), landmarks evicted, 
 
 Batch Alone(const ModelConfig& config, const Tensor& ids) { return Batch::OneDocumentPerRow(ids, config.chunk_len); }
 
+// Outputs that no change may reach: their bits. Where experts have lists of tokens, the other tokens decide how long a
+// list is, and a product of other height may round otherwise.
+void ExpectUntouched(const ModelConfig& config, const Tensor& after, const Tensor& before) {
+  if (config.HasFfn(FfnKind::kBlockFfn)) {
+    EXPECT_LT(Difference(after, before), 1e-5);
+  } else {
+    EXPECT_TRUE(torch::equal(after, before)) << Difference(after, before);
+  }
+}
+
 TEST(Model, AnEarlierOutputKeepsItsBitsWhenALaterTokenChanges) {
   const OneThread one_thread;
   for (const Case& c : Cases())
@@ -39,8 +49,7 @@ TEST(Model, AnEarlierOutputKeepsItsBitsWhenALaterTokenChanges) {
         Tensor changed = ids.clone();
         changed[0][t0] = (ids[0][t0].item<int64_t>() + 7) % c.config.vocab_size;
         const Tensor after = LogitsOf(model, Alone(c.config, changed));
-        EXPECT_TRUE(torch::equal(after.narrow(1, 0, t0), before.narrow(1, 0, t0)))
-            << Difference(after.narrow(1, 0, t0), before.narrow(1, 0, t0));
+        ExpectUntouched(c.config, after.narrow(1, 0, t0), before.narrow(1, 0, t0));
         EXPECT_GT(Difference(after.narrow(1, t0, 1), before.narrow(1, t0, 1)), 1e-3);  // else the test sees nothing
       }
     }
@@ -143,7 +152,8 @@ TEST(Model, PadsAreNeverRead) {
       ASSERT_TRUE((~real).any().item<bool>());
       const Tensor before = LogitsOf(model, batch).index({real});
       batch.ids = torch::where(real, batch.ids, RandomIds(1, 208, c.config.vocab_size, 6));
-      EXPECT_TRUE(torch::equal(LogitsOf(model, batch).index({real}), before)) << c.name;
+      SCOPED_TRACE(c.name);
+      ExpectUntouched(c.config, LogitsOf(model, batch).index({real}), before);
     }
 }
 
@@ -176,9 +186,8 @@ TEST(Model, AChangeInOneDocumentLeavesTheBitsOfTheOthers) {
       const Tensor after = LogitsOf(model, Batch::Pack(documents, c.config.chunk_len));
       for (const int64_t d : {0, 2}) {
         const Tensor mine = batch.seq_idx == d;
-        EXPECT_TRUE(torch::equal(after.index({mine}), before.index({mine})))
-            << c.name << " seed " << seed << " document " << d << ": "
-            << Difference(after.index({mine}), before.index({mine}));
+        SCOPED_TRACE(::testing::Message() << c.name << " seed " << seed << " document " << d);
+        ExpectUntouched(c.config, after.index({mine}), before.index({mine}));
       }
       const Tensor changed = batch.seq_idx == 1;
       EXPECT_GT(Difference(after.index({changed}), before.index({changed})), 1e-3);

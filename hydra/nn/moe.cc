@@ -137,7 +137,8 @@ RouterLosses LossesOfRouter(const MoeConfig& config, const Routes& routes, const
                  .mul_(real.unsqueeze(-1))
                  .sum({0, 1});
   if (!routes.router_logits.defined()) {
-    out.terms[TermIndex(RouterTerm::kBalance)] = out.terms[TermIndex(RouterTerm::kZ)] = torch::zeros({}, real.options());
+    out.terms[TermIndex(RouterTerm::kBalance)] = out.terms[TermIndex(RouterTerm::kZ)] =
+        torch::zeros({}, real.options());
     return out;
   }
   const double tau = options.controls.router_temperature.value_or(config.temperature);

@@ -191,8 +191,8 @@ Tensor Stepper::Latent(const BlockWeights& weights, const Tensor& u, BlockState&
   const auto up = w.kv_up.view({a.n_heads, c.d_nope + c.d_value, c.kv_rank}).split_with_sizes({c.d_nope, c.d_value}, 1);
   const Tensor q_latent = torch::matmul(q.narrow(1, 0, c.d_nope).unsqueeze(1), up[0]).squeeze(1);  // [A, kv_rank]
   const Tensor q_rope = turned(q.narrow(1, c.d_nope, c.d_rope).contiguous(), a.n_heads).view({a.n_heads, c.d_rope});
-  const Tensor scores = torch::matmul(torch::cat({q_latent, q_rope}, 1), state.latent.t()) /
-                        std::sqrt(static_cast<double>(c.d_key()));
+  const Tensor scores =
+      torch::matmul(torch::cat({q_latent, q_rope}, 1), state.latent.t()) / std::sqrt(static_cast<double>(c.d_key()));
   const Tensor sums = torch::matmul(torch::softmax(scores, 1), state.latent.narrow(1, 0, c.kv_rank));
   return torch::matmul(w.o, torch::matmul(up[1], sums.unsqueeze(2)).reshape({-1}));
 }

@@ -36,9 +36,21 @@ inline ModelConfig NanoWithEviction() {
   return c;
 }
 
-// Both ssm_kinds, G = 2 once, controller on and off; the two families of the controls.
+// The BlockFFN family with latent attention, its layers few and narrow.
+inline ModelConfig LatentNano() {
+  ModelConfig c = BlockFfnNano();
+  c.d_model = 96;
+  c.layers.assign(2, BlockFfnSmall().layers[0]);
+  c.attention.n_heads = c.attention.n_kv_heads = 4;
+  c.attention.head_dim = 24;
+  c.attention.latent = {.q_rank = 40, .kv_rank = 32, .d_nope = 16, .d_rope = 8, .d_value = 24};
+  c.moe.n_experts = 12;
+  return c;
+}
+
+// Both ssm_kinds, G = 2 once, controller on and off; experts by token; the other families.
 inline std::vector<Case> Cases() {
-  std::vector<Case> cases(6);
+  std::vector<Case> cases(9);
   for (Case& c : cases) c.config = NanoWithEviction();
   cases[0].name = "mamba2";
   cases[1].name = "mamba2, G = 2, controller";
@@ -53,6 +65,11 @@ inline std::vector<Case> Cases() {
   cases[4].config.layers.resize(2);
   cases[5] = {"mamba2 family", MambaNano()};
   cases[5].config.layers.resize(2);
+  cases[6].name = "experts by token";
+  cases[6].config = OverrideConfig(cases[6].config, R"({"moe_kind": "blockffn", "expert_size": 32})", "case");
+  cases[7] = {"blockffn family", BlockFfnNano()};
+  cases[7].config.layers.resize(2);
+  cases[8] = {"blockffn family, latent attention", LatentNano()};
   return cases;
 }
 

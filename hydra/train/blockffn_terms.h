@@ -33,7 +33,8 @@ class BlockFfnTerms {
   // Whether the model has such layers at all.
   [[nodiscard]] bool any() const { return relu_ || remoe_ || top_k_; }
 
-  // After the step: its chunk loss and the mean share of experts that were active. Frozen: the chunk loss's weight stays.
+  // After the step: its chunk loss and the mean share of experts that were active. Frozen: the chunk loss's weight
+  // stays.
   void Observe(double chunk_loss, double active_share, bool frozen);
 
   [[nodiscard]] Json Save() const;
@@ -44,8 +45,8 @@ class BlockFfnTerms {
   BlockFfnOptions options_;
   FactorScheduler chunk_;
   bool relu_, remoe_, top_k_;
-  double target_ = 0;     // ReMoE's active share, k / E
-  double size_ = 1e-8;    // ReMoE's weight
+  double target_ = 0;   // ReMoE's active share, k / E
+  double size_ = 1e-8;  // ReMoE's weight
 };
 
 }  // namespace hydra::train

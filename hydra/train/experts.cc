@@ -90,7 +90,9 @@ void ExpertWatch::TakeMetrics(std::map<std::string, double>* values) {
   std::fill(labels_.begin(), labels_.end(), 0.0);
 }
 
-nlohmann::ordered_json ExpertWatch::Save() const { return {{"load", load_}, {"unused", unused_}, {"labels", labels_}, {"tokens", tokens_}}; }
+nlohmann::ordered_json ExpertWatch::Save() const {
+  return {{"load", load_}, {"unused", unused_}, {"labels", labels_}, {"tokens", tokens_}};
+}
 
 void ExpertWatch::Load(const nlohmann::ordered_json& json, const std::string& where) {
   std::vector<double> load, labels(labels_.size(), 0.0);

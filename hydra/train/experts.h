@@ -38,8 +38,8 @@ class ExpertWatch {
 
  private:
   std::vector<int> layers_;
-  bool block_ffn_;                     // experts are of tokens, not of chunks
-  int64_t tokens_ = 0;                 // since TakeMetrics
+  bool block_ffn_;      // experts are of tokens, not of chunks
+  int64_t tokens_ = 0;  // since TakeMetrics
   double active_share_;
   size_t n_experts_;
   std::vector<double> load_;     // [n * E] since TakeMetrics

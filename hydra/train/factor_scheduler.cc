@@ -29,7 +29,8 @@ void FactorScheduler::Observe(double chunk_loss, bool frozen) {
 }
 
 Json FactorScheduler::Save() const {
-  return {{"low", low_}, {"high", high_}, {"step", step_}, {"sum", sum_}, {"before", before_ ? Json(*before_) : Json()}};
+  return {
+      {"low", low_}, {"high", high_}, {"step", step_}, {"sum", sum_}, {"before", before_ ? Json(*before_) : Json()}};
 }
 
 void FactorScheduler::Load(const Json& json, const std::string& where) {

@@ -22,7 +22,8 @@ struct FactorOptions {
 
 class FactorScheduler {
  public:
-  explicit FactorScheduler(const FactorOptions& options) : options_(options), low_(options.first), high_(options.first) {}
+  explicit FactorScheduler(const FactorOptions& options)
+      : options_(options), low_(options.first), high_(options.first) {}
 
   // Lambda of the step that comes.
   [[nodiscard]] double Value() const;

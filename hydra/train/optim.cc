@@ -184,7 +184,9 @@ std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr,
     params.push_back({.name = spec->name,
                       .tensor = tensor,
                       .weight_decay = spec->weight_decay || published_groups,
-                      .lr_scale = table ? pkm_table_lr : inner ? config.head_scale() : 1.0,
+                      .lr_scale = table   ? pkm_table_lr
+                                  : inner ? config.head_scale()
+                                          : 1.0,
                       .own_clip = spec->role == TensorRole::kBlockRouter,
                       .rows = table});
   }

@@ -26,7 +26,7 @@ struct OptimParam {
   bool weight_decay = true;
   double lr_scale = 1;
   bool own_clip = false;  // clipped together with others of its kind, apart from the rest
-  bool rows = false;  // [R, d]: only rows with a gradient move; state and step count of each row; never decayed
+  bool rows = false;      // [R, d]: only rows with a gradient move; state and step count of each row; never decayed
 };
 
 // A parameter without a gradient is left as it is: neither moved nor decayed nor counted. AdamW: the same gradients

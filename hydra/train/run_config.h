@@ -58,9 +58,9 @@ struct RunConfig {
     std::array<double, 2> betas{0.9, 0.95};  // of AdamW; so is eps
     double eps = 1e-8;
     double weight_decay = 0.1;
-    double clip = 1.0;          // largest gradient norm; 0 = not clipped
-    double pkm_table_lr = 4.0;  // factor on lr for the table of the product-key memory
-    bool published_groups = false;           // of BlockFFN: decay everywhere, the router's scale at the matrices' rate
+    double clip = 1.0;              // largest gradient norm; 0 = not clipped
+    double pkm_table_lr = 4.0;      // factor on lr for the table of the product-key memory
+    bool published_groups = false;  // of BlockFFN: decay everywhere, the router's scale at the matrices' rate
     bool operator==(const Optim&) const = default;
   } optim;
 

@@ -89,7 +89,7 @@ TEST(RunConfig, BadFilesNameTheField) {
       {"[optim]\nlr = \"fast\"", "optim.lr = \"fast\""},
       {"[optim]\nlr = -1", "optim.lr = -1: must be 0 to 100"},
       {"[optim]\nsteps = 1.5", "optim.steps = 1.5"},
-      {"[optim]\nschedule = \"linear\"", "must be cosine or wsd"},
+      {"[optim]\nschedule = \"linear\"", "must be cosine, wsd or wsd_exp"},
       {"[optim]\nbatch_rows = 0", "optim.batch_rows = 0: must be 1 to 1048576"},
       {"[optim]\nbetas = [0.9]", "optim.betas"},
       {"[optim]\nsteps = 5\ntokens = 5", "only one can be given"},

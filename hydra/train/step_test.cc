@@ -151,8 +151,8 @@ TEST(Step, MicroBatchesAreWeighedByTargetsAndTheirRoutersByChunks) {
     const double targets = static_cast<double>(batch.n_targets) / n_targets,
                  chunks = static_cast<double>(batch.n_chunks) / n_chunks;
     differ |= std::abs(targets - chunks) > 0.02;
-    (targets * out.lm +
-     chunks * (0.3 * out.router[nn::RouterTerm::kBalance] + 0.2 * out.router[nn::RouterTerm::kZ] + 0.4 * out.router[nn::RouterTerm::kDomain]))
+    (targets * out.lm + chunks * (0.3 * out.router[nn::RouterTerm::kBalance] + 0.2 * out.router[nn::RouterTerm::kZ] +
+                                  0.4 * out.router[nn::RouterTerm::kDomain]))
         .backward();
   }
   ASSERT_TRUE(differ);

@@ -233,8 +233,7 @@ void Trainer::Impl::TrainStep() {
     SkipEmpty();
   }
   idle_since_ = Seconds();
-  for (const std::string& alarm :
-       experts_.Step(sums.load, batches.n_tokens, options_.run.guard.dead_expert_steps))
+  for (const std::string& alarm : experts_.Step(sums.load, batches.n_tokens, options_.run.guard.dead_expert_steps))
     Warn(alarm);
   experts_.StepLabels(sums.in_set);
   if (block_terms_.any() && sums.load.defined())
@@ -355,7 +354,8 @@ void Trainer::Impl::LogTrainRow(double lr, double grad_norm, double rate, double
                 {"train/mem_bytes", ResidentBytes()},
                 {"train/skipped", static_cast<double>(guard_.skipped())}};
   for (size_t i = 0; i < nn::kRouterTerms; ++i)
-    if (!std::isnan(interval.terms[i])) row.values[RouterTermSeries(static_cast<nn::RouterTerm>(i))] = interval.terms[i] / finite;
+    if (!std::isnan(interval.terms[i]))
+      row.values[RouterTermSeries(static_cast<nn::RouterTerm>(i))] = interval.terms[i] / finite;
   experts_.TakeMetrics(&row.values);
   if (block_terms_.chunk() > 0) row.values["blockffn/cs_lambda"] = block_terms_.chunk();
   if (block_terms_.size() > 0) row.values["blockffn/l1_lambda"] = block_terms_.size();

@@ -28,11 +28,11 @@ namespace hydra::train {
 // What one step's forward and backward passes give. NaN and undefined where the step's batch has no target.
 struct StepSums {
   static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
-  double loss = kNone, lm = kNone;    // nats a target; loss with the router's terms
+  double loss = kNone, lm = kNone;                         // nats a target; loss with the router's terms
   std::array<double, nn::kRouterTerms> terms = NoTerms();  // NaN: the model has none
-  double grad_norm = kNone;           // before clipping
-  torch::Tensor load;                 // [n_moe, E]; undefined without experts
-  torch::Tensor in_set;               // [2], see nn::RouterOut; undefined without labels
+  double grad_norm = kNone;                                // before clipping
+  torch::Tensor load;                                      // [n_moe, E]; undefined without experts
+  torch::Tensor in_set;                                    // [2], see nn::RouterOut; undefined without labels
 };
 
 class Trainer::Impl {

@@ -133,8 +133,7 @@ void Trainer::Impl::Restore(const Checkpoint& checkpoint) {
   guard_.Load(now_.guard, where + ": guard");
   experts_.Load(now_.experts, where + ": experts");
   if (block_terms_.any()) {
-    if (!now_.experts.contains("blockffn"))
-      throw Error(ErrorCode::kFormat, where + ": experts.blockffn: missing");
+    if (!now_.experts.contains("blockffn")) throw Error(ErrorCode::kFormat, where + ": experts.blockffn: missing");
     block_terms_.Load(now_.experts["blockffn"], where + ": experts.blockffn");
   }
   RestoreTorchRng(now_.rng, where + ": rng");
