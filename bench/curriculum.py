@@ -1,23 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 # What the staged curriculum does for hydra-nano, on real text: with it and without it (same tokens, three seeds each),
-# without each part, and with gate controllers. Each run is a cell of its own under runs/curriculum, trained at the
-# lowest priority; one that was stopped goes on from its checkpoint, one that is finished is not done again. Writes
-# bench/results/MACHINE/curriculum.{md,json} of the cells that are there. Not here: speed.
+# without each part, and with gate controllers. Each run is a cell (cells.py), trained at the lowest priority. Writes
+# bench/results/MACHINE/curriculum.md of the cells that are there. Not here: speed.
 #   bench/curriculum.py [BUILD] [--tokens 4000000] [--threads 2] [--only NAME] [--page]
-import csv
 import json
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from common import arguments, built, commit, machine, machine_folder, prose, run
+from cells import kept, made_on, mean_spread, rows, table, trained, with_copy
+from common import arguments, built, machine_folder, prose, run
 from quality_model import prepare as prepare_texts
 
-TEXT, DATA, RUNS = Path("data/quality/text.txt"), Path("data/curriculum"), Path("runs/curriculum")
+NAME, TEXT, DATA = "curriculum", Path("data/quality/text.txt"), Path("data/curriculum")
 VOCABULARY, HELD_OUT = 2048, 0.03
 PARTS = {"ssm": "path_scale=0,1,1", "sga": "path_scale=1,0,1", "moe": "path_scale=1,1,0",
          "workspace": "workspace_read=0", "pkm": "pkm_read=0", "landmarks": "landmarks=off"}
@@ -46,27 +42,14 @@ def prepare(hydralm):
         run(hydralm, "data", "build", TEXT, "--tokenizer", tokenizer, "--doc-sep", "\f", "--val", HELD_OUT, "-o", DATA)
 
 
+def key_of(name, args):
+    return {"tokens": args.tokens, "settings": CELLS[name]}
+
+
 def train(hydralm, name, args):
-    """Trains a cell, or takes a finished one of the same tokens; its result."""
-    folder = RUNS / name
-    result = folder / "cell.json"
-    if result.exists() and (made := json.loads(result.read_text()))["tokens"] == args.tokens:
-        return made
-    settings = [word for setting in CELLS[name] for word in ("--set", setting)]
-    command = ["nice", "-n", "19", hydralm, "train", "-C", "examples/nano.toml", "--data", DATA, "--run", folder, "-t",
-               args.threads, "--set", f"optim.tokens={args.tokens}", *settings]
-    if status := subprocess.run([str(word) for word in command]).returncode:
-        sys.exit(status)
-    made = {"name": name, "settings": CELLS[name], "tokens": args.tokens, "commit": commit(),
-            **measure(hydralm, folder)}
-    result.write_text(json.dumps(made, indent=1) + "\n")
-    return made
-
-
-def rows(path):
-    with open(path, encoding="utf-8") as table:
-        return [{key: float(value) for key, value in row.items() if value not in ("", "nan")}
-                for row in csv.DictReader(table)]
+    """Trains a cell, or takes a finished one of the same tokens and settings; its result."""
+    command = ["-C", "examples/nano.toml", "--data", DATA, "-t", args.threads, "--set", f"optim.tokens={args.tokens}"]
+    return trained(hydralm, NAME, name, key_of(name, args), command, lambda folder: measure(hydralm, folder))
 
 
 def jumps(losses, steps=100):
@@ -105,26 +88,18 @@ def measure(hydralm, folder):
                        if key.split("/")[0] in ("gate", "ssm", "landmark", "workspace", "pkm", "off")}}
 
 
-def table(head, lines):
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
-def spread(values):
-    return f"{statistics.mean(values):.4f} ({min(values):.4f} .. {max(values):.4f})"
-
-
 def markdown(cells, args, about):
     names = {cell["name"]: cell for cell in cells}
     kinds = {kind: [names[f"{kind}-{seed}"] for seed in (1, 2, 3) if f"{kind}-{seed}" in names]
              for kind in ("curriculum", "none")}
     out = ["# hydra-nano with and without its curriculum", "",
-           prose(f"{about['machine']}; commit {about['commit']}; {args.tokens:,} tokens a run of the texts of "
+           prose(f"{made_on(cells)}; {args.tokens:,} tokens a run of the texts of "
                  f"quality_model.py, vocabulary {VOCABULARY}, {100 * HELD_OUT:.0f} % of the documents held out; rates "
                  f"and rows of examples/nano.toml. Bits per byte of all held-out text, context {LENGTH:,}. Nothing was "
                  f"chosen on the held-out text. Made by `{about['command']}`."), ""]
     out += table(["run", "seeds", "bits per byte, mean (min .. max)", "dead experts", "spread of loads",
                   "skipped updates", "largest rise of the loss within 100 steps of a border"],
-                 [[kind, str(len(of)), spread([cell["bits_per_byte"] for cell in of]),
+                 [[kind, str(len(of)), mean_spread([cell["bits_per_byte"] for cell in of]),
                    ", ".join(f"{cell['dead_experts']:.0f}" for cell in of),
                    ", ".join(f"{cell['load_cv']:.2f}" for cell in of),
                    ", ".join(f"{cell['skipped']:.0f}" for cell in of),
@@ -137,7 +112,7 @@ def markdown(cells, args, about):
         costs = {kind: [cell["off"][part] for cell in of if part in cell["off"]] for kind, of in kinds.items()}
         without = names.get(f"without-{part}")
         gain = f"{without['bits_per_byte'] - names['curriculum-1']['bits_per_byte']:+.4f}" if without else "-"
-        lines.append([part, *(spread(costs[kind]) if costs[kind] else "-" for kind in ("curriculum", "none")), gain])
+        lines.append([part, *(mean_spread(of) if of else "-" for of in costs.values()), gain])
     out += table(["part", "off, with curriculum", "off, none", "trained without"], lines)
     others = [names[name] for name in ("none-long-rows", "gate-controller") if name in names]
     if others:
@@ -154,19 +129,11 @@ def main():
     args = parser.parse_args()
     hydralm = built(args.build)
     prepare(hydralm)
-    cells = []
-    # A copy of the commands serves all cells, whatever is built meanwhile; it lies within the build, since training
-    # looks for its commit in the folders above.
-    with tempfile.TemporaryDirectory(dir=args.build) as folder:
-        for name in ("hydralm", "hydralm-train"):
-            shutil.copy2(hydralm.with_name(name), folder)
-        for name in CELLS:
-            if args.only in name and (not args.page or (RUNS / name / "cell.json").exists()):
-                cells.append(train(f"{folder}/hydralm", name, args))
-    about = {"machine": machine(), "commit": commit(), "command": " ".join(["bench/curriculum.py", *sys.argv[1:]])}
+    wanted = [name for name in CELLS if args.only in name and (not args.page or kept(NAME, name, key_of(name, args)))]
+    cells = with_copy(hydralm, lambda copy: [train(copy, name, args) for name in wanted])
+    about = {"command": " ".join(["bench/curriculum.py", *sys.argv[1:]])}
     out = Path(args.out) / machine_folder()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "curriculum.json").write_text(json.dumps({**about, "cells": cells}, indent=1) + "\n")
     (out / "curriculum.md").write_text(markdown(cells, args, about))
     print(out / "curriculum.md")
 

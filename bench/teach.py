@@ -3,8 +3,8 @@
 # Teaching facts to the demo's hydra-nano: rows of its product-key table (a memory pack) beside a low-rank change of the
 # SSM's projections with as many numbers, and all weights. Facts are invented names, eight relations, three ways to ask
 # that are taught and one that is not. Each method has its own learning rate of one small sweep over facts of seed 0;
-# the figures are of other facts (seeds 1, 2, 3). Writes bench/results/MACHINE/teach.{md,json}. A finished teaching is
-# not done again: remove runs/teach to start anew.
+# the figures are of other facts (seeds 1, 2, 3). Writes bench/results/MACHINE/teach.md; a finished teaching is kept as
+# a cell (cells.py) and not done again.
 #   bench/teach.py [BUILD] [--model runs/demo/model] [--data data/demo] [--threads 2]
 import json
 import random
@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from cells import keep, kept, made_on
 from common import arguments, built, commit, machine, machine_folder, need, prose, run
 
 FOLDER = Path("runs/teach")
@@ -50,24 +51,25 @@ def facts(count, seed, path):
 
 
 def teach(hydralm, args, method, rate, count, seed):
-    folder = FOLDER / f"{method}-{rate:g}-{count}-{seed}"
-    result = folder / "cell.json"
-    if result.exists():
-        return json.loads(result.read_text())
+    name = f"{method}-{rate:g}-{count}-{seed}"
+    key = {"method": method, "rate": rate, "count": count, "seed": seed, "steps": 400 if count <= 200 else 2000}
+    if made := kept("teach", name, key):
+        return made
+    folder = FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     facts(count, seed, folder / "facts.jsonl")
     start = time.time()
     made = json.loads(run(hydralm, "train", "--teach", folder / "facts.jsonl", "--teach-into", method, "--teach-lr",
                           rate, "--init", args.model, "--data", args.data, "-o", folder / "taught", "-t", args.threads,
-                          "-q", "--json", "--teach-steps", 400 if count <= 200 else 2000, "--seed", seed))
+                          "-q", "--json", "--teach-steps", key["steps"], "--seed", seed))
     taught = folder / "taught"
-    made |= {"method": method, "rate": rate, "count": count, "seed": seed, "whole_seconds": time.time() - start,
-             "bytes": taught.stat().st_size if taught.is_file() else
-             sum(file.stat().st_size for file in taught.iterdir()), "commit": commit()}
+    files = [taught] if taught.is_file() else taught.iterdir()
+    made |= {**key, "machine": machine(), "commit": commit(), "whole_seconds": time.time() - start,
+             "bytes": sum(file.stat().st_size for file in files)}
     if taught.is_dir():
         shutil.rmtree(taught)
-    result.write_text(json.dumps(made, indent=1) + "\n")
+    keep("teach", name, made)
     print(f"{method} {rate:g} {count} facts, seed {seed}: {made['held_out_after']:.3f} of unseen paraphrases, "
           f"{made['bpb_after'] - made['bpb_before']:+.4f} bits per byte, {made['seconds']:.0f} s", file=sys.stderr)
     return made
@@ -92,7 +94,7 @@ def spread(values, form):
 
 def markdown(sweep, rates, final, args, about):
     out = ["# Facts taught to hydra-nano", "",
-           prose(f"{about['machine']}; commit {about['commit']}; {args.model}, facts of invented names, three ways to "
+           prose(f"{made_on([*sweep, *final])}; {args.model}, facts of invented names, three ways to "
                  "ask each that are taught and one that is not; answers are asked greedily, to the last token, without "
                  f"any hint in the question. Made by `{about['command']}`. Rates were chosen on facts of seed 0 (first "
                  f"table): most answers of those that cost other text at most {MOST} bits per byte."), "",
@@ -128,10 +130,9 @@ def main():
     rates = {method: best([c for c in sweep if c["method"] == method])["rate"] for method in RATES}
     final = [teach(hydralm, args, method, rates[method], count, seed)
              for count, seeds in ((200, (1, 2, 3)), (1000, (1,))) for seed in seeds for method in RATES]
-    about = {"machine": machine(), "commit": commit(), "command": " ".join(["bench/teach.py", *sys.argv[1:]])}
+    about = {"command": " ".join(["bench/teach.py", *sys.argv[1:]])}
     out = Path(args.out) / machine_folder()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "teach.json").write_text(json.dumps({**about, "sweep": sweep, "final": final}, indent=1) + "\n")
     (out / "teach.md").write_text(markdown(sweep, rates, final, args, about))
     print(out / "teach.md")
 

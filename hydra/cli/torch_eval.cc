@@ -17,6 +17,7 @@
 #include "hydra/eval/domain_losses.h"
 #include "hydra/eval/expert_sparsity.h"
 #include "hydra/eval/perplexity.h"
+#include "hydra/eval/word_accuracy.h"
 #include "hydra/io/file.h"
 
 namespace hydra::cli {
@@ -159,8 +160,24 @@ int EvalSparsity(const EvalFlags& flags, nn::Model& model, const Tokenizer& toke
   return kDone;
 }
 
+int EvalWords(const EvalFlags& flags, nn::Model& model, const Tokenizer& tokenizer,
+              const eval::PerplexityOptions& options, const CommonFlags& common) {
+  const eval::WordAccuracy made = eval::MeasureWords(model, tokenizer, flags.data, flags.split, options);
+  if (common.json) {
+    std::puts(
+        Json{{"words", made.words}, {"right", made.right}, {"accuracy", made.accuracy()}, {"chance", made.chance()}}
+            .dump()
+            .c_str());
+  } else {
+    std::printf("%s of %s words predicted whole: %.4f (%.4f by always saying the commonest)\n",
+                WithCommas(static_cast<uint64_t>(made.right)).c_str(),
+                WithCommas(static_cast<uint64_t>(made.words)).c_str(), made.accuracy(), made.chance());
+  }
+  return kDone;
+}
+
 int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
-  if (const std::vector<std::string> known{"ppl", "controls", "domains", "sparsity"};
+  if (const std::vector<std::string> known{"ppl", "controls", "domains", "sparsity", "words"};
       std::ranges::find(known, flags.task) == known.end())
     throw Error(ErrorCode::kUsage, StrCat("eval: unknown task ", flags.task, DidYouMean(flags.task, known), ": ",
                                           Joined(known, ", "), " are known"));
@@ -184,6 +201,7 @@ int RunEval(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& com
     throw Error(ErrorCode::kUsage, "eval controls: measures settings of its own: leave --control and its like out");
   if (flags.task == "controls") return EvalControls(flags, model, tokenizer, options, common);
   if (flags.task == "sparsity") return EvalSparsity(flags, model, tokenizer, options, common);
+  if (flags.task == "words") return EvalWords(flags, model, tokenizer, options, common);
   if (flags.task == "domains") return EvalDomains(flags, model, tokenizer, options, common);
   const eval::PerplexityResult result =
       flags.file.empty() ? eval::EvaluateShards(model, tokenizer, flags.data, flags.split, options)
@@ -207,7 +225,8 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
   verb->add_option(
           "task,--task", flags->task,
           "ppl: loss, perplexity, bits per byte; controls: the loss of each setting of controls, for --budget;\n"
-          "domains: the loss of each domain with each set of experts; sparsity: of BlockFFN's layers")
+          "domains: the loss of each domain with each set of experts; sparsity: of BlockFFN's layers;\n"
+          "words: the share of words that are predicted whole")
       ->type_name("TASK");
   AddModelFlags(verb, &flags->model);
   verb->add_option("--data", flags->data, "folder of token shards")->type_name("DIR");

@@ -57,6 +57,7 @@ class Chat {
     sampling_.CheckIds(tokenizer_.vocab_size());
     runner_.Announce();
     if (common_.quiet) return;
+    fmt::print(stderr, "{}", DrafterMemory(speculation_.get(), draft_.get()));
     fmt::print(stderr, "chat         template {}, {}; {}\n", template_.name(),
                sampling_.temperature > 0 ? fmt::format("seed {}", sampling_.seed) : "greedy", kCommands);
     if (common_.verbose) fmt::print(stderr, "sampling     {}\n", SamplingText(sampling_));

@@ -153,6 +153,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
                                 .speculation = speculation.get()};
   generator.Check(state, prompt, options);
   runner.Announce();
+  if (!common.quiet) fmt::print(stderr, "{}", DrafterMemory(speculation.get(), draft.get()));
   if (common.verbose && !common.quiet) fmt::print(stderr, "sampling     {}\n", SamplingText(sampling));
   InstallStopSignals();
   // A character that the state has begun ends where another text begins.

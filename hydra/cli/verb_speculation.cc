@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "hydra/base/error.h"
+#include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/io/file.h"
@@ -72,6 +73,15 @@ std::unique_ptr<Speculation> MakeSpeculation(const SpeculationFlags& flags, cons
   else
     drafter = std::make_unique<NgramDrafter>();
   return std::make_unique<Speculation>(std::move(drafter), most);
+}
+
+std::string DrafterMemory(const Speculation* speculation, const Model* draft) {
+  if (speculation == nullptr || speculation->drafter().bytes() == 0) return "";
+  std::string weights;
+  if (draft != nullptr)
+    weights = fmt::format("{} of weights, ", MiB(draft->weights().file_bytes + draft->weights().copied_bytes));
+  return fmt::format("drafter      {}: {}{} of state and passes (MiB)\n", speculation->drafter().name(), weights,
+                     MiB(speculation->drafter().bytes()));
 }
 
 std::string SpeculationText(const Speculation& speculation) {

@@ -32,6 +32,10 @@ void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags);
                                                            const Model* draft, ThreadPool& pool,
                                                            ForwardScratch& scratch);
 
+// "drafter      self: 1 of state and passes (MiB)\n", weights too where it is another model; "" where it has no memory
+// that does not grow with the text.
+[[nodiscard]] std::string DrafterMemory(const Speculation* speculation, const Model* draft);
+
 // "ngram: 312 tokens in 160 passes, 1.95 a pass; right 0.82 0.61 of 150 92; 73.4 MB a token"
 [[nodiscard]] std::string SpeculationText(const Speculation& speculation);
 [[nodiscard]] Json SpeculationJson(const Speculation& speculation);

@@ -75,6 +75,10 @@ void ReadFfn(HfKeys& k, ModelConfig* c) {
   } else {
     k.Need("num_experts_per_tok", &c->moe.top_k);
   }
+  if (c->moe.routing != BlockRouting::kTopK) return;
+  k.Get("router_aux_loss_coef", &c->moe.aux_loss_coef);
+  if (!(c->moe.aux_loss_coef >= 0) || !std::isfinite(c->moe.aux_loss_coef))
+    k.Refuse("router_aux_loss_coef", c->moe.aux_loss_coef, "must be 0 or more");
 }
 
 }  // namespace
@@ -137,6 +141,7 @@ Json WriteMiniCpm(const ModelConfig& c) {
   j["router_act"] = "relu";
   j["expert_routing"] = kRoutings[static_cast<size_t>(c.moe.routing)];
   j["num_experts_per_tok"] = c.moe.top_k;  // of top_k, and the aim of relu_plain
+  if (c.moe.routing == BlockRouting::kTopK) j["router_aux_loss_coef"] = c.moe.aux_loss_coef;
   return j;
 }
 

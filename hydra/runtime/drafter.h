@@ -4,6 +4,7 @@
 // (speculation.h).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -21,6 +22,7 @@ namespace hydra {
 class Drafter {
  public:
   static constexpr int kKinds = 4;
+  using Rates = std::array<double, kKinds>;
 
   virtual ~Drafter() = default;
   // "ngram", "self", or what the model is called.
@@ -28,6 +30,10 @@ class Drafter {
   // Takes note of the text so far, which may be another one than before. Returns the kind of guess that it would make,
   // 0 .. kKinds - 1, of which some may be right more often than others, or -1 for none.
   virtual int Look(std::span<const int32_t> text) = 0;
+  // Reads a text before guesses are asked for, which spares the first of them the time.
+  virtual void Read(std::span<const int32_t> text) = 0;
+  // How often a guess of each kind is right, before any was checked.
+  [[nodiscard]] virtual const Rates& expected() const = 0;
   // After Look: the next tokens, at most n. They stay until the next call.
   virtual std::span<const int32_t> Draft(int n) = 0;
   // Memory of its own, working memory included.
@@ -40,10 +46,13 @@ class NgramDrafter : public Drafter {
  public:
   [[nodiscard]] const std::string& name() const override { return name_; }
   int Look(std::span<const int32_t> text) override;
+  void Read(std::span<const int32_t> text) override { (void)Look(text); }
+  [[nodiscard]] const Rates& expected() const override { return kExpected; }
   std::span<const int32_t> Draft(int n) override;
   [[nodiscard]] int64_t bytes() const override;
 
  private:
+  static constexpr Rates kExpected{0.3, 0.45, 0.6, 0.8};
   static constexpr size_t kLeast = 2, kMost = 3;  // tokens of a key
   // Where the text went on after these tokens: [size][their hash] -> place.
   using Places = std::unordered_map<uint64_t, size_t>;
@@ -65,11 +74,17 @@ class ModelDrafter : public Drafter {
                ThreadPool& pool, ForwardScratch& scratch);
   [[nodiscard]] const std::string& name() const override { return name_; }
   int Look(std::span<const int32_t> text) override;
+  void Read(std::span<const int32_t> text) override;
+  [[nodiscard]] const Rates& expected() const override { return kExpected; }
   std::span<const int32_t> Draft(int n) override;
   [[nodiscard]] int64_t bytes() const override { return state_.bytes() + kept_.bytes(); }
 
  private:
-  static constexpr size_t kCatchUp = 256;  // tokens of a text that it reads to get to its end
+  static constexpr Rates kExpected{0.5, 0.5, 0.5, 0.5};  // it has one kind
+  static constexpr size_t kCatchUp = 256;                // tokens of a text that it reads to get to its end
+  // Reads all that is unread but the last token; false: the context has no room.
+  [[nodiscard]] bool CatchUp();
+  [[nodiscard]] int64_t Room() const { return state_.layout().most_tokens - state_.pos(); }
   [[nodiscard]] int32_t Best(std::span<const int32_t> ids);
 
   std::string name_;

@@ -62,17 +62,24 @@ int ModelDrafter::Look(std::span<const int32_t> text) {
   return unread_.empty() || state_.layout().most_tokens <= state_.pos() ? -1 : 0;
 }
 
+void ModelDrafter::Read(std::span<const int32_t> text) {
+  if (Look(text) >= 0) (void)CatchUp();
+}
+
+bool ModelDrafter::CatchUp() {
+  if (static_cast<int64_t>(unread_.size()) > Room()) return false;
+  const Segment segment{&state_, std::span<const int32_t>(unread_).first(unread_.size() - 1), LogitsOf::kNone};
+  if (!segment.ids.empty()) (void)model_.Forward({&segment, 1}, pool_, scratch_);
+  unread_.erase(unread_.begin(), unread_.end() - 1);
+  return true;
+}
+
 std::span<const int32_t> ModelDrafter::Draft(int n) {
   draft_.clear();
-  const auto room = [&] { return state_.layout().most_tokens - state_.pos(); };
-  if (static_cast<int64_t>(unread_.size()) + n > kept_.tokens()) {  // more than a provisional pass takes
-    if (static_cast<int64_t>(unread_.size()) > room()) return draft_;
-    const Segment segment{&state_, std::span<const int32_t>(unread_).first(unread_.size() - 1), LogitsOf::kNone};
-    if (!segment.ids.empty()) (void)model_.Forward({&segment, 1}, pool_, scratch_);
-    unread_.erase(unread_.begin(), unread_.end() - 1);
-  }
+  // More than a provisional pass takes is read first.
+  if (static_cast<int64_t>(unread_.size()) + n > kept_.tokens() && !CatchUp()) return draft_;
   std::vector<int32_t> ids = unread_;
-  while (static_cast<int>(draft_.size()) < n && static_cast<int64_t>(ids.size()) <= room()) {
+  while (static_cast<int>(draft_.size()) < n && static_cast<int64_t>(ids.size()) <= Room()) {
     draft_.push_back(Best(ids));
     ids.push_back(draft_.back());
   }

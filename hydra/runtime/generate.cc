@@ -124,6 +124,12 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   std::span<const float> logits;
   Trace trace;
   const TracedScratch traced(scratch, options.on_xray ? &trace : nullptr);
+  Speculation* const speculation = options.on_xray ? nullptr : options.speculation;
+  if (speculation != nullptr && options.max_tokens != 0) {  // before the model: it has the same scratch
+    std::vector<int32_t> text(state.ids().begin(), state.ids().end());
+    text.insert(text.end(), input.begin(), input.end());
+    speculation->ReadPrompt(text);
+  }
   const bool read = ReadPrompt(state, input, options, trace, &logits);
   result.prompt_tokens = state.pos() - before;
   const double prefilled = Seconds();
@@ -137,7 +143,7 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   }
   // A model's vocabulary may be padded beyond its tokenizer's: those ids mean nothing.
   const auto vocab = static_cast<size_t>(std::min<int64_t>(tokenizer.vocab_size(), model.config().vocab_size));
-  DecodeSteps steps(model, state, options.on_xray ? nullptr : options.speculation, pool, scratch);
+  DecodeSteps steps(model, state, speculation, pool, scratch);
   while (options.max_tokens < 0 || static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
     if (!state.pending().empty()) {  // all but the first time
       if (Cancelled(options)) {

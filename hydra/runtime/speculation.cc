@@ -17,93 +17,93 @@ int64_t SpeculationStats::Right() const { return std::accumulate(right.begin(), 
 
 // ---- How many guesses ----
 
-SpeculationRule::SpeculationRule(int most, bool always)
+SpeculationRule::SpeculationRule(int most, const Drafter::Rates& expected, bool always)
     : most_(most), always_(always), costs_(static_cast<size_t>(most) + 2) {
   HYDRA_CHECK(most >= 1);
-  // Before anything is known a guess of any kind is worth a try; a few wrong ones change that.
-  constexpr double kRight = 1.4, kTried = 2;
-  for (auto& rates : rates_) rates.assign(static_cast<size_t>(most), {kRight, kTried});
+  constexpr double kWeight = 2;  // tries that the expectation counts for
+  for (size_t kind = 0; kind < kinds_.size(); ++kind)
+    kinds_[kind].rates.assign(static_cast<size_t>(most), {kWeight * expected[kind], kWeight});
+}
+
+void SpeculationRule::Times::Add(double seconds) {
+  last_[count_++ % last_.size()] = seconds;
+  auto sorted = last_;
+  const auto end = sorted.begin() + static_cast<int64_t>(std::min(count_, sorted.size()));
+  const auto middle = sorted.begin() + (end - sorted.begin()) / 2;
+  std::nth_element(sorted.begin(), middle, end);
+  median_ = *middle;
 }
 
 double SpeculationRule::Cost(int n) const {
-  const double one = costs_[1], known = costs_[static_cast<size_t>(n)];
-  if (n == 1 || known > 0) return std::max(known, one);
+  const double one = costs_[1].median();
+  const auto known = [&](int tokens) { return !costs_[static_cast<size_t>(tokens)].empty(); };
+  const auto cost = [&](int tokens) { return std::max(costs_[static_cast<size_t>(tokens)].median(), one); };
+  if (n == 1 || known(n)) return cost(n);
   // A pass is a reading of the weights and arithmetic for each token: a line through the nearest that is known.
   constexpr double kSlope = 0.08;  // of a plain step, for a token, where no other length was measured
   for (int d = 1; d <= most_; ++d)
     for (const int near : {n - d, n + d})
-      if (near > 1 && near <= most_ + 1 && costs_[static_cast<size_t>(near)] > 0)
-        return one + std::max(costs_[static_cast<size_t>(near)] - one, 0.0) * (n - 1) / (near - 1);
+      if (near > 1 && near <= most_ + 1 && known(near)) return one + (cost(near) - one) * (n - 1) / (near - 1);
   return one + kSlope * one * (n - 1);
 }
 
-void SpeculationRule::Measured(int n, double seconds) {
-  double& cost = costs_[static_cast<size_t>(n)];
-  if (cost == 0) {
-    cost = seconds;
-    return;
-  }
-  // A moment in which the machine was busy says nothing of passes.
-  constexpr double kMoment = 3;
-  if (seconds < kMoment * cost) cost = kCostDecay * cost + (1 - kCostDecay) * seconds;
-}
+double SpeculationRule::Risk(int n) const { return Cost(n + 1) - Cost(1) + n * draft_.median(); }
 
-bool SpeculationRule::On() const { return always_ || (plain_ >= kFirst && !off_ && since_plain_ < kRefresh); }
+bool SpeculationRule::On() const { return always_ || (plain_ >= kFirst && since_plain_ < kRefresh); }
 
 int SpeculationRule::Choose(int kind) const {
   if (always_) return most_;
-  const auto& rates = rates_[static_cast<size_t>(kind)];
+  const Kind& known = kinds_[static_cast<size_t>(kind)];
+  const double left = kAllowance * Cost(1) + kShare * time_ - lost_;
   double all = 1, tokens = 1, best = 1 / Cost(1);
   int chosen = 0;
-  for (int n = 1; n <= most_; ++n) {
-    const Rate& rate = rates[static_cast<size_t>(n - 1)];
+  for (int n = 1; n <= most_ && Risk(n) <= left; ++n) {
+    const Kind::Rate& rate = known.rates[static_cast<size_t>(n - 1)];
     all *= rate.right / rate.tried;
     tokens += all;
-    const double speed = tokens / (Cost(n + 1) + n * draft_seconds_);
+    const double speed = tokens / (Cost(n + 1) + n * draft_.median());
     if (speed > best) best = speed, chosen = n;
   }
-  return chosen;
+  return chosen == 0 && tokens_ >= known.probe_at && Risk(1) <= left ? 1 : chosen;
 }
 
 void SpeculationRule::Plain(double seconds, double draft_seconds) {
   ++plain_;
   since_plain_ = 0;
-  Measured(1, seconds);
-  Count(1, seconds, draft_seconds, false);
+  costs_[1].Add(seconds);
+  Count(1, seconds + draft_seconds, draft_seconds);
 }
 
 void SpeculationRule::Tried(int kind, int guesses, int judged, int right, double seconds, double draft_seconds) {
   ++since_plain_;
-  auto& rates = rates_[static_cast<size_t>(kind)];
+  Kind& known = kinds_[static_cast<size_t>(kind)];
   for (int i = 0; i < judged; ++i) {  // what stands behind a wrong one says nothing
-    Rate& rate = rates[static_cast<size_t>(i)];
+    Kind::Rate& rate = known.rates[static_cast<size_t>(i)];
     rate = {kDecay * rate.right + (i < right ? 1 : 0), kDecay * rate.tried + 1};
   }
-  Measured(guesses + 1, seconds);
-  const double each = draft_seconds / guesses;
-  draft_seconds_ = draft_seconds_ == 0 ? each : kCostDecay * draft_seconds_ + (1 - kCostDecay) * each;
-  Count(1 + right, std::min(seconds, 2 * Cost(guesses + 1)), draft_seconds, true);
+  costs_[static_cast<size_t>(guesses) + 1].Add(seconds);
+  draft_.Add(draft_seconds / guesses);
+  const double cost = std::min(seconds, 2 * Cost(guesses + 1));  // the machine may have been busy
+  Count(1 + right, seconds + draft_seconds, cost + draft_seconds - (1 + right) * Cost(1));
+  if (right > 0) {
+    known.wait = kShortWait;
+    known.probe_at = tokens_;
+  } else if (judged > 0) {
+    known.probe_at = tokens_ + known.wait;
+    known.wait = std::min(2 * known.wait, int64_t{kLongWait});
+  }
 }
 
-void SpeculationRule::Count(int tokens, double seconds, double draft_seconds, bool guessed) {
-  time_ += seconds + draft_seconds;
-  // What was won before is not for losing now.
-  lost_ = std::max(lost_ + draft_seconds + (guessed ? seconds - tokens * Cost(1) : 0), 0.0);
-  if (!off_) {
-    if (lost_ <= kOff * time_) return;
-    off_ = true;
-    wait_ = next_wait_;
-    next_wait_ = std::min<int64_t>(2 * next_wait_, kLongWait);
-    return;
-  }
-  wait_ -= tokens;
-  if (wait_ <= 0 && lost_ < kOn * time_) off_ = false;
+void SpeculationRule::Count(int tokens, double seconds, double lost) {
+  tokens_ += tokens;
+  time_ += seconds;
+  lost_ = std::max(lost_ + lost, 0.0);  // what was won before is not for losing now
 }
 
 // ---- Steps ----
 
 Speculation::Speculation(std::unique_ptr<Drafter> drafter, int most, bool always)
-    : drafter_(std::move(drafter)), most_(most), rule_(most, always) {
+    : drafter_(std::move(drafter)), most_(most), rule_(most, drafter_->expected(), always) {
   HYDRA_CHECK(most >= 1 && most < kProvisionalTokens, most);
   stats_.tried.resize(static_cast<size_t>(most));
   stats_.right.resize(static_cast<size_t>(most));

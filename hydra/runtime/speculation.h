@@ -29,14 +29,18 @@ struct SpeculationStats {
   [[nodiscard]] int64_t Right() const;
 };
 
-// How many guesses are worth their time: from how often they were right and what passes of each length took. Makes
-// decoding at most a few percent slower where no guess is right. Times are seconds; no token depends on them.
+// How many guesses are worth their time: from how often they were right and from what passes of each length took. A try
+// may lose, if all its guesses are wrong, no more than the ledger still allows, which is a small share of the time so
+// far: so decoding is at most a few percent slower where no guess is right. Times are seconds; no token depends on
+// them.
 class SpeculationRule {
  public:
-  // Up to `most` guesses a pass; `always`: as many each time, whatever that costs.
-  explicit SpeculationRule(int most, bool always = false);
+  // Up to `most` guesses a pass. `expected`: how often a guess of each kind is right, before anything is known of it.
+  // `always`: as many guesses each time, whatever that costs.
+  SpeculationRule(int most, const Drafter::Rates& expected, bool always = false);
 
-  // Whether a drafter shall guess now. Not for the first steps, which say what a plain one takes; not while it loses.
+  // Whether a drafter shall look at the text now: not for the first steps, nor once in a while, so that it is known
+  // what a plain step takes.
   [[nodiscard]] bool On() const;
   // Guesses of a kind to try, 0 .. most.
   [[nodiscard]] int Choose(int kind) const;
@@ -45,32 +49,49 @@ class SpeculationRule {
   void Tried(int kind, int guesses, int judged, int right, double seconds, double draft_seconds);
 
  private:
-  static constexpr int kFirst = 2;                         // plain steps before all else
+  static constexpr int kFirst = 3;                         // plain steps before all else
   static constexpr int kRefresh = 64;                      // passes after which a plain one says anew what it takes
   static constexpr double kDecay = 0.98;                   // of what is known of acceptance, a guess
-  static constexpr double kCostDecay = 0.9;                // of what passes take
-  static constexpr double kOff = 0.02, kOn = 0.01;         // shares of the time that are lost
-  static constexpr int kShortWait = 32, kLongWait = 1024;  // tokens until the next try
+  static constexpr double kShare = 0.01;                   // of the time that may be lost
+  static constexpr double kAllowance = 0.5;                // plain steps that may be lost besides
+  static constexpr int kShortWait = 32, kLongWait = 1024;  // tokens until a kind that does not pay is tried again
+
+  // The last times of passes of one length. Their median is what such a pass takes: a moment in which the machine was
+  // busy says nothing.
+  class Times {
+   public:
+    void Add(double seconds);
+    [[nodiscard]] bool empty() const { return count_ == 0; }
+    [[nodiscard]] double median() const { return median_; }
+
+   private:
+    std::array<double, 9> last_{};
+    size_t count_ = 0;
+    double median_ = 0;
+  };
+  // What is known of a kind of guess.
+  struct Kind {
+    struct Rate {
+      double right, tried;  // decayed sums
+    };
+    std::vector<Rate> rates;  // [place]: how often a guess was right where those before it were
+    int64_t probe_at = 0, wait = kShortWait;
+  };
 
   // Seconds of a pass of n tokens: measured, or guessed from those that were.
   [[nodiscard]] double Cost(int n) const;
-  void Measured(int n, double seconds);
-  // Tokens came; the time of a pass beyond that of as many plain steps is lost.
-  void Count(int tokens, double seconds, double draft_seconds, bool guessed);
+  // Seconds beyond a plain step that n guesses take, all of them wrong.
+  [[nodiscard]] double Risk(int n) const;
+  // Tokens came; `lost` seconds beyond those of as many plain steps.
+  void Count(int tokens, double seconds, double lost);
 
   int most_;
   bool always_;
-  // [kind][place] how often a guess was right where those before it were: decayed sums.
-  struct Rate {
-    double right, tried;
-  };
-  std::array<std::vector<Rate>, Drafter::kKinds> rates_;
-  std::vector<double> costs_;  // [n] of a pass of n tokens; 0: not known
-  double draft_seconds_ = 0;   // of a guess
+  std::array<Kind, Drafter::kKinds> kinds_;
+  std::vector<Times> costs_;  // [n] of a pass of n tokens
+  Times draft_;               // of a guess
   double time_ = 0, lost_ = 0;
-  int64_t plain_ = 0, since_plain_ = 0;
-  bool off_ = false;
-  int64_t wait_ = 0, next_wait_ = kShortWait;
+  int64_t plain_ = 0, since_plain_ = 0, tokens_ = 0;
 };
 
 // The drafter, what is kept aside and the rule of one sequence at a time.
@@ -83,6 +104,8 @@ class Speculation {
   [[nodiscard]] const SpeculationStats& stats() const { return stats_; }
   // Memory beside that of plain decoding.
   [[nodiscard]] int64_t bytes() const { return drafter_->bytes() + (kept_ ? kept_->bytes() : 0); }
+  // The drafter reads the text that decoding goes on from, as the model did before its first token.
+  void ReadPrompt(std::span<const int32_t> text) { drafter_->Read(text); }
 
  private:
   friend class DecodeSteps;

@@ -45,10 +45,13 @@ class ToldDrafter : public Drafter {
       if (static_cast<int64_t>(at_ + i) % wrong_each_ == 0) draft_[i] = (draft_[i] + 1) % 2;
     return draft_;
   }
+  void Read(std::span<const int32_t>) override {}
+  [[nodiscard]] const Rates& expected() const override { return expected_; }
   [[nodiscard]] int64_t bytes() const override { return 0; }
 
  private:
-  std::string name_ = "told";
+  const std::string name_ = "told";
+  const Rates expected_{0.7};
   Ids text_, draft_;
   int64_t wrong_each_;
   size_t at_ = 0;
@@ -136,7 +139,8 @@ TEST(DecodeSteps, RightGuessesSavePasses) {
   SamplerOptions greedy;
   greedy.temperature = 0;
   const Decoded plain = Decode(model, prompt, kTokens, greedy, nullptr, pool);
-  const Decoded made = Decode(model, prompt, kTokens, greedy, std::make_unique<ToldDrafter>(plain.text, 1000000), pool);
+  const Decoded made =
+      Decode(model, prompt, kTokens, greedy, std::make_unique<ToldDrafter>(plain.text, 1000000), pool, true);
   EXPECT_EQ(made.text, plain.text);
   EXPECT_EQ(made.stats.Right(), made.stats.Guessed());
   EXPECT_LT(made.stats.passes, static_cast<int64_t>(kTokens) - made.stats.Right() + 1);

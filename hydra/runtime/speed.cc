@@ -72,6 +72,7 @@ DecodeTime TimeDecode(const Model& model, std::span<const int32_t> prompt, int64
                       Speculation* speculation, ThreadPool& pool, ForwardScratch& scratch) {
   SequenceState state(model);
   DecodeTime out;
+  if (speculation != nullptr) speculation->ReadPrompt(prompt);  // before the model: they may share the scratch
   int32_t id = BestId(model.Prefill(state, prompt, pool, scratch), vocab);
   DecodeSteps steps(model, state, speculation, pool, scratch);
   const double start = Seconds();

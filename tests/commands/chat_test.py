@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # ctest: timeout=300
 # What a user types into `hydralm chat` comes to the model whole: line ends, messages of several lines, slashes, editing
-# at a terminal; and what /load and --system say is obeyed. Not here: turns and templates (runtime_cli_test.py).
+# at a terminal; and what /load and --system say is obeyed. Not here: turns and templates (chat_cli_test.py).
 import json
 import os
 import pty
