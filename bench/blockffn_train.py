@@ -165,8 +165,8 @@ def markdown(made, args, about):
     out = ["# BlockFFN trained on real text", "",
            prose(f"{made_on(made.values())}. blockffn-nano ({EXPERTS} experts of {EXPERT}, 6 layers, D 256) on the "
                  f"texts of quality_model.py, vocabulary {VOCABULARY}; {args.tokens:,} tokens a run, {steps} steps of "
-                 f"{ROWS} rows of {LENGTH}; a thread a run. Held-out documents, context {LENGTH}: perplexity, its ratio "
-                 "to dense of seed 1, words predicted whole (always saying the commonest: "
+                 f"{ROWS} rows of {LENGTH}; a thread a run. Held-out documents, context {LENGTH}: perplexity, its "
+                 "ratio to dense of seed 1, words predicted whole (always saying the commonest: "
                  f"{next(iter(made.values()))['words']['chance']:.2%}), sparsity. Rates and coefficients were chosen "
                  f"by the training loss after {SHORT_STEPS} steps. DSMoE and GRIN are left out. Made by "
                  f"`{about['command']}`."),
