@@ -57,18 +57,27 @@ Times Measure(F&& f) {
 
 // Of all threads of a pool on the level in use: bytes read a second, FLOP a second.
 struct Peaks {
-  double bandwidth, f32, int4, int8;
+  double bandwidth, f32, bf16, int4, int8;
 
   explicit Peaks(ThreadPool& pool)
       : bandwidth(ReadMeter(pool).Measure().bytes_per_s),
         f32(kernels::MeasurePeak(WeightType::kF32, kernels::ActType::kF32, pool)),
+        bf16(kernels::MeasurePeak(WeightType::kBF16, kernels::ActType::kBF16, pool)),
         int4(kernels::MeasurePeak(WeightType::kQ4_0, kernels::ActType::kQ8, pool)),
         int8(kernels::MeasurePeak(WeightType::kQ8_0, kernels::ActType::kQ8, pool)) {
-    std::printf("# target %s: read %.1f GB/s, f32 FMA %.1f GFLOP/s, int8 dot %.0f (4 bits) and %.0f (8 bits) GOP/s\n",
-                kernels::CurrentTarget().c_str(), bandwidth / 1e9, f32 / 1e9, int4 / 1e9, int8 / 1e9);
+    std::printf(
+        "# target %s: read %.1f GB/s, FMA of f32 %.1f and of bf16 %.1f GFLOP/s, int8 dot %.0f (4 bits) and %.0f "
+        "(8 bits) GOP/s\n",
+        kernels::CurrentTarget().c_str(), bandwidth / 1e9, f32 / 1e9, bf16 / 1e9, int4 / 1e9, int8 / 1e9);
   }
   [[nodiscard]] double Of(kernels::Arithmetic arithmetic) const {
-    return arithmetic == kernels::Arithmetic::kF32 ? f32 : arithmetic == kernels::Arithmetic::kInt4 ? int4 : int8;
+    switch (arithmetic) {
+      case kernels::Arithmetic::kF32: return f32;
+      case kernels::Arithmetic::kBf16: return bf16;
+      case kernels::Arithmetic::kInt4: return int4;
+      case kernels::Arithmetic::kInt8: return int8;
+    }
+    return f32;
   }
 };
 

@@ -60,7 +60,8 @@ void AddMemoryFlags(CLI::App* verb, ModelFlags* flags) {
 }
 
 void AddActivationFlag(CLI::App* verb, ModelFlags* flags) {
-  verb->add_option("--act", flags->act, "activations in products: f32, q8 (int8 blocks), auto")->type_name("TYPE");
+  verb->add_option("--act", flags->act, "activations in products: f32, bf16, q8 (int8 blocks), auto")
+      ->type_name("TYPE");
 }
 
 void AddTextFlags(CLI::App* verb, const EncodeOptions& defaults, TextFlags* flags) {

@@ -35,8 +35,13 @@ void CheckDevice(const std::string& device) {
 Activations ParseActivations(const std::string& name) {
   if (name == "auto") return Activations::kAuto;
   if (name == "f32") return Activations::kF32;
+  if (name == "bf16") return Activations::kBF16;
   if (name == "q8") return Activations::kQ8;
-  throw Error(ErrorCode::kUsage, fmt::format("--act {}: must be auto, f32 or q8", name));
+  throw Error(ErrorCode::kUsage, fmt::format("--act {}: must be auto, f32, bf16 or q8", name));
+}
+
+std::string_view ActivationsName(Activations act) {
+  return act == Activations::kQ8 ? "q8" : act == Activations::kBF16 ? "bf16" : "f32";
 }
 
 TuneMode ParseTuneMode(const std::string& name) {
@@ -86,29 +91,32 @@ std::string Lines(const Model& model, const RunOptions& run, const TensorBytes& 
                       have > 0 ? fmt::format(" of {} free", MiB(have)) : "");
   const std::string processor = ProcessorName();
   text += fmt::format("threads      {} on {}, activations {}{}\n", threads, w.target,
-                      model.options().act == Activations::kQ8 ? "q8" : "f32",
-                      processor.empty() ? "" : fmt::format(" ({})", processor));
+                      ActivationsName(model.options().act), processor.empty() ? "" : fmt::format(" ({})", processor));
   return text;
 }
 
-std::string KernelText(const kernels::Matrix& m, bool q8) {
+std::string KernelText(const kernels::Matrix& m, kernels::ActType act) {
   const char* layout = m.packed ? "panels" : "rows as stored";
-  if (!IsQuantised(m.type)) return fmt::format("{}, products in f32", layout);
-  return fmt::format("{}, {}", layout,
-                     q8 ? "int8 products with activations rounded in blocks of 32" : "widened, products in f32");
+  const bool pairs = act == kernels::ActType::kBF16 || (act == kernels::ActType::kQ8 && m.type == WeightType::kBF16);
+  if (IsQuantised(m.type) && act == kernels::ActType::kQ8)
+    return fmt::format("{}, int8 products with activations rounded in blocks of 32", layout);
+  return fmt::format("{}, {}products in {}", layout, IsQuantised(m.type) ? "widened, " : "",
+                     pairs && kernels::HasBf16Dots() ? "bf16 for many tokens, else in f32" : "f32");
 }
 
 std::string Explanation(const Model& model, const ModelFlags& flags, int threads) {
   const ModelWeights& w = model.weights();
-  const bool q8 = model.options().act == Activations::kQ8;
+  const Activations act = model.options().act;
   std::string targets;
   for (const std::string& name : kernels::Targets()) targets += (targets.empty() ? "" : " ") + name;
   std::string text = fmt::format("explain      SIMD level {} ({}); this machine runs: {}\n", kernels::CurrentTarget(),
                                  flags.target == "best" ? "the best there is" : "asked for", targets);
-  text += fmt::format("explain      activations {}: {}\n", q8 ? "q8" : "f32",
-                      flags.act != "auto" ? "asked for"
-                      : w.quantised       ? "the weights are quantised"
-                                          : "the weights are not quantised");
+  text += fmt::format("explain      activations {}: {}\n", ActivationsName(act),
+                      flags.act == "bf16" && act != Activations::kBF16 ? "this level multiplies no bf16"
+                      : flags.act != "auto"                            ? "asked for"
+                      : w.quantised                                    ? "the weights are quantised"
+                      : act == Activations::kBF16                      ? "weights are bf16"
+                                                                       : "the weights are not quantised");
   const ModelConfig& c = model.config();
   const bool mamba2 = c.HasSsm() && c.ssm.kind == SsmKind::kMamba2;
   text += fmt::format("explain      keys and values {}{}\n", KvDtypeName(model.options().kv_dtype),
@@ -119,7 +127,7 @@ std::string Explanation(const Model& model, const ModelFlags& flags, int threads
   w.ForEachMatrix([&](const std::string& part, const kernels::Matrix& m) {
     if (parts.insert(part).second)
       text += fmt::format("explain      {:<18} {:<5} [{}, {}]: {}\n", part, Info(m.type).name, m.rows, m.cols,
-                          KernelText(m, q8));
+                          KernelText(m, w.act()));
   });
   return text;
 }
@@ -274,12 +282,14 @@ std::string TypesText(const WeightSource& source) {
 }
 
 std::string KernelsText(const Model& model) {
-  const bool q8 = model.options().act == Activations::kQ8;
+  const Activations act = model.options().act;
   std::string text;
   for (const WeightType type : MatrixTypes(model.weights().source))
     text += fmt::format("{}{} {} x {}", text.empty() ? "" : "; ", Info(type).name,
                         IsQuantised(type) && model.options().pack ? "panels" : "rows",
-                        IsQuantised(type) && q8 ? "int8" : "f32");
+                        IsQuantised(type) && act == Activations::kQ8
+                            ? "int8"
+                            : ActivationsName(act == Activations::kQ8 ? Activations::kF32 : act));
   return text;
 }
 

@@ -44,8 +44,10 @@ void ChooseTarget();
 inline void EnsureTarget() {
   if (!hwy::GetChosenTarget().IsInitialized()) ChooseTarget();
 }
-// Whether the level in use is avx3_vnni, which Highway takes for AVX3. After EnsureTarget().
+// Whether the level in use, which Highway takes for AVX3, has int8 dot products (avx3_vnni, avx3_bf16), and those of
+// bf16 (avx3_bf16). After EnsureTarget().
 [[nodiscard]] bool UseVnni();
+[[nodiscard]] bool UseBf16();
 
 }  // namespace hydra::kernels::internal
 

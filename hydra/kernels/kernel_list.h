@@ -48,7 +48,7 @@ struct Written {
 using Arrays = std::vector<std::vector<float>>;  // what one call writes, in the order of KernelCase::written
 
 // What bounds the speed of a product: f32, or int8 dot products with weights of 4 to 6 or of 8 bits.
-enum class Arithmetic { kF32, kInt4, kInt8 };
+enum class Arithmetic { kF32, kBf16, kInt4, kInt8 };
 
 // One call with arguments of its own. Calls of a case with different arrays do not know of each other.
 struct KernelCase {

@@ -78,7 +78,8 @@ KeySet AttentionInputs::Keys() {
 }
 
 int64_t AttentionInputs::Terms() const {
-  return 2 * s.Dk + std::min(s.window, s.pos + s.T) + s.sinks + s.landmarks + 20;
+  constexpr int64_t kBf16 = 1 << 16;  // two roundings to 8 bits, of an exp and of what it is kept by
+  return 2 * s.Dk + std::min(s.window, s.pos + s.T) + s.sinks + s.landmarks + 20 + (s.bf16 ? kBf16 : 0);
 }
 
 namespace {
@@ -88,6 +89,7 @@ std::string TextOf(const AttentionShape& s) {
                             s.heads, " Dk", s.Dk, " Dv", s.Dv);
   if (s.sinks > 0) text += StrCat(" sinks", s.sinks);
   if (s.landmarks > 0) text += StrCat(" landmarks", s.landmarks);
+  if (s.bf16) text += " bf16 products";
   return text;
 }
 
@@ -107,6 +109,7 @@ KernelCase AttentionCase(const AttentionShape& s, int64_t gap, uint64_t seed) {
   c.text = TextOf(s);
   c.written = {{"y", Blank(s.T * ys), in->Terms(), kLargest}};
   c.flop = 2 * Keys(s) * static_cast<double>(s.heads * (s.Dk + s.Dv));
+  if (s.bf16) c.arithmetic = Arithmetic::kBf16;
   if (s.T == 1) c.bytes = Keys(s) * static_cast<double>(keys.k_stride + (s.latent ? 0 : keys.v_stride));
   const auto args = [=](Arrays& out) {
     return AttentionArgs{.q = in->q.data(),
@@ -120,6 +123,7 @@ KernelCase AttentionCase(const AttentionShape& s, int64_t gap, uint64_t seed) {
                          .t0 = 0,
                          .t1 = s.T,
                          .lambda = in->lambda.data(),
+                         .bf16 = s.bf16,
                          .q_stride = qs,
                          .y_stride = ys,
                          .scratch = in->scratch.data()};
@@ -149,10 +153,11 @@ Kernel AttentionKernel() {
     if (form == 4) s.Dv = draw(96), s.sinks = draw(80);
     if (form == 5) s.landmarks = draw(140);
     if (form == 6) s.latent = true, s.Dv = 1 + s.Dk / 2;
+    if (form == 7) s.bf16 = true, s.Dv = draw(96), s.sinks = draw(80), s.landmarks = draw(140);
     return AttentionCase(s, 5, seed);
   };
   Kernel k{.name = "Attention",
-           .forms = {"f32", "bf16", "f16", "q8_0", "sinks", "landmarks", "values in keys"},
+           .forms = {"f32", "bf16", "f16", "q8_0", "sinks", "landmarks", "values in keys", "bf16 products"},
            .max_size = 130,
            .at_random = at_random,
            .bench = {}};
@@ -163,6 +168,7 @@ Kernel AttentionKernel() {
   for (const KvDtype dtype : {KvDtype::kF32, KvDtype::kF16, KvDtype::kQ8_0}) {
     bench({.T = 2048, .heads = 1, .dtype = dtype});
     bench({.T = 2048, .heads = 3, .dtype = dtype});
+    bench({.T = 2048, .heads = 3, .dtype = dtype, .bf16 = true});
     bench({.T = 512, .heads = 1, .pos = 256, .window = 256, .dtype = dtype, .landmarks = 512});
     bench({.T = 1, .heads = 3, .pos = 8191, .dtype = dtype});
     bench({.T = 1, .heads = 1, .pos = 8191, .dtype = dtype});

@@ -18,6 +18,7 @@ struct AttentionShape {
   std::vector<int64_t> cuts = {};  // positions where a run ends and the next one begins
   bool latent = false;             // the value is the first Dv numbers of the key
   bool landmarks_first = false;    // their run stands before the others: where it stands does not matter
+  bool bf16 = false;               // AttentionArgs::bf16
 };
 
 // T queries, `q_stride` numbers apart, and what they see: the positions 0 .. pos + T - 1 in runs, and landmarks, whose

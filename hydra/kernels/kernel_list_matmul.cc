@@ -107,9 +107,12 @@ struct MatMulInputs {
   MatMulScratch scratch;
 };
 
+std::string NameOf(WeightType type, ActType act) {
+  return StrCat(Info(type).name, act == ActType::kQ8 ? " int8" : act == ActType::kBF16 ? " bf16" : " f32");
+}
+
 std::string ShapeText(const MatMulShape& s) {
-  std::string text =
-      StrCat(Info(s.type).name, s.act == ActType::kQ8 ? " int8" : " f32", " N", s.N, " K", s.K, " T", s.T);
+  std::string text = StrCat(NameOf(s.type, s.act), " N", s.N, " K", s.K, " T", s.T);
   for (const auto& [has, name] : {std::pair{!s.panels, " as rows"},
                                   {s.gather, " gathered"},
                                   {s.scatter, " scattered"},
@@ -145,6 +148,7 @@ KernelCase MatMulCase(const MatMulShape& s, uint64_t seed) {
   c.ref = [=](Arrays& out) { ref::MatMul(args(out), s.act); };
   c.flop = 2 * static_cast<double>(s.N * s.K * s.T);
   c.bytes = static_cast<double>(MatrixBytes(in->weights.packed));
+  if (s.act == ActType::kBF16) c.arithmetic = Arithmetic::kBf16;
   if (s.act == ActType::kQ8 && IsQuantised(s.type))
     c.arithmetic = s.type == WeightType::kQ8_0 ? Arithmetic::kInt8 : Arithmetic::kInt4;
   return c;
@@ -184,6 +188,7 @@ void AddBench(WeightType type, std::vector<BenchCase>& bench) {
   add("prefill", 576, wide, 512);
   add("prefill", 2048, 2048, 512);
   if (IsQuantised(type)) add("prefill", wide, narrow, 512, ActType::kF32);
+  if (!IsQuantised(type)) add("prefill", wide, narrow, 512, ActType::kBF16);
 }
 
 }  // namespace
@@ -192,10 +197,10 @@ std::vector<Kernel> MatMulKernels() {
   std::vector<std::pair<WeightType, ActType>> forms;
   Kernel k{.name = "MatMul", .forms = {}, .max_size = 72, .at_random = {}, .bench = {}};
   for (const WeightTypeInfo& info : AllWeightTypes()) {
-    for (const ActType act : {ActType::kF32, ActType::kQ8}) {
-      if (info.block == 1 && act == ActType::kQ8) continue;  // ignored there
+    for (const ActType act : {ActType::kF32, ActType::kQ8, ActType::kBF16}) {
+      if (info.block == 1 && act == ActType::kQ8) continue;  // as one of the others
       forms.emplace_back(info.type, act);
-      k.forms.push_back(StrCat(info.name, act == ActType::kQ8 ? " int8" : " f32"));
+      k.forms.push_back(NameOf(info.type, act));
     }
     AddBench(info.type, k.bench);
   }

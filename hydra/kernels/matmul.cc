@@ -3,7 +3,7 @@
 // Not here: the kernels (matmul_int8.cc, matmul_float.cc), panels (matmul_pack.cc), the scalar twin (matmul_ref.cc).
 //
 // Three ways: float weights times few tokens are dot products straight from the rows; quantised weights times int8
-// blocks go by panels; all the rest is a float GEMM over slabs of W that are unpacked on the way.
+// blocks go by panels; all the rest is a GEMM of f32 or of pairs of bf16 over slabs of W that are unpacked on the way.
 #include "hydra/kernels/matmul.h"
 
 #include <algorithm>
@@ -17,6 +17,7 @@
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/kernels/matmul_kernels.h"
+#include "hydra/kernels/target.h"
 
 namespace hydra::kernels {
 namespace {
@@ -36,6 +37,7 @@ enum class Way { kDot, kInt8, kGemm };
 struct Prepared {
   const MatMulArgs* map;
   Way way;
+  bool pairs;                // of bf16
   int64_t x_stride, stride;  // stride: tokens of a tile
   int64_t offset;            // in the buffer of x
 };
@@ -44,6 +46,7 @@ struct Plan {
   const MatMulArgs* map;
   const float* y;  // of the caller's map: maps of one y are done together
   Way way;
+  bool pairs = false;  // of bf16, in the GEMM
   Output out;
   PanelLayout layout;
   int64_t x_stride;
@@ -80,8 +83,13 @@ int64_t MatMulScratch::bytes() const {
 LevelKernels Kernels() {
   const Int8Kernels int8 = GetInt8Kernels();
   const FloatKernels f = GetFloatKernels();
-  return {f.lanes,   int8.tokens, f.tokens,    int8.q8_flip, f.round, f.interleave,
-          int8.int8, int8.decode, f.transpose, f.gemm,       f.dot};
+  const Bf16Kernels bf16 = GetBf16Kernels();
+  return {f.lanes,     int8.tokens, f.tokens, int8.q8_flip, f.round,    f.interleave, int8.int8,
+          int8.decode, f.transpose, f.gemm,   f.dot,        bf16.pairs, bf16.gemm};
+}
+
+bool GoesInPairs(WeightType type, ActType act) {
+  return HasBf16Dots() && (act == ActType::kBF16 || (act == ActType::kQ8 && type == WeightType::kBF16));
 }
 
 namespace {
@@ -169,6 +177,7 @@ class Driver {
     Plan plan{.map = &a,
               .y = y,
               .way = WayOf(a),
+              .pairs = WayOf(a) == Way::kGemm && GoesInPairs(a.w.type, act_),
               .out = {},
               .layout = {},
               .x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride};
@@ -196,14 +205,14 @@ class Driver {
     for (size_t i = 0; i < data_.prepared.size(); ++i) {
       const Prepared& p = data_.prepared[i];
       if (p.map->x == a.x && p.map->x_rows == a.x_rows && p.map->T == a.T && p.map->w.cols == a.w.cols &&
-          p.x_stride == plan.x_stride && p.way == plan.way)
+          p.x_stride == plan.x_stride && p.way == plan.way && p.pairs == plan.pairs)
         return static_cast<int64_t>(i);
     }
     // Few tokens are one tile, which the int8 kernels cut as they like.
     const int64_t tokens = plan.way != Way::kInt8     ? kernels_.f32_tokens
                            : a.T <= kMostStreamTokens ? kMostStreamTokens
                                                       : kernels_.int8_tokens;
-    data_.prepared.push_back({&a, plan.way, plan.x_stride, std::min(tokens, a.T), 0});
+    data_.prepared.push_back({&a, plan.way, plan.pairs, plan.x_stride, std::min(tokens, a.T), 0});
     return static_cast<int64_t>(data_.prepared.size()) - 1;
   }
 
@@ -250,8 +259,9 @@ class Driver {
     } else {
       std::array<const float*, kMostTokens> rows;
       for (int64_t t = t0; t < t1; ++t) rows[static_cast<size_t>(t - t0)] = row(t);
-      kernels_.interleave(rows.data(), t1 - t0, K, reinterpret_cast<float*>(data_.x.data() + p.offset) + t0 * K,
-                          p.stride);
+      float* tile_of_x = reinterpret_cast<float*>(data_.x.data() + p.offset) + t0 * K;
+      kernels_.interleave(rows.data(), t1 - t0, K, tile_of_x, p.stride);
+      if (p.pairs) kernels_.pairs(tile_of_x, K, t1 - t0, p.stride);
     }
   }
 
@@ -452,7 +462,12 @@ class Driver {
         for (call.k0 = 0; call.k0 == 0 || call.k0 < K; call.k0 += kSlab) {
           call.k1 = std::min(K, call.k0 + kSlab);
           Slab(plan, call.n0, call.k0, call.k1, panels, slab);
-          kernels_.gemm(call);
+          if (plan.pairs) {
+            kernels_.pairs(slab, call.k1 - call.k0, 2 * lanes, 2 * lanes);
+            kernels_.gemm_pairs(call);
+          } else {
+            kernels_.gemm(call);
+          }
         }
       }
     }

@@ -16,8 +16,11 @@ namespace hydra::kernels {
 
 // How activations enter products with quantised weights.
 enum class ActType {
-  kF32,  // weights are widened; sums in f32
-  kQ8,   // x is rounded to int8 in blocks of 32 with an f32 scale; int8 dot products. f32, f16, bf16 weights ignore it
+  kF32,   // weights are widened; sums in f32
+  kQ8,    // x is rounded to int8 in blocks of 32 with an f32 scale; int8 dot products. Float weights: bf16 ones as with
+          // kBF16, others as with kF32
+  kBF16,  // where the level has dot products of bf16 (HasBf16Dots), x and W are rounded to bf16 and sums are f32, but
+          // for float weights times few rows of x; elsewhere as kF32
 };
 
 // A weight matrix as the products read it. It does not own the bytes.
@@ -104,7 +107,7 @@ inline void MatMul(const MatMulArgs& map, const MatMulOptions& options, ThreadPo
 }
 
 namespace ref {
-// Sums in double, one thread. With kQ8, x is rounded as the fast one rounds it.
+// Sums in double, one thread. With kQ8 and kBF16, x and W are rounded as the fast one rounds them.
 void MatMul(const MatMulArgs& map, ActType act);
 }  // namespace ref
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "hydra/kernels/matmul.h"
 #include "hydra/tensor/weight_type.h"
 
 namespace hydra::kernels {
@@ -116,7 +117,8 @@ struct Int8Call {
   Output out;
 };
 
-// A slab of W, [k1 - k0][2 L] f32, times tokens: sums pass from slab to slab through `sums`.
+// A slab of W, [k1 - k0][2 L] f32, times tokens: sums pass from slab to slab through `sums`. Of bf16: the slab is
+// [(k1 - k0) / 2][2 L] pairs, and so are the first halves of the tiles of x, [K / 2][stride].
 struct GemmCall {
   const float* w = nullptr;
   const float* x = nullptr;  // of token 0 and column 0
@@ -156,6 +158,10 @@ struct LevelKernels {
                     int64_t lanes2);
   void (*gemm)(const GemmCall& call);
   void (*dot)(const DotCall& call);
+  // Null where the level has no dot products of bf16. Rows 2j and 2j + 1 of x [n, width], `pitch` floats apart, become
+  // row j of pairs of bf16 in their place; an odd last row has zeros beside.
+  void (*pairs)(float* x, int64_t n, int64_t width, int64_t pitch);
+  void (*gemm_pairs)(const GemmCall& call);
 };
 // Of the level in use.
 [[nodiscard]] LevelKernels Kernels();
@@ -176,7 +182,15 @@ struct FloatKernels {
   decltype(LevelKernels::dot) dot;
 };
 [[nodiscard]] Int8Kernels GetInt8Kernels();
+struct Bf16Kernels {
+  decltype(LevelKernels::pairs) pairs;
+  decltype(LevelKernels::gemm_pairs) gemm;
+};
 [[nodiscard]] FloatKernels GetFloatKernels();
+[[nodiscard]] Bf16Kernels GetBf16Kernels();
+
+// Whether a row of x that goes as one of many, not as a step, is multiplied in pairs of bf16 at the level in use.
+[[nodiscard]] bool GoesInPairs(WeightType type, ActType act);
 
 // The rounding of x to XBlock, as every level does it: scale = amax (1 / 127) in f32, q = x (127 / amax) to nearest
 // even. A block whose amax is below this is all zeros.

@@ -28,25 +28,38 @@ void RoundBlocks(std::span<double> x) {
   }
 }
 
+void RoundToBf16(std::span<double> x) {
+  for (double& v : x) v = BF16ToFloat(FloatToBF16(static_cast<float>(v)));
+}
+
 }  // namespace
 
 void MatMul(const MatMulArgs& a, ActType act) {
   const int64_t N = a.w.rows, K = a.w.cols;
   const int64_t x_stride = a.x_stride == 0 ? K : a.x_stride, y_stride = a.y_stride == 0 ? N : a.y_stride;
+  const bool few = !IsQuantised(a.w.type) && (a.T <= kSmallBatch || a.steps >= a.T);
+  const auto in_pairs = [&](int64_t t) {
+    const bool step = !IsQuantised(a.w.type) && (few || t < a.steps);
+    return GoesInPairs(a.w.type, act) && !step;
+  };
   std::vector<double> x(static_cast<size_t>(a.T * K));
   for (int64_t t = 0; t < a.T; ++t) {
     const float* from = a.x + (a.x_rows != nullptr ? a.x_rows[t] : t) * x_stride;
     const std::span<double> to(x.data() + t * K, static_cast<size_t>(K));
     std::copy(from, from + K, to.begin());
     if (act == ActType::kQ8 && IsQuantised(a.w.type)) RoundBlocks(to);
+    if (in_pairs(t)) RoundToBf16(to);
   }
-  std::vector<float> w(static_cast<size_t>(K));
+  std::vector<float> row(static_cast<size_t>(K));
   for (int64_t n = 0; n < N; ++n) {
-    DecodeMatrixRow(a.w, n, w.data());
+    DecodeMatrixRow(a.w, n, row.data());
+    const std::vector<double> w(row.begin(), row.end());
+    std::vector<double> rounded = w;
+    RoundToBf16(rounded);
     for (int64_t t = 0; t < a.T; ++t) {
+      const std::vector<double>& factors = in_pairs(t) ? rounded : w;
       double sum = a.bias != nullptr ? a.bias[n] : 0;
-      for (int64_t k = 0; k < K; ++k)
-        sum += static_cast<double>(w[static_cast<size_t>(k)]) * x[static_cast<size_t>(t * K + k)];
+      for (int64_t k = 0; k < K; ++k) sum += factors[static_cast<size_t>(k)] * x[static_cast<size_t>(t * K + k)];
       if (a.row_scale != nullptr) sum *= a.row_scale[t];
       float& y = a.y[(a.y_rows != nullptr ? a.y_rows[t] : t) * y_stride + n];
       y = static_cast<float>(a.accumulate ? y + sum : sum);

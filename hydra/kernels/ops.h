@@ -165,6 +165,7 @@ struct AttentionArgs {
   int64_t t0 = 0, t1 = 0;
   const float* lambda = nullptr;       // [heads] softplus(landmark_scale), where there are landmarks
   bool alone = false;                  // each query gets the bits that it would get alone; slower for many
+  bool bf16 = false;                   // factors of tiles may be rounded to bf16, where the level has such dot products
   int64_t q_stride = 0, y_stride = 0;  // 0 = heads Dk, heads Dv
   float* scratch;                      // AttentionScratchFloats(heads, Dk, Dv) for each concurrent call
 };

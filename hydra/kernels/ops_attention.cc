@@ -19,12 +19,80 @@ HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
 
+// ---- Products of pairs of bf16 ----
+
+#if HWY_TARGET == HWY_AVX3
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16")
+namespace bf16 {
+#define HYDRA_ATTR __attribute__((target(HWY_TARGET_STR ",avx512bf16")))
+#include "hydra/kernels/simd_bf16-inl.h"
+
+// As SmallGemmArgs (simd_gemm-inl.h), of K pairs: a and b hold pairs, and their strides count pairs. N is a multiple of
+// a vector.
+struct PairGemmArgs {
+  const std::byte* a;
+  int64_t a_row, a_k;
+  const std::byte* b;
+  int64_t b_row;
+  float* c;
+  int64_t c_row;
+  int64_t M, N, K;
+  const float* beta = nullptr;  // [M]; null: 0
+};
+
+template <int R, int V>
+HWY_NOINLINE void PairTile(const PairGemmArgs& g, int64_t m, int64_t n) {
+  __m512 sums[R][V];
+  float* c = g.c + m * g.c_row + n;
+  Unroll<R>([&](auto r) HYDRA_LAMBDA {
+    Unroll<V>([&](auto v) HYDRA_LAMBDA {
+      sums[r][v] = g.beta == nullptr ? _mm512_setzero_ps()
+                                     : _mm512_mul_ps(_mm512_set1_ps(g.beta[m + r]),
+                                                     _mm512_loadu_ps(c + r * g.c_row + v * kPairLanes));
+    });
+  });
+  const std::byte* a = g.a + 4 * m * g.a_row;
+  const std::byte* b = g.b + 4 * n;
+  for (int64_t k = 0; k < g.K; ++k, a += 4 * g.a_k, b += 4 * g.b_row) {
+    __m512i columns[V];
+    Unroll<V>([&](auto v) HYDRA_LAMBDA { columns[v] = LoadPairs(b + 4 * v * kPairLanes); });
+    Unroll<R>([&](auto r) HYDRA_LAMBDA {
+      const __m512i row = SetPair(a + 4 * r * g.a_row);
+      Unroll<V>([&](auto v) HYDRA_LAMBDA { sums[r][v] = AddPairs(sums[r][v], row, columns[v]); });
+    });
+  }
+  Unroll<R>([&](auto r) HYDRA_LAMBDA {
+    Unroll<V>([&](auto v) HYDRA_LAMBDA { _mm512_storeu_ps(c + r * g.c_row + v * kPairLanes, sums[r][v]); });
+  });
+}
+
+template <int R>
+HWY_INLINE void PairRows(const PairGemmArgs& g, int64_t m) {
+  int64_t n = 0;
+  for (; n + 4 * kPairLanes <= g.N; n += 4 * kPairLanes) PairTile<R, 4>(g, m, n);
+  for (; n + 2 * kPairLanes <= g.N; n += 2 * kPairLanes) PairTile<R, 2>(g, m, n);
+  if (n < g.N) PairTile<R, 1>(g, m, n);
+}
+
+inline void PairGemm(const PairGemmArgs& g) {
+  int64_t m = 0;
+  for (; m + 6 <= g.M; m += 6) PairRows<6>(g, m);
+  for (; m + 2 <= g.M; m += 2) PairRows<2>(g, m);
+  if (m < g.M) PairRows<1>(g, m);
+}
+#undef HYDRA_LAMBDA
+#undef HYDRA_ATTR
+}  // namespace bf16
+HWY_POP_ATTRIBUTES
+#endif
+
 // ---- A tile of queries ----
 
 struct Tile {
   AttentionScratch s{};
   int64_t R, Rp, Dk, Dkp, Dv, Dvp;
   KvDtype dtype;
+  bool bf16 = false;  // products of pairs of bf16
   bool first = true;  // no block yet: sums are not defined
 };
 
@@ -69,10 +137,56 @@ HWY_INLINE void TileSoftmax(const Tile& tile, int64_t n, Score&& score) {
   }
 }
 
+#if HWY_TARGET == HWY_AVX3
+// TileBlock by pairs of bf16: queries are pairs already, keys and values become pairs here, and so do the exps.
+template <class Score>
+HWY_INLINE void PairBlock(Tile* tile, const KeyBlock& block, Score&& score) {
+  const AttentionScratch& s = tile->s;
+  const auto whole = [](int64_t n) { return (n + bf16::kPairLanes - 1) / bf16::kPairLanes * bf16::kPairLanes; };
+  const int64_t rows = whole(tile->R), width = whole(tile->Dv);
+  const std::byte* k = block.k;
+  int64_t k_row = block.k_stride / 4;
+  if (tile->dtype != KvDtype::kBF16 || tile->Dk % 2 != 0 || block.k_stride % 4 != 0) {  // else they are as stored
+    Widen(tile->dtype, block.k, block.k_stride, block.n, tile->Dk, s.k, tile->Dkp);
+    bf16::PackRows(s.k, block.n, whole(tile->Dk), tile->Dkp);
+    k = Bytes(s.k), k_row = tile->Dkp;
+  }
+  bf16::PairGemm({.a = k,
+                  .a_row = k_row,
+                  .a_k = 1,
+                  .b = Bytes(s.q),
+                  .b_row = tile->Rp,
+                  .c = s.s,
+                  .c_row = tile->Rp,
+                  .M = block.n,
+                  .N = rows,
+                  .K = (tile->Dk + 1) / 2});
+  TileSoftmax(*tile, block.n, score);
+  bf16::PackPairs(s.s, block.n, rows, tile->Rp);
+  Widen(tile->dtype, block.v, block.v_stride, block.n, tile->Dv, s.v, tile->Dvp);
+  bf16::PackPairs(s.v, block.n, width, tile->Dvp);
+  bf16::PairGemm({.a = Bytes(s.s),
+                  .a_row = 1,
+                  .a_k = tile->Rp,
+                  .b = Bytes(s.v),
+                  .b_row = tile->Dvp,
+                  .c = s.o,
+                  .c_row = tile->Dvp,
+                  .M = tile->R,
+                  .N = width,
+                  .K = (block.n + 1) / 2,
+                  .beta = tile->first ? nullptr : s.keep});
+  tile->first = false;
+}
+#endif
+
 // One block of keys into the tile. The keys are the broadcast factor of the scores, so that neither they nor the values
 // are transposed; widened once for all queries and heads of the tile.
 template <class Score>
 HWY_INLINE void TileBlock(Tile* tile, const KeyBlock& block, Score&& score) {
+#if HWY_TARGET == HWY_AVX3
+  if (tile->bf16) return PairBlock(tile, block, score);
+#endif
   const AttentionScratch& s = tile->s;
   const bool direct = tile->dtype == KvDtype::kF32;
   const float* k = reinterpret_cast<const float*>(block.k);
@@ -128,6 +242,9 @@ void LoadTile(const AttentionArgs& a, int64_t t0, int64_t queries, const Tile& t
     s.lambda[r] = s.lambda[tile.R - 1], s.hi[r] = s.hi[tile.R - 1], s.lo[r] = s.lo[tile.R - 1],
     s.far[r] = s.far[tile.R - 1];
   }
+#if HWY_TARGET == HWY_AVX3
+  if (tile.bf16) bf16::PackPairs(s.q, tile.Dk, tile.Rp, tile.Rp);
+#endif
 }
 
 // Sinks and window.
@@ -172,8 +289,14 @@ void AttentionTile(const AttentionArgs& a, int64_t t0, int64_t queries) {
   const FloatTag d;
   const int64_t Dk = a.keys.Dk, Dv = a.keys.Dv, R = queries * a.heads;
   const int64_t ys = a.y_stride != 0 ? a.y_stride : a.heads * Dv;
-  Tile tile{
-      .R = R, .Rp = RoundUp(R), .Dk = Dk, .Dkp = RoundUp(Dk), .Dv = Dv, .Dvp = RoundUp(Dv), .dtype = a.keys.dtype};
+  Tile tile{.R = R,
+            .Rp = RoundUp(R),
+            .Dk = Dk,
+            .Dkp = RoundUp(Dk),
+            .Dv = Dv,
+            .Dvp = RoundUp(Dv),
+            .dtype = a.keys.dtype,
+            .bf16 = a.bf16 && internal::UseBf16()};
   LayOut(a.scratch, a.heads, Dk, Dv, &tile.s);
   LoadTile(a, t0, queries, tile);
   TileKeys(a, t0, queries, &tile);
@@ -200,9 +323,8 @@ HWY_EXPORT(AttentionTile);
 void Attention(const AttentionArgs& a) {
   HYDRA_CHECK(a.heads >= 1 && a.window >= 1 && a.sinks >= 0 && a.pos >= 0 && a.keys.Dk >= 1 && a.keys.Dv >= 1);
   const auto tile = HYDRA_DISPATCH(AttentionTile);
-  const int64_t most = a.alone ? 1 : TileQueries(a.heads);
-  for (int64_t t = a.t0; t < a.t1; t += most) {
-    const int64_t queries = std::min(most, a.t1 - t);
+  for (int64_t t = a.t0, queries = 0; t < a.t1; t += queries) {
+    queries = QueriesAt(a, t);
     queries == 1 ? AttentionQuery(a, t) : tile(a, t, queries);
   }
 }

@@ -18,6 +18,11 @@ constexpr int64_t kMostQueries = 64;
 // Queries of a tile.
 inline int64_t TileQueries(int64_t heads) { return std::clamp<int64_t>(kMostRows / heads, 1, kMostQueries); }
 
+// Queries of the tile that begins at t. A query in a tile of its own goes as one that is alone.
+inline int64_t QueriesAt(const AttentionArgs& a, int64_t t) {
+  return std::min(a.alone ? 1 : TileQueries(a.heads), a.t1 - t);
+}
+
 struct AttentionScratch {
   float* q;          // [Dk, Rp]         queries times scale, transposed
   float* s;          // [kKeyBlock, Rp]  scores, then their exps; of one query [heads, kKeyBlock]

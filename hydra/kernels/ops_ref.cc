@@ -8,6 +8,8 @@
 
 #include "hydra/base/error.h"
 #include "hydra/kernels/ops.h"
+#include "hydra/kernels/ops_attention_blocks.h"
+#include "hydra/kernels/target.h"
 #include "hydra/tensor/dtype.h"
 
 namespace hydra::kernels::ref {
@@ -54,20 +56,29 @@ struct Attended {
   std::vector<double> sum;
   double max, weight;
 };
-Attended Attend(const KeySet& set, const float* q, double scale, const std::vector<SeenKey>& keys) {
+double ToBf16(double x) { return BF16ToFloat(FloatToBF16(static_cast<float>(x))); }
+// bf16: scaled queries, keys and values are rounded. The fast one rounds exps too, of a maximum that it had then.
+Attended Attend(const KeySet& set, const float* q, float scale, const std::vector<SeenKey>& keys, bool bf16) {
+  const auto at = [&](const std::byte* row, int64_t i) {
+    const double value = KvAt(set.dtype, row, i);
+    return bf16 ? ToBf16(value) : value;
+  };
   std::vector<double> scores;
   double max = -INFINITY;
   for (const SeenKey& key : keys) {
     double dot = 0;
-    for (int64_t i = 0; i < set.Dk; ++i) dot += double{q[i]} * KvAt(set.dtype, key.k, i);
-    scores.push_back(dot * scale + key.bias);
+    for (int64_t i = 0; i < set.Dk; ++i) {
+      const double scaled = bf16 ? ToBf16(q[i] * scale) : double{q[i]} * scale;
+      dot += scaled * at(key.k, i);
+    }
+    scores.push_back(dot + key.bias);
     max = std::max(max, scores.back());
   }
   Attended out{std::vector<double>(static_cast<size_t>(set.Dv)), max, 0};
   for (size_t p = 0; p < keys.size(); ++p) {
     const double e = std::exp(scores[p] - max);
     out.weight += e;
-    for (int64_t i = 0; i < set.Dv; ++i) out.sum[static_cast<size_t>(i)] += e * KvAt(set.dtype, keys[p].v, i);
+    for (int64_t i = 0; i < set.Dv; ++i) out.sum[static_cast<size_t>(i)] += e * at(keys[p].v, i);
   }
   return out;
 }
@@ -225,7 +236,9 @@ void Attention(const AttentionArgs& a) {
         key.bias = landmark && a.lambda != nullptr ? a.lambda[h] * bias : 0;
         keys.push_back(key);
       });
-      const Attended out = Attend(a.keys, a.q + t * qs + h * Dk, a.scale, keys);
+      const int64_t tile = a.alone ? t : a.t0 + (t - a.t0) / TileQueries(a.heads) * TileQueries(a.heads);
+      const bool bf16 = a.bf16 && HasBf16Dots() && QueriesAt(a, tile) > 1;
+      const Attended out = Attend(a.keys, a.q + t * qs + h * Dk, a.scale, keys, bf16);
       for (int64_t i = 0; i < Dv; ++i)
         a.y[t * ys + h * Dv + i] = static_cast<float>(out.sum[static_cast<size_t>(i)] / out.weight);
     }
@@ -237,7 +250,7 @@ void AttentionPart(const AttentionPartArgs& a) {
     if (!landmark && a.begin <= position && position < a.end) keys.push_back(key);
   });
   for (int64_t h = 0; h < a.heads; ++h) {
-    const Attended out = Attend(a.keys, a.q + h * a.keys.Dk, a.scale, keys);
+    const Attended out = Attend(a.keys, a.q + h * a.keys.Dk, a.scale, keys, false);
     float* part = a.part + h * (a.keys.Dv + 2);
     for (int64_t i = 0; i < a.keys.Dv; ++i) part[i] = static_cast<float>(out.sum[static_cast<size_t>(i)]);
     part[a.keys.Dv] = static_cast<float>(out.max);

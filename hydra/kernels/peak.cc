@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loops of MeasurePeak for every SIMD level, and twice for AVX-512: with VNNI and without.
+// The loops of MeasurePeak for every SIMD level, and for AVX-512 also with VNNI and with dot products of bf16.
 // Not here: the products themselves (matmul_float.cc, matmul_int8.cc).
 #include "hydra/kernels/peak.h"
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <type_traits>
 #include <utility>
@@ -12,6 +13,7 @@
 
 #include "hydra/base/clock.h"
 #include "hydra/kernels/dispatch.h"
+#include "hydra/kernels/matmul_kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/peak.cc"
@@ -58,9 +60,36 @@ namespace vnni {
 HWY_POP_ATTRIBUTES
 #endif
 
-// bits: of the weights; 0 = f32.
+#if HWY_TARGET == HWY_AVX3
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512bf16")
+namespace bf16 {
+#define HYDRA_ATTR __attribute__((target(HWY_TARGET_STR ",avx512bf16")))
+#include "hydra/kernels/simd_bf16-inl.h"
+
+// As FmaFlops, of pairs of bf16.
+inline double PairFlops(int64_t rounds, float* sink) {
+  constexpr int kSums = 20;
+  __m512 sums[kSums];
+  const __m512i a = _mm512_set1_epi32(0x3F003F00 + static_cast<int32_t>(sink[0]));  // two halves
+  Unroll<kSums>([&](auto i) HYDRA_LAMBDA { sums[i] = _mm512_set1_ps(static_cast<float>(i)); });
+  for (int64_t r = 0; r < rounds; ++r) Unroll<kSums>([&](auto i) HYDRA_LAMBDA { sums[i] = AddPairs(sums[i], a, a); });
+  __m512 total = _mm512_setzero_ps();
+  Unroll<kSums>([&](auto i) HYDRA_LAMBDA { total = _mm512_add_ps(total, sums[i]); });
+  sink[0] += _mm512_reduce_add_ps(total) * 1e-30f;
+  return 4.0 * static_cast<double>(kSums * rounds * kPairLanes);
+}
+#undef HYDRA_LAMBDA
+#undef HYDRA_ATTR
+}  // namespace bf16
+HWY_POP_ATTRIBUTES
+#endif
+
+// bits: of the weights; 0 = f32, 16 = bf16, where the level has its dot products.
 double PeakFlops(int64_t rounds, int bits, bool use_vnni, float* sink) {
   if (bits == 0) return plain::FmaFlops(rounds, sink);
+#if HWY_TARGET == HWY_AVX3
+  if (bits == 16) return bf16::PairFlops(rounds, sink);
+#endif
 #if HWY_TARGET == HWY_AVX3
   if (use_vnni) return vnni::DotFlops(rounds, bits, sink);
 #endif
@@ -96,7 +125,7 @@ double MeasurePeak(WeightType type, ActType act, ThreadPool& pool) {
   constexpr int64_t kRounds = 20000;
   constexpr double kSeconds = 0.2;
   constexpr size_t kLine = 16;  // a cache line for each worker
-  const int bits = IsQuantised(type) && act == ActType::kQ8 ? Bits(type) : 0;
+  const int bits = IsQuantised(type) && act == ActType::kQ8 ? Bits(type) : GoesInPairs(type, act) ? 16 : 0;
   const auto flops = HYDRA_DISPATCH(PeakFlops);
   const bool vnni = internal::UseVnni();
   const auto workers = static_cast<size_t>(pool.threads());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The choice of the SIMD level: Highway's, plus avx3_vnni, which is Highway's AVX3 with kernels of our own where int8
-// dot products count. Not here: those kernels (matmul_int8.cc).
+// The choice of the SIMD level: Highway's, plus avx3_vnni and avx3_bf16, which are Highway's AVX3 with kernels of our
+// own where dot products of int8 and of bf16 count. Not here: those kernels (matmul_int8.cc, matmul_bf16.cc).
 #include "hydra/kernels/target.h"
 
 #include <algorithm>
@@ -19,18 +19,26 @@
 namespace hydra::kernels {
 namespace {
 
-constexpr std::string_view kVnni = "avx3_vnni";
+constexpr std::string_view kVnni = "avx3_vnni", kBf16 = "avx3_bf16";
 
 struct Level {
   std::string name;
   int64_t highway;  // HWY_AVX2, HWY_NEON, ...
-  bool vnni;
+  bool vnni = false, bf16 = false;
 };
 
 // Highway's AVX3_DL is not used: 1.0.3 compiles it with AVX-VNNI, which Zen 4 lacks.
 bool IsVnni([[maybe_unused]] int64_t highway) {
 #if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX3)
   return highway == HWY_AVX3 && __builtin_cpu_supports("avx512vnni") != 0;
+#else
+  return false;
+#endif
+}
+
+bool IsBf16([[maybe_unused]] int64_t highway) {
+#if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX3)
+  return IsVnni(highway) && __builtin_cpu_supports("avx512bf16") != 0;
 #else
   return false;
 #endif
@@ -43,20 +51,21 @@ std::vector<Level> Levels() {
   for (int64_t rest = supported; rest != 0; rest &= rest - 1) {
     const int64_t bit = rest & ~(rest - 1);
     if (bit == HWY_SCALAR || bit == HWY_EMU128) {
-      levels.push_back({"scalar", bit, false});
+      levels.push_back({"scalar", bit});
       continue;
     }
     std::string name = hwy::TargetName(bit);
     std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (IsBf16(bit)) levels.push_back({std::string(kBf16), bit, true, true});
     if (IsVnni(bit)) levels.push_back({std::string(kVnni), bit, true});
-    levels.push_back({name, bit, false});
+    levels.push_back({name, bit});
   }
   return levels;
 }
 
 struct Choice {
   std::mutex mutex;
-  std::atomic<bool> vnni{false};
+  std::atomic<bool> vnni{false}, bf16{false};
   std::string name;  // guarded by mutex; "" = not chosen yet
 };
 Choice& Chosen() {
@@ -76,6 +85,7 @@ void Choose(Choice& choice, std::string_view name, std::string_view where) {
   }
   choice.name = found->name;
   choice.vnni = found->vnni;
+  choice.bf16 = found->bf16;
   hwy::GetChosenTarget().Update(found->highway);  // last: it says to other threads that the choice is made
 }
 
@@ -97,8 +107,14 @@ void ChooseTarget() {
 }
 
 bool UseVnni() { return Chosen().vnni.load(std::memory_order_relaxed); }
+bool UseBf16() { return Chosen().bf16.load(std::memory_order_relaxed); }
 
 }  // namespace internal
+
+bool HasBf16Dots() {
+  internal::EnsureTarget();
+  return internal::UseBf16();
+}
 
 std::vector<std::string> Targets() {
   const std::lock_guard lock(Chosen().mutex);

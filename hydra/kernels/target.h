@@ -8,11 +8,14 @@
 
 namespace hydra::kernels {
 
-// Names of the levels that this machine can run and this build holds, best first: "avx3_vnni" (AVX-512 with VNNI),
-// "avx3", "avx2", the baseline, "scalar" (the emulated one); on 64-bit Arm "neon" alone.
+// Names of the levels that this machine can run and this build holds, best first: "avx3_bf16" (AVX-512 with VNNI and
+// dot products of bf16), "avx3_vnni" (with VNNI), "avx3", "avx2", the baseline, "scalar" (the emulated one); on 64-bit
+// Arm "neon" alone.
 [[nodiscard]] std::vector<std::string> Targets();
 // The level in use.
 [[nodiscard]] std::string CurrentTarget();
+// Whether the level in use multiplies pairs of bf16.
+[[nodiscard]] bool HasBf16Dots();
 // Forces a level, or gives the choice back with "best". Throws kUsage with the list for one that is not in Targets().
 // Not while a kernel runs. Matrices packed before (matmul.h) must be packed again.
 void SetTarget(const std::string& name);

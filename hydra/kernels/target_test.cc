@@ -71,14 +71,16 @@ TEST(Target, ForcedLevelIsTheOneThatRuns) {
   ForEachTarget([&](const std::string& name) {
     EXPECT_EQ(CurrentTarget(), name);
     const int64_t compiled = HYDRA_DISPATCH(CompiledFor)();
-    EXPECT_EQ(internal::UseVnni(), name == "avx3_vnni");
+    EXPECT_EQ(internal::UseVnni(), name == "avx3_vnni" || name == "avx3_bf16");
+    EXPECT_EQ(internal::UseBf16(), name == "avx3_bf16");
+    EXPECT_EQ(HasBf16Dots(), name == "avx3_bf16");
     if (name == "avx2") {
       EXPECT_EQ(compiled, HWY_AVX2);
     }
     if (name == "scalar") {
       EXPECT_TRUE(compiled == HWY_SCALAR || compiled == HWY_EMU128);
     }
-    if (name != "avx3_vnni") seen.push_back(compiled);
+    if (!internal::UseVnni()) seen.push_back(compiled);
   });
   std::ranges::sort(seen);
   EXPECT_EQ(std::ranges::adjacent_find(seen), seen.end()) << "two levels ran the same code";

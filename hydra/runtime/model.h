@@ -25,7 +25,9 @@ class Trace;         // trace.h
 class SequenceState;
 struct ModelWeights;  // weights.h
 
-enum class Activations { kAuto, kF32, kQ8 };  // --act; auto: q8 with quantised weights
+// --act. auto: q8 where weights are quantised, else bf16 where some are bf16 and the processor multiplies them, else
+// f32.
+enum class Activations { kAuto, kF32, kBF16, kQ8 };
 
 struct LoadOptions {
   int64_t ctx_size = 8192;  // tokens that full attention's cache holds; 0 = the model's own length

@@ -60,6 +60,7 @@ void CachedAttention::Run(const Task& task, float* scratch) {
                       .t1 = task.end,
                       .lambda = Lambda() != nullptr ? Lambda() + first : nullptr,
                       .alone = IsStep(p),
+                      .bf16 = pass_->weights.options.act != Activations::kF32,
                       .q_stride = width,
                       .y_stride = width,
                       .scratch = scratch});

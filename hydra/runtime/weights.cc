@@ -251,6 +251,18 @@ void Loader::Run() {
 
 }  // namespace
 
+namespace {
+
+Activations ResolveActivations(const ModelWeights& w, Activations asked) {
+  bool bf16 = false;
+  w.ForEachMatrix([&](const std::string&, const Matrix& m) { bf16 = bf16 || m.type == WeightType::kBF16; });
+  if (asked == Activations::kAuto)
+    asked = w.quantised ? Activations::kQ8 : bf16 ? Activations::kBF16 : Activations::kF32;
+  return asked == Activations::kBF16 && !kernels::HasBf16Dots() ? Activations::kF32 : asked;
+}
+
+}  // namespace
+
 std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& source, const LoadOptions& options,
                                                         ThreadPool* pool) {
   auto out = std::make_shared<ModelWeights>();
@@ -272,9 +284,17 @@ std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& sour
   if (pool == nullptr) own = std::make_unique<ThreadPool>(1);
   Loader(source, out.get(), pool != nullptr ? *pool : *own).Run();
   out->CheckUnchanged();  // else what was packed and what is mapped would be of two models
-  if (out->options.act == Activations::kAuto) out->options.act = out->quantised ? Activations::kQ8 : Activations::kF32;
+  out->options.act = ResolveActivations(*out, out->options.act);
   if (pool != nullptr) out->tuning = ChooseTuning(*out, options.tune, *pool);
   return out;
+}
+
+kernels::ActType ModelWeights::act() const {
+  switch (options.act) {
+    case Activations::kQ8: return kernels::ActType::kQ8;
+    case Activations::kBF16: return kernels::ActType::kBF16;
+    default: return kernels::ActType::kF32;
+  }
 }
 
 void ModelWeights::ForEachMatrix(const std::function<void(const std::string&, const Matrix&)>& f) const {

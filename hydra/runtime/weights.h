@@ -126,10 +126,8 @@ struct ModelWeights {
   std::vector<std::shared_ptr<std::byte>> owned;  // packed and copied matrices
   WeightSource source;                            // to name the model by its bytes
 
-  // How activations enter products with quantised weights.
-  [[nodiscard]] kernels::ActType act() const {
-    return options.act == Activations::kQ8 ? kernels::ActType::kQ8 : kernels::ActType::kF32;
-  }
+  // How activations enter products with weights.
+  [[nodiscard]] kernels::ActType act() const;
   // f(what it is for, such as "ffn down", the matrix) for each matrix, in the order in which a pass reads them.
   void ForEachMatrix(const std::function<void(const std::string& part, const kernels::Matrix& w)>& f) const;
   // Throws kIo where a file of the model was written to since it was opened.
