@@ -209,9 +209,9 @@ class Driver {
         return static_cast<int64_t>(i);
     }
     // Few tokens are one tile, which the int8 kernels cut as they like.
-    const int64_t tokens = plan.way != Way::kInt8     ? kernels_.f32_tokens
-                           : a.T <= kMostStreamTokens ? kMostStreamTokens
-                                                      : kernels_.int8_tokens;
+    const int64_t tokens = plan.way != Way::kInt8 ? kernels_.f32_tokens
+                           : a.T <= kSmallBatch   ? kSmallBatch
+                                                  : kernels_.int8_tokens;
     data_.prepared.push_back({&a, plan.way, plan.pairs, plan.x_stride, std::min(tokens, a.T), 0});
     return static_cast<int64_t>(data_.prepared.size()) - 1;
   }
@@ -395,7 +395,7 @@ class Driver {
   void RunInt8(const Plan& plan, const Task& task, std::byte* work) const {
     const Matrix& w = plan.map->w;
     const Prepared& x = data_.prepared[static_cast<size_t>(plan.prepared)];
-    const bool few = plan.map->T <= kMostStreamTokens;
+    const bool few = plan.map->T <= kSmallBatch;
     Int8Call call{.type = w.type,
                   .layout = plan.layout,
                   .blocks = w.cols / kBlock,

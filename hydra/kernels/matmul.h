@@ -44,7 +44,7 @@ void DecodeMatrixRow(const Matrix& w, int64_t row, float* out);
 // y[y_row(t), n] (+)= row_scale[t] * (sum_k W[n, k] x[x_row(t), k] + bias[n]).
 // The sum's order depends on K and the target only, for T <= kSmallBatch and for the first `steps` rows (so a
 // sequence's numbers do not depend on its batch), and never on the thread count.
-inline constexpr int64_t kSmallBatch = 16;
+inline constexpr int64_t kSmallBatch = 32;
 struct MatMulArgs {
   Matrix w;                  // [N, K]
   const float* x = nullptr;  // [*, K]

@@ -229,7 +229,7 @@ HWY_INLINE void Tiles(const Int8Call& c) {
 template <class F>
 HWY_NOINLINE void Stream(const Int8Call& c) {
   Ahead ahead(c.panel, c.ahead);
-  HWY_ALIGN float sums[kMostStreamTokens * kLanes];
+  HWY_ALIGN float sums[kSmallBatch * kLanes];
   std::fill_n(sums, c.t1 * kLanes, 0.0f);
   const XBlock* x = c.x;
   for (int64_t b = 0; b < c.blocks; ++b, x += c.stride) {

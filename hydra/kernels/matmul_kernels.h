@@ -98,8 +98,6 @@ struct Output {
 
 // ---- Kernels of one level ----
 
-inline constexpr int64_t kMostStreamTokens = 32;
-
 // Prepared x lies in tiles of `stride` tokens (the last tile too): [tile][K / 32][stride] blocks or [tile][K][stride]
 // floats. A call takes the tokens t0 .. t1 - 1 and the rows from n0 on; t0 is a multiple of the stride.
 struct Int8Call {
@@ -110,7 +108,7 @@ struct Int8Call {
   int64_t blocks = 0;              // K / 32
   const XBlock* x = nullptr;       // of token 0
   int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
-  // At most kMostStreamTokens, all of one tile from t0 = 0 on, so W comes from memory: one panel after the other, each
+  // At most kSmallBatch, all of one tile from t0 = 0 on, so W comes from memory: one panel after the other, each
   // read once.
   bool few = false;
   int64_t ahead = 0;  // of few tokens: Tuning::ahead
