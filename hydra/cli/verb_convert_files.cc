@@ -113,10 +113,10 @@ void RefuseFileName(const std::string& target) {
                                           ".gguf file's name, or --to hf"));
 }
 
-WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind) {
+WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind, OpenFn open) {
   CheckTarget(source, target, kind);
   std::vector<std::string> warnings;
-  WeightSource opened = OpenWeights(source, &warnings);
+  WeightSource opened = open(source, &warnings);
   PrintWarnings(warnings);
   // From here on a signal ends the work between two tensors, so that the folder or file under way is taken away.
   InstallStopSignals();
@@ -132,8 +132,8 @@ ConvertReport WriteGgufModel(const WeightSource& source, const std::string& targ
   return WriteModelGguf(source, target, type_of, [&](GgufMetadata& metadata) { SetTokenizer(source, pre, &metadata); });
 }
 
-ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype, int64_t shard_bytes,
-                               const std::string& pre) {
+ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, std::optional<DType> dtype,
+                               int64_t shard_bytes, const std::string& pre) {
   return WriteModelFolder(source, target, dtype, shard_bytes,
                           [&](const std::string& folder) { WriteTokenizerFiles(source, folder, pre); });
 }

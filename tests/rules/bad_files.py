@@ -22,6 +22,7 @@ TESTS = {
     "tokenizer.json": [("text_test", "TokenizerFile.RefusesBadFiles*")],
     "token shards": [("data_test", "BadShard.EachKind*:Dataset.Foreign*")],
     "checkpoints": [("train_test", "Checkpoint.BadOnes*:Checkpoint.LatestThatDangles*:Trainer.CheckpointsOfOther*")],
+    "pytorch_model.bin": [("convert_test", "TorchFileTest.RefusesBadFiles")],
     "States": [("runtime_test", "BadState.*")],
 }
 LATER = {"other-plan"}  # no plans yet
@@ -61,7 +62,8 @@ class BadFiles(unittest.TestCase):
     def test_each_format_has_a_fuzz_target(self):
         targets = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "fuzz", "*.cc"))}
         wanted = {
-            "safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat"}
+            "safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat",
+            "pickle", "torch_bin"}
         self.assertEqual(wanted - targets, set())
 
 
