@@ -20,6 +20,7 @@ TESTS = {
     "GGUF": [("io_test", "GgufTest.Refuses*:GgufTest.Getters*"), ("model_test", "GgufModelTest.Refuses*")],
     "config.json": [("model_test", "Config.BadFiles*")],
     "tokenizer.json": [("text_test", "TokenizerFile.RefusesBadFiles*")],
+    "tokenizer.model": [("text_test", "SentencePiece.RefusesBadFiles")],
     "token shards": [("data_test", "BadShard.EachKind*:Dataset.Foreign*")],
     "checkpoints": [("train_test", "Checkpoint.BadOnes*:Checkpoint.LatestThatDangles*:Trainer.CheckpointsOfOther*")],
     "pytorch_model.bin": [("convert_test", "TorchFileTest.RefusesBadFiles")],
@@ -63,7 +64,7 @@ class BadFiles(unittest.TestCase):
         targets = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "fuzz", "*.cc"))}
         wanted = {
             "safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat",
-            "pickle", "torch_bin"}
+            "pickle", "torch_bin", "tokenizer_model"}
         self.assertEqual(wanted - targets, set())
 
 
