@@ -103,7 +103,7 @@ TEST_F(SentencePiece, AFolderWithoutTokenizerJsonIsReadByItsPieces) {
     const auto ids = tokenizer.Encode(text, options);
     ASSERT_EQ(whole.Encode(text, options), ids) << text;
     ASSERT_EQ(ids[0], 1);
-    if (round % 3 != 0) {
+    if (round % 3 != 0 && !options.parse_special) {
       ASSERT_EQ(tokenizer.Decode(ids, {.skip_special = true}), text);
     }
   }
@@ -207,7 +207,7 @@ TEST_F(SentencePiece, RefusesBadFiles) {
   const auto piece = [&](const std::string& fields) { return good + Text(1, fields); };
   const int n = SomePieces(1).pieces.size();
   const std::string last = fmt::format("pieces[{}]", n);
-  bad("cut", good.substr(0, good.size() - 3), "normalizer_spec", {});
+  bad("cut", good.substr(0, good.size() - 3), "field 3", {"ends at"});
   bad("wire-type", piece(Number(1, 3)), last.c_str(), {"piece has wire type 0: must be 2"});
   bad("", good + Varint(7 << 3 | 3), "field 7", {"wire type 3"});
   bad("", std::string(11, '\xFF'), "tag", {"64 bits"});
