@@ -92,6 +92,7 @@ TEST(BlockFfnConfig, WhatDecidesIsRequired) {
   refused("norm_after_router", "sum");
   refused("router_act", "silu");
   refused("norm_scale", 2);
+  refused("ffn_type", "moe");
   refused("attention_type", "linear");
   refused("expert_size", 40);  // no multiple of 16
   refused("qk_rope_head_dim", 63);
@@ -108,6 +109,12 @@ TEST(BlockFfnConfig, TheDenseControlHasNoExperts) {
   EXPECT_EQ(config.d_ff, 2064);
   EXPECT_EQ(ParseConfig(ConfigJson(config), "config.json"), config);
   json["num_experts"] = 48;
+  json["ffn_type"] = "vanilla";  // a template's experts say nothing
+  EXPECT_EQ(ParseConfig(json.dump(), "config.json"), config);
+  json["ffn_gated"] = false;
+  EXPECT_NE(Refusal(json).find("ffn_gated = false"), std::string::npos);
+  json["ffn_type"] = "block_linear";
+  json["ffn_gated"] = true;
   json["expert_routing"] = "top_k";
   EXPECT_NE(Refusal(json).find("num_experts_per_tok is missing"), std::string::npos);
   json["num_experts_per_tok"] = 10;
