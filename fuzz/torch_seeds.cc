@@ -16,7 +16,8 @@ int main(int argc, char** argv) {
     pickle.Text("none").Tensor({.storage_size = 6, .offset = 6, .shape = {0}, .strides = {1}});
     pickle.Text("p").Global("torch._utils", "_rebuild_parameter").Op("(").Tensor({.storage_size = 6});
     pickle.Op("\x88").OrderedDict().Op("tR");
-    pickle.Text("b").Tensor({.type = "BFloat16Storage", .storage = "1", .storage_size = 2, .shape = {2}, .strides = {1}});
+    pickle.Text("b").Tensor(
+        {.type = "BFloat16Storage", .storage = "1", .storage_size = 2, .shape = {2}, .strides = {1}});
     pickle.Op("u}(").Text("_metadata").OrderedDict().Op("ub.");
     seeds.Write("pickle", "state_dict", pickle.bytes);
     seeds.Write("torch_bin", "state_dict",

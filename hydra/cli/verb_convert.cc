@@ -120,7 +120,9 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
 void AddConvertVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<ConvertFlags>();
   CLI::App* verb = context.AddVerb(root, kConvertVerb, "hydralm convert runs/demo/model -o nano.gguf --verify");
-  verb->add_option("SOURCE", flags->source, "model folder, .gguf, .safetensors or pytorch_model.bin file")->required()->type_name("PATH");
+  verb->add_option("SOURCE", flags->source, "model folder, .gguf, .safetensors or pytorch_model.bin file")
+      ->required()
+      ->type_name("PATH");
   verb->add_option("-o,--output", flags->target, "the folder or .gguf file to write")->required()->type_name("PATH");
   verb->add_option("--to", flags->to, "hf: a folder; gguf; default by the name of -o")
       ->check(CLI::IsMember({"hf", "gguf"}));

@@ -45,9 +45,9 @@ inline constexpr const char* kModelTextFiles[] = {
 
 // config.json and model.safetensors (or shards of at most shard_bytes with their index) into a folder, made where it is
 // missing. Matrices in `dtype` (F32, F16 or BF16), the rest F32; without one each tensor keeps its type and its bytes,
-// and quantised ones get the type of the config. `add_files` writes what else belongs into the folder that it is given. A folder that holds a model has either the old one or the new one at any time, never
-// parts of both; one that holds other files is refused (StagedFolder). Values that a type cannot hold are an Error that
-// names the tensor.
+// and quantised ones get the type of the config. `add_files` writes what else belongs into the folder that it is given.
+// A folder that holds a model has either the old one or the new one at any time, never parts of both; one that holds
+// other files is refused (StagedFolder). Values that a type cannot hold are an Error that names the tensor.
 ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, std::optional<DType> dtype,
                                int64_t shard_bytes,
                                const std::function<void(const std::string& folder)>& add_files = {});

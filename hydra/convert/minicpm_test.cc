@@ -34,7 +34,8 @@ ModelConfig Small(bool latent) {
 void ExpectSameModel(const WeightSource& want, const WeightSource& got) {
   EXPECT_EQ(CompareConfigs(want.config, got.config), std::vector<std::string>());
   const TensorTable table(want.config);
-  for (const TensorSpec& spec : table.specs()) ASSERT_EQ(TensorValues(want, spec), TensorValues(got, spec)) << spec.name;
+  for (const TensorSpec& spec : table.specs())
+    ASSERT_EQ(TensorValues(want, spec), TensorValues(got, spec)) << spec.name;
 }
 
 // The file that another writer makes of a model: `form` is the place among OtherForms, -1 the table's own.

@@ -46,8 +46,8 @@ constexpr KnownName kKnownNames[] = {
 };
 
 enum class Kind : uint8_t { kNone, kBool, kInt, kText, kTuple, kList, kDict, kName, kStorage, kTensor, kMark };
-constexpr const char* kKindTexts[] = {"None",         "a bool",  "a number",  "a text",   "a tuple", "a list",
-                                      "a dictionary", "a name",  "a storage", "a tensor", "a mark"};
+constexpr const char* kKindTexts[] = {"None",         "a bool", "a number",  "a text",   "a tuple", "a list",
+                                      "a dictionary", "a name", "a storage", "a tensor", "a mark"};
 
 struct Value {
   Kind kind = Kind::kNone;
@@ -379,7 +379,7 @@ class Machine {
   uint64_t at_ = 0;  // the operation that is done
   bool done_ = false;
   std::vector<Value> stack_, memo_, tuples_;
-  std::vector<size_t> marks_;  // places of marks in the stack
+  std::vector<size_t> marks_;                  // places of marks in the stack
   std::deque<std::vector<Value>> containers_;  // elements of lists; keys and values of dictionaries in turn
   std::vector<Storage> storages_;
   std::vector<PickledTensor> tensors_;  // without names: several keys may share one

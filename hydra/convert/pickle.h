@@ -21,8 +21,8 @@ struct PickledTensor {
   std::string_view name{};     // its key in the state_dict
   std::string_view storage{};  // name of the storage
   DType dtype = DType::kF32;
-  int64_t storage_size = 0;               // numbers that the storage is said to hold
-  int64_t offset = 0;                     // of the first number, in numbers; not negative
+  int64_t storage_size = 0;                 // numbers that the storage is said to hold
+  int64_t offset = 0;                       // of the first number, in numbers; not negative
   std::vector<int64_t> shape{}, strides{};  // as many, at most 8; strides in numbers; none is negative
 };
 

@@ -71,19 +71,21 @@ struct ZipBytes {
       const auto size = static_cast<uint32_t>(data.size()), at = static_cast<uint32_t>(out.size());
       const uint32_t crc = Crc32(AsBytes(data)) + (i + 1 == members.size() ? crc_change : 0);
       const std::string pad((64 - (out.size() + 30 + name.size() + 4) % 64) % 64, 'Z');
-      const auto sizes = [&] { return Little(crc) + Little(size) + Little(size) + Little(static_cast<uint16_t>(name.size())); };
-      out += Little(uint32_t{0x04034b50}) + Little(uint16_t{0}) + Little(flags) + Little(method) + Little(uint32_t{0}) + sizes() +
-             Little(static_cast<uint16_t>(4 + pad.size())) + name + "FB" + Little(static_cast<uint16_t>(pad.size())) + pad +
-             data;
-      directory += Little(uint32_t{0x02014b50}) + Little(uint16_t{0}) + Little(uint16_t{0}) + Little(flags) + Little(method) +
-                   Little(uint32_t{0}) + sizes() + Little(uint16_t{0}) + Little(uint16_t{0}) + Little(uint16_t{0}) + Little(uint16_t{0}) +
-                   Little(uint32_t{0}) + Little(at) + name;
+      const auto sizes = [&] {
+        return Little(crc) + Little(size) + Little(size) + Little(static_cast<uint16_t>(name.size()));
+      };
+      out += Little(uint32_t{0x04034b50}) + Little(uint16_t{0}) + Little(flags) + Little(method) + Little(uint32_t{0}) +
+             sizes() + Little(static_cast<uint16_t>(4 + pad.size())) + name + "FB" +
+             Little(static_cast<uint16_t>(pad.size())) + pad + data;
+      directory += Little(uint32_t{0x02014b50}) + Little(uint16_t{0}) + Little(uint16_t{0}) + Little(flags) +
+                   Little(method) + Little(uint32_t{0}) + sizes() + Little(uint16_t{0}) + Little(uint16_t{0}) +
+                   Little(uint16_t{0}) + Little(uint16_t{0}) + Little(uint32_t{0}) + Little(at) + name;
     }
     const uint64_t n = members.size(), at = out.size(), bytes = directory.size(), wide = at + bytes;
     const auto small = static_cast<uint16_t>(n);
     out += directory;
-    out += Little(uint32_t{0x06064b50}) + Little(uint64_t{44}) + Little(uint16_t{0}) + Little(uint16_t{0}) + Little(uint32_t{0}) +
-           Little(uint32_t{0}) + Little(n) + Little(n) + Little(bytes) + Little(at);
+    out += Little(uint32_t{0x06064b50}) + Little(uint64_t{44}) + Little(uint16_t{0}) + Little(uint16_t{0}) +
+           Little(uint32_t{0}) + Little(uint32_t{0}) + Little(n) + Little(n) + Little(bytes) + Little(at);
     out += Little(uint32_t{0x07064b50}) + Little(uint32_t{0}) + Little(wide) + Little(uint32_t{1});
     out += Little(uint32_t{0x06054b50}) + Little(uint16_t{0}) + Little(uint16_t{0}) + Little(small) + Little(small) +
            Little(static_cast<uint32_t>(bytes)) + Little(static_cast<uint32_t>(at)) + Little(uint16_t{0});

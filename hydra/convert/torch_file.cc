@@ -81,7 +81,8 @@ class Storages {
     }
     const ZipMember* member = zip_.Find(fmt::format("{}data/{}", root_, tensor.storage));
     if (member == nullptr) Fail(tensor, fmt::format("storage {} is not in the archive", OneLine(tensor.storage, 40)));
-    const auto want = CheckedMul(static_cast<uint64_t>(tensor.storage_size), static_cast<uint64_t>(DTypeSize(tensor.dtype)));
+    const auto want =
+        CheckedMul(static_cast<uint64_t>(tensor.storage_size), static_cast<uint64_t>(DTypeSize(tensor.dtype)));
     if (want != member->data.size())
       Fail(tensor, fmt::format("storage {} has {} bytes: {} numbers of {} take {}", OneLine(tensor.storage, 40),
                                WithCommas(member->data.size()), tensor.storage_size, DTypeName(tensor.dtype),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// pytorch_model.bin: the tensors of a state_dict as torch.save writes it, an archive (zip_file.h) of a pickle (pickle.h)
-// and the bytes of storages. No LibTorch: bytes are read where they lie in the mapped file, and nothing of a file is
-// executed. Only conversion reads such files. Not here: which tensors a model has (torch_weights.h).
+// pytorch_model.bin: the tensors of a state_dict as torch.save writes it, an archive (zip_file.h) of a pickle
+// (pickle.h) and the bytes of storages. No LibTorch: bytes are read where they lie in the mapped file, and nothing of a
+// file is executed. Only conversion reads such files. Not here: which tensors a model has (torch_weights.h).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // pytorch_model.bin: views of shared and transposed storages, each kind of bad file, files with any byte changed or cut
-// anywhere, pickles with any byte changed under a right checksum. Files of torch itself: tests/parity/torch_bin_test.py.
+// anywhere, pickles with any byte changed under a right checksum. Files of torch itself:
+// tests/parity/torch_bin_test.py.
 #include "hydra/convert/torch_file.h"
 
 #include <gtest/gtest.h>
@@ -46,8 +47,7 @@ Pickle GoodPickle() {
   p.Text("scalar").Tensor({.storage_size = 12, .offset = 7});
   p.Text("parameter").Global("torch._utils", "_rebuild_parameter").Op("(").Tensor(all).Op("\x88").OrderedDict();
   p.Op("tR");
-  p.Text("narrow").Tensor(
-      {.type = "BFloat16Storage", .storage = "1", .storage_size = 2, .shape = {2}, .strides = {1}});
+  p.Text("narrow").Tensor({.type = "BFloat16Storage", .storage = "1", .storage_size = 2, .shape = {2}, .strides = {1}});
   // The attribute that a module's state_dict has.
   p.Op("u}(").Text("_metadata").OrderedDict().Op("(").Text("").Op("}(").Text("version").Int(1).Op("uuub.");
   return p;
@@ -120,9 +120,8 @@ TEST_F(TorchFileTest, RefusesBadFiles) {
     p.Op("u.");
     return Write(TorchBytes(p, {{"0", Floats(12)}}));
   };
-  bad("unknown-global",
-      with([](Pickle& p) { p.Global("os", "system").Op("(").Text("touch /tmp/harm").Op("tR"); }), "data.pkl",
-      {"global os.system", "nothing of the file was executed"});
+  bad("unknown-global", with([](Pickle& p) { p.Global("os", "system").Op("(").Text("touch /tmp/harm").Op("tR"); }),
+      "data.pkl", {"global os.system", "nothing of the file was executed"});
   bad("", with([](Pickle& p) { p.Global("torch", "FloatTensor"); }), "data.pkl", {"global torch.FloatTensor"});
   bad("unknown-opcode", with([](Pickle& p) { p.Op("i"); }), "data.pkl", {"opcode 0x69"});
   bad("stride-past-storage", WriteView({.storage_size = 12, .shape = {3, 4}, .strides = {5, 1}}), "w",
@@ -133,21 +132,22 @@ TEST_F(TorchFileTest, RefusesBadFiles) {
   bad("", WriteView({.storage_size = 12, .shape = {int64_t{1} << 40, 2}, .strides = {0, 1}}), "w", {"more numbers"});
   bad("", WriteView({.storage_size = 12, .shape = {0, INT64_MAX, INT64_MAX}, .strides = {1, 1, 1}}), "w",
       {"more numbers"});
-  bad("", WriteView({.storage_size = 12, .shape = {2, 3}, .strides = {1}}), "data.pkl", {"2 dimensions with 1 strides"});
+  bad("", WriteView({.storage_size = 12, .shape = {2, 3}, .strides = {1}}), "data.pkl",
+      {"2 dimensions with 1 strides"});
   bad("", WriteView({.storage_size = 12, .shape = {-2}, .strides = {1}}), "data.pkl", {"-2 in the shape"});
   bad("", WriteView({.storage_size = 12, .shape = {2}, .strides = {-1}}), "data.pkl", {"-1 in the strides"});
   bad("", WriteView({.storage_size = 12, .offset = -1, .shape = {2}, .strides = {1}}), "data.pkl", {"offset -1"});
   bad("", WriteView({.storage_size = 12, .shape = std::vector<int64_t>(9, 1), .strides = std::vector<int64_t>(9, 1)}),
       "data.pkl", {"shape of 9 numbers"});
   bad("", WriteView({.storage_size = 13, .shape = {2}, .strides = {1}}), "w", {"storage 0 has 48 bytes", "13 numbers"});
-  bad("", WriteView({.type = "HalfStorage", .storage_size = 12, .shape = {2}, .strides = {1}}), "w", {"of F16 take 24"});
+  bad("", WriteView({.type = "HalfStorage", .storage_size = 12, .shape = {2}, .strides = {1}}), "w",
+      {"of F16 take 24"});
   bad("", WriteView({.storage = "7", .storage_size = 12, .shape = {2}, .strides = {1}}), "w",
       {"storage 7 is not in the archive"});
   bad("", with([](Pickle& p) { p.Int(3); }), "data.pkl", {"w: is a number: must be a tensor"});
   bad("", with([](Pickle& p) { p.Op("}"); }), "data.pkl", {"w: is a dictionary"});
-  bad("", with([](Pickle& p) {
-        p.Tensor({.storage_size = 12}).Text("w").Tensor({.storage_size = 12});
-      }), "data.pkl", {"w: the tensor is there twice"});
+  bad("", with([](Pickle& p) { p.Tensor({.storage_size = 12}).Text("w").Tensor({.storage_size = 12}); }), "data.pkl",
+      {"w: the tensor is there twice"});
   const std::string good = GoodBytes();
   bad("record-cut", Write(good.substr(0, good.size() - 200)), "end of the archive", {"is not there", "incomplete"});
   const std::string legacy = Write(std::string("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9", 9) + std::string(100, '.'));
@@ -169,8 +169,8 @@ TEST_F(TorchFileTest, RefusesBadFiles) {
 TEST_F(TorchFileTest, RefusesBadArchives) {
   const auto bad = [&](const std::function<void(ZipBytes&)>& change, std::initializer_list<std::string_view> parts) {
     ZipBytes zip;
-    zip.members = {{"x/data.pkl", GoodPickle().bytes}, {"x/data/1", GoodStorages()[1].second},
-                   {"x/data/0", Floats(12)}};
+    zip.members = {
+        {"x/data.pkl", GoodPickle().bytes}, {"x/data/1", GoodStorages()[1].second}, {"x/data/0", Floats(12)}};
     change(zip);
     const std::string path = Write(zip.Text());
     ExpectError([&] { (void)TorchFile::Open(path); }, ErrorCode::kFormat, parts);

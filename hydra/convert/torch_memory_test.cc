@@ -43,13 +43,12 @@ TEST(HostileMemory, TorchFile) {
   for (int i = 0; i < 60000; ++i) members.members.emplace_back(std::to_string(i), "");
   ExpectLittle("many members", members.Text(), load);
   // The end of an archive that says how many members there are, and nothing else.
-  const std::string end = Little(uint32_t{0x06064b50}) + Little(uint64_t{44}) + Little(uint16_t{0}) +
-                          Little(uint16_t{0}) + Little(uint32_t{0}) + Little(uint32_t{0}) + Little(uint64_t{1} << 60) +
-                          Little(uint64_t{1} << 60) + Little(uint64_t{0}) + Little(uint64_t{4}) +
-                          Little(uint32_t{0x07064b50}) + Little(uint32_t{0}) + Little(uint64_t{4}) +
-                          Little(uint32_t{1}) + Little(uint32_t{0x06054b50}) + std::string(4, '\0') +
-                          Little(uint16_t{0xFFFF}) + Little(uint16_t{0xFFFF}) + std::string(10, '\xFF').substr(0, 8) +
-                          Little(uint16_t{0});
+  const std::string end =
+      Little(uint32_t{0x06064b50}) + Little(uint64_t{44}) + Little(uint16_t{0}) + Little(uint16_t{0}) +
+      Little(uint32_t{0}) + Little(uint32_t{0}) + Little(uint64_t{1} << 60) + Little(uint64_t{1} << 60) +
+      Little(uint64_t{0}) + Little(uint64_t{4}) + Little(uint32_t{0x07064b50}) + Little(uint32_t{0}) +
+      Little(uint64_t{4}) + Little(uint32_t{1}) + Little(uint32_t{0x06054b50}) + std::string(4, '\0') +
+      Little(uint16_t{0xFFFF}) + Little(uint16_t{0xFFFF}) + std::string(10, '\xFF').substr(0, 8) + Little(uint16_t{0});
   ExpectLittle("members without end", "PK\x03\x04" + end, load);
 }
 
@@ -64,9 +63,8 @@ TEST(HostileMemory, AGoodTorchFileLoads) {
         .Tensor({.storage = name, .storage_size = 64, .shape = {8, 8}, .strides = {8, 1}});
     storages.emplace_back(name, std::string(256, '\x3f'));
   }
-  ExpectLoads("300 tensors", TorchBytes(p.Op("u."), storages), [](const std::string& path) {
-    EXPECT_EQ(TorchFile::Open(path).tensors().size(), 300u);
-  });
+  ExpectLoads("300 tensors", TorchBytes(p.Op("u."), storages),
+              [](const std::string& path) { EXPECT_EQ(TorchFile::Open(path).tensors().size(), 300u); });
 }
 
 }  // namespace

@@ -139,8 +139,7 @@ class Reader {
 
   Listed ReadListed() {
     const uint64_t at = in_.pos();
-    if (in_.U32("directory") != kMemberSign)
-      in_.Fail("directory", fmt::format("has no member at {}", WithCommas(at)));
+    if (in_.U32("directory") != kMemberSign) in_.Fail("directory", fmt::format("has no member at {}", WithCommas(at)));
     in_.Skip(4, "versions");
     const uint16_t flags = in_.U16("flags"), method = in_.U16("method");
     in_.Skip(4, "time");

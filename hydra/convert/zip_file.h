@@ -19,9 +19,9 @@ struct ZipMember {
   uint32_t crc32 = 0;  // that the archive says
 };
 
-// Checked as a whole when it is opened: the directory at the end of the file, 64-bit sizes, every member inside the file
-// before the directory, under one name in both places, without overlap and stored. Throws kFormat naming file, member
-// and value. Views live as long as the bytes that were given.
+// Checked as a whole when it is opened: the directory at the end of the file, 64-bit sizes, every member inside the
+// file before the directory, under one name in both places, without overlap and stored. Throws kFormat naming file,
+// member and value. Views live as long as the bytes that were given.
 class ZipFile {
  public:
   // `file` is what messages call the bytes.

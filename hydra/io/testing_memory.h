@@ -48,8 +48,12 @@ inline void Release(void* p) noexcept {
 
 void* operator new(std::size_t n) { return hydra::testing::Allocate(n, 0); }
 void* operator new[](std::size_t n) { return hydra::testing::Allocate(n, 0); }
-void* operator new(std::size_t n, std::align_val_t a) { return hydra::testing::Allocate(n, static_cast<std::size_t>(a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return hydra::testing::Allocate(n, static_cast<std::size_t>(a)); }
+void* operator new(std::size_t n, std::align_val_t a) {
+  return hydra::testing::Allocate(n, static_cast<std::size_t>(a));
+}
+void* operator new[](std::size_t n, std::align_val_t a) {
+  return hydra::testing::Allocate(n, static_cast<std::size_t>(a));
+}
 void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return hydra::testing::TryAllocate(n, 0); }
 void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return hydra::testing::TryAllocate(n, 0); }
 void operator delete(void* p, const std::nothrow_t&) noexcept { hydra::testing::Release(p); }

@@ -126,10 +126,10 @@ struct ModelWeights {
   int64_t copied_bytes = 0;  // f32 copies of small tensors, and rows that were not aligned
   bool quantised = false;
   TuningChoice tuning;
-  std::shared_ptr<const void> keep;               // the mapped files
-  std::vector<std::shared_ptr<std::byte>> owned;  // packed and copied matrices
+  std::shared_ptr<const void> keep;                 // the mapped files
+  std::vector<std::shared_ptr<std::byte>> owned;    // packed and copied matrices
   std::vector<std::shared_ptr<const void>> owners;  // of matrices that the files have in another order
-  WeightSource source;                            // to name the model by its bytes
+  WeightSource source;                              // to name the model by its bytes
 
   // How activations enter products with weights.
   [[nodiscard]] kernels::ActType act() const;

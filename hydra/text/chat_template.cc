@@ -119,8 +119,7 @@ class Writer {
   }
   // What follows is another text, whatever it is.
   void Flush() {
-    if (!text_.empty())
-      tokenizer_.Encode(text_, {.parse_special = false, .continues = goes_on_}, scratch_, ids_);
+    if (!text_.empty()) tokenizer_.Encode(text_, {.parse_special = false, .continues = goes_on_}, scratch_, ids_);
     text_.clear();
   }
   // What follows goes on behind what is there, in tokens of its own.

@@ -212,7 +212,8 @@ class Reader {
     if (remove_spaces_) Fail("normalizer_spec.remove_extra_whitespaces", "= true: only false is supported");
     const int32_t twice = out_.pieces.twice();
     if (twice >= 0)
-      FailPiece(static_cast<size_t>(twice), fmt::format("= \"{}\": is there twice", OneLine(out_.pieces.Text(twice), 60)));
+      FailPiece(static_cast<size_t>(twice),
+                fmt::format("= \"{}\": is there twice", OneLine(out_.pieces.Text(twice), 60)));
     CheckBytes();
     const auto id = [&](int which, const char* name) -> std::optional<int32_t> {
       const int64_t value = static_cast<int32_t>(ids_[which]);
@@ -313,8 +314,7 @@ TokenizerFile TokenizerOf(SentencePieceFile pieces, const SentencePieceOptions& 
     const int32_t type = pieces.types[i], id = static_cast<int32_t>(i);
     mergeable[i] = type == kNormal || type == kUnused;
     if (IsAddedType(type))
-      out.added.push_back(
-          {.content = std::string(pieces.pieces.Text(id)), .id = id, .special = type != kUserDefined});
+      out.added.push_back({.content = std::string(pieces.pieces.Text(id)), .id = id, .special = type != kUserDefined});
   }
   const size_t most = kMergesPerPiece * mergeable.size() + kFreeMerges;
   try {
@@ -331,8 +331,8 @@ TokenizerFile TokenizerOf(SentencePieceFile pieces, const SentencePieceOptions& 
   out.steps["normalizer"] = options.legacy ? SpmNormalizer(prefix) : nlohmann::json();
   out.steps["pre_tokenizer"] = options.legacy ? nlohmann::json() : SpmPreTokenizer(prefix);
   out.steps["decoder"] = SpmDecoder(prefix);
-  out.steps["post_processor"] = AroundText(out, options.add_bos ? pieces.bos : std::nullopt,
-                                           options.add_eos ? pieces.eos : std::nullopt);
+  out.steps["post_processor"] =
+      AroundText(out, options.add_bos ? pieces.bos : std::nullopt, options.add_eos ? pieces.eos : std::nullopt);
   return out;
 }
 

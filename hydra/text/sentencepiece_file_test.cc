@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // tokenizer.model: ids equal to those of the same pieces in GGUF, the ways into folders and GGUF and back with every
-// score, what tokenizer_config.json changes, each kind of bad file, files with any byte changed or cut anywhere. Against
-// Python's `sentencepiece`: tests/parity/sentencepiece_test.py.
+// score, what tokenizer_config.json changes, each kind of bad file, files with any byte changed or cut anywhere.
+// Against Python's `sentencepiece`: tests/parity/sentencepiece_test.py.
 #include "hydra/text/sentencepiece_file.h"
 
 #include <fmt/format.h>
@@ -31,8 +31,8 @@ SentencePieceFile SomePieces(uint64_t seed) {
   file.types = {2, 3, 3};
   for (int byte = 0; byte < 256; ++byte) texts.push_back(fmt::format("<0x{:02X}>", byte)), file.types.push_back(6);
   file.scores.assign(texts.size(), 0);
-  std::vector<std::string> known = {kMark, "a", "b", "c", "d", "e", "\xC3\xA9", "<", "s", ">", "/", "A", "I",
-                                    "\xE7\x94\xA8", "\xE6\x88\xB7"};
+  std::vector<std::string> known = {
+      kMark, "a", "b", "c", "d", "e", "\xC3\xA9", "<", "s", ">", "/", "A", "I", "\xE7\x94\xA8", "\xE6\x88\xB7"};
   const size_t characters = known.size();
   std::mt19937_64 rng(seed);
   while (known.size() < characters + 120) {
@@ -132,7 +132,9 @@ TEST_F(SentencePiece, GoesIntoGgufAndBackWithEveryScore) {
 }
 
 TEST_F(SentencePiece, TokenizerConfigChangesTheStepsAround) {
-  const auto ids = [&](const std::string& text) { return Tokenizer::Load(dir_.path()).Encode(text, {.add_special = true}); };
+  const auto ids = [&](const std::string& text) {
+    return Tokenizer::Load(dir_.path()).Encode(text, {.add_special = true});
+  };
   const int32_t mark = *Tokenizer::Load(dir_.path()).TokenId(kMark), z = 3 + 'z';
   EXPECT_EQ(ids("z<s>z"), (std::vector<int32_t>{1, mark, z, 1, mark, z}));
   Config(R"({"legacy": false, "add_eos_token": true})");

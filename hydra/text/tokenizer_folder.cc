@@ -267,8 +267,8 @@ void ReadPieces(const MappedFile& mapped, const fs::path& folder, FolderTokenize
     const auto flag = [&](const char* key) -> std::optional<bool> {
       if (!config.contains(key) || config[key].is_null()) return std::nullopt;
       if (!config[key].is_boolean())
-        throw Error(ErrorCode::kFormat, fmt::format("{}: {} = {}: must be true or false", path.string(), key,
-                                                    JsonExcerpt(config[key])));
+        throw Error(ErrorCode::kFormat,
+                    fmt::format("{}: {} = {}: must be true or false", path.string(), key, JsonExcerpt(config[key])));
       return config[key].get<bool>();
     };
     options.legacy = flag("legacy").value_or(true);

@@ -32,9 +32,10 @@ struct FolderTokenizer {
 // Whether a folder has a tokenizer that ReadFolderTokenizer reads.
 [[nodiscard]] bool HasTokenizerFile(const std::string& folder);
 
-// Of a folder, or of a tokenizer.json or a file NAME.model alone, beside which nothing is read. A token that tokenizer.json lacks gets the
-// next id, as in `transformers`; a file that says another id is refused, and a token without a row in the model
-// (vocab_size of config.json) is left out with a warning. Throws kIo, kFormat "FILE: FIELD ...".
+// Of a folder, or of a tokenizer.json or a file NAME.model alone, beside which nothing is read. A token that
+// tokenizer.json lacks gets the next id, as in `transformers`; a file that says another id is refused, and a token
+// without a row in the model (vocab_size of config.json) is left out with a warning. Throws kIo, kFormat "FILE: FIELD
+// ...".
 [[nodiscard]] FolderTokenizer ReadFolderTokenizer(const std::string& path);
 
 // The text of a tokenizer.json that says all that ReadFolderTokenizer finds; its SHA-256 is `sha256`.

@@ -86,10 +86,8 @@ json SpmDecoder(bool prefix) {
 }
 
 json SpmPreTokenizer(bool prefix) {
-  return {{"type", "Metaspace"},
-          {"replacement", kSpace},
-          {"prepend_scheme", prefix ? "first" : "never"},
-          {"split", false}};
+  return {
+      {"type", "Metaspace"}, {"replacement", kSpace}, {"prepend_scheme", prefix ? "first" : "never"}, {"split", false}};
 }
 
 json AroundText(const TokenizerFile& file, const std::optional<int32_t>& before, const std::optional<int32_t>& after) {
