@@ -35,9 +35,9 @@ struct Listed {
 
 std::string MemberText(std::string_view name) { return OneLine(name, 120); }
 
-class Reader {
+class ZipReader {
  public:
-  Reader(std::span<const std::byte> bytes, const std::string& file) : in_(bytes, file) {}
+  ZipReader(std::span<const std::byte> bytes, const std::string& file) : in_(bytes, file) {}
 
   std::vector<ZipMember> Read() {
     const Directory directory = FindDirectory();
@@ -235,7 +235,7 @@ class Reader {
 }  // namespace
 
 ZipFile::ZipFile(std::span<const std::byte> bytes, const std::string& file)
-    : file_(file), members_(Reader(bytes, file).Read()), by_name_(members_.size()) {
+    : file_(file), members_(ZipReader(bytes, file).Read()), by_name_(members_.size()) {
   std::iota(by_name_.begin(), by_name_.end(), 0u);
   const auto name = [&](uint32_t i) { return members_[i].name; };
   std::ranges::sort(by_name_, {}, name);

@@ -16,7 +16,7 @@
 #include "hydra/base/testing.h"
 #include "hydra/io/file.h"
 
-namespace hydra::testing {
+namespace hydra::memory_counter {
 
 // Bytes that this thread holds more than when counting began, and their peak.
 struct Counter {
@@ -44,28 +44,28 @@ inline void Release(void* p) noexcept {
   std::free(p);
 }
 
-}  // namespace hydra::testing
+}  // namespace hydra::memory_counter
 
-void* operator new(std::size_t n) { return hydra::testing::Allocate(n, 0); }
-void* operator new[](std::size_t n) { return hydra::testing::Allocate(n, 0); }
+void* operator new(std::size_t n) { return hydra::memory_counter::Allocate(n, 0); }
+void* operator new[](std::size_t n) { return hydra::memory_counter::Allocate(n, 0); }
 void* operator new(std::size_t n, std::align_val_t a) {
-  return hydra::testing::Allocate(n, static_cast<std::size_t>(a));
+  return hydra::memory_counter::Allocate(n, static_cast<std::size_t>(a));
 }
 void* operator new[](std::size_t n, std::align_val_t a) {
-  return hydra::testing::Allocate(n, static_cast<std::size_t>(a));
+  return hydra::memory_counter::Allocate(n, static_cast<std::size_t>(a));
 }
-void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return hydra::testing::TryAllocate(n, 0); }
-void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return hydra::testing::TryAllocate(n, 0); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { hydra::testing::Release(p); }
-void operator delete[](void* p, const std::nothrow_t&) noexcept { hydra::testing::Release(p); }
-void operator delete(void* p) noexcept { hydra::testing::Release(p); }
-void operator delete[](void* p) noexcept { hydra::testing::Release(p); }
-void operator delete(void* p, std::size_t) noexcept { hydra::testing::Release(p); }
-void operator delete[](void* p, std::size_t) noexcept { hydra::testing::Release(p); }
-void operator delete(void* p, std::align_val_t) noexcept { hydra::testing::Release(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { hydra::testing::Release(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { hydra::testing::Release(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { hydra::testing::Release(p); }
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return hydra::memory_counter::TryAllocate(n, 0); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return hydra::memory_counter::TryAllocate(n, 0); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { hydra::memory_counter::Release(p); }
+void operator delete[](void* p, const std::nothrow_t&) noexcept { hydra::memory_counter::Release(p); }
+void operator delete(void* p) noexcept { hydra::memory_counter::Release(p); }
+void operator delete[](void* p) noexcept { hydra::memory_counter::Release(p); }
+void operator delete(void* p, std::size_t) noexcept { hydra::memory_counter::Release(p); }
+void operator delete[](void* p, std::size_t) noexcept { hydra::memory_counter::Release(p); }
+void operator delete(void* p, std::align_val_t) noexcept { hydra::memory_counter::Release(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { hydra::memory_counter::Release(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { hydra::memory_counter::Release(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { hydra::memory_counter::Release(p); }
 
 namespace hydra {
 
@@ -76,7 +76,7 @@ int64_t PeakOf(const std::string& bytes, F&& load, std::string* refusal = nullpt
   const std::string path = dir / "x";
   WriteFileAtomic(path, bytes);
   const std::clock_t begin = std::clock();
-  testing::Counter& counter = testing::counter;
+  memory_counter::Counter& counter = memory_counter::counter;
   counter = {.on = true};
   try {
     load(path);

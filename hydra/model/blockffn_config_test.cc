@@ -68,7 +68,12 @@ std::string Refusal(const Json& json) {
 TEST(BlockFfnConfig, ThePublishedKeysGiveThePreset) {
   std::vector<std::string> warnings;
   const ModelConfig config = ParseConfig(Published().dump(), "config.json", &warnings);
-  EXPECT_EQ(config, BlockFfnSmall());
+  EXPECT_EQ(config.bos_token_id, 1);
+  EXPECT_EQ(config.eos_token_id, 2);
+  EXPECT_FALSE(config.pad_token_id);
+  Json without = Published();
+  without["bos_token_id"] = without["eos_token_id"] = nullptr;
+  EXPECT_EQ(ParseConfig(without.dump(), "config.json"), BlockFfnSmall());
   EXPECT_TRUE(warnings.empty()) << warnings[0];
   EXPECT_NEAR(config.residual_scale(), 1.4 / 4, 1e-12);
   EXPECT_NEAR(config.head_scale(), 256.0 / 768, 1e-12);

@@ -101,6 +101,8 @@ ModelConfig ReadMiniCpm(HfKeys& k) {
   c.chunk_len = 1;
   c.initializer_range = 0.1;
   ReadCommon(k, &c);
+  if (!k.Has("bos_token_id")) c.bos_token_id = 1;  // of the class; null is none
+  if (!k.Has("eos_token_id")) c.eos_token_id = 2;
   c.layers.assign(static_cast<size_t>(ReadLayerCount(k)), {.ssm = false});
   k.Need("tie_word_embeddings", &c.tie_embeddings);
   k.Need("rms_norm_eps", &c.norm_eps);

@@ -19,33 +19,39 @@ namespace {
 
 using namespace gguf_keys;
 
-constexpr int64_t kBpe = 2;  // TrainerSpec.ModelType
-constexpr const char* kModelTypes[] = {"", "UNIGRAM", "BPE", "WORD", "CHAR"};
+constexpr int64_t kModelTypeBpe = 2;  // TrainerSpec.ModelType
+constexpr const char* kModelTypeNames[] = {"", "UNIGRAM", "BPE", "WORD", "CHAR"};
 constexpr size_t kMergesPerPiece = 8, kFreeMerges = 1 << 16;
 
 // Numbers of fields.
-enum ModelField : uint32_t { kPieces = 1, kTrainer = 2, kNormalizer = 3, kDenormalizer = 5 };
-enum PieceField : uint32_t { kText = 1, kScore = 2, kType = 3 };
+enum ModelField : uint32_t { kFieldPieces = 1, kFieldTrainer = 2, kFieldNormalizer = 3, kFieldDenormalizer = 5 };
+enum PieceField : uint32_t { kFieldText = 1, kFieldScore = 2, kFieldType = 3 };
 enum TrainerField : uint32_t {
-  kModelType = 3,
-  kVocabSize = 4,
-  kSuffix = 24,
-  kByteFallback = 35,
-  kUnkId = 40,
-  kBosId = 41,
-  kEosId = 42,
-  kPadId = 43,
+  kFieldModelType = 3,
+  kFieldVocabSize = 4,
+  kFieldSuffix = 24,
+  kFieldByteFallback = 35,
+  kFieldUnkId = 40,
+  kFieldBosId = 41,
+  kFieldEosId = 42,
+  kFieldPadId = 43,
 };
-enum NormalizerField : uint32_t { kRule = 1, kTable = 2, kAddPrefix = 3, kRemoveSpaces = 4, kEscape = 5 };
+enum NormalizerField : uint32_t {
+  kFieldRule = 1,
+  kFieldTable = 2,
+  kFieldAddPrefix = 3,
+  kFieldRemoveSpaces = 4,
+  kFieldEscape = 5
+};
 
 // ---- The wire format ----
 
-enum Wire : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
+enum Wire : uint32_t { kWireVarint = 0, kWireFixed64 = 1, kWireBytes = 2, kWireFixed32 = 5 };
 
 // One message: fields as they come, each with the bytes of its value.
-class Message {
+class ProtoMessage {
  public:
-  Message(std::span<const std::byte> bytes, std::string where) : in_(bytes, std::move(where)) {}
+  ProtoMessage(std::span<const std::byte> bytes, std::string where) : in_(bytes, std::move(where)) {}
 
   // Moves to the next field; false at the end.
   bool Next() {
@@ -55,25 +61,25 @@ class Message {
     if (tag >> 3 == 0 || tag >> 32 != 0) in_.Fail("tag", fmt::format("= {}: no field has it", tag));
     wire_ = static_cast<uint32_t>(tag & 7);
     switch (wire_) {
-      case kVarint: number_ = Varint(Name()); break;
-      case kFixed64: bytes_ = in_.Bytes(8, Name()); break;
-      case kBytes: bytes_ = in_.Bytes(Varint(Name()), Name()); break;
-      case kFixed32: bytes_ = in_.Bytes(4, Name()); break;
+      case kWireVarint: number_ = Varint(Name()); break;
+      case kWireFixed64: bytes_ = in_.Bytes(8, Name()); break;
+      case kWireBytes: bytes_ = in_.Bytes(Varint(Name()), Name()); break;
+      case kWireFixed32: bytes_ = in_.Bytes(4, Name()); break;
       default: in_.Fail(Name(), fmt::format("has wire type {}: must be 0, 1, 2 or 5", wire_));
     }
     return true;
   }
 
   [[nodiscard]] uint32_t field() const { return field_; }
-  int64_t Int(const char* name) { return Need(kVarint, name), static_cast<int64_t>(number_); }
+  int64_t Int(const char* name) { return Need(kWireVarint, name), static_cast<int64_t>(number_); }
   bool Bool(const char* name) { return Int(name) != 0; }
-  std::span<const std::byte> Bytes(const char* name) { return Need(kBytes, name), bytes_; }
+  std::span<const std::byte> Bytes(const char* name) { return Need(kWireBytes, name), bytes_; }
   std::string_view Text(const char* name) {
     const auto bytes = Bytes(name);
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
   }
   float Float(const char* name) {
-    Need(kFixed32, name);
+    Need(kWireFixed32, name);
     float value = 0;
     std::memcpy(&value, bytes_.data(), sizeof value);
     return value;
@@ -103,19 +109,19 @@ class Message {
 
 // ---- Reading ----
 
-class Reader {
+class PiecesReader {
  public:
-  Reader(std::span<const std::byte> bytes, const std::string& file) : bytes_(bytes), file_(file) {}
+  PiecesReader(std::span<const std::byte> bytes, const std::string& file) : bytes_(bytes), file_(file) {}
 
   SentencePieceFile Read() {
     CountPieces();
-    Message model(bytes_, file_);
+    ProtoMessage model(bytes_, file_);
     while (model.Next()) {
       switch (model.field()) {
-        case kPieces: ReadPiece(model.Bytes("pieces")); break;
-        case kTrainer: ReadTrainer(model.Bytes("trainer_spec")); break;
-        case kNormalizer: ReadNormalizer(model.Bytes("normalizer_spec"), "normalizer_spec"); break;
-        case kDenormalizer: ReadNormalizer(model.Bytes("denormalizer_spec"), "denormalizer_spec"); break;
+        case kFieldPieces: ReadPiece(model.Bytes("pieces")); break;
+        case kFieldTrainer: ReadTrainer(model.Bytes("trainer_spec")); break;
+        case kFieldNormalizer: ReadNormalizer(model.Bytes("normalizer_spec"), "normalizer_spec"); break;
+        case kFieldDenormalizer: ReadNormalizer(model.Bytes("denormalizer_spec"), "denormalizer_spec"); break;
         default: break;  // tests of its trainer, notes of other programs
       }
     }
@@ -133,9 +139,9 @@ class Reader {
   // Room for all, taken once.
   void CountPieces() {
     size_t n = 0, bytes = 0;
-    Message model(bytes_, file_);
+    ProtoMessage model(bytes_, file_);
     while (model.Next())
-      if (model.field() == kPieces) ++n, bytes += model.Bytes("pieces").size();
+      if (model.field() == kFieldPieces) ++n, bytes += model.Bytes("pieces").size();
     if (n < 1 || n > static_cast<size_t>(std::numeric_limits<int32_t>::max()))
       Fail("pieces", fmt::format("are {}: must be 1 to 2^31 - 1", n));
     texts_.Reserve(n, bytes);
@@ -145,14 +151,14 @@ class Reader {
 
   void ReadPiece(std::span<const std::byte> bytes) {
     const size_t id = out_.scores.size();
-    Message piece(bytes, fmt::format("{}: pieces[{}]", file_, id));
+    ProtoMessage piece(bytes, fmt::format("{}: pieces[{}]", file_, id));
     std::string_view text;
     float score = 0;
     int64_t type = kNormal;
     while (piece.Next()) {
-      if (piece.field() == kText) text = piece.Text("piece");
-      if (piece.field() == kScore) score = piece.Float("score");
-      if (piece.field() == kType) type = piece.Int("type");
+      if (piece.field() == kFieldText) text = piece.Text("piece");
+      if (piece.field() == kFieldScore) score = piece.Float("score");
+      if (piece.field() == kFieldType) type = piece.Int("type");
     }
     if (text.empty()) FailPiece(id, "has no text");
     if (ValidUtf8Prefix(text) != text.size()) FailPiece(id, "is not valid UTF-8");
@@ -166,19 +172,19 @@ class Reader {
   }
 
   void ReadTrainer(std::span<const std::byte> bytes) {
-    Message spec(bytes, file_ + ": trainer_spec");
+    ProtoMessage spec(bytes, file_ + ": trainer_spec");
     while (spec.Next()) {
       switch (spec.field()) {
-        case kModelType: model_type_ = spec.Int("model_type"); break;
-        case kSuffix:
+        case kFieldModelType: model_type_ = spec.Int("model_type"); break;
+        case kFieldSuffix:
           if (spec.Bool("treat_whitespace_as_suffix"))
             spec.Fail("treat_whitespace_as_suffix", "= true: only false is supported");
           break;
-        case kByteFallback: out_.byte_fallback = spec.Bool("byte_fallback"); break;
-        case kUnkId: ids_[0] = spec.Int("unk_id"); break;
-        case kBosId: ids_[1] = spec.Int("bos_id"); break;
-        case kEosId: ids_[2] = spec.Int("eos_id"); break;
-        case kPadId: ids_[3] = spec.Int("pad_id"); break;
+        case kFieldByteFallback: out_.byte_fallback = spec.Bool("byte_fallback"); break;
+        case kFieldUnkId: ids_[0] = spec.Int("unk_id"); break;
+        case kFieldBosId: ids_[1] = spec.Int("bos_id"); break;
+        case kFieldEosId: ids_[2] = spec.Int("eos_id"); break;
+        case kFieldPadId: ids_[3] = spec.Int("pad_id"); break;
         default: break;  // how it was trained
       }
     }
@@ -186,29 +192,29 @@ class Reader {
 
   // `name`: normalizer_spec, or denormalizer_spec, of which only the table does something.
   void ReadNormalizer(std::span<const std::byte> bytes, const char* name) {
-    Message spec(bytes, fmt::format("{}: {}", file_, name));
+    ProtoMessage spec(bytes, fmt::format("{}: {}", file_, name));
     const bool before = std::string_view(name) == "normalizer_spec";
     if (before) remove_spaces_ = true;  // unless it says otherwise
     std::string_view rule;
     while (spec.Next()) {
-      if (spec.field() == kRule) rule = spec.Text("name");
-      if (spec.field() == kTable && !spec.Bytes("precompiled_charsmap").empty())
+      if (spec.field() == kFieldRule) rule = spec.Text("name");
+      if (spec.field() == kFieldTable && !spec.Bytes("precompiled_charsmap").empty())
         spec.Fail("precompiled_charsmap",
                   fmt::format("has {} bytes (rule {}): only texts as they are, rule identity, are supported",
                               spec.Bytes("precompiled_charsmap").size(), OneLine(rule, 40)));
       if (!before) continue;
-      if (spec.field() == kAddPrefix) out_.add_prefix = spec.Bool("add_dummy_prefix");
-      if (spec.field() == kRemoveSpaces) remove_spaces_ = spec.Bool("remove_extra_whitespaces");
-      if (spec.field() == kEscape && !spec.Bool("escape_whitespaces"))
+      if (spec.field() == kFieldAddPrefix) out_.add_prefix = spec.Bool("add_dummy_prefix");
+      if (spec.field() == kFieldRemoveSpaces) remove_spaces_ = spec.Bool("remove_extra_whitespaces");
+      if (spec.field() == kFieldEscape && !spec.Bool("escape_whitespaces"))
         spec.Fail("escape_whitespaces", "= false: only true is supported");
     }
   }
 
   void Check() {
-    if (model_type_ != kBpe)
+    if (model_type_ != kModelTypeBpe)
       Fail("trainer_spec.model_type",
            fmt::format("= {} ({}): only 2 (BPE) is supported", model_type_,
-                       model_type_ >= 1 && model_type_ <= 4 ? kModelTypes[model_type_] : "unknown"));
+                       model_type_ >= 1 && model_type_ <= 4 ? kModelTypeNames[model_type_] : "unknown"));
     if (remove_spaces_) Fail("normalizer_spec.remove_extra_whitespaces", "= true: only false is supported");
     const int32_t twice = out_.pieces.twice();
     if (twice >= 0)
@@ -253,28 +259,30 @@ class Reader {
 
 // ---- Writing ----
 
-class Writer {
+class PiecesWriter {
  public:
-  Writer& Varint(uint64_t value) {
+  PiecesWriter& Varint(uint64_t value) {
     for (; value >= 0x80; value >>= 7) out_ += static_cast<char>(value | 0x80);
     out_ += static_cast<char>(value);
     return *this;
   }
-  Writer& Int(uint32_t field, int64_t value) { return Tag(field, kVarint).Varint(static_cast<uint64_t>(value)); }
-  Writer& Text(uint32_t field, std::string_view text) {
-    Tag(field, kBytes).Varint(text.size());
+  PiecesWriter& Int(uint32_t field, int64_t value) {
+    return Tag(field, kWireVarint).Varint(static_cast<uint64_t>(value));
+  }
+  PiecesWriter& Text(uint32_t field, std::string_view text) {
+    Tag(field, kWireBytes).Varint(text.size());
     out_ += text;
     return *this;
   }
-  Writer& Float(uint32_t field, float value) {
-    Tag(field, kFixed32);
+  PiecesWriter& Float(uint32_t field, float value) {
+    Tag(field, kWireFixed32);
     out_.append(reinterpret_cast<const char*>(&value), sizeof value);
     return *this;
   }
   [[nodiscard]] const std::string& text() const { return out_; }
 
  private:
-  Writer& Tag(uint32_t field, Wire wire) { return Varint(uint64_t{field} << 3 | wire); }
+  PiecesWriter& Tag(uint32_t field, Wire wire) { return Varint(uint64_t{field} << 3 | wire); }
   std::string out_;
 };
 
@@ -283,28 +291,33 @@ bool IsAddedType(int32_t type) { return type == kControl || type == kUnknown || 
 }  // namespace
 
 SentencePieceFile ReadSentencePiece(std::span<const std::byte> bytes, const std::string& file) {
-  return Reader(bytes, file).Read();
+  return PiecesReader(bytes, file).Read();
 }
 
 std::string SentencePieceBytes(const SentencePieceFile& file) {
-  Writer out;
+  PiecesWriter out;
   for (int32_t id = 0; id < file.pieces.size(); ++id) {
     const auto i = static_cast<size_t>(id);
-    Writer piece;
-    piece.Text(kText, file.pieces.Text(id)).Float(kScore, file.scores[i]);
-    if (file.types[i] != kNormal) piece.Int(kType, file.types[i]);
-    out.Text(kPieces, piece.text());
+    PiecesWriter piece;
+    piece.Text(kFieldText, file.pieces.Text(id)).Float(kFieldScore, file.scores[i]);
+    if (file.types[i] != kNormal) piece.Int(kFieldType, file.types[i]);
+    out.Text(kFieldPieces, piece.text());
   }
-  Writer trainer, normalizer;
-  trainer.Int(kModelType, kBpe).Int(kVocabSize, file.pieces.size()).Int(kByteFallback, file.byte_fallback);
-  trainer.Int(kUnkId, file.unk).Int(kBosId, file.bos.value_or(-1)).Int(kEosId, file.eos.value_or(-1));
-  trainer.Int(kPadId, file.pad.value_or(-1));
+  PiecesWriter trainer, normalizer;
+  trainer.Int(kFieldModelType, kModelTypeBpe)
+      .Int(kFieldVocabSize, file.pieces.size())
+      .Int(kFieldByteFallback, file.byte_fallback);
+  trainer.Int(kFieldUnkId, file.unk).Int(kFieldBosId, file.bos.value_or(-1)).Int(kFieldEosId, file.eos.value_or(-1));
+  trainer.Int(kFieldPadId, file.pad.value_or(-1));
   constexpr uint32_t kPieceNames[] = {45, 46, 47, 48};  // of unk, bos, eos, pad
   const std::optional<int32_t> named[] = {file.unk, file.bos, file.eos, file.pad};
   for (size_t i = 0; i < std::size(named); ++i)
     if (named[i]) trainer.Text(kPieceNames[i], file.pieces.Text(*named[i]));
-  normalizer.Text(kRule, "identity").Int(kAddPrefix, file.add_prefix).Int(kRemoveSpaces, 0).Int(kEscape, 1);
-  return out.Text(kTrainer, trainer.text()).Text(kNormalizer, normalizer.text()).text();
+  normalizer.Text(kFieldRule, "identity")
+      .Int(kFieldAddPrefix, file.add_prefix)
+      .Int(kFieldRemoveSpaces, 0)
+      .Int(kFieldEscape, 1);
+  return out.Text(kFieldTrainer, trainer.text()).Text(kFieldNormalizer, normalizer.text()).text();
 }
 
 TokenizerFile TokenizerOf(SentencePieceFile pieces, const SentencePieceOptions& options, const std::string& file) {
