@@ -73,6 +73,12 @@ void WriteGgufs(Seeds& seeds, const std::string& tokenizer) {
   mamba.ssm.n_heads = 2, mamba.ssm.head_dim = 8, mamba.ssm.d_state = 4;
   WriteGgufModel(seeds, "mamba2_bare", mamba, "");
   WriteGgufModel(seeds, "hydra_bare", fuzz::StateConfig(), "");
+  ModelConfig block = BlockFfnNano();
+  block.vocab_size = 8, block.d_model = 16;
+  block.layers.resize(1);
+  block.attention.n_heads = 2, block.attention.n_kv_heads = 1, block.attention.head_dim = 8;
+  block.moe.n_experts = 2, block.moe.d_expert = 16;
+  WriteGgufModel(seeds, "minicpm_bare", block, "");
   // Every type of value, and tensors of block types.
   GgufMetadata odd;
   odd.SetText("general.architecture", "none");

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const SentencePieceFile again = ReadSentencePiece(std::as_bytes(std::span(written)), "written");
     if (SentencePieceBytes(again) != written) fuzz::Broken("what was written is another file", "");
     const Tokenizer tokenizer =
-        Tokenizer::FromJson(TokenizerJsonText(TokenizerOf(file, {}, "tokenizer.model")), "tokenizer.json");
+        Tokenizer::FromJson(TokenizerJsonText(TokenizerFileOf(file, {}, "tokenizer.model")), "tokenizer.json");
     for (const std::string_view sample : {std::string_view("a cat  <s>\xE4\xB8\xAD\n"), text.substr(0, 2000)})
       (void)tokenizer.Decode(tokenizer.Encode(sample, {.add_special = true}));
   });

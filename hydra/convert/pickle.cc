@@ -9,7 +9,6 @@
 #include <array>
 #include <deque>
 #include <limits>
-#include <optional>
 
 #include "hydra/base/utf8.h"
 #include "hydra/io/file.h"

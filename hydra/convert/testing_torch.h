@@ -67,7 +67,7 @@ struct ZipBytes {
   [[nodiscard]] std::string Text() const {
     std::string out, directory;
     for (size_t i = 0; i < members.size(); ++i) {
-      const auto& [name, data] = members[i];
+      const std::string &name = members[i].first, &data = members[i].second;
       const auto size = static_cast<uint32_t>(data.size()), at = static_cast<uint32_t>(out.size());
       const uint32_t crc = Crc32(AsBytes(data)) + (i + 1 == members.size() ? crc_change : 0);
       const std::string pad((64 - (out.size() + 30 + name.size() + 4) % 64) % 64, 'Z');

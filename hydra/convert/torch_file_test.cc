@@ -11,8 +11,9 @@
 #include <numeric>
 #include <random>
 
-#include "hydra/convert/pickle.h"
+#include "hydra/base/testing.h"
 #include "hydra/convert/testing_torch.h"
+#include "hydra/io/file.h"
 
 namespace hydra {
 namespace {

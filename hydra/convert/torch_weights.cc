@@ -65,29 +65,22 @@ class TorchModel {
 
   // Each tensor is in the one file that the index names, and each tensor of a file is in the index.
   void ReadIndexed() {
-    struct Part {
-      size_t file;                          // its number
-      std::set<std::string_view> unlisted;  // tensors that the index has not named yet
-    };
-    std::map<std::string, Part> parts;
+    std::map<std::string, std::set<std::string_view>> unlisted;  // of each file the tensors not named yet
     const MappedFile index(path_);
     ReadWeightMap(index, [&](const std::string& tensor, const std::string& name) {
-      const auto [at, is_new] = parts.try_emplace(name);
-      Part& part = at->second;
+      const auto [at, is_new] = unlisted.try_emplace(name);
       if (is_new) {
         if (!IsPlainFileName(name)) Fail(tensor, StrCat("\"", OneLine(name, 60), "\": must be a plain file name"));
-        part.file = files_.size();
         files_.push_back(TorchFile::Open((fs::path(path_).parent_path() / name).string()));
-        for (const TorchTensor& found : files_.back().tensors()) part.unlisted.insert(found.name);
+        for (const TorchTensor& found : files_.back().tensors()) at->second.insert(found.name);
       }
-      if (part.unlisted.erase(tensor) == 0) Fail(tensor, StrCat("file ", OneLine(name, 60), " has no such tensor"));
+      if (at->second.erase(tensor) == 0) Fail(tensor, StrCat("file ", OneLine(name, 60), " has no such tensor"));
     });
-    for (const auto& [name, part] : parts)
-      if (!part.unlisted.empty()) Fail(*part.unlisted.begin(), StrCat("is in ", OneLine(name, 60), " but not listed"));
+    for (const auto& [name, left] : unlisted)
+      if (!left.empty()) Fail(*left.begin(), StrCat("is in ", OneLine(name, 60), " but not listed"));
   }
   [[noreturn]] void Fail(std::string_view what, const std::string& rule) const {
-    throw Error(ErrorCode::kFormat,
-                internal::WithoutControls(StrCat(path_, ": weight_map: ", OneLine(what, 120), ": ", rule)));
+    throw Error(ErrorCode::kFormat, StrCat(path_, ": weight_map: ", OneLine(what, 120), ": ", rule));
   }
 
   std::string path_;

@@ -112,7 +112,7 @@ TEST(HostileMemory, TokenizerModel) {
   };
   const auto load = [](const std::string& path) {
     const MappedFile file(path);
-    (void)TokenizerOf(ReadSentencePiece(file.bytes(), path), {}, path);
+    (void)TokenizerFileOf(ReadSentencePiece(file.bytes(), path), {}, path);
   };
   constexpr int kMany = 200000;
   const auto most = [](const std::string& bytes) { return 2 * static_cast<int64_t>(bytes.size()) + (1 << 20); };

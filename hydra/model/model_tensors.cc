@@ -118,9 +118,9 @@ FoundTensor FindTensor(const ModelConfig& config, const SafeTensors& file, const
 
 void RefuseOther(const ModelConfig& config, const std::string& path, std::string_view name) {
   const bool gate = config.HasFfn(FfnKind::kBlockFfn) && name.find("gate_proj") != std::string_view::npos;
-  throw Error(ErrorCode::kTensor, internal::WithoutControls(StrCat(path, ": tensor ", name,
-                                                                   gate ? ": experts with a gate are not supported"
-                                                                        : " is not in the model of config.json")));
+  throw Error(ErrorCode::kTensor,
+              StrCat(path, ": tensor ", name,
+                     gate ? ": experts with a gate are not supported" : " is not in the model of config.json"));
 }
 
 void CheckTensors(const ModelConfig& config, const SafeTensors& file, const CheckTensorsOptions& options) {

@@ -320,7 +320,7 @@ std::string SentencePieceBytes(const SentencePieceFile& file) {
   return out.Text(kFieldTrainer, trainer.text()).Text(kFieldNormalizer, normalizer.text()).text();
 }
 
-TokenizerFile TokenizerOf(SentencePieceFile pieces, const SentencePieceOptions& options, const std::string& file) {
+TokenizerFile TokenizerFileOf(SentencePieceFile pieces, const SentencePieceOptions& options, const std::string& file) {
   TokenizerFile out;
   std::vector<bool> mergeable(pieces.types.size());
   for (size_t i = 0; i < mergeable.size(); ++i) {

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <functional>
@@ -14,6 +15,8 @@
 
 #include "hydra/base/testing.h"
 #include "hydra/io/file.h"
+#include "hydra/io/gguf.h"
+#include "hydra/model/config.h"
 #include "hydra/text/chat_template.h"
 #include "hydra/text/tokenizer.h"
 #include "hydra/text/tokenizer_folder.h"
@@ -189,16 +192,20 @@ TEST_F(SentencePiece, TheFamilyOfTheModelChoosesTheForm) {
 
 // ---- Bad files ----
 
-std::string Varint(uint64_t value) {
+std::string ProtoVarint(uint64_t value) {
   std::string out;
   for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
   return out + static_cast<char>(value);
 }
-std::string Number(int field, uint64_t value) { return Varint(static_cast<uint64_t>(field) << 3) + Varint(value); }
-std::string Text(int field, const std::string& text) {
-  return Varint(static_cast<uint64_t>(field) << 3 | 2) + Varint(text.size()) + text;
+std::string ProtoNumber(int field, uint64_t value) {
+  return ProtoVarint(static_cast<uint64_t>(field) << 3) + ProtoVarint(value);
 }
-std::string Float(int field, float value) { return Varint(static_cast<uint64_t>(field) << 3 | 5) + Le(value); }
+std::string ProtoText(int field, const std::string& text) {
+  return ProtoVarint(static_cast<uint64_t>(field) << 3 | 2) + ProtoVarint(text.size()) + text;
+}
+std::string ProtoFloat(int field, float value) {
+  return ProtoVarint(static_cast<uint64_t>(field) << 3 | 5) + Le(value);
+}
 
 TEST_F(SentencePiece, RefusesBadFiles) {
   const std::string good = SentencePieceBytes(SomePieces(1)), file = "t.model";
@@ -206,31 +213,33 @@ TEST_F(SentencePiece, RefusesBadFiles) {
     ExpectBadFile({.format = "tokenizer.model", .name = name, .file = file, .field = field, .found = std::move(found)},
                   [&] { (void)ReadSentencePiece(AsBytes(bytes), file); });
   };
-  const auto piece = [&](const std::string& fields) { return good + Text(1, fields); };
+  const auto piece = [&](const std::string& fields) { return good + ProtoText(1, fields); };
   const int n = SomePieces(1).pieces.size();
   const std::string last = fmt::format("pieces[{}]", n);
   bad("cut", good.substr(0, good.size() - 3), "field 3", {"ends at"});
-  bad("wire-type", piece(Number(1, 3)), last.c_str(), {"piece has wire type 0: must be 2"});
-  bad("", good + Varint(7 << 3 | 3), "field 7", {"wire type 3"});
+  bad("wire-type", piece(ProtoNumber(1, 3)), last.c_str(), {"piece has wire type 0: must be 2"});
+  bad("", good + ProtoVarint(7 << 3 | 3), "field 7", {"wire type 3"});
   bad("", std::string(11, '\xFF'), "tag", {"64 bits"});
-  bad("", Number(0, 1), "tag", {"no field"});
-  bad("not-bpe", good + Text(2, Number(3, 1)), "trainer_spec.model_type", {"= 1 (UNIGRAM)", "2 (BPE)"});
-  bad("charsmap", good + Text(3, Text(1, "nmt_nfkc") + Text(2, "xyz") + Number(4, 0)), "normalizer_spec",
-      {"precompiled_charsmap", "3 bytes", "nmt_nfkc"});
-  bad("", good + Text(3, Number(4, 1)), "normalizer_spec.remove_extra_whitespaces", {"= true"});
-  bad("", good + Text(3, Text(1, "identity")), "normalizer_spec.remove_extra_whitespaces", {"= true"});
-  bad("", good + Text(3, Number(4, 0) + Number(5, 0)), "normalizer_spec", {"escape_whitespaces", "= false"});
-  bad("", good + Text(2, Number(24, 1)), "trainer_spec", {"treat_whitespace_as_suffix", "= true"});
-  bad("piece-twice", piece(Text(1, "a")), last.c_str(), {"= \"a\"", "twice"});
-  bad("", piece(Float(2, 1)), last.c_str(), {"has no text"});
-  bad("", piece(Text(1, "\xFF")), last.c_str(), {"UTF-8"});
-  bad("score-nan", piece(Text(1, "new") + Float(2, NAN)), last.c_str(), {"score", "finite"});
-  bad("", piece(Text(1, "new") + Number(3, 7)), last.c_str(), {"type 7"});
-  bad("", piece(Text(1, std::string(513, 'x'))), last.c_str(), {"513 bytes", "512"});
-  bad("", piece(Text(1, "0x00") + Number(3, 6)), last.c_str(), {"a byte is written <0x00>"});
-  bad("bytes-missing", good + Text(2, Number(35, 0)), "trainer_spec.byte_fallback", {"= false", "256 pieces of bytes"});
-  bad("id-over-vocab", good + Text(2, Number(42, 9999)), "trainer_spec.eos_id", {"= 9999", "below"});
-  bad("", good + Text(2, Number(40, 1)), "trainer_spec.unk_id", {"= 1", "unknown piece"});
+  bad("", ProtoNumber(0, 1), "tag", {"no field"});
+  bad("not-bpe", good + ProtoText(2, ProtoNumber(3, 1)), "trainer_spec.model_type", {"= 1 (UNIGRAM)", "2 (BPE)"});
+  bad("charsmap", good + ProtoText(3, ProtoText(1, "nmt_nfkc") + ProtoText(2, "xyz") + ProtoNumber(4, 0)),
+      "normalizer_spec", {"precompiled_charsmap", "3 bytes", "nmt_nfkc"});
+  bad("", good + ProtoText(3, ProtoNumber(4, 1)), "normalizer_spec.remove_extra_whitespaces", {"= true"});
+  bad("", good + ProtoText(3, ProtoText(1, "identity")), "normalizer_spec.remove_extra_whitespaces", {"= true"});
+  bad("", good + ProtoText(3, ProtoNumber(4, 0) + ProtoNumber(5, 0)), "normalizer_spec",
+      {"escape_whitespaces", "= false"});
+  bad("", good + ProtoText(2, ProtoNumber(24, 1)), "trainer_spec", {"treat_whitespace_as_suffix", "= true"});
+  bad("piece-twice", piece(ProtoText(1, "a")), last.c_str(), {"= \"a\"", "twice"});
+  bad("", piece(ProtoFloat(2, 1)), last.c_str(), {"has no text"});
+  bad("", piece(ProtoText(1, "\xFF")), last.c_str(), {"UTF-8"});
+  bad("score-nan", piece(ProtoText(1, "new") + ProtoFloat(2, NAN)), last.c_str(), {"score", "finite"});
+  bad("", piece(ProtoText(1, "new") + ProtoNumber(3, 7)), last.c_str(), {"type 7"});
+  bad("", piece(ProtoText(1, std::string(513, 'x'))), last.c_str(), {"513 bytes", "512"});
+  bad("", piece(ProtoText(1, "0x00") + ProtoNumber(3, 6)), last.c_str(), {"a byte is written <0x00>"});
+  bad("bytes-missing", good + ProtoText(2, ProtoNumber(35, 0)), "trainer_spec.byte_fallback",
+      {"= false", "256 pieces of bytes"});
+  bad("id-over-vocab", good + ProtoText(2, ProtoNumber(42, 9999)), "trainer_spec.eos_id", {"= 9999", "below"});
+  bad("", good + ProtoText(2, ProtoNumber(40, 1)), "trainer_spec.unk_id", {"= 1", "unknown piece"});
   bad("", "", "pieces", {"are 0"});
   // Pieces that every way to cut makes of others.
   SentencePieceFile many = SomePieces(1);
@@ -241,7 +250,8 @@ TEST_F(SentencePiece, RefusesBadFiles) {
     many.scores.push_back(-1), many.types.push_back(1);
   }
   many.pieces = TokenTable(std::vector<std::string_view>(texts.begin(), texts.end()));
-  ExpectError([&] { (void)TokenizerOf(std::move(many), {}, file); }, ErrorCode::kFormat, {file, "pieces", "merges"});
+  ExpectError([&] { (void)TokenizerFileOf(std::move(many), {}, file); }, ErrorCode::kFormat,
+              {file, "pieces", "merges"});
 }
 
 TEST_F(SentencePiece, AnyChangeOfAByteAndAnyCutIsAnErrorOrAnotherTokenizer) {
@@ -252,7 +262,7 @@ TEST_F(SentencePiece, AnyChangeOfAByteAndAnyCutIsAnErrorOrAnotherTokenizer) {
       const auto n = static_cast<size_t>(file.pieces.size());
       ASSERT_EQ(file.scores.size(), n);
       ASSERT_EQ(file.types.size(), n);
-      (void)TokenizerOf(std::move(file), {}, "t.model");
+      (void)TokenizerFileOf(std::move(file), {}, "t.model");
     } catch (const Error& e) {
       ASSERT_EQ(std::string_view(e.what()).find('\n'), std::string_view::npos) << e.what();
       ASSERT_EQ(std::string_view(e.what()).find("t.model: "), 0u) << e.what();

@@ -276,7 +276,7 @@ void ReadPieces(const MappedFile& mapped, const fs::path& folder, FolderTokenize
     options.add_bos = flag("add_bos_token").value_or(true);
     options.add_eos = flag("add_eos_token").value_or(false);
   }
-  out->file = TokenizerOf(std::move(pieces), options, mapped.path());
+  out->file = TokenizerFileOf(std::move(pieces), options, mapped.path());
 }
 
 }  // namespace
