@@ -104,16 +104,13 @@ size_t Find(const ModelConfig& config, const TorchModel& model, const TensorSpec
               StrCat(model.path(), ": ", spec.name, ": no such tensor", DidYouMean(spec.name, names)));
 }
 
-// A tied model may have its matrix under both names: torch.save writes it once for both.
-bool IsTiedHead(const ModelConfig& config, const TorchModel& model, const TorchTensor& tensor) {
-  if (!config.tie_embeddings || tensor.name != "lm_head.weight") return false;
-  const auto embedding = model.Find("model.embed_tokens.weight");
-  if (!embedding) return false;
-  const TorchTensor& other = *model.tensors()[*embedding];
-  return other.dtype == tensor.dtype && TorchFile::Gather(other) == TorchFile::Gather(tensor);
+// torch.save writes a tied model's one matrix under both of its names.
+bool SameNumbers(const TorchTensor& a, const TorchTensor& b) {
+  return a.dtype == b.dtype && a.shape == b.shape && TorchFile::Gather(a) == TorchFile::Gather(b);
 }
 
 void Check(const ModelConfig& config, const TorchModel& model) {
+  size_t embedding = 0;
   TensorList list;
   list.path = model.path();
   list.config_says = "config.json says";
@@ -121,6 +118,7 @@ void Check(const ModelConfig& config, const TorchModel& model) {
   list.find = [&](const TensorSpec& spec) {
     const size_t found = Find(config, model, spec);
     (void)TypeOf(model, *model.tensors()[found]);
+    if (spec.role == TensorRole::kEmbedding) embedding = found;
     return found;
   };
   list.shape = [&](const TensorSpec& spec, size_t i) {
@@ -131,8 +129,9 @@ void Check(const ModelConfig& config, const TorchModel& model) {
   list.stored_shape = [&](size_t i) { return std::span<const int64_t>(model.tensors()[i]->shape); };
   list.other = [&](size_t i) {
     const TorchTensor& tensor = *model.tensors()[i];
-    if (!IsSavedBuffer(config, tensor.name) && !IsTiedHead(config, model, tensor))
-      RefuseOther(config, model.path(), tensor.name);
+    if (IsSavedBuffer(config, tensor.name)) return;
+    if (!IsHeadOfTied(config, tensor.name)) RefuseOther(config, model.path(), tensor.name);
+    if (!SameNumbers(*model.tensors()[embedding], tensor)) RefuseTiedHead(model.path());
   };
   CheckTensors(config, list);
 }

@@ -43,8 +43,7 @@ void CheckTiedHead(const SafeTensors& file, const TensorView& embedding, const T
   if (head.dtype == embedding.dtype && head.nbytes == embedding.nbytes &&
       std::memcmp(head.data, embedding.data, static_cast<size_t>(head.nbytes)) == 0)
     return;
-  throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", kHeadName,
-                                         " differs from the embedding, but config.json says tie_word_embeddings"));
+  RefuseTiedHead(file.path());
 }
 
 }  // namespace
@@ -116,6 +115,15 @@ FoundTensor FindTensor(const ModelConfig& config, const SafeTensors& file, const
   return {view, StoredShapeOf(config, spec, view.name, view.shape.size()).order};
 }
 
+bool IsHeadOfTied(const ModelConfig& config, std::string_view name) {
+  return config.tie_embeddings && name == kHeadName;
+}
+
+void RefuseTiedHead(const std::string& path) {
+  throw Error(ErrorCode::kTensor,
+              StrCat(path, ": ", kHeadName, " differs from the embedding, but config.json says tie_word_embeddings"));
+}
+
 void RefuseOther(const ModelConfig& config, const std::string& path, std::string_view name) {
   const bool gate = config.HasFfn(FfnKind::kBlockFfn) && name.find("gate_proj") != std::string_view::npos;
   throw Error(ErrorCode::kTensor,
@@ -142,7 +150,7 @@ void CheckTensors(const ModelConfig& config, const SafeTensors& file, const Chec
   list.stored_shape = [&](size_t i) { return std::span<const int64_t>(tensors[i].shape); };
   list.other = [&](size_t i) {
     const TensorView& view = tensors[i];
-    if (config.tie_embeddings && view.name == kHeadName) return CheckTiedHead(file, *embedding, view);
+    if (IsHeadOfTied(config, view.name)) return CheckTiedHead(file, *embedding, view);
     if (IsSavedBuffer(config, view.name)) {
       if (options.warnings != nullptr && view.name.ends_with(kInvFreq))
         WarnOfFrequencies(config, file, view, options.warnings);

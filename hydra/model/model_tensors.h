@@ -70,6 +70,9 @@ struct CheckTensorsOptions {
 };
 // A model folder's weights. A tied model that has both names must have equal bytes under them. Throws kTensor.
 void CheckTensors(const ModelConfig& config, const SafeTensors& file, const CheckTensorsOptions& options);
+// Whether a name is the second one of a tied model's one matrix: both must hold the same numbers.
+[[nodiscard]] bool IsHeadOfTied(const ModelConfig& config, std::string_view name);
+[[noreturn]] void RefuseTiedHead(const std::string& path);  // where they do not
 // Throws kTensor for a tensor that a folder's weights may not hold.
 [[noreturn]] void RefuseOther(const ModelConfig& config, const std::string& path, std::string_view name);
 
