@@ -41,7 +41,7 @@ struct SentencePieceOptions {
 // The lists of a tokenizer.json that does the same, as `transformers` makes them: merges by score, bytes for what is
 // unknown. Throws kFormat where the scores make too many merges.
 [[nodiscard]] TokenizerFile TokenizerFileOf(SentencePieceFile pieces, const SentencePieceOptions& options,
-                                        const std::string& file);
+                                            const std::string& file);
 
 // The tokenizer.model of a GGUF file; nothing where the file has another kind of tokenizer, or one that SentencePiece
 // has no words for.
