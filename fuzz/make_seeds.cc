@@ -13,6 +13,7 @@
 #include "hydra/io/gguf.h"
 #include "hydra/io/safetensors.h"
 #include "hydra/model/gguf_model.h"
+#include "hydra/text/sentencepiece_file.h"
 #include "hydra/text/tokenizer_gguf.h"
 
 using namespace hydra;
@@ -72,6 +73,12 @@ void WriteGgufs(Seeds& seeds, const std::string& tokenizer) {
   mamba.ssm.n_heads = 2, mamba.ssm.head_dim = 8, mamba.ssm.d_state = 4;
   WriteGgufModel(seeds, "mamba2_bare", mamba, "");
   WriteGgufModel(seeds, "hydra_bare", fuzz::StateConfig(), "");
+  ModelConfig block = BlockFfnNano();
+  block.vocab_size = 8, block.d_model = 16;
+  block.layers.resize(1);
+  block.attention.n_heads = 2, block.attention.n_kv_heads = 1, block.attention.head_dim = 8;
+  block.moe.n_experts = 2, block.moe.d_expert = 16;
+  WriteGgufModel(seeds, "minicpm_bare", block, "");
   // Every type of value, and tensors of block types.
   GgufMetadata odd;
   odd.SetText("general.architecture", "none");
@@ -97,6 +104,29 @@ void WriteShards(Seeds& seeds) {
   }
 }
 
+// A vocabulary of SentencePiece's: bytes, a few words, a piece of each kind.
+void WritePieces(Seeds& seeds) {
+  std::vector<std::string> texts = {"<unk>", "<s>", "</s>"};
+  SentencePieceFile file;
+  file.types = {2, 3, 3};
+  constexpr char kDigits[] = "0123456789ABCDEF";
+  for (int byte = 0; byte < 256; ++byte) {
+    texts.push_back(std::string("<0x") + kDigits[byte / 16] + kDigits[byte % 16] + ">");
+    file.types.push_back(6);
+  }
+  for (const char* word : {"at", "cat", "\xE2\x96\x81", "a", "t", "c", "\xE4\xB8\xAD"}) {
+    texts.push_back(word);
+    file.types.push_back(1);
+  }
+  texts.push_back("@tool@"), texts.push_back("[PAD]");
+  file.types.push_back(4), file.types.push_back(5);
+  for (size_t i = 0; i < texts.size(); ++i) file.scores.push_back(-static_cast<float>(i));
+  file.pieces = TokenTable(std::vector<std::string_view>(texts.begin(), texts.end()));
+  file.byte_fallback = true;
+  file.bos = 1, file.eos = 2;
+  seeds.Write("tokenizer_model", "pieces", SentencePieceBytes(file));
+}
+
 void WriteTexts(Seeds& seeds) {
   seeds.Write("encode_decode", "words", "The cat's 12 mats,\n\n  \xE4\xB8\xAD\xC3\xA9 don't  <|endoftext|>x\t\r\n");
   seeds.Write("encode_decode", "broken", "a\xFF\xE2\x82 \xF0\x9F\x98\x80 \xED\xA0\x80");
@@ -119,6 +149,7 @@ int main(int argc, char** argv) {
     WriteSafeTensorsFiles(seeds);
     WriteGgufs(seeds, gpt2);
     WriteShards(seeds);
+    WritePieces(seeds);
     WriteTexts(seeds);
   });
 }

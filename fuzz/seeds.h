@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the two programs that write first inputs share. Not here: the inputs (make_seeds.cc, state_seeds.cc).
+// What the programs that write first inputs share. Not here: the inputs (make_seeds.cc, state_seeds.cc,
+// torch_seeds.cc).
 #pragma once
 
 #include <cstdio>

@@ -63,7 +63,7 @@ started=$(date +%s)
 tools/build.sh fuzz $targets || { echo "0 passed, 1 failed"; exit 1; }
 built=$(date +%s)
 rm -rf "$build/seeds"
-for program in make_seeds state_seeds; do
+for program in make_seeds state_seeds torch_seeds; do
   [ ! -x "$build/$program" ] || "$build/$program" "$build/seeds" || { echo "0 passed, 1 failed"; exit 1; }
 done
 if [ $# -eq 0 ]; then

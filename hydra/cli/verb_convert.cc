@@ -12,6 +12,7 @@
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
+#include "hydra/convert/torch_weights.h"
 #include "hydra/convert/verify.h"
 #include "hydra/io/json.h"
 
@@ -82,7 +83,8 @@ void PrintVerdict(const Verdict& verdict, const Bounds& bounds) {
 int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
   const bool gguf = flags.to.empty() ? flags.target.ends_with(".gguf") : flags.to == "gguf";
   if (!gguf && flags.to.empty()) RefuseFileName(flags.target);
-  const WeightSource source = OpenSource(flags.source, flags.target, gguf ? TargetKind::kGguf : TargetKind::kFolder);
+  const WeightSource source =
+      OpenSource(flags.source, flags.target, gguf ? TargetKind::kGguf : TargetKind::kFolder, OpenForConversion);
   const DType dtype = ParseDtype(flags.dtype, source.config.dtype);
   const int64_t shard_bytes = ParseBytes("convert: --shard-size", flags.shard_size);
   ConvertReport report;
@@ -92,7 +94,8 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
         source, flags.target, [&](const TensorSpec& spec) { return spec.matmul ? matrix : WeightType::kF32; },
         flags.pre);
   } else {
-    report = WriteFolderModel(source, flags.target, dtype, shard_bytes, flags.pre);
+    report = WriteFolderModel(source, flags.target, flags.dtype.empty() ? std::nullopt : std::optional(dtype),
+                              shard_bytes, flags.pre);
   }
   const Bounds bounds = BoundsOf(dtype);
   std::optional<Verdict> verdict;
@@ -117,11 +120,13 @@ int RunConvert(const ConvertFlags& flags, const CommonFlags& common) {
 void AddConvertVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<ConvertFlags>();
   CLI::App* verb = context.AddVerb(root, kConvertVerb, "hydralm convert runs/demo/model -o nano.gguf --verify");
-  verb->add_option("SOURCE", flags->source, "model folder, .gguf or .safetensors file")->required()->type_name("PATH");
+  verb->add_option("SOURCE", flags->source, "model folder, .gguf, .safetensors or pytorch_model.bin file")
+      ->required()
+      ->type_name("PATH");
   verb->add_option("-o,--output", flags->target, "the folder or .gguf file to write")->required()->type_name("PATH");
   verb->add_option("--to", flags->to, "hf: a folder; gguf; default by the name of -o")
       ->check(CLI::IsMember({"hf", "gguf"}));
-  verb->add_option("--dtype", flags->dtype, "matrices as f32, bf16 or f16; default the source's")
+  verb->add_option("--dtype", flags->dtype, "matrices as f32, bf16 or f16; default as in the source")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
   verb->add_option("--shard-size", flags->shard_size, "largest .safetensors file, such as 2GB")->type_name("BYTES");
   AddPreFlag(verb, &flags->pre);

@@ -13,6 +13,8 @@
 #include "hydra/cli/cli.h"
 #include "hydra/io/file.h"
 #include "hydra/model/gguf_model.h"
+#include "hydra/text/sentencepiece_file.h"
+#include "hydra/text/tokenizer_folder.h"
 #include "hydra/text/tokenizer_gguf.h"
 
 namespace hydra::cli {
@@ -28,7 +30,7 @@ fs::path HomeOf(const std::string& path) {
 
 Error PreOfFolder(const std::string& path, const std::string& pre) {
   return {ErrorCode::kUsage,
-          StrCat("--pre ", pre, ": ", path, " is no GGUF file: its tokenizer.json says the steps itself")};
+          StrCat("--pre ", pre, ": ", path, " is no GGUF file: its tokenizer says the steps itself")};
 }
 
 // Whether a GGUF file has a tokenizer; throws for a --pre that then says nothing.
@@ -74,7 +76,7 @@ void SetTokenizer(const WeightSource& source, const std::string& pre, GgufMetada
   }
   if (!pre.empty()) throw PreOfFolder(source.path, pre);
   const fs::path home = HomeOf(source.path);
-  if (!fs::exists(home / "tokenizer.json")) return;
+  if (!HasTokenizerFile(home.string())) return;
   const ModelConfig& config = source.config;
   SetGgufTokenizer(home.string(),
                    {.vocab_size = config.vocab_size,
@@ -93,12 +95,17 @@ void WriteTokenizerFiles(const WeightSource& source, const fs::path& to, const s
     const std::string text = TokenizerJson(tokenizer), config = TokenizerConfigJsonOfGguf(file);
     WriteFileAtomic((to / "tokenizer.json").string(), text);
     WriteFileAtomic((to / "tokenizer_config.json").string(), config);
+    if (const auto pieces = SentencePieceOfGguf(file))
+      WriteFileAtomic((to / "tokenizer.model").string(), SentencePieceBytes(*pieces));
     return;
   }
   if (!pre.empty()) throw PreOfFolder(source.path, pre);
+  const fs::path home = HomeOf(source.path);
   for (const char* name : kModelTextFiles)
-    if (const fs::path from = HomeOf(source.path) / name; fs::exists(from))
+    if (const fs::path from = home / name; fs::exists(from))
       WriteFileAtomic((to / name).string(), ReadFile(from.string()));
+  if (fs::exists(home / "tokenizer.model") && !fs::exists(home / "tokenizer.json"))
+    WriteFileAtomic((to / "tokenizer.json").string(), WholeTokenizerJson(home.string()));
 }
 
 }  // namespace
@@ -113,10 +120,10 @@ void RefuseFileName(const std::string& target) {
                                           ".gguf file's name, or --to hf"));
 }
 
-WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind) {
+WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind, OpenFn open) {
   CheckTarget(source, target, kind);
   std::vector<std::string> warnings;
-  WeightSource opened = OpenWeights(source, &warnings);
+  WeightSource opened = open(source, &warnings);
   PrintWarnings(warnings);
   // From here on a signal ends the work between two tensors, so that the folder or file under way is taken away.
   InstallStopSignals();
@@ -132,8 +139,8 @@ ConvertReport WriteGgufModel(const WeightSource& source, const std::string& targ
   return WriteModelGguf(source, target, type_of, [&](GgufMetadata& metadata) { SetTokenizer(source, pre, &metadata); });
 }
 
-ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype, int64_t shard_bytes,
-                               const std::string& pre) {
+ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, std::optional<DType> dtype,
+                               int64_t shard_bytes, const std::string& pre) {
   return WriteModelFolder(source, target, dtype, shard_bytes,
                           [&](const std::string& folder) { WriteTokenizerFiles(source, folder, pre); });
 }
@@ -145,7 +152,7 @@ std::optional<Tokenizer> TokenizerOf(const std::string& model, const std::string
     return Tokenizer::FromGguf(file, {.pre = pre});
   }
   const fs::path home = HomeOf(model);
-  if (!fs::exists(home / "tokenizer.json")) return std::nullopt;
+  if (!HasTokenizerFile(home.string())) return std::nullopt;
   return Tokenizer::Load(home.string());
 }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "hydra/convert/convert.h"
 #include "hydra/text/tokenizer.h"
@@ -14,9 +15,12 @@ namespace hydra::cli {
 
 enum class TargetKind { kFolder, kGguf };
 
-// Opens the source after a look at the target; warnings go to stderr. Throws kUsage where the result would take the
-// place of the source, of a folder or of another kind of file. From then on a signal ends the work with StopStatus().
-[[nodiscard]] WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind);
+// Opens the source (by OpenWeights, or OpenForConversion) after a look at the target; warnings go to stderr. Throws
+// kUsage where the result would take the place of the source, of a folder or of another kind of file. From then on a
+// signal ends the work with StopStatus().
+using OpenFn = WeightSource (*)(const std::string& path, std::vector<std::string>* warnings);
+[[nodiscard]] WeightSource OpenSource(const std::string& source, const std::string& target, TargetKind kind,
+                                      OpenFn open);
 
 // Throws kUsage for the name of a plain file (out.txt) where a folder would be made.
 void RefuseFileName(const std::string& target);
@@ -26,8 +30,8 @@ ConvertReport WriteGgufModel(const WeightSource& source, const std::string& targ
                              const std::string& pre);
 // A model folder with tokenizer.json, tokenizer_config.json and what else a folder keeps about text; from GGUF metadata
 // or copied.
-ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, DType dtype, int64_t shard_bytes,
-                               const std::string& pre);
+ConvertReport WriteFolderModel(const WeightSource& source, const std::string& target, std::optional<DType> dtype,
+                               int64_t shard_bytes, const std::string& pre);
 
 // The tokenizer of a model's file or folder, if there is one.
 [[nodiscard]] std::optional<Tokenizer> TokenizerOf(const std::string& model, const std::string& pre = {});

@@ -176,7 +176,7 @@ void AddBuild(CLI::App& data, VerbContext& context) {
   verb->add_option("IN", options->inputs, "corpus files, text or JSON lines, also .gz and .zst; - = stdin")
       ->required()
       ->type_name("FILE");
-  verb->add_option("--tokenizer", options->tokenizer, "tokenizer.json, or a folder with one")
+  verb->add_option("--tokenizer", options->tokenizer, "tokenizer.json or tokenizer.model, or a folder with one")
       ->required()
       ->type_name("FILE");
   verb->add_option("-o,--out", options->out, "folder for the shards; an earlier build there is replaced")

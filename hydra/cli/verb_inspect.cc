@@ -77,7 +77,10 @@ struct Subject {
       const StoredTensor t = source->tensor(spec);
       return {Info(t.type).name, t.nbytes};
     }
-    if (file) return {DTypeName(FindTensor(*config, *file, spec).dtype), FindTensor(*config, *file, spec).nbytes};
+    if (file) {
+      const TensorView& view = FindTensor(*config, *file, spec).view;
+      return {DTypeName(view.dtype), view.nbytes};
+    }
     return {DTypeName(spec.dtype), DefaultTensorBytes(spec)};
   }
 };
@@ -143,7 +146,7 @@ int64_t PackedCopies(const Subject& subject) {
   for (const TensorView& view : subject.file->tensors())
     if (!WeightTypeOf(view.dtype)) return 0;
   source.tensor = [&subject](const TensorSpec& spec) {
-    const TensorView& view = FindTensor(*subject.config, *subject.file, spec);
+    const TensorView& view = FindTensor(*subject.config, *subject.file, spec).view;
     return StoredTensor{*WeightTypeOf(view.dtype), view.data, view.nbytes};
   };
   return PackedCopyBytes(source);

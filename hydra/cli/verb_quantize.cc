@@ -35,7 +35,7 @@ int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
   if (!flags.target.empty() && !flags.target.ends_with(".gguf"))
     throw Error(ErrorCode::kUsage, StrCat("-o ", flags.target, ": quantised weights go into a .gguf file"));
   const QuantRecipe recipe = *ParseQuantRecipe(flags.type);
-  const WeightSource source = OpenSource(flags.source, flags.target, TargetKind::kGguf);
+  const WeightSource source = OpenSource(flags.source, flags.target, TargetKind::kGguf, OpenWeights);
   const ConvertReport report = WriteGgufModel(
       source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); },
       flags.pre);

@@ -262,7 +262,7 @@ int RunEncode(const CodeFlags& flags, const CommonFlags& common) {
 }
 
 void AddModelFlag(CLI::App* verb, std::string& model, std::string& pre) {
-  verb->add_option("-m,--model", model, "model folder, tokenizer.json or .gguf");
+  verb->add_option("-m,--model", model, "model folder, tokenizer.json, tokenizer.model or .gguf");
   AddPreFlag(verb, &pre);
 }
 

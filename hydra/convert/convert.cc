@@ -62,15 +62,36 @@ std::vector<float> Decode(const std::byte* data, WeightType type, int64_t n, int
 int64_t Columns(const TensorSpec& spec) { return spec.shape.empty() ? 1 : spec.shape.back(); }
 
 // Keeps account of one tensor that was encoded. Its source must be what it was.
-void Note(const WeightSource& source, const TensorSpec& spec, const std::vector<float>& values,
-          const std::vector<std::byte>& bytes, WeightType type, ConvertReport* report) {
+void Note(const WeightSource& source, const TensorSpec& spec, const StoredTensor& stored,
+          const std::vector<float>& values, const std::vector<std::byte>& bytes, WeightType type,
+          ConvertReport* report) {
   if (source.check_unchanged) source.check_unchanged();
-  const StoredTensor stored = source.tensor(spec);
   ++report->read, ++report->written;
   report->bytes_before += stored.nbytes;
   report->bytes_after += static_cast<int64_t>(bytes.size());
   const auto back = Decode(bytes.data(), type, spec.size(), Columns(spec));
   report->changes.push_back({spec.name, stored.type, type, RelativeError(values, back)});
+}
+
+std::vector<float> ValuesOf(const WeightSource& source, const TensorSpec& spec, const StoredTensor& stored) {
+  const int64_t cols = Columns(spec);
+  std::vector<float> values = IsQuantised(stored.type) ? Decode(stored.data, stored.type, spec.size(), cols)
+                                                       : Decode(stored.data, stored.type, spec.size(), spec.size());
+  if (source.A_is_negative && spec.role == TensorRole::kSsmALog)
+    for (float& v : values) v = std::log(-v);
+  if (!source.rope_interleaved || !IsQk(spec.role)) return values;
+  std::vector<float> ours(values.size());
+  for (int64_t i = 0; i < spec.size() / cols; ++i)
+    std::copy_n(values.data() + GgufQkRow(i, source.config.attention.head_dim) * cols, cols, ours.data() + i * cols);
+  return ours;
+}
+
+// The type of a tensor in a folder, where no type was asked for.
+WeightType KeptType(const WeightSource& source, const TensorSpec& spec) {
+  const WeightType type = source.tensor(spec).type;
+  if (!IsQuantised(type)) return type;
+  const DType of_config = source.config.dtype == DType::kF64 ? DType::kF32 : source.config.dtype;
+  return spec.matmul ? TypeOfDtype(of_config) : WeightType::kF32;
 }
 
 // Rows of a llama Q or K matrix from our order to GGUF's.
@@ -93,7 +114,7 @@ void SetTokenIds(const ModelConfig& config, GgufMetadata* metadata) {
     const std::string key = StrCat("tokenizer.ggml.", name, "_token_id");
     if (id && !metadata->Has(key)) metadata->SetU32(key, *id);
   };
-  if (config.family == Family::kHydra) return;  // hydra.config says them
+  if (GgufCarriesConfig(config.family)) return;  // hydra.config says them
   set("bos", config.bos_token_id);
   set("padding", config.pad_token_id);
   const std::vector<int64_t> ends = config.EosTokenIds();
@@ -125,33 +146,26 @@ bool IsModelFolderFile(std::string_view name) {
 }
 
 std::vector<float> TensorValues(const WeightSource& source, const TensorSpec& spec) {
-  const StoredTensor stored = source.tensor(spec);
-  const int64_t cols = Columns(spec);
-  std::vector<float> values = IsQuantised(stored.type) ? Decode(stored.data, stored.type, spec.size(), cols)
-                                                       : Decode(stored.data, stored.type, spec.size(), spec.size());
-  if (source.A_is_negative && spec.role == TensorRole::kSsmALog)
-    for (float& v : values) v = std::log(-v);
-  if (!source.rope_interleaved || !IsQk(spec.role)) return values;
-  std::vector<float> ours(values.size());
-  for (int64_t i = 0; i < spec.size() / cols; ++i)
-    std::copy_n(values.data() + GgufQkRow(i, source.config.attention.head_dim) * cols, cols, ours.data() + i * cols);
-  return ours;
+  return ValuesOf(source, spec, source.tensor(spec));
 }
 
-ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype, int64_t shard_bytes,
-                               const std::function<void(const std::string&)>& add_files) {
+ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, std::optional<DType> dtype,
+                               int64_t shard_bytes, const std::function<void(const std::string&)>& add_files) {
   if (shard_bytes < 1)
     throw Error(ErrorCode::kUsage, StrCat("--shard-size ", shard_bytes, ": must be at least 1 byte"));
   ModelConfig config = source.config;
-  const WeightType matrix = TypeOfDtype(dtype);
-  config.dtype = dtype;
   const TensorTable table(config);
+  const auto type_of = [&](const TensorSpec& spec) {
+    if (!dtype) return KeptType(source, spec);
+    return spec.matmul ? TypeOfDtype(*dtype) : WeightType::kF32;
+  };
+  config.dtype = DtypeOfType(type_of(*table.Find(TensorRole::kEmbedding)));
 
   // Shards in the order of the table.
   std::vector<std::vector<TensorView>> shards(1);
   int64_t in_shard = 0;
   for (const TensorSpec& spec : table.specs()) {
-    const DType stored = DtypeOfType(spec.matmul ? matrix : WeightType::kF32);
+    const DType stored = DtypeOfType(type_of(spec));
     const int64_t bytes = spec.size() * DTypeSize(stored);
     if (in_shard > 0 && in_shard + bytes > shard_bytes) shards.emplace_back(), in_shard = 0;
     shards.back().push_back({spec.name, stored, spec.shape, nullptr, bytes});
@@ -170,10 +184,11 @@ ConvertReport WriteModelFolder(const WeightSource& source, const std::string& fo
     const std::string name = shards.size() == 1 ? "model.safetensors" : ShardName(i, shards.size());
     WriteSafeTensors((to / name).string(), shards[i], metadata, [&](const TensorView& view) {
       const TensorSpec& spec = *table.FindName(view.name);
-      const auto values = TensorValues(source, spec);
+      const StoredTensor stored = source.tensor(spec);
+      const auto values = ValuesOf(source, spec, stored);
       const WeightType type = *WeightTypeOf(view.dtype);
       bytes = Encode(StrCat(source.path, ": ", spec.name), values, Columns(spec), type);
-      Note(source, spec, values, bytes, type, &report);
+      Note(source, spec, stored, values, bytes, type, &report);
       return std::span<const std::byte>(bytes);
     });
     for (const TensorView& view : shards[i]) map[view.name] = name;
@@ -212,7 +227,8 @@ ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path
       return std::span<const std::byte>(bytes);
     }
     const TensorSpec& spec = *slots[i].spec;
-    auto values = TensorValues(source, spec);
+    const StoredTensor stored = source.tensor(spec);
+    auto values = ValuesOf(source, spec, stored);
     const auto stored_values = [&]() -> std::vector<float> {
       switch (GgufStorageOf(config, spec)) {
         case GgufStorage::kPermutedRows: return PermuteRows(values, Columns(spec), config.attention.head_dim);
@@ -226,7 +242,7 @@ ConvertReport WriteModelGguf(const WeightSource& source, const std::string& path
       return values;
     }();
     bytes = Encode(StrCat(source.path, ": ", spec.name), stored_values, Columns(spec), type);
-    Note(source, spec, stored_values, bytes, type, &report);
+    Note(source, spec, stored, stored_values, bytes, type, &report);
     return std::span<const std::byte>(bytes);
   });
   return report;

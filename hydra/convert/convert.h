@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,19 +36,20 @@ using TypeOfTensor = std::function<WeightType(const TensorSpec&)>;
 
 // Files of a model folder that are about text, not weights. A conversion between folders copies them.
 inline constexpr const char* kModelTextFiles[] = {
-    "tokenizer.json",         "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "generation_config.json", "chat_template.jinja",   "chat_template.json"};
+    "tokenizer.json",    "tokenizer.model",        "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "generation_config.json", "chat_template.jinja",   "chat_template.json"};
 
 // Whether a file of this name is one of a model folder as WriteModelFolder and its callers write them; such files are
 // replaced, others are not.
 [[nodiscard]] bool IsModelFolderFile(std::string_view name);
 
 // config.json and model.safetensors (or shards of at most shard_bytes with their index) into a folder, made where it is
-// missing. Types must be F32, F16 or BF16. Matrices in `dtype`, the rest F32. `add_files` writes what else belongs into
-// the folder that it is given. A folder that holds a model has either the old one or the new one at any time, never
-// parts of both; one that holds other files is refused (StagedFolder). Values that a type cannot hold are an Error that
-// names the tensor.
-ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, DType dtype, int64_t shard_bytes,
+// missing. Matrices in `dtype` (F32, F16 or BF16), the rest F32; without one each tensor keeps its type and its bytes,
+// and quantised ones get the type of the config. `add_files` writes what else belongs into the folder that it is given.
+// A folder that holds a model has either the old one or the new one at any time, never parts of both; one that holds
+// other files is refused (StagedFolder). Values that a type cannot hold are an Error that names the tensor.
+ConvertReport WriteModelFolder(const WeightSource& source, const std::string& folder, std::optional<DType> dtype,
+                               int64_t shard_bytes,
                                const std::function<void(const std::string& folder)>& add_files = {});
 
 // One GGUF file; `add_metadata` sets keys after the model's own (a tokenizer's). What another GGUF file said of its

@@ -10,6 +10,7 @@
 #include "hydra/convert/convert.h"
 #include "hydra/convert/quantize.h"
 #include "hydra/io/gguf.h"
+#include "hydra/model/gguf_model.h"
 #include "hydra/model/rope.h"
 #include "hydra/runtime/sequence_state.h"
 
@@ -27,7 +28,7 @@ bool SameRope(const AttentionConfig& a, const AttentionConfig& b) {
 // `written` with what its file could not say taken from `source`, where no result depends on it.
 ModelConfig AsSaid(const ModelConfig& source, ModelConfig written, bool gguf) {
   written.dtype = source.dtype;
-  if (!gguf || source.family == Family::kHydra) return written;  // folders say all, and hydra's GGUF has config.json
+  if (!gguf || GgufCarriesConfig(source.family)) return written;  // folders say all, and such files have config.json
   written.initializer_range = source.initializer_range;
   written.bos_token_id = source.bos_token_id;  // these two come from the tokenizer
   written.pad_token_id = source.pad_token_id;

@@ -23,9 +23,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// What messages call the tokenizer.
 std::string TokenizerPath(const std::string& path) {
   std::error_code ignored;
-  return fs::is_directory(path, ignored) ? (fs::path(path) / "tokenizer.json").string() : path;
+  if (!fs::is_directory(path, ignored)) return path;
+  const bool pieces = !fs::exists(fs::path(path) / "tokenizer.json") && fs::exists(fs::path(path) / "tokenizer.model");
+  return (fs::path(path) / (pieces ? "tokenizer.model" : "tokenizer.json")).string();
 }
 
 int32_t EndOfText(const Tokenizer& tokenizer, const std::string& path) {
@@ -304,7 +307,7 @@ DataBuildResult BuildData(const DataBuildOptions& options) {
     progress.bytes_total += TextInput(path, options.input).file_bytes();
   const std::string tokenizer_text = WholeTokenizerJson(options.tokenizer);
   if (Sha256::Of(tokenizer_text) != tokenizer.sha256())
-    throw Error(ErrorCode::kData, tokenizer_file + ": is no tokenizer.json, or changed while it was read");
+    throw Error(ErrorCode::kData, tokenizer_file + ": is no tokenizer that is read, or changed while it was");
   const MadeFolder made(options.out);
   const FolderLock lock(options.out, "hydralm data build");
   RemoveStaleTemporaries(options.out);

@@ -1,12 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that declare much and hold little: each loader is held to twice the file's size + 1 MiB of memory and to
-// seconds. Memory is counted by this binary's own operator new. Not here: which files are refused and how (x_test.cc).
-#include <malloc.h>
-
-#include <cstdlib>
-#include <ctime>
-#include <new>
-
+// seconds. Not here: which files are refused and how (x_test.cc), pytorch_model.bin (convert/torch_memory_test.cc).
 #include "hydra/base/rng.h"
 #include "hydra/base/testing.h"
 #include "hydra/data/token_shard.h"
@@ -14,108 +8,17 @@
 #include "hydra/io/gguf.h"
 #include "hydra/io/json.h"
 #include "hydra/io/safetensors.h"
+#include "hydra/io/testing_memory.h"
 #include "hydra/model/config.h"
 #include "hydra/model/gguf_model.h"
 #include "hydra/text/bpe_train.h"
+#include "hydra/text/sentencepiece_file.h"
 #include "hydra/text/tokenizer.h"
 #include "hydra/text/tokenizer_gguf.h"
 #include "hydra/text/tokenizer_text.h"
 
-namespace {
-
-// Bytes that this thread holds more than when counting began, and their peak.
-struct Counter {
-  bool on = false;
-  int64_t now = 0, peak = 0;
-};
-thread_local Counter counter;
-
-void* TryAllocate(std::size_t n, std::size_t alignment) noexcept {
-  void* p = alignment == 0 ? std::malloc(n == 0 ? 1 : n)
-                           : std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
-  if (counter.on && p != nullptr) {
-    counter.now += static_cast<int64_t>(::malloc_usable_size(p));
-    counter.peak = std::max(counter.peak, counter.now);
-  }
-  return p;
-}
-void* Allocate(std::size_t n, std::size_t alignment) {
-  void* p = TryAllocate(n, alignment);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-void Release(void* p) noexcept {
-  if (counter.on && p != nullptr) counter.now -= static_cast<int64_t>(::malloc_usable_size(p));
-  std::free(p);
-}
-
-}  // namespace
-
-void* operator new(std::size_t n) { return Allocate(n, 0); }
-void* operator new[](std::size_t n) { return Allocate(n, 0); }
-void* operator new(std::size_t n, std::align_val_t a) { return Allocate(n, static_cast<std::size_t>(a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return Allocate(n, static_cast<std::size_t>(a)); }
-void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return TryAllocate(n, 0); }
-void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return TryAllocate(n, 0); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { Release(p); }
-void operator delete[](void* p, const std::nothrow_t&) noexcept { Release(p); }
-void operator delete(void* p) noexcept { Release(p); }
-void operator delete[](void* p) noexcept { Release(p); }
-void operator delete(void* p, std::size_t) noexcept { Release(p); }
-void operator delete[](void* p, std::size_t) noexcept { Release(p); }
-void operator delete(void* p, std::align_val_t) noexcept { Release(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { Release(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { Release(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { Release(p); }
-
 namespace hydra {
 namespace {
-
-// Runs `load` on a file of these bytes; an Error goes to `refusal`.
-template <class F>
-int64_t PeakOf(const std::string& bytes, F&& load, std::string* refusal = nullptr) {
-  (void)CharClasses::Get();  // a table of the process, not of a file
-  const TempDir dir;
-  const std::string path = dir / "x";
-  WriteFileAtomic(path, bytes);
-  const std::clock_t begin = std::clock();
-  counter = {.on = true};
-  try {
-    load(path);
-  } catch (const Error& error) {
-    counter.on = false;
-    if (refusal != nullptr) *refusal = error.what();
-  } catch (...) {
-    counter.on = false;
-    throw;
-  }
-  counter.on = false;
-  EXPECT_LT(std::clock() - begin, 10 * CLOCKS_PER_SEC);  // 1 s; the slack is for sanitizers
-  return counter.peak;
-}
-
-template <class F>
-void ExpectLittle(const char* name, const std::string& bytes, F&& load) {
-  SCOPED_TRACE(name);
-  EXPECT_LE(PeakOf(bytes, load), 2 * static_cast<int64_t>(bytes.size()) + (1 << 20))
-      << bytes.size() << " bytes of file";
-}
-
-// A file that nothing is wrong with.
-template <class F>
-void ExpectLoads(const char* name, const std::string& bytes, F&& load) {
-  SCOPED_TRACE(name);
-  std::string refusal;
-  EXPECT_LE(PeakOf(bytes, load, &refusal), 2 * static_cast<int64_t>(bytes.size()) + (1 << 20))
-      << bytes.size() << " bytes of file";
-  EXPECT_EQ(refusal, "");
-}
-
-std::string Repeat(const std::string& text, int n) {
-  std::string out;
-  for (int i = 0; i < n; ++i) out += text;
-  return out;
-}
 
 TEST(HostileMemory, TheCounterSeesAnAllocation) {
   EXPECT_GE(PeakOf("x", [](const std::string&) { std::vector<char> big(5 << 20, 'x'); }), 5 << 20);
@@ -143,6 +46,7 @@ TEST(HostileMemory, SafeTensors) {
 }
 
 TEST(HostileMemory, Gguf) {
+  (void)CharClasses::Get();  // a table of the process, not of a file
   const auto load = [](const std::string& path) { (void)GgufFile::Open(path); };
   const auto head = [](uint64_t tensors, uint64_t keys) { return "GGUF" + Le(uint32_t{3}) + Le(tensors) + Le(keys); };
   ExpectLittle("kv-count-over-file", head(0, uint64_t{1} << 60), load);
@@ -171,6 +75,7 @@ TEST(HostileMemory, Gguf) {
 }
 
 TEST(HostileMemory, GgufTokenizer) {
+  (void)CharClasses::Get();  // a table of the process, not of a file
   const auto load = [](const std::string& path) { (void)Tokenizer::Load(path); };
   const auto text = [](const char* key, const char* value) {
     return GgufText(key) + Le(uint32_t{8}) + GgufText(value);
@@ -198,6 +103,35 @@ TEST(HostileMemory, GgufTokenizer) {
                  load);
 }
 
+// A piece takes little of such a file: 64 bytes for each are allowed on top, and 60 for each merge that scores make, at
+// most eight a piece and some free.
+TEST(HostileMemory, TokenizerModel) {
+  const auto piece = [](const std::string& text) {
+    const std::string fields = "\x0a" + std::string(1, static_cast<char>(text.size())) + text;
+    return "\x0a" + std::string(1, static_cast<char>(fields.size())) + fields;
+  };
+  const auto load = [](const std::string& path) {
+    const MappedFile file(path);
+    (void)TokenizerFileOf(ReadSentencePiece(file.bytes(), path), {}, path);
+  };
+  constexpr int kMany = 200000;
+  const auto most = [](const std::string& bytes) { return 2 * static_cast<int64_t>(bytes.size()) + (1 << 20); };
+  std::string many;
+  for (int i = 0; i < kMany; ++i) many += piece(std::to_string(i));
+  const std::string twice = Repeat(piece("a"), kMany);
+  EXPECT_LE(PeakOf(many, load), most(many) + 64 * kMany);
+  EXPECT_LE(PeakOf(twice, load), most(twice) + 64 * kMany);
+  ExpectLittle("a long length", "\x0a\xff\xff\xff\xff\x7f", load);
+  SentencePieceFile runs;  // "aa" to 126 times "a", each of which is two others in every way
+  std::vector<std::string> texts = {"<unk>"};
+  for (size_t i = 1; i < 126; ++i) texts.emplace_back(i, 'a');
+  runs.types.assign(texts.size(), 1), runs.types[0] = 2;
+  runs.scores.assign(texts.size(), 0);
+  runs.pieces = TokenTable(std::vector<std::string_view>(texts.begin(), texts.end()));
+  const std::string bytes = SentencePieceBytes(runs);
+  EXPECT_LE(PeakOf(bytes, load), most(bytes) + 60 * 126 * 125 / 2);
+}
+
 TEST(HostileMemory, Config) {
   const auto load = [](const std::string& path) { (void)LoadConfig(path); };
   ExpectLittle("huge-layers", R"({"model_type": "hydra", "num_hidden_layers": 4096})", load);
@@ -208,6 +142,7 @@ TEST(HostileMemory, Config) {
 }
 
 TEST(HostileMemory, TokenizerFile) {
+  (void)CharClasses::Get();  // a table of the process, not of a file
   const auto load = [](const std::string& path) { (void)Tokenizer::Load(path); };
   ExpectLittle("id-gap", R"({"model": {"vocab": {"a": 268435455}, "merges": []}})", load);
   ExpectLittle("id-gap-added",
@@ -232,6 +167,7 @@ TEST(HostileMemory, TokenizerFile) {
 
 // Steps that double a text double memory too: each is refused, or little comes of it.
 TEST(HostileMemory, TokenizerSteps) {
+  (void)CharClasses::Get();  // a table of the process, not of a file
   const auto load = [](const std::string& path) {
     const Tokenizer tokenizer = Tokenizer::Load(path);
     try {
@@ -270,6 +206,7 @@ std::string Words(int n) {
 
 // What a good file costs is held to the same: the rule is not one for bad files only.
 TEST(HostileMemory, GoodTokenizers) {
+  (void)CharClasses::Get();  // a table of the process, not of a file
   const auto load = [](const std::string& path) { (void)Tokenizer::Load(path); };
   const BpeTrainResult trained = TrainBpe({Words(60000)}, {.vocab_size = 12000});
   ASSERT_EQ(trained.vocab_size, 12000);

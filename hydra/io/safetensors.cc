@@ -354,13 +354,8 @@ class IndexedShards {
  public:
   explicit IndexedShards(const std::string& path) : path_(path) {
     const MappedFile index(path);
-    if (index.size() > kMaxIndex)
-      Bad(path, "index", fmt::format("{} bytes: must be at most {}", WithCommas(index.size()), WithCommas(kMaxIndex)));
-    IndexSax sax(path,
-                 [this](const std::string& tensor, const std::string& name) { List(tensor, Open(tensor, name)); });
-    (void)MemoryFor(path, "index", index.size(), index.text());
-    nlohmann::json::sax_parse(index.text().begin(), index.text().end(), &sax);
-    if (!sax.has_weight_map) Bad(path, "weight_map", "is missing");
+    ReadWeightMap(index,
+                  [this](const std::string& tensor, const std::string& name) { List(tensor, Open(tensor, name)); });
     CheckAllListed();
   }
 
@@ -441,7 +436,9 @@ std::string ResolvePath(const std::string& path) {
   if (!fs::is_directory(path, ignored)) return path;
   for (const char* name : {"model.safetensors", "model.safetensors.index.json"})
     if (fs::exists(fs::path(path) / name, ignored)) return (fs::path(path) / name).string();
-  const bool pickle = fs::exists(fs::path(path) / "pytorch_model.bin", ignored);
+  bool pickle = false;
+  for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json"})
+    pickle |= fs::exists(fs::path(path) / name, ignored);
   throw Error(ErrorCode::kIo, fmt::format("{}: has no model.safetensors and no model.safetensors.index.json{}", path,
                                           pickle ? "; hydralm convert makes one of its pytorch_model.bin" : ""));
 }
@@ -462,6 +459,17 @@ SafeTensors SafeTensors::Open(const std::string& path) {
   }
   result.IndexNames();
   return result;
+}
+
+void ReadWeightMap(const MappedFile& index,
+                   const std::function<void(const std::string& tensor, const std::string& file)>& found) {
+  const std::string& path = index.path();
+  if (index.size() > kMaxIndex)
+    Bad(path, "index", fmt::format("{} bytes: must be at most {}", WithCommas(index.size()), WithCommas(kMaxIndex)));
+  IndexSax sax(path, found);
+  (void)MemoryFor(path, "index", index.size(), index.text());
+  nlohmann::json::sax_parse(index.text().begin(), index.text().end(), &sax);
+  if (!sax.has_weight_map) Bad(path, "weight_map", "is missing");
 }
 
 void SafeTensors::IndexNames() { by_name_ = SortByName(path_, tensors_); }

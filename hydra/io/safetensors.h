@@ -56,6 +56,11 @@ class SafeTensors {
   SafeTensorsMetadata metadata_;
 };
 
+// Calls found(TENSOR, FILE) for each pair of an index's weight_map ({"metadata": {...}, "weight_map": {TENSOR: FILE}}),
+// as it is read. Throws kFormat naming file and field.
+void ReadWeightMap(const MappedFile& index,
+                   const std::function<void(const std::string& tensor, const std::string& file)>& found);
+
 struct WrittenFile {
   uint64_t bytes = 0;
   uint32_t crc32 = 0;  // of the whole file

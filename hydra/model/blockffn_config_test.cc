@@ -68,7 +68,12 @@ std::string Refusal(const Json& json) {
 TEST(BlockFfnConfig, ThePublishedKeysGiveThePreset) {
   std::vector<std::string> warnings;
   const ModelConfig config = ParseConfig(Published().dump(), "config.json", &warnings);
-  EXPECT_EQ(config, BlockFfnSmall());
+  EXPECT_EQ(config.bos_token_id, 1);
+  EXPECT_EQ(config.eos_token_id, 2);
+  EXPECT_FALSE(config.pad_token_id);
+  Json without = Published();
+  without["bos_token_id"] = without["eos_token_id"] = nullptr;
+  EXPECT_EQ(ParseConfig(without.dump(), "config.json"), BlockFfnSmall());
   EXPECT_TRUE(warnings.empty()) << warnings[0];
   EXPECT_NEAR(config.residual_scale(), 1.4 / 4, 1e-12);
   EXPECT_NEAR(config.head_scale(), 256.0 / 768, 1e-12);
@@ -92,6 +97,7 @@ TEST(BlockFfnConfig, WhatDecidesIsRequired) {
   refused("norm_after_router", "sum");
   refused("router_act", "silu");
   refused("norm_scale", 2);
+  refused("ffn_type", "moe");
   refused("attention_type", "linear");
   refused("expert_size", 40);  // no multiple of 16
   refused("qk_rope_head_dim", 63);
@@ -108,6 +114,12 @@ TEST(BlockFfnConfig, TheDenseControlHasNoExperts) {
   EXPECT_EQ(config.d_ff, 2064);
   EXPECT_EQ(ParseConfig(ConfigJson(config), "config.json"), config);
   json["num_experts"] = 48;
+  json["ffn_type"] = "vanilla";  // a template's experts say nothing
+  EXPECT_EQ(ParseConfig(json.dump(), "config.json"), config);
+  json["ffn_gated"] = false;
+  EXPECT_NE(Refusal(json).find("ffn_gated = false"), std::string::npos);
+  json["ffn_type"] = "block_linear";
+  json["ffn_gated"] = true;
   json["expert_routing"] = "top_k";
   EXPECT_NE(Refusal(json).find("num_experts_per_tok is missing"), std::string::npos);
   json["num_experts_per_tok"] = 10;

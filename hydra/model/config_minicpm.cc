@@ -48,17 +48,28 @@ void ReadAttention(HfKeys& k, ModelConfig* c) {
 
 void ReadFfn(HfKeys& k, ModelConfig* c) {
   int64_t n_experts = 0;
-  k.Need("num_experts", &n_experts);
-  if (n_experts == 0) {  // our dense control
+  std::string type = "block";  // block and block_linear differ in the shapes of experts only, which the tensors say
+  k.Get("ffn_type", &type);
+  if (type != "block" && type != "block_linear" && type != "vanilla")
+    k.Refuse("ffn_type", type, "must be block, block_linear or vanilla");
+  if (type == "vanilla") {
+    k.Only("ffn_gated", true);
+    k.Ignore({"num_experts"});  // of a template
+  } else {
+    k.Need("num_experts", &n_experts);
+  }
+  if (n_experts == 0) {  // dense: of the publication, or our control
     k.Need("intermediate_size", &c->d_ff);
     for (LayerConfig& layer : c->layers) layer.ffn = FfnKind::kDense;
     k.Ignore({"expert_size", "norm_after_router", "norm_scale", "router_act", "ffn_gated", "num_experts_per_tok",
-              "expert_routing"});
+              "expert_routing", "moe_routing_strategy", "num_shared_experts", "moe_top_k", "moe_top_p"});
     return;
   }
   c->moe.n_experts = n_experts;
   k.Need("expert_size", &c->moe.d_expert);
   for (LayerConfig& layer : c->layers) layer.ffn = FfnKind::kBlockFfn;
+  // What a template says of other kinds of experts.
+  k.Ignore({"moe_routing_strategy", "num_shared_experts", "moe_top_k", "moe_top_p"});
   k.Ignore({"intermediate_size", "ffn_gated"});  // a template's; that there is no gate is checked by the tensors
   std::string norm;
   k.Need("norm_after_router", &norm);
@@ -90,6 +101,8 @@ ModelConfig ReadMiniCpm(HfKeys& k) {
   c.chunk_len = 1;
   c.initializer_range = 0.1;
   ReadCommon(k, &c);
+  if (!k.Has("bos_token_id")) c.bos_token_id = 1;  // of the class; null is none
+  if (!k.Has("eos_token_id")) c.eos_token_id = 2;
   c.layers.assign(static_cast<size_t>(ReadLayerCount(k)), {.ssm = false});
   k.Need("tie_word_embeddings", &c.tie_embeddings);
   k.Need("rms_norm_eps", &c.norm_eps);
@@ -107,7 +120,7 @@ ModelConfig ReadMiniCpm(HfKeys& k) {
   k.Only("attention_bias", false);
   ReadAttention(k, &c);
   ReadFfn(k, &c);
-  k.Ignore({"ffn_type", "block_implementation"});
+  k.Ignore({"block_implementation"});  // which of the forms the experts have, which their names say
   return c;
 }
 

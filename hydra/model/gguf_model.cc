@@ -308,8 +308,8 @@ ModelConfig ReadMamba2(const GgufFile& file, Keys& k) {
 ModelConfig ReadHydra(const GgufFile& file, std::vector<std::string>* warnings) {
   const std::string where = file.path() + ": hydra.config";
   ModelConfig c = ParseConfig(file.Text("hydra.config"), where, warnings);
-  if (c.family != Family::kHydra)
-    file.Fail("hydra.config", fmt::format("model_type = \"{}\": must be hydra", FamilyName(c.family)));
+  if (!GgufCarriesConfig(c.family))
+    file.Fail("hydra.config", fmt::format("model_type = \"{}\": must be hydra or minicpm", FamilyName(c.family)));
   return c;
 }
 
@@ -326,7 +326,7 @@ void CheckVocabulary(const GgufFile& file, const ModelConfig& c) {
 bool IsGgufFamily(std::string_view architecture) { return FamilyOf(architecture).has_value(); }
 
 std::string GgufName(const ModelConfig& config, const TensorSpec& spec) {
-  if (config.family == Family::kHydra) return spec.name;
+  if (GgufCarriesConfig(config.family)) return spec.name;
   for (const GgufRoleName& row : kGgufNames)
     if (row.role == spec.role) return spec.layer < 0 ? row.name : fmt::format("blk.{}.{}", spec.layer, row.name);
   HYDRA_CHECK(false, spec.name, " has no name in GGUF files");
@@ -363,7 +363,7 @@ ModelConfig ReadGgufConfig(const GgufFile& file, std::vector<std::string>* warni
   ModelConfig c = *family == Family::kHydra    ? ReadHydra(file, warnings)
                   : *family == Family::kMamba2 ? ReadMamba2(file, k)
                                                : ReadDecoder(file, k, *family);
-  if (c.family != Family::kHydra) k.WarnUnknown(warnings);
+  if (!GgufCarriesConfig(c.family)) k.WarnUnknown(warnings);
   if (file.FindInt("split.count").value_or(1) > 1)
     file.Fail("split.count", "is over 1: a file in parts is not read; join them with llama.cpp's gguf-split --merge");
   c.Validate(file.path());
@@ -398,11 +398,11 @@ void GgufModel::CheckTensors() const {
       CheckA(spec, tensor);
     return static_cast<size_t>(&tensor - tensors.data());
   };
-  list.shape = [&](const TensorSpec& spec) { return GgufShape(config_, spec); };
+  list.shape = [&](const TensorSpec& spec, size_t) { return GgufShape(config_, spec); };
   list.name = [&](size_t i) { return tensors[i].name; };
   list.stored_shape = [&](size_t i) { return std::span<const int64_t>(tensors[i].shape); };
   list.other = [&](size_t i) {
-    const bool rope = config_.family != Family::kHydra && config_.family != Family::kMamba2;
+    const bool rope = !GgufCarriesConfig(config_.family) && config_.family != Family::kMamba2;
     if ((rope && tensors[i].name == kGgufRopeFreqs) || IsSavedBuffer(config_, tensors[i].name)) return;
     throw Error(ErrorCode::kTensor, fmt::format("{}: tensor {} is not in a {} model of these metadata", file_->path(),
                                                 OneLine(tensors[i].name, 80), FamilyName(config_.family)));
@@ -425,10 +425,10 @@ void GgufModel::CheckA(const TensorSpec& spec, const GgufTensor& tensor) const {
 GgufMetadata GgufModelMetadata(const ModelConfig& c) {
   const auto refuse = [&](const std::string& what) { throw Error(ErrorCode::kConfig, what); };
   GgufMetadata m;
-  const std::string family = FamilyName(c.family);
+  const std::string family = GgufCarriesConfig(c.family) ? "hydra" : FamilyName(c.family);
   m.SetText(kArchitecture, family);
   m.SetText("general.type", "model");
-  if (c.family == Family::kHydra) {
+  if (GgufCarriesConfig(c.family)) {
     m.SetText("hydra.config", ConfigJson(c));
     return m;
   }
@@ -469,7 +469,7 @@ GgufMetadata GgufModelMetadata(const ModelConfig& c) {
 
 std::vector<GgufTensorSlot> GgufTensorSlots(const ModelConfig& config, const TensorTable& table) {
   std::vector<GgufTensorSlot> slots;
-  if (config.attention.rope_scaling && config.family != Family::kHydra)
+  if (config.attention.rope_scaling && !GgufCarriesConfig(config.family))
     slots.push_back({nullptr, kGgufRopeFreqs, {config.attention.head_dim / 2}});
   for (const TensorSpec& spec : table.specs())
     slots.push_back({&spec, GgufName(config, spec), GgufShape(config, spec)});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Models in GGUF files: metadata to config and back, tensor names and shapes per role, and how values are stored there.
-// llama, qwen2, qwen3, mamba2 and hydra are read and written. Not here: bytes of the format (gguf.h),
+// llama, qwen2, qwen3, mamba2, hydra and minicpm are read and written. Not here: bytes of the format (gguf.h),
 // tokenizers in GGUF (tokenizer_gguf.h). Dims as in tensor_table.h.
 #pragma once
 
@@ -22,6 +22,12 @@ enum class GgufStorage {
   kPermutedRows,  // llama's Q and K: GgufQkRow
   kNegativeExp,   // ssm_a = -exp(A_log), f32
 };
+
+// Whether models of a family have the architecture hydra in GGUF files: `hydra.config` is the text of config.json, and
+// tensors have our names and shapes. llama.cpp has no such models.
+[[nodiscard]] inline bool GgufCarriesConfig(Family family) {
+  return family == Family::kHydra || family == Family::kMiniCpm;
+}
 
 // Name, shape and storage of a tensor of the table in GGUF files of its family.
 [[nodiscard]] std::string GgufName(const ModelConfig& config, const TensorSpec& spec);

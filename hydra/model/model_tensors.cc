@@ -43,8 +43,7 @@ void CheckTiedHead(const SafeTensors& file, const TensorView& embedding, const T
   if (head.dtype == embedding.dtype && head.nbytes == embedding.nbytes &&
       std::memcmp(head.data, embedding.data, static_cast<size_t>(head.nbytes)) == 0)
     return;
-  throw Error(ErrorCode::kTensor, StrCat(file.path(), ": ", kHeadName,
-                                         " differs from the embedding, but config.json says tie_word_embeddings"));
+  RefuseTiedHead(file.path());
 }
 
 }  // namespace
@@ -53,7 +52,7 @@ void CheckTensors(const ModelConfig& config, const TensorList& list) {
   std::vector<bool> used(list.count);
   TensorTable::ForEach(config, [&](const TensorSpec& spec) {
     const size_t i = list.find(spec);
-    const std::vector<int64_t> want = list.shape(spec);
+    const std::vector<int64_t> want = list.shape(spec, i);
     const auto stored = list.stored_shape(i);
     if (!std::ranges::equal(stored, want))
       throw Error(ErrorCode::kTensor,
@@ -66,17 +65,70 @@ void CheckTensors(const ModelConfig& config, const TensorList& list) {
 }
 
 bool IsSavedBuffer(const ModelConfig& config, std::string_view name) {
-  if (config.family == Family::kHydra || !config.HasAttention(AttentionKind::kFull)) return false;
+  const bool rotated = config.HasAttention(AttentionKind::kFull) || config.HasAttention(AttentionKind::kLatent);
+  if (config.family == Family::kHydra || !rotated) return false;
   for (const std::string_view end : kSavedBuffers)
     if (name == end || (name.ends_with(end) && name[name.size() - end.size() - 1] == '.')) return true;
   return false;
 }
 
-const TensorView& FindTensor(const ModelConfig& config, const SafeTensors& file, const TensorSpec& spec) {
-  if (const TensorView* view = file.Find(spec.name)) return *view;
-  const TensorView* head = nullptr;
-  if (config.tie_embeddings && spec.role == TensorRole::kEmbedding) head = file.Find(kHeadName);
-  return head != nullptr ? *head : file.Get(spec.name);
+std::optional<size_t> FindByAnyName(const ModelConfig& config, const TensorSpec& spec, const FindName& find) {
+  if (const auto found = find(spec.name)) return found;
+  if (config.tie_embeddings && spec.role == TensorRole::kEmbedding) return find(kHeadName);
+  for (const OtherForm& form : OtherForms(config, spec))
+    if (const auto found = find(form.name)) return found;
+  return std::nullopt;
+}
+
+StoredShape StoredShapeOf(const ModelConfig& config, const TensorSpec& spec, std::string_view name, size_t dims) {
+  StoredShape out{spec.shape};
+  for (OtherForm& form : OtherForms(config, spec)) {
+    if (form.name != name || (name == spec.name && form.shape.size() != dims)) continue;
+    out = {std::move(form.shape), form.order};
+  }
+  return out;
+}
+
+std::vector<std::byte> InTableOrder(const ModelConfig& config, const TensorSpec& spec, StoredOrder order,
+                                    const std::byte* stored, int64_t element) {
+  std::vector<std::byte> out(static_cast<size_t>(spec.size() * element));
+  if (order == StoredOrder::kTable) {
+    std::memcpy(out.data(), stored, out.size());
+    return out;
+  }
+  // Runs of one expert's numbers in a row of the table; transposed, they are runs of one.
+  const int64_t rows = spec.shape[0], cols = spec.shape[1];
+  const int64_t run = order == StoredOrder::kExpertsFirst ? config.moe.d_expert : 1;
+  const auto bytes = static_cast<size_t>(run * element);
+  for (int64_t part = 0; part < cols / run; ++part)
+    for (int64_t row = 0; row < rows; ++row, stored += bytes)
+      std::memcpy(out.data() + (row * cols + part * run) * element, stored, bytes);
+  return out;
+}
+
+FoundTensor FindTensor(const ModelConfig& config, const SafeTensors& file, const TensorSpec& spec) {
+  const auto found = FindByAnyName(config, spec, [&](std::string_view name) -> std::optional<size_t> {
+    const TensorView* view = file.Find(name);
+    return view != nullptr ? std::optional(static_cast<size_t>(view - file.tensors().data())) : std::nullopt;
+  });
+  const TensorView& view = found ? file.tensors()[*found] : file.Get(spec.name);  // which throws
+  return {view, StoredShapeOf(config, spec, view.name, view.shape.size()).order};
+}
+
+bool IsHeadOfTied(const ModelConfig& config, std::string_view name) {
+  return config.tie_embeddings && name == kHeadName;
+}
+
+void RefuseTiedHead(const std::string& path) {
+  throw Error(ErrorCode::kTensor,
+              StrCat(path, ": ", kHeadName, " differs from the embedding, but config.json says tie_word_embeddings"));
+}
+
+void RefuseOther(const ModelConfig& config, const std::string& path, std::string_view name) {
+  const bool gate = config.HasFfn(FfnKind::kBlockFfn) && name.find("gate_proj") != std::string_view::npos;
+  throw Error(ErrorCode::kTensor,
+              StrCat(path, ": tensor ", name,
+                     gate ? ": experts with a gate are not supported" : " is not in the model of config.json"));
 }
 
 void CheckTensors(const ModelConfig& config, const SafeTensors& file, const CheckTensorsOptions& options) {
@@ -87,24 +139,24 @@ void CheckTensors(const ModelConfig& config, const SafeTensors& file, const Chec
   list.config_says = "config.json says";
   list.count = tensors.size();
   list.find = [&](const TensorSpec& spec) {
-    const TensorView& view = FindTensor(config, file, spec);
+    const TensorView& view = FindTensor(config, file, spec).view;
     if (spec.role == TensorRole::kEmbedding) embedding = &view;
     return static_cast<size_t>(&view - tensors.data());
   };
-  list.shape = [](const TensorSpec& spec) { return spec.shape; };
+  list.shape = [&](const TensorSpec& spec, size_t i) {
+    return StoredShapeOf(config, spec, tensors[i].name, tensors[i].shape.size()).shape;
+  };
   list.name = [&](size_t i) { return std::string_view(tensors[i].name); };
   list.stored_shape = [&](size_t i) { return std::span<const int64_t>(tensors[i].shape); };
   list.other = [&](size_t i) {
     const TensorView& view = tensors[i];
-    if (config.tie_embeddings && view.name == kHeadName) return CheckTiedHead(file, *embedding, view);
+    if (IsHeadOfTied(config, view.name)) return CheckTiedHead(file, *embedding, view);
     if (IsSavedBuffer(config, view.name)) {
       if (options.warnings != nullptr && view.name.ends_with(kInvFreq))
         WarnOfFrequencies(config, file, view, options.warnings);
       return;
     }
-    if (options.others == OtherTensors::kRefused)
-      throw Error(ErrorCode::kTensor,
-                  StrCat(file.path(), ": tensor ", view.name, " is not in the model of config.json"));
+    if (options.others == OtherTensors::kRefused) RefuseOther(config, file.path(), view.name);
     if (options.warnings != nullptr)
       options.warnings->push_back(internal::WithoutControls(
           StrCat(file.path(), ": ", view.name, ": no tensor of this config, left out of the sums")));

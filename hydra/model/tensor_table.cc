@@ -344,6 +344,20 @@ const char* ComponentName(Component component) {
   return "?";
 }
 
+std::vector<OtherForm> OtherForms(const ModelConfig& config, const TensorSpec& spec) {
+  const bool up = spec.role == R::kBlockUp, down = spec.role == R::kBlockDown;
+  if (config.family != Family::kMiniCpm || (!up && !down)) return {};
+  const int64_t D = config.d_model, E = config.moe.n_experts, de = config.moe.d_expert;
+  const std::string root = StrCat("model.layers.", spec.layer, ".mlp.");
+  if (up)
+    return {{spec.name, {E, de, D}, StoredOrder::kTable},
+            {root + "experts.up_proj.weight", {E, de, D}, StoredOrder::kTable},
+            {root + "mlp.up_proj", {E * de, D}, StoredOrder::kTable}};
+  return {{spec.name, {E, D, de}, StoredOrder::kExpertsFirst},
+          {root + "experts.down_proj.weight", {E, D, de}, StoredOrder::kExpertsFirst},
+          {root + "mlp.down_proj", {E * de, D}, StoredOrder::kTransposed}};
+}
+
 TensorTable::TensorTable(const ModelConfig& config) {
   Builder builder(config, &specs_);
   builder.Model();

@@ -77,6 +77,19 @@ struct TensorSpec {
   [[nodiscard]] int64_t size() const { return NumElements(shape); }
 };
 
+// How the numbers of a tensor in a file lie: in the table's order (there may be a dimension more), experts before rows
+// ([E, D, de] for the down matrix [D, E de]), or transposed.
+enum class StoredOrder { kTable, kExpertsFirst, kTransposed };
+
+// Another name, shape and order that files of other writers have a tensor in.
+struct OtherForm {
+  std::string name;
+  std::vector<int64_t> shape;
+  StoredOrder order;
+};
+// For matrices of BlockFFN's experts in the published family (specs/blockffn.md 3); none for other tensors.
+[[nodiscard]] std::vector<OtherForm> OtherForms(const ModelConfig& config, const TensorSpec& spec);
+
 class TensorTable {
  public:
   explicit TensorTable(const ModelConfig& config);

@@ -37,10 +37,15 @@ void LoadWeights(const std::string& path, Model& model) {
   const SafeTensors file = SafeTensors::Open(path);
   CheckTensors(model.config(), file, {});
   for (auto& [spec, tensor] : model.Tensors()) {
-    const TensorView& view = FindTensor(model.config(), file, *spec);
+    const auto [view, order] = FindTensor(model.config(), file, *spec);
     const auto type = TorchType(view.dtype, StrCat(file.path(), ": ", spec->name));
     Tensor host = torch::empty(spec->shape, torch::TensorOptions().dtype(type));
-    std::memcpy(host.data_ptr(), view.data, static_cast<size_t>(view.nbytes));  // the file may be unaligned
+    if (order == StoredOrder::kTable) {
+      std::memcpy(host.data_ptr(), view.data, static_cast<size_t>(view.nbytes));  // the file may be unaligned
+    } else {
+      const auto bytes = InTableOrder(model.config(), *spec, order, view.data, DTypeSize(view.dtype));
+      std::memcpy(host.data_ptr(), bytes.data(), bytes.size());
+    }
     tensor.copy_(host);
   }
   file.CheckUnchanged();

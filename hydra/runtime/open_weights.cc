@@ -22,6 +22,11 @@ WeightType TypeOf(const TensorView& view, const std::string& path) {
               StrCat(path, ": ", view.name, ": type ", DTypeName(view.dtype), ": must be F32, F16 or BF16"));
 }
 
+[[noreturn]] void RefusePickle(const std::string& path) {
+  throw Error(ErrorCode::kFormat,
+              StrCat(path, ": the runtime reads no pickles: hydralm convert makes safetensors of it"));
+}
+
 WeightSource OpenFolder(const std::string& path, std::vector<std::string>* warnings) {
   const bool folder = fs::is_directory(path);
   const fs::path home = folder ? fs::path(path) : fs::path(path).parent_path();
@@ -29,18 +34,19 @@ WeightSource OpenFolder(const std::string& path, std::vector<std::string>* warni
   source.path = path;
   source.config = LoadConfig((home / "config.json").string(), warnings);
   source.config.Validate((home / "config.json").string());
-  if (folder && !fs::exists(home / "model.safetensors") && !fs::exists(home / "model.safetensors.index.json") &&
-      fs::exists(home / "pytorch_model.bin"))
-    throw Error(ErrorCode::kFormat, StrCat((home / "pytorch_model.bin").string(),
-                                           ": the runtime reads no pickles: hydralm convert makes safetensors of it"));
+  if (folder && !fs::exists(home / "model.safetensors") && !fs::exists(home / "model.safetensors.index.json"))
+    for (const char* name : {"pytorch_model.bin", "pytorch_model.bin.index.json"})
+      if (fs::exists(home / name)) RefusePickle((home / name).string());
   const auto file = std::make_shared<const SafeTensors>(SafeTensors::Open(path));
   CheckTensors(source.config, *file, {.warnings = warnings});
   source.keep = file;
   source.check_unchanged = [file] { file->CheckUnchanged(); };
   source.metadata = file->metadata();
   source.tensor = [file, config = source.config](const TensorSpec& spec) {
-    const TensorView& view = FindTensor(config, *file, spec);
-    return StoredTensor{TypeOf(view, file->path()), view.data, view.nbytes};
+    const auto [view, order] = FindTensor(config, *file, spec);
+    const WeightType type = TypeOf(view, file->path());
+    if (order == StoredOrder::kTable) return StoredTensor{type, view.data, view.nbytes};
+    return OwnedTensor(type, InTableOrder(config, spec, order, view.data, DTypeSize(view.dtype)));
   };
   TensorTable::ForEach(source.config, [&](const TensorSpec& spec) { (void)source.tensor(spec); });  // types
   return source;
@@ -72,7 +78,13 @@ WeightSource OpenWeights(const std::string& path, std::vector<std::string>* warn
   if (fs::is_directory(path) || extension == ".safetensors" || path.ends_with(".safetensors.index.json"))
     return OpenFolder(path, warnings);
   if (extension == ".gguf" || GgufFile::IsGguf(path)) return OpenGguf(path, warnings);
+  if (extension == ".bin" || path.ends_with(".bin.index.json")) RefusePickle(path);
   throw Error(ErrorCode::kFormat, StrCat(path, ": must be a model folder, a .gguf or a .safetensors file"));
+}
+
+StoredTensor OwnedTensor(WeightType type, std::vector<std::byte> bytes) {
+  const auto owner = std::make_shared<const std::vector<std::byte>>(std::move(bytes));
+  return {type, owner->data(), static_cast<int64_t>(owner->size()), owner};
 }
 
 bool AnyQuantised(const WeightSource& source) {

@@ -106,9 +106,13 @@ Matrix Loader::Map(R role, int64_t part, int64_t parts, bool pack) {
       HYDRA_CHECK(out_->packed_bytes + packed <= panel_bytes_, spec->name);
       const Matrix p = kernels::Pack(m, panels_ + out_->packed_bytes, pool_);
       out_->packed_bytes += packed;  // whole cache lines
-      if (source_.mapped) ReleasePages(m.data, bytes);
+      if (source_.mapped && t.owner == nullptr) ReleasePages(m.data, bytes);
       return p;
     }
+  }
+  if (t.owner != nullptr) {
+    out_->owners.push_back(t.owner);
+    out_->copied_bytes += bytes;
   }
   const uintptr_t element = t.type == WeightType::kF32 ? 4 : 2;
   if (reinterpret_cast<uintptr_t>(m.data) % element != 0) {  // a foreign file may be unaligned

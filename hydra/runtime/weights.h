@@ -25,10 +25,11 @@ struct StoredTensor {
   WeightType type = WeightType::kF32;
   const std::byte* data = nullptr;
   int64_t nbytes = 0;
+  std::shared_ptr<const void> owner{};  // of bytes that were put into the table's order for this call; else empty
 };
 
-// Where weights come from. `tensor` returns the bytes of a tensor of the table, in the table's shape; the bytes live as
-// long as `keep`.
+// Where weights come from. `tensor` returns the bytes of a tensor of the table, in the table's shape and order; the
+// bytes live as long as `keep`, or as long as their owner where they have one.
 struct WeightSource {
   ModelConfig config;
   std::string path;  // what messages call it
@@ -41,6 +42,9 @@ struct WeightSource {
   bool rope_interleaved = false;                // Q and K rows are stored in GGUF's llama order
   bool A_is_negative = false;                   // kSsmALog holds -exp(A_log), as GGUF stores it
 };
+
+// A tensor whose bytes were made for this call.
+[[nodiscard]] StoredTensor OwnedTensor(WeightType type, std::vector<std::byte> bytes);
 
 // Opens a model folder, a .gguf or a .safetensors file and checks every tensor against the table: each found once, with
 // its shape; none left over. Throws Error naming file and tensor. Warnings are one line each.
@@ -122,9 +126,10 @@ struct ModelWeights {
   int64_t copied_bytes = 0;  // f32 copies of small tensors, and rows that were not aligned
   bool quantised = false;
   TuningChoice tuning;
-  std::shared_ptr<const void> keep;               // the mapped files
-  std::vector<std::shared_ptr<std::byte>> owned;  // packed and copied matrices
-  WeightSource source;                            // to name the model by its bytes
+  std::shared_ptr<const void> keep;                 // the mapped files
+  std::vector<std::shared_ptr<std::byte>> owned;    // packed and copied matrices
+  std::vector<std::shared_ptr<const void>> owners;  // of matrices that the files have in another order
+  WeightSource source;                              // to name the model by its bytes
 
   // How activations enter products with weights.
   [[nodiscard]] kernels::ActType act() const;

@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 
 #include "hydra/base/error.h"
 #include "hydra/io/file.h"
+#include "hydra/io/gguf.h"
+#include "hydra/model/config.h"
 #include "hydra/text/template_text.h"
 
 namespace hydra {
@@ -17,7 +20,7 @@ namespace {
 struct FormInfo {
   ChatForm form;
   const char* name;
-  std::vector<const char*> markers;  // must be tokens; where there are none, the vocabulary tells nothing
+  std::vector<const char*> markers;  // tokens of the vocabulary; where there are none, it tells nothing
   std::vector<const char*> ends;     // tokens that end an answer, where the vocabulary has them
 };
 
@@ -38,6 +41,9 @@ const std::array<FormInfo, 5>& Forms() {
   return forms;
 }
 const FormInfo& Of(ChatForm form) { return Forms()[static_cast<size_t>(form)]; }
+
+// Published vocabularies of this form spell its markers with several tokens; the others cannot do without theirs.
+bool MarkersMayBeText(ChatForm form) { return form == ChatForm::kMinicpm; }
 
 constexpr const char* kNames = "chatml|llama2|llama3|minicpm|plain";
 
@@ -113,8 +119,13 @@ class Writer {
   }
   // What follows is another text, whatever it is.
   void Flush() {
-    if (!text_.empty()) tokenizer_.Encode(text_, {.parse_special = false}, scratch_, ids_);
+    if (!text_.empty()) tokenizer_.Encode(text_, {.parse_special = false, .continues = goes_on_}, scratch_, ids_);
     text_.clear();
+  }
+  // What follows goes on behind what is there, in tokens of its own.
+  void GoOn() {
+    Flush();
+    goes_on_ = true;
   }
   std::vector<int32_t> Finish() {
     Flush();
@@ -125,6 +136,7 @@ class Writer {
   const Tokenizer& tokenizer_;
   Tokenizer::Scratch scratch_;
   std::string text_;
+  bool goes_on_ = false;
   std::vector<int32_t> ids_;
 };
 
@@ -167,13 +179,18 @@ void WriteLlama2(const Messages& messages, const Tokenizer& tokenizer, Writer& o
   }
 }
 
-// <bos><USER>QUESTION<AI>ANSWER, a system message as it is.
-void WriteMinicpm(const Messages& messages, std::optional<int32_t> bos, Writer& out) {
-  out.Id(bos);
+// <bos><USER>QUESTION<AI>ANSWER, a system message as it is. Where the vocabulary has no such tokens, all is text, as
+// the published template renders it, but that no token reaches over the beginning of an answer.
+void WriteMinicpm(const Messages& messages, const Tokenizer& tokenizer, Writer& out) {
+  const bool tokens = MissingMarker(Of(ChatForm::kMinicpm), tokenizer) == nullptr;
+  const auto marker = [&](const char* text) { tokens ? out.Marker(text) : out.Text(text); };
+  out.Id(tokenizer.bos_id());
   for (const ChatMessage& m : messages) {
-    if (m.role == "user") out.Marker(kMinicpmUser);
+    if (m.role == "user") marker(kMinicpmUser);
     out.Text(Trimmed(m.content));
-    if (m.role == "user") out.Marker("<AI>");
+    if (m.role != "user") continue;
+    marker("<AI>");
+    if (!tokens) out.GoOn();
   }
 }
 
@@ -217,11 +234,44 @@ const KnownText* FindKnown(std::string_view text) {
   return nullptr;
 }
 
+// The one form whose markers are all tokens of the vocabulary; null where there is none.
+const FormInfo* ByMarkers(const std::string& where, const Tokenizer& tokenizer) {
+  const FormInfo* found = nullptr;
+  for (const FormInfo& form : Forms()) {
+    if (form.markers.empty() || MissingMarker(form, tokenizer) != nullptr) continue;
+    if (found != nullptr)
+      throw Error(ErrorCode::kConfig,
+                  fmt::format("{}: the vocabulary has the markers of {} and {}: use --chat-template {}", where,
+                              found->name, form.name, kNames));
+    found = &form;
+  }
+  return found;
+}
+
+// Whether the config of a model says that it is of the family whose published models have the minicpm form.
+bool IsOfMinicpm(const std::string& path) {
+  namespace fs = std::filesystem;
+  if (!fs::is_directory(path) && GgufFile::IsGguf(path)) {
+    const GgufFile file = GgufFile::Open(path);
+    const auto config = file.FindText("hydra.config");
+    return config && ParseConfig(*config, path).family == Family::kMiniCpm;
+  }
+  const fs::path config = (fs::is_directory(path) ? fs::path(path) : fs::path(path).parent_path()) / "config.json";
+  return fs::exists(config) && LoadConfig(config.string()).family == Family::kMiniCpm;
+}
+
 }  // namespace
 
 ChatTemplate ChatTemplate::Load(const std::string& path, const std::string& name, const Tokenizer& tokenizer,
                                 std::vector<std::string>* warnings) {
   const TemplateTexts said = ReadTemplateTexts(path);
+  const bool silent = name.empty() && said.chosen.empty() && FindKnown(said.text) == nullptr;
+  if (silent && ByMarkers(path, tokenizer) == nullptr && IsOfMinicpm(path)) {
+    if (warnings != nullptr)
+      warnings->push_back(fmt::format("{}: {} chat template: minicpm is used, the form of its family", path,
+                                      said.text.empty() ? "no" : "an unknown"));
+    return ChatTemplate(ChatForm::kMinicpm);
+  }
   return Choose(path, name, said.chosen, said.text, tokenizer, warnings);
 }
 
@@ -229,6 +279,7 @@ ChatTemplate ChatTemplate::Choose(const std::string& where, const std::string& n
                                   std::string_view text, const Tokenizer& tokenizer,
                                   std::vector<std::string>* warnings) {
   const auto need_markers = [&](ChatForm form) {
+    if (MarkersMayBeText(form)) return;
     if (const char* missing = MissingMarker(Of(form), tokenizer))
       throw Error(ErrorCode::kConfig, fmt::format("{}: chat template {} needs the token {}: the vocabulary lacks it",
                                                   where, Of(form).name, missing));
@@ -248,15 +299,7 @@ ChatTemplate ChatTemplate::Choose(const std::string& where, const std::string& n
     need_markers(known->form);
     return ChatTemplate(known->form, known->default_system);
   }
-  const FormInfo* found = nullptr;
-  for (const FormInfo& form : Forms()) {
-    if (form.markers.empty() || MissingMarker(form, tokenizer) != nullptr) continue;
-    if (found != nullptr)
-      throw Error(ErrorCode::kConfig,
-                  fmt::format("{}: the vocabulary has the markers of {} and {}: use --chat-template {}", where,
-                              found->name, form.name, kNames));
-    found = &form;
-  }
+  const FormInfo* const found = ByMarkers(where, tokenizer);
   if (found == nullptr)
     throw Error(ErrorCode::kConfig,
                 fmt::format("chat template of {} is not known: use --chat-template {}", where, kNames));
@@ -279,7 +322,7 @@ std::vector<int32_t> ChatTemplate::Encode(const Tokenizer& tokenizer, const std:
     case ChatForm::kChatml: WriteChatml(all, open, out); break;
     case ChatForm::kLlama2: WriteLlama2(all, tokenizer, out); break;
     case ChatForm::kLlama3: WriteLlama3(all, open, tokenizer.bos_id(), out); break;
-    case ChatForm::kMinicpm: WriteMinicpm(all, tokenizer.bos_id(), out); break;
+    case ChatForm::kMinicpm: WriteMinicpm(all, tokenizer, out); break;
     case ChatForm::kPlain: WritePlain(all, open, tokenizer.bos_id(), out); break;
   }
   return out.Finish();

@@ -25,8 +25,9 @@ class ChatTemplate {
   // For a model folder, a .gguf, or the folder of a .safetensors file. `name` (--chat-template) decides where it is not
   // empty; else hydralm_chat_template of tokenizer_config.json (hydralm.chat_template of a .gguf); else the SHA-256 of
   // the template's text as Jinja reads it, wherever it is kept (template_text.h), with the system line that this text
-  // puts first; else the one form whose markers are all tokens of the vocabulary, with a warning. Throws kUsage for a
-  // bad name, kConfig where none of these decides or the vocabulary lacks a marker.
+  // puts first; else the one form whose markers are all tokens of the vocabulary, with a warning; else minicpm, with a
+  // warning, where the model's config is of that family. Throws kUsage for a bad name, kConfig where none of these
+  // decides or the vocabulary lacks a marker (those of minicpm may be plain text).
   [[nodiscard]] static ChatTemplate Load(const std::string& path, const std::string& name, const Tokenizer& tokenizer,
                                          std::vector<std::string>* warnings = nullptr);
   // The same for what a file says: `chosen` its own name for a form, `text` its template; either may be empty.

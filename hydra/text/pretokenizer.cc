@@ -233,14 +233,14 @@ void Normalizer::Add(const json& value, const std::string& where) {
   }
 }
 
-std::string Normalizer::Apply(std::string_view text) const {
+std::string Normalizer::Apply(std::string_view text, TextStart start) const {
   std::string now(text);
   const size_t most = tokenizer_json::MostBytes(text.size());
   for (const auto& step : steps_) {
     if (std::holds_alternative<ComposeStep>(step)) {
       now = Nfc(now);
     } else if (const auto* prepend = std::get_if<PrependStep>(&step)) {
-      if (!now.empty()) now.insert(0, prepend->text);
+      if (!now.empty() && start == TextStart::kOwn) now.insert(0, prepend->text);
       tokenizer_json::CheckGrowth(now.size(), most);
     } else {
       const auto& replace = std::get<ReplaceStep>(step);

@@ -35,13 +35,15 @@ class TextPattern {
   std::optional<SplitPattern> known_;
 };
 
+enum class TextStart { kOwn, kGoesOn };  // a text of its own; one that goes on behind another: nothing is put before it
+
 // Normalizer steps null, NFC, Prepend, Replace, Sequence; any other is refused by name.
 class Normalizer {
  public:
   [[nodiscard]] static Normalizer FromJson(const nlohmann::json& json, const std::string& where);
 
   [[nodiscard]] bool empty() const { return steps_.empty(); }
-  [[nodiscard]] std::string Apply(std::string_view text) const;
+  [[nodiscard]] std::string Apply(std::string_view text, TextStart start = TextStart::kOwn) const;
 
  private:
   struct ComposeStep {};

@@ -170,8 +170,8 @@ Tokenizer::Scratch& Tokenizer::Scratch::operator=(Scratch&&) noexcept = default;
 Tokenizer Tokenizer::Load(const std::string& path, const TokenizerLoadOptions& options) {
   if (!std::filesystem::is_directory(path) && GgufFile::IsGguf(path)) return FromGguf(GgufFile::Open(path), options);
   if (!options.pre.empty())
-    throw Error(ErrorCode::kUsage, fmt::format("--pre {}: {} is no GGUF file: its tokenizer.json says the steps itself",
-                                               options.pre, path));
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--pre {}: {} is no GGUF file: its tokenizer says the steps itself", options.pre, path));
   FolderTokenizer read = ReadFolderTokenizer(path);
   auto impl = std::make_shared<Impl>();
   impl->sha256 = read.sha256;
@@ -321,9 +321,11 @@ void Tokenizer::Encode(std::string_view text, const EncodeOptions& options, Scra
       ids.push_back(added);
       return;
     }
-    const bool first = part.data() == valid.data();
+    const bool begins = part.data() == valid.data(), first = begins && !options.continues;
     std::string normalized;
-    if (!impl.normalizer.empty()) part = normalized = impl.normalizer.Apply(part);
+    if (!impl.normalizer.empty())
+      part = normalized =
+          impl.normalizer.Apply(part, begins && options.continues ? TextStart::kGoesOn : TextStart::kOwn);
     impl.normalized_added.Split(part, options.parse_special, [&](std::string_view inner, int32_t inner_added) {
       if (inner_added >= 0) {
         ids.push_back(inner_added);

@@ -27,6 +27,7 @@ struct TokenizerLoadOptions {
 struct EncodeOptions {
   bool parse_special = true;  // special tokens written in the text become their ids; off for text of strangers
   bool add_special = false;   // what the file's post-processor puts around a text (<s>, ...)
+  bool continues = false;     // the text goes on behind other tokens: SentencePiece's space is not put before it
 };
 
 struct DecodeOptions {
@@ -36,9 +37,10 @@ struct DecodeOptions {
 // Immutable, cheap to copy, safe to share between threads.
 class Tokenizer {
  public:
-  // A model folder, a tokenizer.json or a .gguf. From a folder, tokenizer_config.json, where it is, names bos and eos
-  // and may add tokens (tokenizer_folder.h). Throws kIo for a file that cannot be read, kFormat "FILE: FIELD ..." for
-  // one that is broken or not supported, kUsage for options.pre where the file has no pre-tokenizer to name.
+  // A model folder, a tokenizer.json, a SentencePiece NAME.model or a .gguf. From a folder, tokenizer_config.json,
+  // where it is, names bos and eos and may add tokens (tokenizer_folder.h). Throws kIo for a file that cannot be read,
+  // kFormat "FILE: FIELD ..." for one that is broken or not supported, kUsage for options.pre where the file has no
+  // pre-tokenizer to name.
   [[nodiscard]] static Tokenizer Load(const std::string& path, const TokenizerLoadOptions& options = {});
   // `text` is a tokenizer.json; `name` stands for the file in messages.
   [[nodiscard]] static Tokenizer FromJson(std::string_view text, const std::string& name);

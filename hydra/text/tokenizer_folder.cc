@@ -15,6 +15,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/io/json.h"
+#include "hydra/text/sentencepiece_file.h"
 #include "hydra/text/tokenizer_write.h"
 
 namespace hydra {
@@ -23,6 +24,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxFileBytes = uint64_t{256} << 20;
+constexpr const char* kJsonName = "tokenizer.json";
+constexpr const char* kPiecesName = "tokenizer.model";
 constexpr std::array<const char*, 7> kNamed = {"bos_token", "eos_token", "unk_token", "sep_token",
                                                "pad_token", "cls_token", "mask_token"};
 constexpr std::array<const char*, 2> kLists = {"additional_special_tokens", "extra_special_tokens"};
@@ -108,7 +111,7 @@ class FolderReader {
       const int64_t would = known >= 0 ? known : Next();
       if (id != would)
         Fail(path, fmt::format("{} = {}: {}", field, id, JsonExcerpt(Json(token.content))),
-             known >= 0 ? fmt::format("tokenizer.json gives this token id {}", known)
+             known >= 0 ? fmt::format("{} gives this token id {}", FileName(), known)
                         : fmt::format("the next free id is {}, which the tokenizers library gives it", Next()));
       Add(std::move(token), path, field);
     }
@@ -141,14 +144,14 @@ class FolderReader {
     const bool bos = key == std::string_view("bos_token"), eos = key == std::string_view("eos_token");
     NamedToken unused;
     NamedToken& out = bos ? out_.bos : eos ? out_.eos : unused;
-    out.said = true;
+    out = {.said = true, .id = std::nullopt};
     const Json& value = config_[key];
     if (value.is_null()) return;
     AddedToken token = TokenOf(value, true, NamedPath(key), key);
     if (token.content.empty()) return;
     if ((bos || eos) && Find(token.content) < 0)
       Fail(NamedPath(key), fmt::format("{} = {}", key, JsonExcerpt(Json(token.content))),
-           "tokenizer.json has no such token");
+           FileName() + " has no such token");
     const std::string content = token.content;
     AddUnlessListed(std::move(token), NamedPath(key), key);
     out.id = Find(content);
@@ -162,6 +165,9 @@ class FolderReader {
       Fail(NamedPath(key), fmt::format("{} = {}", key, JsonExcerpt(list)), "must be a list of tokens");
     for (const Json& value : list) AddUnlessListed(TokenOf(value, true, NamedPath(key), key), NamedPath(key), key);
   }
+
+  // tokenizer.json or tokenizer.model.
+  [[nodiscard]] std::string FileName() const { return fs::path(out_.name).filename().string(); }
 
   // The file that a key of config_ comes from.
   [[nodiscard]] const std::string& NamedPath(const char* key) const {
@@ -248,14 +254,49 @@ class FolderReader {
   std::optional<int64_t> rows_;
 };
 
+// tokenizer.model, with what tokenizer_config.json of its folder (none: "") says of the steps around it.
+void ReadPieces(const MappedFile& mapped, const fs::path& folder, FolderTokenizer* out) {
+  SentencePieceFile pieces = ReadSentencePiece(mapped.bytes(), mapped.path());
+  out->changed = true;
+  out->scores = pieces.scores;
+  out->bos = {true, pieces.bos}, out->eos = {true, pieces.eos};
+  SentencePieceOptions options;
+  if (!folder.empty()) {
+    const fs::path path = folder / "tokenizer_config.json";
+    const Json config = ReadObject(path);
+    const auto flag = [&](const char* key) -> std::optional<bool> {
+      if (!config.contains(key) || config[key].is_null()) return std::nullopt;
+      if (!config[key].is_boolean())
+        throw Error(ErrorCode::kFormat,
+                    fmt::format("{}: {} = {}: must be true or false", path.string(), key, JsonExcerpt(config[key])));
+      return config[key].get<bool>();
+    };
+    options.legacy = flag("legacy").value_or(true);
+    options.add_prefix_space = flag("add_prefix_space");
+    options.add_bos = flag("add_bos_token").value_or(true);
+    options.add_eos = flag("add_eos_token").value_or(false);
+  }
+  out->file = TokenizerFileOf(std::move(pieces), options, mapped.path());
+}
+
 }  // namespace
+
+bool HasTokenizerFile(const std::string& folder) {
+  return fs::exists(fs::path(folder) / kJsonName) || fs::exists(fs::path(folder) / kPiecesName);
+}
 
 FolderTokenizer ReadFolderTokenizer(const std::string& path) {
   const bool folder = fs::is_directory(path);
   FolderTokenizer out;
-  out.name = folder ? (fs::path(path) / "tokenizer.json").string() : path;
-  {
-    const MappedFile mapped(out.name, kMaxFileBytes);
+  out.name = path;
+  if (folder) {
+    const bool pieces = !fs::exists(fs::path(path) / kJsonName) && fs::exists(fs::path(path) / kPiecesName);
+    out.name = (fs::path(path) / (pieces ? kPiecesName : kJsonName)).string();
+  }
+  const MappedFile mapped(out.name, kMaxFileBytes);
+  if (out.name.ends_with(".model")) {
+    ReadPieces(mapped, folder ? fs::path(path) : fs::path(), &out);
+  } else {
     out.sha256 = Sha256::Of(mapped.bytes());
     out.file = ParseTokenizerFile(mapped.text(), out.name);
   }

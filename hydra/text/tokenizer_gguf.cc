@@ -148,22 +148,6 @@ void ReadMerges(const GgufFile& file, TokenizerFile* out) {
   });
 }
 
-// What is put around a text, as tokenizer.json says it.
-json Template(const TokenizerFile& file, const std::optional<int32_t>& before, const std::optional<int32_t>& after) {
-  if (!before && !after) return nullptr;
-  json single = json::array(), tokens = json::object();
-  const auto add = [&](const std::optional<int32_t>& id) {
-    if (!id) return;
-    const std::string text(file.tokens.Text(*id));
-    single.push_back({{"SpecialToken", {{"id", text}, {"type_id", 0}}}});
-    tokens[text] = {{"id", text}, {"ids", {*id}}, {"tokens", {text}}};
-  };
-  add(before);
-  single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
-  add(after);
-  return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", single}, {"special_tokens", tokens}};
-}
-
 // Model gpt2: merges and the steps of the named pre-tokenizer. Returns whether bos comes first by default.
 bool ReadByteLevel(const GgufFile& file, const std::string& chosen, TokenizerFile* out) {
   const PreSteps& pre = StepsOf(file, chosen, &out->warnings);
@@ -241,7 +225,7 @@ GgufTokenizer ReadGgufTokenizer(const GgufFile& file, const std::string& pre) {
   const bool add_bos = file.FindBool(kAddBos).value_or(bos_first) && out.bos;
   const bool add_eos = file.FindBool(kAddEos).value_or(false) && out.eos;
   out.file.steps["post_processor"] =
-      Template(out.file, add_bos ? out.bos : std::nullopt, add_eos ? out.eos : std::nullopt);
+      AroundText(out.file, add_bos ? out.bos : std::nullopt, add_eos ? out.eos : std::nullopt);
   return out;
 }
 

@@ -124,15 +124,18 @@ bool SetByteLevel(const TokenizerFile& file, const Tokenizer& tokenizer, size_t 
 }
 
 // Model llama. Returns whether the keys say all; where they do not, they are what other programs make do with.
-bool SetSpm(const TokenizerFile& file, const Tokenizer& tokenizer, size_t padded, GgufMetadata* metadata) {
+bool SetSpm(const FolderTokenizer& read, const Tokenizer& tokenizer, size_t padded, GgufMetadata* metadata) {
+  const TokenizerFile& file = read.file;
   const std::vector<int32_t> types = TypesOf(file, padded, true);
-  std::vector<float> scores = ScoresFromMerges(file);
+  const bool known = !read.scores.empty();  // tokenizer.model has them
+  std::vector<float> scores = known ? read.scores : ScoresFromMerges(file);
+  scores.resize(static_cast<size_t>(file.tokens.size()));
   // A text of one space has the prefix before it, or not.
   const bool prefix = Essence(file.steps["normalizer"]) != Essence(SpmNormalizer(false));
   const bool whole = SpmKeysSuffice(file, tokenizer, types, scores, prefix);
   constexpr float kNeverMerged = -10000;
   scores.resize(padded, kNeverMerged);
-  for (size_t i = 0; i < padded; ++i)
+  for (size_t i = 0; i < padded && !known; ++i)
     if (types[i] == kControl || types[i] == kUnknown || types[i] == kByte) scores[i] = 0;
   metadata->SetText(kModel, "llama");
   metadata->SetText(kPre, whole ? kDefaultPre : kHydraPre);
@@ -184,7 +187,7 @@ void SetGgufTokenizer(const std::string& path, const ModelTokens& model, GgufMet
                             "with byte-level BPE or SentencePiece's BPE only",
                             read.name));
   const bool keys_say_all = tokenizer.byte_level() ? SetByteLevel(read.file, tokenizer, padded, metadata)
-                                                   : SetSpm(read.file, tokenizer, padded, metadata);
+                                                   : SetSpm(read, tokenizer, padded, metadata);
   if (!keys_say_all) metadata->SetText(kWhole, WholeTokenizerJson(path));
   SetIds(tokenizer, model, metadata);
   if (std::filesystem::is_directory(path)) SetTemplates(path, metadata);

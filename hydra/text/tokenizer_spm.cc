@@ -85,6 +85,26 @@ json SpmDecoder(bool prefix) {
   return {{"type", "Sequence"}, {"decoders", steps}};
 }
 
+json SpmPreTokenizer(bool prefix) {
+  return {
+      {"type", "Metaspace"}, {"replacement", kSpace}, {"prepend_scheme", prefix ? "first" : "never"}, {"split", false}};
+}
+
+json AroundText(const TokenizerFile& file, const std::optional<int32_t>& before, const std::optional<int32_t>& after) {
+  if (!before && !after) return nullptr;
+  json single = json::array(), tokens = json::object();
+  const auto add = [&](const std::optional<int32_t>& id) {
+    if (!id) return;
+    const std::string text(file.tokens.Text(*id));
+    single.push_back({{"SpecialToken", {{"id", text}, {"type_id", 0}}}});
+    tokens[text] = {{"id", text}, {"ids", {*id}}, {"tokens", {text}}};
+  };
+  add(before);
+  single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  add(after);
+  return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", single}, {"special_tokens", tokens}};
+}
+
 bool IsByteToken(std::string_view text) {
   const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F'); };
   return text.size() == 6 && text.starts_with("<0x") && is_hex(text[3]) && is_hex(text[4]) && text[5] == '>';

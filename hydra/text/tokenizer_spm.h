@@ -30,9 +30,16 @@ inline constexpr size_t kMaxSpmTokenBytes = 512;
 [[nodiscard]] bool ScoresSayMerges(const TokenizerFile& file, std::span<const float> scores,
                                    const std::vector<bool>& mergeable);
 
-// U+2581 for spaces, one more at the start of a text where `prefix` is set; and the way back.
+// U+2581 for spaces, one more at the start of each text between special tokens where `prefix` is set; and the way back.
 [[nodiscard]] nlohmann::json SpmNormalizer(bool prefix);
 [[nodiscard]] nlohmann::json SpmDecoder(bool prefix);
+// The same as SpmNormalizer in newer files (legacy = false): one more at the start of the whole text only, unless it
+// begins with a space.
+[[nodiscard]] nlohmann::json SpmPreTokenizer(bool prefix);
+
+// The post-processor that puts these tokens around a text; null where there are none.
+[[nodiscard]] nlohmann::json AroundText(const TokenizerFile& file, const std::optional<int32_t>& before,
+                                        const std::optional<int32_t>& after);
 
 // Whether a token is <0x00> to <0xFF>, which stands for a byte.
 [[nodiscard]] bool IsByteToken(std::string_view text);

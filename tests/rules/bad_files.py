@@ -20,8 +20,10 @@ TESTS = {
     "GGUF": [("io_test", "GgufTest.Refuses*:GgufTest.Getters*"), ("model_test", "GgufModelTest.Refuses*")],
     "config.json": [("model_test", "Config.BadFiles*")],
     "tokenizer.json": [("text_test", "TokenizerFile.RefusesBadFiles*")],
+    "tokenizer.model": [("text_test", "SentencePiece.RefusesBadFiles")],
     "token shards": [("data_test", "BadShard.EachKind*:Dataset.Foreign*")],
     "checkpoints": [("train_test", "Checkpoint.BadOnes*:Checkpoint.LatestThatDangles*:Trainer.CheckpointsOfOther*")],
+    "pytorch_model.bin": [("convert_test", "TorchFileTest.RefusesBadFiles")],
     "States": [("runtime_test", "BadState.*")],
 }
 LATER = {"other-plan"}  # no plans yet
@@ -61,7 +63,8 @@ class BadFiles(unittest.TestCase):
     def test_each_format_has_a_fuzz_target(self):
         targets = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "fuzz", "*.cc"))}
         wanted = {
-            "safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat"}
+            "safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat",
+            "pickle", "torch_bin", "tokenizer_model"}
         self.assertEqual(wanted - targets, set())
 
 
