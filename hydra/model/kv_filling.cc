@@ -3,6 +3,7 @@
 #include "hydra/model/kv_filling.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "hydra/base/error.h"
 #include "hydra/model/accounting.h"
@@ -25,7 +26,7 @@ class All final : public KvFilling {
 };
 
 // Sinks in the rows 0 .. S - 1, then position p in row S + (p - S) mod W.
-class Ring final : public KvFilling {
+class Ring : public KvFilling {
  public:
   Ring(int64_t window, int64_t sinks) : window_(window), sinks_(sinks) {
     if (window < 1 || window > kMaxSequenceTokens || sinks < 0 || sinks > kMaxSequenceTokens)
@@ -59,6 +60,19 @@ class Ring final : public KvFilling {
   int64_t window_, sinks_;
 };
 
+class Span final : public Ring {
+ public:
+  Span(int64_t window, int64_t sinks, std::vector<int64_t> own) : Ring(window, sinks), own_(std::move(own)) {
+    for (const int64_t w : own_) HYDRA_CHECK(1 <= w && w <= window, "a window of ", w, " in a ring of ", window);
+  }
+  [[nodiscard]] int64_t MostTokens(int64_t ctx) const override { return ctx; }
+  [[nodiscard]] int64_t UsedRows(int64_t pos, int64_t rows) const override { return std::min(pos, rows); }
+  [[nodiscard]] std::span<const int64_t> own_windows() const override { return own_; }
+
+ private:
+  std::vector<int64_t> own_;
+};
+
 class Pool final : public KvFilling {
  public:
   explicit Pool(int64_t rows) : rows_(rows) {}
@@ -80,6 +94,9 @@ class Pool final : public KvFilling {
 std::shared_ptr<const KvFilling> KeepAll() { return std::make_shared<All>(); }
 std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks) {
   return std::make_shared<Ring>(window, sinks);
+}
+std::shared_ptr<const KvFilling> KeepSpan(int64_t window, int64_t sinks, std::vector<int64_t> own_windows) {
+  return std::make_shared<Span>(window, sinks, std::move(own_windows));
 }
 std::shared_ptr<const KvFilling> KeepPool(int64_t rows) { return std::make_shared<Pool>(rows); }
 

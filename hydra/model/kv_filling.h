@@ -3,10 +3,14 @@
 // class here. Not here: the rows themselves (runtime/kv_cache.h), which head has which (state_layout.h).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace hydra {
@@ -24,8 +28,11 @@ class KvFilling {
   [[nodiscard]] virtual int64_t Rows(int64_t ctx) const = 0;
   // Tokens that a sequence may have with those rows.
   [[nodiscard]] virtual int64_t MostTokens(int64_t ctx) const = 0;
-  // Whether position p is always in row p: memory is then taken as it fills, and only rows in use are saved and forked.
+  // Whether position p is always in row p, in memory that is taken as it fills.
   [[nodiscard]] virtual bool grows() const = 0;
+  // How many of its `rows` rows, from the first one on, are in use once `pos` positions have come: no other is saved or
+  // forked.
+  [[nodiscard]] virtual int64_t UsedRows(int64_t pos, int64_t rows) const { return grows() ? pos : rows; }
   // Row where position `pos` goes.
   [[nodiscard]] virtual int64_t RowOf(int64_t pos) const = 0;
   // Appends what it holds once the positions 0 .. pos - 1 have come, ascending.
@@ -33,6 +40,8 @@ class KvFilling {
   // A query at position t sees p <= t with p > t - window or p < sinks.
   [[nodiscard]] virtual int64_t window() const = 0;
   [[nodiscard]] virtual int64_t sinks() const = 0;
+  // Windows of the query heads that share the cache, where they have some of their own, none wider than window().
+  [[nodiscard]] virtual std::span<const int64_t> own_windows() const { return {}; }
   // For a person, and to compare plans: "all", "ring 256", "ring 1024 + 4".
   [[nodiscard]] virtual std::string Describe() const = 0;
   // Can what came after the first n of pos positions be forgotten, so that it holds what it held then? As long as no
@@ -46,10 +55,30 @@ class KvFilling {
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepAll();
 // The last `window` positions, and the first `sinks` ones for good. kUsage beyond kMaxSequenceTokens of either.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks = 0);
+// A ring in the place of full attention: `ctx` bounds the sequence as it does there, and what is not filled yet is
+// neither saved nor forked. own_windows: of the query heads, where some see less than the ring has.
+[[nodiscard]] std::shared_ptr<const KvFilling> KeepSpan(int64_t window, int64_t sinks,
+                                                        std::vector<int64_t> own_windows = {});
 // `rows` rows of chosen positions, in any order, which a list names: landmarks.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepPool(int64_t rows);
 
 // The filling of each layer and KV head with attention, in the place of what the config says; null: the config's own.
-using KvPlan = std::function<std::shared_ptr<const KvFilling>(int layer, int64_t kv_head)>;
+struct KvPlan {
+  using Of = std::function<std::shared_ptr<const KvFilling>(int layer, int64_t kv_head)>;
+  KvPlan() = default;
+  KvPlan(std::nullptr_t) {}
+  template <class F>
+    requires std::is_invocable_v<F&, int, int64_t>
+  KvPlan(F fillings) : of(std::move(fillings)) {}
+
+  Of of;
+  std::string name;    // what saved states call it; "": they list its fillings
+  int64_t length = 0;  // the length that its spans are for; 0: no rule made them
+
+  explicit operator bool() const { return of != nullptr; }
+  [[nodiscard]] std::shared_ptr<const KvFilling> operator()(int layer, int64_t kv_head) const {
+    return of(layer, kv_head);
+  }
+};
 
 }  // namespace hydra

@@ -59,7 +59,7 @@ struct StateBuffer {
     if (heads.empty()) return f(int64_t{0}, bytes);
     int64_t at = 0;
     for (const Head& head : heads) {
-      f(at, head.filling->grows() ? pos * head.stride : head.bytes);
+      f(at, head.filling->UsedRows(pos, head.bytes / head.stride) * head.stride);
       at += head.bytes;
     }
   }

@@ -105,8 +105,11 @@ void SequenceState::CheckWhole() const {
 }
 
 void SequenceState::Reset() {
-  ForConstant(*layout_,
-              [&](int64_t offset, int64_t n) { std::memset(data_.get() + offset, 0, static_cast<size_t>(n)); });
+  for (const auto& block : layout_->buffers)
+    for (const StateBuffer& buffer : block)
+      buffer.ForUsed(0, [&](int64_t at, int64_t n) {
+        if (n > 0) std::memset(data_.get() + buffer.offset + at, 0, static_cast<size_t>(n));
+      });
   for (size_t i = 0; i < layout_->blocks.size(); ++i) {
     const BlockOffsets& b = layout_->blocks[i];
     const BlockWeights& w = weights_->blocks[i];
@@ -261,10 +264,11 @@ void SequenceState::SetControls(const Controls& controls) {
   Controls next = controls;  // all that can fail comes before the first change
   std::vector<Controls> of_layers = ByLayer(weights_->config, controls);
   const int64_t room = RoomForExperts(weights_->config, controls);
-  if (room > layout_->moe_k) {                                              // the same buffers in a wider layout
-    auto layout = LayoutOf(*weights_, room, [&](int block, int64_t head) {  // what a head has now, whatever plan_ says
+  if (room > layout_->moe_k) {  // the same buffers in a wider layout
+    const auto now = [&](int block, int64_t head) {  // what a head has, whatever plan_ says
       return layout_->blocks[static_cast<size_t>(block)].caches[static_cast<size_t>(head)].filling;
-    });
+    };
+    auto layout = LayoutOf(*weights_, room, now);
     auto memory = MemoryOf(*layout);
     for (size_t i = 0; i < layout->buffers.size(); ++i)
       for (size_t j = 0; j < layout->buffers[i].size(); ++j) {
@@ -295,7 +299,8 @@ int64_t SequenceState::bytes() const {
 }
 
 std::string SequenceState::PlanText() const {
-  std::string text;
+  std::string text = plan_.name;
+  if (!text.empty()) return text;
   for (size_t i = 0; plan_ && i < layout_->blocks.size(); ++i)
     for (const KvCacheLayout& cache : layout_->blocks[i].caches)
       text += StrCat(text.empty() ? "" : "; ", i, " ", cache.filling->Describe());

@@ -54,9 +54,11 @@ class SequenceState {
   // dtypes, a checksum. Load throws Error for a file that is cut, of another version, model or dtype, or whose checksum
   // is wrong.
   void Save(const std::string& path) const;
-  // `memory`: the packs that the state had when it was saved; kUsage for others.
+  // `plan`, `memory`: what the state had when it was saved; kUsage for others.
   [[nodiscard]] static SequenceState Load(const std::string& path, const Model& model, const KvPlan& plan = nullptr,
                                           std::shared_ptr<const MemoryOverlay> memory = nullptr);
+  // KvPlan::length of a saved state: which one Load wants; 0: none.
+  [[nodiscard]] static int64_t PlanLengthIn(const std::string& path);
 
   [[nodiscard]] int64_t pos() const { return static_cast<int64_t>(ids_.size()); }  // tokens read
   [[nodiscard]] std::span<const int32_t> ids() const { return ids_; }              // which ones

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 #include "hydra/base/version.h"
 #include "hydra/io/file.h"
 #include "hydra/io/json.h"
@@ -21,6 +22,7 @@ constexpr const char* kIds = "ids";
 constexpr const char* kPending = "pending";
 constexpr const char* kCounts = "counts";
 constexpr const char* kPlan = "kv_plan";
+constexpr const char* kPlanLength = "kv_plan_length";
 constexpr const char* kMemory = "memory_packs";
 
 std::string BufferName(size_t block, const StateBuffer& buffer) { return StrCat("layers.", block, ".", buffer.name); }
@@ -38,7 +40,17 @@ void Expect(const SafeTensors& file, const char* key, const std::string& want, c
     throw Error(ErrorCode::kFormat, StrCat(file.path(), ": ", key, " = ", OneLine(got, 80), ": ", rule, " ", want));
 }
 
+// The length that the plan's spans are for; 0 without a plan of rules.
+int64_t PlanLengthOf(const SafeTensors& file) {
+  const auto it = file.metadata().find(kPlanLength);
+  return it == file.metadata().end() ? 0
+                                     : ParseWholeNumber(it->second, 1, kMaxSequenceTokens,
+                                                        StrCat(file.path(), ": ", kPlanLength));
+}
+
 }  // namespace
+
+int64_t SequenceState::PlanLengthIn(const std::string& path) { return PlanLengthOf(SafeTensors::Open(path)); }
 
 std::vector<std::byte> SequenceState::Packed(const StateBuffer& buffer) const {
   std::vector<std::byte> out;
@@ -89,6 +101,7 @@ void SequenceState::Save(const std::string& path) const {
                                {"controls", ControlsJson(controls_)},
                                {"crc32", StrCat(crc)}};
   if (plan_) metadata[kPlan] = PlanText();
+  if (plan_.length > 0) metadata[kPlanLength] = StrCat(plan_.length);
   if (memory_) metadata[kMemory] = memory_->text();
   WriteSafeTensors(path, views, metadata);
 }
@@ -117,6 +130,9 @@ SequenceState SequenceState::Load(const std::string& path, const Model& model, c
   if (const std::string has = planned == file.metadata().end() ? "" : planned->second; has != state.PlanText())
     throw Error(ErrorCode::kUsage, StrCat(path, ": ", kPlan, " = \"", OneLine(has, 80), "\": this run has \"",
                                           OneLine(state.PlanText(), 80), "\""));
+  if (const int64_t length = PlanLengthOf(file); length != plan.length)
+    throw Error(ErrorCode::kUsage,
+                StrCat(path, ": ", kPlanLength, " = ", length, ": this run has ", plan.length, " tokens"));
 
   uint32_t crc = 0;
   size_t used = 0;
