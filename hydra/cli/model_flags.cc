@@ -28,7 +28,7 @@ void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
 }
 
 void AddPreFlag(CLI::App* verb, std::string* pre) {
-  verb->add_option("--pre", *pre, "pre-tokenizer of a .gguf that names none or an unknown one, such as llama-bpe")
+  verb->add_option("--pre", *pre, "pre-tokenizer of a .gguf that names none or an unknown one")
       ->type_name("NAME");
 }
 
@@ -44,9 +44,9 @@ void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
           ->check(Range(0, 1 << 27));
   verb->parse_complete_callback([flags, ctx] { flags->ctx_given = ctx->count() > 0; });
   AddStateFlags(verb, &flags->kv_dtype, &flags->state_dtype);
+  AddPlanFlags(verb, &flags->plan);
   verb->add_option("--target", flags->target, "SIMD level, such as avx2 or scalar")->type_name("NAME");
-  verb->add_option("--tune", flags->tune,
-                   "on: take what was measured once on this machine, or measure it now; off; again: measure now")
+  verb->add_option("--tune", flags->tune, "how weights are read: on = as measured once here; off; again")
       ->type_name("MODE");
   verb->add_flag("--explain", flags->explain, "print SIMD level and kernels, and why");
 }

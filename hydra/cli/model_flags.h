@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "hydra/cli/plan_flags.h"
 #include "hydra/text/tokenizer.h"
 
 namespace hydra::cli {
@@ -21,6 +22,7 @@ struct ModelFlags {
   std::vector<std::string> controls;  // KEY=VALUE
   std::string control_profile;        // a file of controls
   std::string budget;                 // active parameters a token
+  PlanFlags plan;                     // where the verb has AddRuntimeFlags or AddPlanFlags
   // Of the runtime alone.
   int64_t ctx = 8192;
   bool ctx_given = false;  // else at most the model's own length
@@ -37,7 +39,7 @@ void AddModelFlags(CLI::App* verb, ModelFlags* flags);
 void AddPreFlag(CLI::App* verb, std::string* pre);
 // --kv-dtype --state-dtype: what a sequence's memory is made of.
 void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype);
-// -c --kv-dtype --state-dtype --target --tune --explain: the runtime's.
+// -c --kv-dtype --state-dtype --plan --head-spans --target --tune --explain: the runtime's.
 void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags);
 // --memory --memory-merge, for verbs that read packs.
 void AddMemoryFlags(CLI::App* verb, ModelFlags* flags);

@@ -110,6 +110,8 @@ BenchRow MakeRow(const Runner& runner, Running& running, bool profile, double re
   row.samples = running.rates;
   row.rate = Summarise(running.rates);
   row.moved = running.speed.moved();
+  row.kv_bytes = running.speed.kv_bytes();
+  if (runner.plan) row.plan = runner.plan.About(running.test.plan.length, runner.model.options().kv_dtype);
   row.read_bytes_per_s = read_bytes_per_s;
   row.token_flops = CountTokenFlops(runner.model.config(), running.test);
   if (row.token_flops > 0)
@@ -157,8 +159,10 @@ std::optional<TextPerplexity> Perplexity(const BenchFlags& flags, const Runner& 
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
   const std::string text = ReadText(flags.ppl);
   const std::vector<int32_t> ids = tokenizer.Encode(text, flags.special.Options());
-  PerplexityOptions options{
-      .name = "--ppl " + flags.ppl, .chunk = chunk, .controls = ApplyControls(flags.model, runner.model.config())};
+  PerplexityOptions options{.name = "--ppl " + flags.ppl,
+                            .chunk = chunk,
+                            .controls = ApplyControls(flags.model, runner.model.config()),
+                            .plan = runner.plan.At(runner.PlanLengthOf(chunk))};
   // Where a first token is put before the text, each chunk has it too.
   const std::vector<int32_t> empty = tokenizer.Encode("", flags.special.Options());
   if (tokenizer.bos_id() && !empty.empty() && empty.front() == *tokenizer.bos_id()) options.bos = *tokenizer.bos_id();
@@ -220,7 +224,8 @@ void CheckFlags(const BenchFlags& flags, const CLI::App* verb, bool speed) {
   if (flags.speculation.on() && (!flags.preset.empty() || !flags.ppl.empty()))
     throw Error(ErrorCode::kUsage, "bench: --spec needs a model with its tokenizer, -m, and no --ppl");
   if (flags.speculation.on())
-    for (const char* flag : {"-d", "-b", "--provisional", "--interleave", "--profile", "--compare-cmd", "--stream"})
+    for (const char* flag :
+         {"-d", "-b", "--provisional", "--interleave", "--profile", "--compare-cmd", "--stream", "--plan"})
       if (verb->count(flag) > 0)
         throw Error(ErrorCode::kUsage,
                     fmt::format("bench: {}: not with --spec, which times one sequence with and without guesses", flag));
@@ -266,7 +271,7 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
     return StopStatus();
   }
   if (flags.speculation.on()) return RunSpeculation(flags, common);
-  const std::vector<SpeedTest> tests = speed ? Tests(flags) : std::vector<SpeedTest>{};
+  std::vector<SpeedTest> tests = speed ? Tests(flags) : std::vector<SpeedTest>{};
   constexpr int64_t kChunk = 512;
   const int64_t chunk = verb->count("-c") > 0 && flags.model.ctx > 0 ? flags.model.ctx : kChunk;
   OpenOptions open{.quiet = common.quiet, .ctx = flags.ppl.empty() ? 1 : chunk};
@@ -283,6 +288,7 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   opened.model = model_flags;
   const Runner runner = Open(opened, open);
   const Model& model = runner.model;
+  for (SpeedTest& test : tests) test.plan = runner.plan.At(runner.PlanLengthOf(test.length()));
   BenchRow row{.model = ModelName(model.path()),
                .params = CountParams(model.config()).total,
                .file_bytes = FileBytes(model),
@@ -301,7 +307,8 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   std::optional<ReadMeter> meter;
   if (!tests.empty()) meter.emplace(*runner.pool);
   for (size_t i = 0; i < tests.size() && !StopRequested(); i += together)
-    for (const BenchRow& made : Measure(flags, runner, std::span(tests).subspan(i, together), *meter, row))
+    for (const BenchRow& made :
+         Measure(flags, runner, std::span<const SpeedTest>(tests).subspan(i, together), *meter, row))
       writer.Write(made);
   writer.Finish();
   return StopStatus();

@@ -71,6 +71,9 @@ Json RowJson(const BenchRow& row) {
     json["tok_per_s"] = RateJson(row.rate);
     json["samples"] = row.samples;
     json["bytes_per_tok"] = {{"weights", WeightsPerToken(row)}, {"state", StatePerToken(row)}, {"kv", KvPerToken(row)}};
+    json["kv_bytes"] = row.kv_bytes;
+    if (row.test.prompt > 0) json["key_tiles"] = row.moved.key_tiles;
+    if (!row.plan.is_null()) json["plan"] = row.plan;
     json["gb_per_s"] = GbPerSecond(row);
     json["read_gb_per_s"] = row.read_bytes_per_s / 1e9;
     if (row.token_flops > 0) {
@@ -175,10 +178,10 @@ void RowWriter::WriteMarkdown(const BenchRow& row) {
     fmt::print(
         "| model | params | threads | target | test | t/s | median (min .. max) | MB/token | GB/s | of read bw | "
         "GFLOP/s "
-        "| of peak | kernels |{}\n",
-        row.compared ? " other t/s | ratio |" : "");
-    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |{}\n",
-               row.compared ? " ---: | ---: |" : "");
+        "| of peak | kernels |{}{}\n",
+        row.plan.is_null() ? "" : " plan | density | KV MiB |", row.compared ? " other t/s | ratio |" : "");
+    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |{}{}\n",
+               row.plan.is_null() ? "" : " --- | ---: | ---: |", row.compared ? " ---: | ---: |" : "");
   }
   const Summary& r = row.rate;
   const bool prompt = row.token_flops > 0;
@@ -188,6 +191,9 @@ void RowWriter::WriteMarkdown(const BenchRow& row) {
              GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
   fmt::print(" {} | {} | {} |", prompt ? fmt::format("{:.1f}", GflopPerSecond(row)) : "",
              prompt ? fmt::format("{:.2f}", GflopPerSecond(row) * 1e9 / row.peak_flops) : "", row.kernels);
+  if (!row.plan.is_null())
+    fmt::print(" {} | {:.3f} | {:.1f} |", row.plan["name"].get<std::string>(), row.plan["density"].get<double>(),
+               static_cast<double>(row.kv_bytes) / (1 << 20));
   if (row.compared)
     fmt::print(" {:.2f} +- {:.2f} | {:.3f} |", row.compared->mean, row.compared->sd, r.median / row.compared->median);
   fmt::print("\n");
@@ -197,17 +203,20 @@ void RowWriter::WriteCsv(const BenchRow& row) {
   if (rows_ == 0)
     fmt::print(
         "model,params,file_bytes,threads,target,p,n,d,b,mean,sd,median,min,max,weights,state,kv,gb_per_s,read_gb_per_s,"
-        "gflop_per_s,peak_gflop_per_s,kernels,other_median,perplexity,provisional\n");
+        "gflop_per_s,peak_gflop_per_s,kernels,other_median,perplexity,provisional,kv_bytes,key_tiles,plan,density\n");
   std::string name = row.model;  // a quoted field
   for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
   const Summary& r = row.rate;
   fmt::print("\"{}\",{},{},{},{},{},{},{},{},", name, row.params, row.file_bytes, row.threads, row.target,
              row.test.prompt, row.test.generate, row.test.depth, row.test.batch);
-  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{},\"{}\",{},{},{}\n", r.mean, r.sd, r.median, r.min, r.max,
+  fmt::print("{},{},{},{},{},{},{},{},{},{},{},{},\"{}\",{},{},{},", r.mean, r.sd, r.median, r.min, r.max,
              WeightsPerToken(row), StatePerToken(row), KvPerToken(row), GbPerSecond(row), row.read_bytes_per_s / 1e9,
              GflopPerSecond(row), row.peak_flops / 1e9, row.kernels,
              row.compared ? fmt::format("{}", row.compared->median) : "",
              row.perplexity ? fmt::format("{}", row.perplexity->value) : "", row.test.provisional);
+  fmt::print("{},{},{},{}\n", row.kv_bytes, row.moved.key_tiles,
+             row.plan.is_null() ? "" : row.plan["rules_sha256"].get<std::string>(),
+             row.plan.is_null() ? "" : fmt::format("{}", row.plan["density"].get<double>()));
 }
 
 void RowWriter::WriteJson(const Json& object) {

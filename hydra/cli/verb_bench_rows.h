@@ -27,6 +27,8 @@ struct BenchRow {
   std::vector<double> samples{};      // tokens a second of all sequences, of each repetition
   Summary rate{};                     // ... of them all
   PassBytes moved{};                  // in one repetition
+  int64_t kv_bytes = 0;               // keys and values that all sequences hold room for
+  nlohmann::ordered_json plan{};      // of --plan, for each of them; null: none
   double read_bytes_per_s = 0;        // of the memory
   double token_flops = 0;             // of a prompt's token
   double peak_flops = 0;              // that the arithmetic of the main matrices can do, all threads

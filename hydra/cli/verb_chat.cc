@@ -56,6 +56,7 @@ class Chat {
             NewState()) {
     sampling_.CheckIds(tokenizer_.vocab_size());
     runner_.Announce();
+    runner_.AnnouncePlan(runner_.PlanLengthOf(-1));
     if (common_.quiet) return;
     fmt::print(stderr, "{}", DrafterMemory(speculation_.get(), draft_.get()));
     fmt::print(stderr, "chat         template {}, {}; {}\n", template_.name(),
@@ -89,10 +90,9 @@ class Chat {
   }
 
   [[nodiscard]] SequenceState NewState() const {
-    SequenceState state(runner_.model, WithPins(ApplyControls(flags_.model, runner_.model.config()),
-                                                PinnedPositions(flags_.pins, runner_.model.config())));
-    state.SetMemory(runner_.memory);
-    return state;
+    return runner_.NewState(WithPins(ApplyControls(flags_.model, runner_.model.config()),
+                                     PinnedPositions(flags_.pins, runner_.model.config())),
+                            runner_.PlanLengthOf(-1));
   }
 
   // False at /quit. At a terminal a mistake ends the turn, else the program.
@@ -135,7 +135,7 @@ class Chat {
       conversation_.state().Save(argument);
       fmt::print(stderr, "({} tokens in {})\n", conversation_.length(), argument);
     } else {
-      SequenceState state = SequenceState::Load(argument, runner_.model, nullptr, runner_.memory);
+      SequenceState state = runner_.LoadState(argument);
       state.SetControls(ApplyControls(flags_.model, runner_.model.config(), state.controls()));
       conversation_.GoOnFrom(std::move(state));
       fmt::print(stderr, "({} tokens from {})\n", conversation_.length(), argument);

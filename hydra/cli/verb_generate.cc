@@ -35,25 +35,25 @@ struct GenerateFlags {
   std::vector<std::string> stops, pins;
 };
 
-// The state to go on from: a saved one, or a new one.
-SequenceState FirstState(const GenerateFlags& flags, const Runner& runner) {
-  const Model& model = runner.model;
-  if (flags.load.empty()) {
-    SequenceState state(model, ApplyControls(flags.model, model.config()));
-    state.SetMemory(runner.memory);
-    return state;
-  }
-  SequenceState state = SequenceState::Load(flags.load, model, nullptr, runner.memory);
-  state.SetControls(ApplyControls(flags.model, model.config(), state.controls()));  // the others stay
+SequenceState SavedState(const GenerateFlags& flags, const Runner& runner) {
+  SequenceState state = runner.LoadState(flags.load);
+  state.SetControls(ApplyControls(flags.model, runner.model.config(), state.controls()));  // the others stay
   return state;
 }
 
-// What is read before the new text; it may be empty where the state has a token to go on from.
+// A state that is to be saved may go on to the end of the context, whatever this prompt needs of it.
+int64_t TokensAtMost(const GenerateFlags& flags, size_t prompt) {
+  if (!flags.save.empty() || flags.max_tokens < 0) return -1;
+  return static_cast<int64_t>(prompt) + flags.max_tokens;
+}
+
+// What is read before the new text; it may be empty where the saved state has a token to go on from.
 std::vector<int32_t> PromptIds(const GenerateFlags& flags, const std::optional<std::string>& text,
-                               const Tokenizer& tokenizer, const SequenceState& state) {
+                               const Tokenizer& tokenizer, const SequenceState* saved) {
+  const bool begins = saved == nullptr || (saved->pos() == 0 && saved->pending().empty());
   std::vector<int32_t> prompt;
-  if (text) prompt = tokenizer.Encode(*text, {.add_special = state.pos() == 0 && state.pending().empty()});
-  if (prompt.empty() && state.pending().empty())
+  if (text) prompt = tokenizer.Encode(*text, {.add_special = begins});
+  if (prompt.empty() && (saved == nullptr || saved->pending().empty()))
     throw Error(ErrorCode::kUsage, flags.load.empty()
                                        ? fmt::format("generate: {}the prompt has no tokens",
                                                      flags.file.empty() ? "" : "-f " + flags.file + ": ")
@@ -93,7 +93,7 @@ std::string EndText(const GenerateResult& result, const GenerateFlags& flags, co
 }
 
 void PrintJson(const std::string& prompt, const GenerateResult& r, const SamplerOptions& sampling,
-               const Speculation* speculation) {
+               const Speculation* speculation, const Json& plan) {
   Json json = {{"prompt", prompt},
                {"text", r.text},
                {"finish_reason", FinishReasonName(r.reason)},
@@ -103,6 +103,7 @@ void PrintJson(const std::string& prompt, const GenerateResult& r, const Sampler
   json["prefill_seconds"] = r.prefill_seconds;
   json["decode_seconds"] = r.decode_seconds;
   if (speculation != nullptr) json["speculation"] = SpeculationJson(*speculation);
+  if (!plan.is_null()) json["plan"] = plan;
   fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -131,10 +132,14 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
       OpenRunner(flags.model, {.quiet = common.quiet, .provisional = flags.speculation.provisional()});
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
   sampling.CheckIds(tokenizer.vocab_size());
-  SequenceState state = FirstState(flags, runner);
+  std::optional<SequenceState> saved;
+  if (!flags.load.empty()) saved.emplace(SavedState(flags, runner));
   const double loaded = Seconds();
 
-  const std::vector<int32_t> prompt = PromptIds(flags, text, tokenizer, state);
+  const std::vector<int32_t> prompt = PromptIds(flags, text, tokenizer, saved ? &*saved : nullptr);
+  SequenceState state = saved ? std::move(*saved)
+                              : runner.NewState(ApplyControls(flags.model, runner.model.config()),
+                                                runner.PlanLengthOf(TokensAtMost(flags, prompt.size())));
   WarnOfTwoBos(tokenizer, prompt);
   Pin(flags, prompt, tokenizer, runner.model.config(), &state);
   Sampler sampler(sampling);
@@ -154,6 +159,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   generator.Check(state, prompt, options);
   runner.Announce();
   if (!common.quiet) fmt::print(stderr, "{}", DrafterMemory(speculation.get(), draft.get()));
+  runner.AnnouncePlan(state.plan().length);
   if (common.verbose && !common.quiet) fmt::print(stderr, "sampling     {}\n", SamplingText(sampling));
   InstallStopSignals();
   // A character that the state has begun ends where another text begins.
@@ -163,7 +169,11 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
       generator.Generate(state, sampler, prompt, options, common.json ? Generator::OnText() : Show);
   if (!common.json) Show("\n");
   if (!flags.save.empty()) state.Save(flags.save);
-  if (common.json) PrintJson(shown, result, sampling, speculation.get());
+  if (common.json) {
+    const Json plan =
+        runner.plan ? runner.plan.About(state.plan().length, runner.model.options().kv_dtype) : Json(nullptr);
+    PrintJson(shown, result, sampling, speculation.get(), plan);
+  }
   if (common.quiet) return StopStatus();
   fmt::print(stderr, "end          {}\n", EndText(result, flags, state, generator));
   PrintStatistics(result, loaded - start, sampling.seed, sampling.temperature);

@@ -50,6 +50,7 @@ struct InspectOptions {
   std::string bandwidth;  // bytes a second, with a unit
   bool tensors = false;
   std::string report;  // a page of HTML
+  PlanFlags plan;
 };
 
 std::string Lower(std::string name) {
@@ -174,6 +175,7 @@ struct Costs {
   TrainMemory train;
   Fit fit;
   std::optional<int64_t> bandwidth;
+  UsedPlan plan{};  // of sequences of the length that was asked for
 };
 
 // Rows of params.by_kind: the components; where blocks have no gates, all norms together.
@@ -217,9 +219,13 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
              Commas(std::llround(3 * c.mean)), options.ctx);
 
   std::string kv = Commas(c.run.kv);
-  if (c.run.kv > 0) kv += fmt::format(" ({}, {} a token)", options.kv_dtype, Commas(c.run.kv_per_token));
+  if (c.run.kv > 0 && !c.plan)
+    kv += fmt::format(" ({}, {} a token)", options.kv_dtype, Commas(c.run.kv_per_token));
   fmt::print("bytes        weights {} ({})  state {}{}  KV {}\n", Commas(c.run.weights), DtypeText(config, subject),
              Commas(c.run.state), c.run.state > 0 ? " (constant)" : "", kv);
+  if (c.plan)
+    fmt::print("plan         {} ({})\n",
+               c.plan.Text(options.ctx, ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype")), options.kv_dtype);
   if (c.packed > 0)
     fmt::print("copies       {} of weights in panels for {}; the file's pages of them are given back\n",
                Commas(c.packed), kernels::CurrentTarget());
@@ -295,6 +301,7 @@ Json CostsJson(const ModelConfig& config, const InspectOptions& options, const C
       {"ctx", options.ctx},
       {"batch", options.batch},
       {"fit", fit}};
+  if (c.plan) json["plan"] = c.plan.About(options.ctx, ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype"));
   if (c.bandwidth)
     json["max_tok_per_s"] = static_cast<double>(*c.bandwidth) / static_cast<double>(c.run.read_per_token);
   return json;
@@ -342,10 +349,10 @@ Json TensorsJson(const std::vector<TensorRow>& rows) {
 
 // A file alone says nothing of the model: tensors, numbers and bytes of each type.
 int InspectFile(const Subject& subject, const InspectOptions& options, const CommonFlags& common) {
-  if (!options.fit.empty() || !options.bandwidth.empty() || !options.report.empty())
-    throw Error(
-        ErrorCode::kUsage,
-        fmt::format("inspect: {}: --fit, --bandwidth and --report need a config.json beside it", options.model));
+  if (!options.fit.empty() || !options.bandwidth.empty() || !options.report.empty() || !options.plan.file.empty())
+    throw Error(ErrorCode::kUsage,
+                fmt::format("inspect: {}: --fit, --bandwidth, --report and --plan need a config.json beside it",
+                            options.model));
   const std::vector<TensorRow> rows = TensorRows(subject);
   int64_t numbers = 0, bytes = 0;
   std::map<std::string, std::pair<int64_t, int64_t>> types;  // name: tensors, bytes
@@ -396,13 +403,16 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
   if (!subject.config) return InspectFile(subject, options, common);
 
   const ModelConfig& config = *subject.config;
+  const UsedPlan plan(options.plan, config);
+  run.plan = plan.At(options.ctx);
   const TensorBytes bytes = [&](const TensorSpec& spec) { return subject.Of(spec).bytes; };
   run.int8 = subject.source && AnyQuantised(*subject.source);
   Costs costs;
   costs.params = CountParams(config);
-  costs.scan = FlopsPerToken(config, options.ctx, FlopForm::kScan);
-  costs.step = FlopsPerToken(config, options.ctx, FlopForm::kStep);
-  costs.mean = MeanForwardFlops(config, options.ctx);
+  costs.plan = plan;
+  costs.scan = FlopsPerToken(config, options.ctx, FlopForm::kScan, run.plan);
+  costs.step = FlopsPerToken(config, options.ctx, FlopForm::kStep, run.plan);
+  costs.mean = MeanForwardFlops(config, options.ctx, run.plan);
   costs.run = CountRun(config, run, bytes);
   costs.train = CountTrainMemory(config, {.tokens = options.batch * options.ctx});
   costs.bandwidth = bandwidth;
@@ -416,6 +426,7 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
     // The page compares lengths, up to a quarter of a million tokens unless -c says otherwise.
     constexpr int64_t kLongest = 262144;
     if (options.ctx == InspectOptions().ctx) run.ctx = kLongest;
+    run.plan = nullptr;  // it is about models of equal size, to which no plan belongs
     WriteFileAtomic(options.report, AccountPage(options.preset.empty() ? options.model : options.preset, config, run));
   }
 
@@ -445,6 +456,7 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-c,--ctx,--ctx-size", options->ctx, "tokens a sequence")->check(Range(1, 1 << 27));
   verb->add_option("--batch", options->batch, "sequences at once")->check(Range(1, 4096));
   AddStateFlags(verb, &options->kv_dtype, &options->state_dtype);
+  AddPlanFlags(verb, &options->plan);
   verb->add_option("--fit", options->fit, "exit with 1 if running it needs more memory, such as 2GB or 1.5GiB")
       ->type_name("BYTES");
   verb->add_option("--bandwidth", options->bandwidth,

@@ -36,8 +36,9 @@ int RunLogits(const RuntimeLogitsFlags& flags, const CLI::App* verb, const Commo
   const int64_t vocab = model.config().vocab_size;
   const std::vector<int32_t> ids = InputIds(flags.io, verb, vocab);
   runner.Announce();
-  SequenceState state(model, ApplyControls(flags.io.model, model.config()));
-  state.SetMemory(runner.memory);
+  runner.AnnouncePlan(runner.PlanLengthOf(static_cast<int64_t>(ids.size())));
+  SequenceState state = runner.NewState(ApplyControls(flags.io.model, model.config()),
+                                        runner.PlanLengthOf(static_cast<int64_t>(ids.size())));
   ForwardScratch scratch;
   NpyRowWriter writer(flags.io.output, vocab);
   std::span<const int32_t> left(ids);

@@ -82,7 +82,9 @@ std::string Lines(const Model& model, const RunOptions& run, const TensorBytes& 
   const std::string packed =
       w.packed_bytes > 0 ? fmt::format(" ({} in copies for {})", MiB(w.packed_bytes), w.target) : "";
   std::string kv;
-  if (cost.kv > 0) kv = fmt::format(" + KV {} ({} tokens, {})", MiB(cost.kv), Commas(run.ctx), KvDtypeName(run.kv));
+  if (cost.kv > 0)
+    kv = fmt::format(" + KV {} ({} tokens, {}{})", MiB(cost.kv), Commas(run.ctx), KvDtypeName(run.kv),
+                     run.plan ? ", by the plan" : "");
   const int64_t have = AvailableMemory();
   const std::string guesses =
       cost.provisional > 0 ? fmt::format(" + provisional passes {}", MiB(cost.provisional)) : "";
@@ -142,14 +144,17 @@ LoadOptions LoadOptionsOf(const ModelFlags& flags, const OpenOptions& options, c
   return load;
 }
 
-RunOptions RunOptionsOf(const LoadOptions& load, const OpenOptions& options, const WeightSource& source, int threads) {
+// A plan's caches are counted as those of the longest sequences.
+RunOptions RunOptionsOf(const LoadOptions& load, const OpenOptions& options, const WeightSource& source, int threads,
+                        const UsedPlan& plan = {}) {
   return {.ctx = load.ctx_size,
           .batch = options.batch,
           .kv = load.kv_dtype,
           .state = load.state_dtype,
           .threads = threads,
           .int8 = load.act == Activations::kQ8 || (load.act == Activations::kAuto && AnyQuantised(source)),
-          .provisional = options.provisional};
+          .provisional = options.provisional,
+          .plan = plan.At(load.ctx_size)};
 }
 
 // A model's files, with their warnings on stderr.
@@ -200,7 +205,8 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   kernels::SetTarget(flags.target);
   const int threads = flags.threads > 0 ? flags.threads : PhysicalCores();
   const LoadOptions load = LoadOptionsOf(flags, options, source.config);
-  const RunOptions run = RunOptionsOf(load, options, source, threads);
+  const UsedPlan plan(flags.plan, source.config);
+  const RunOptions run = RunOptionsOf(load, options, source, threads, plan);
   auto memory = OpenMemory(flags, source);
   const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
   CheckMemory(source, run, bytes);
@@ -211,7 +217,7 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   if (!options.quiet) about += BudgetText(flags, source.config);
   if (memory && !options.quiet)
     about += fmt::format("memory packs {}: {} rows, {} KiB\n", memory->text(), memory->rows(), memory->bytes() / 1024);
-  return {std::move(pool), std::move(model), std::move(about), std::move(memory)};
+  return {std::move(pool), std::move(model), std::move(about), std::move(memory), plan};
 }
 
 Model OpenBeside(const ModelFlags& flags, const OpenOptions& options, ThreadPool& pool) {
@@ -223,6 +229,30 @@ Model OpenBeside(const ModelFlags& flags, const OpenOptions& options, ThreadPool
 }
 
 void Runner::Announce() const { fmt::print(stderr, "{}", about); }
+
+SequenceState Runner::NewState(const Controls& controls, int64_t N) const {
+  SequenceState state(model, controls, plan.At(N));
+  state.SetMemory(memory);
+  return state;
+}
+
+SequenceState Runner::LoadState(const std::string& path) const {
+  const int64_t N = SequenceState::PlanLengthIn(path);
+  if (N > model.options().ctx_size)
+    throw Error(ErrorCode::kUsage, fmt::format("{}: kv_plan_length = {}: --ctx-size is {}", path, N,
+                                               model.options().ctx_size));
+  // A state without a plan is held to that of --plan by Load, which says what each of them has.
+  return SequenceState::Load(path, model, plan.At(N > 0 ? N : model.options().ctx_size), memory);
+}
+
+int64_t Runner::PlanLengthOf(int64_t tokens) const {
+  const int64_t ctx = model.options().ctx_size;
+  return PlanLength(tokens < 0 ? ctx : std::min(tokens, ctx), kPlanStep, ctx);
+}
+
+void Runner::AnnouncePlan(int64_t N) const {
+  if (plan && !about.empty()) fmt::print(stderr, "plan         {}\n", plan.Text(N, model.options().kv_dtype));
+}
 
 Tokenizer LoadTokenizerOf(const Model& model, const ModelFlags& flags) {
   Tokenizer tokenizer = LoadTokenizer(model.path(), flags.pre);

@@ -18,6 +18,7 @@
 #include "hydra/runtime/generation_config.h"
 #include "hydra/runtime/memory_overlay.h"
 #include "hydra/runtime/model.h"
+#include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/weights.h"
 #include "hydra/text/tokenizer.h"
 
@@ -37,6 +38,15 @@ struct Runner {
   Model model;
   std::string about;                              // the lines about the model, and those of --explain
   std::shared_ptr<const MemoryOverlay> memory{};  // of --memory
+  UsedPlan plan{};                                // of --plan
+  // A new sequence of plan length N, with the packs.
+  [[nodiscard]] SequenceState NewState(const Controls& controls, int64_t N) const;
+  // One that was saved: under the plan and the packs of this run, with the length that it was saved with.
+  [[nodiscard]] SequenceState LoadState(const std::string& path) const;
+  // The plan's length of a sequence that is to have `tokens` tokens, -1 = as many as the context.
+  [[nodiscard]] int64_t PlanLengthOf(int64_t tokens) const;
+  // The line about the plan of a sequence on stderr; none without a plan.
+  void AnnouncePlan(int64_t N) const;
   // Prints them on stderr: after all that the verb can check, so that an error stands alone.
   void Announce() const;
 };

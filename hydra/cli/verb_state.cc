@@ -97,6 +97,8 @@ void ShowState(const StateFlags& flags, SequenceState& state, const Tokenizer& t
                    {"tokens", state.pos()},
                    {"pending", state.pending().size()},
                    {"bytes", state.bytes()},
+                   {"kv_plan", state.plan() ? Json(state.plan().name) : Json()},
+                   {"kv_plan_length", state.plan() ? Json(state.plan().length) : Json()},
                    {"controls", Json::parse(ControlsJson(state.controls()))},
                    {"layers", layers}};
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
@@ -107,6 +109,7 @@ void ShowState(const StateFlags& flags, SequenceState& state, const Tokenizer& t
       TextOfTokens(tokenizer, state.ids().last(static_cast<size_t>(std::min<int64_t>(kLast, state.pos()))));
   fmt::print("{}: {} tokens read, {} pending, {:.1f} KiB; it ends with \"{}\"\n", flags.file, state.pos(),
              state.pending().size(), static_cast<double>(state.bytes()) / 1024, OneLine(text, 60));
+  if (state.plan()) fmt::print("plan     {} at N {}\n", state.plan().name, state.plan().length);
   if (!(state.controls() == Controls())) fmt::print("controls {}\n", ControlsJson(state.controls()));
   for (size_t i = 0; i < views.size(); ++i) PrintLayer(i, views[i], state, tokenizer);
 }
@@ -134,7 +137,7 @@ struct OpenState {
 OpenState Open(const StateFlags& flags) {
   Runner runner = OpenRunner(flags.model, {.quiet = true});
   Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
-  SequenceState state = SequenceState::Load(flags.file, runner.model, nullptr, runner.memory);
+  SequenceState state = runner.LoadState(flags.file);
   return {std::move(runner), std::move(tokenizer), std::move(state)};
 }
 

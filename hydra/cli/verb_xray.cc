@@ -99,8 +99,9 @@ int RunXray(const XrayFlags& flags, const CLI::App* verb, const CommonFlags& com
   sampling.CheckIds(tokenizer.vocab_size());
   const std::vector<int32_t> prompt = tokenizer.Encode(*text, {.add_special = true});
   if (prompt.empty()) throw Error(ErrorCode::kUsage, "xray: the text has no tokens");
-  SequenceState state(runner.model, ApplyControls(flags.model, runner.model.config()));
-  state.SetMemory(runner.memory);
+  const auto most = static_cast<int64_t>(prompt.size()) + flags.max_tokens;
+  SequenceState state =
+      runner.NewState(ApplyControls(flags.model, runner.model.config()), runner.PlanLengthOf(most));
   Sampler sampler(sampling);
   ForwardScratch scratch;
   const Generator generator{runner.model, tokenizer, *runner.pool, scratch};
@@ -123,6 +124,7 @@ int RunXray(const XrayFlags& flags, const CLI::App* verb, const CommonFlags& com
                                 .prompt_entropy = true};
   generator.Check(state, prompt, options);
   runner.Announce();
+  runner.AnnouncePlan(state.plan().length);
   InstallStopSignals();
   if (table) PrintHead();
   (void)generator.Generate(state, sampler, prompt, options, {});

@@ -154,6 +154,15 @@ struct KeySet {
 // then landmarks, in blocks of kKeyBlock. So neither the cut of heads over threads nor that of rows into runs changes a
 // bit. Blocks that no query of a tile sees are neither read nor computed.
 inline constexpr int64_t kKeyBlock = 64;
+// Counts the blocks of kKeyBlock positions that are read, each once, by walks of which none begins or ends before the
+// one before it.
+struct KeyTiles {
+  int64_t n = 0, last = -1;  // how many; the block that was counted last
+  void Visit(int64_t position) {
+    const int64_t block = position / kKeyBlock;
+    if (block > last) last = block, ++n;
+  }
+};
 struct AttentionArgs {
   const float* q;  // [T, heads, Dk], rows q_stride apart
   float* y;        // [T, heads, Dv], rows y_stride apart
@@ -168,8 +177,11 @@ struct AttentionArgs {
   bool bf16 = false;                   // factors of tiles may be rounded to bf16, where the level has such dot products
   int64_t q_stride = 0, y_stride = 0;  // 0 = heads Dk, heads Dv
   float* scratch;                      // AttentionScratchFloats(heads, Dk, Dv) for each concurrent call
+  KeyTiles* tiles = nullptr;           // [1] told of each block of sinks and window that is read; null: nobody asks
 };
 void Attention(const AttentionArgs& a);
+// So many of `queries` queries, which are not alone, read the keys together.
+[[nodiscard]] int64_t AttentionTileQueries(int64_t heads, int64_t queries);
 [[nodiscard]] int64_t AttentionScratchFloats(int64_t heads, int64_t Dk, int64_t Dv);
 
 // One query's keys cut into fixed ranges, for long contexts: partial results of the positions [begin, end), and

@@ -255,6 +255,7 @@ void TileKeys(const AttentionArgs& a, int64_t t0, int64_t queries, Tile* tile) {
   const int64_t all_from = std::max<int64_t>(0, last - a.window + 1);  // up to `first`, all queries see
   ForVisible(a, first, last, tile->s, [&](const KeyBlock& block, int64_t begin) HWY_ATTR {
     const int64_t end = begin + block.n;
+    if (a.tiles != nullptr) a.tiles->Visit(begin);
     if (end - 1 <= first && (begin >= all_from || end <= a.sinks)) {
       TileBlock(tile, block, [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
       return;
@@ -327,6 +328,11 @@ void Attention(const AttentionArgs& a) {
     queries = QueriesAt(a, t);
     queries == 1 ? AttentionQuery(a, t) : tile(a, t, queries);
   }
+}
+
+int64_t AttentionTileQueries(int64_t heads, int64_t queries) {
+  const int64_t most = TileQueries(heads), tiles = std::max<int64_t>(1, (queries + most - 1) / most);
+  return std::max<int64_t>(1, (queries + tiles - 1) / tiles);  // equal ones
 }
 
 int64_t AttentionScratchFloats(int64_t heads, int64_t Dk, int64_t Dv) {

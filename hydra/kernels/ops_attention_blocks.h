@@ -15,12 +15,12 @@ namespace hydra::kernels {
 
 constexpr int64_t kMostRows = 128;  // of a tile, so that all of it stays in the second-level cache
 constexpr int64_t kMostQueries = 64;
-// Queries of a tile.
+// Queries of a tile at most.
 inline int64_t TileQueries(int64_t heads) { return std::clamp<int64_t>(kMostRows / heads, 1, kMostQueries); }
 
 // Queries of the tile that begins at t. A query in a tile of its own goes as one that is alone.
 inline int64_t QueriesAt(const AttentionArgs& a, int64_t t) {
-  return std::min(a.alone ? 1 : TileQueries(a.heads), a.t1 - t);
+  return std::min(a.alone ? 1 : AttentionTileQueries(a.heads, a.t1 - a.t0), a.t1 - t);
 }
 
 struct AttentionScratch {

@@ -154,7 +154,8 @@ void AttentionQuery(const AttentionArgs& a, int64_t t) {
               .dtype = a.keys.dtype};
   LayOut(a.scratch, a.heads, Dk, Dv, &query.s);
   WithKvRow(query.dtype, [&](auto type) HWY_ATTR {
-    ForVisible(a, position, position, query.s, [&](const KeyBlock& block, int64_t /*position*/) HWY_ATTR {
+    ForVisible(a, position, position, query.s, [&](const KeyBlock& block, int64_t begin) HWY_ATTR {
+      if (a.tiles != nullptr) a.tiles->Visit(begin);
       QueryBlock<decltype(type)>(&query, block, [](int64_t, int64_t, FloatVec v) HWY_ATTR { return v; });
     });
   });

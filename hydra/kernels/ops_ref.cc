@@ -233,10 +233,12 @@ void Attention(const AttentionArgs& a) {
       ForKeys(a.keys, [&](SeenKey key, int64_t position, double bias, bool landmark) {
         const bool in_window = position > at - a.window;
         if (landmark ? in_window : position > at || !(in_window || position < a.sinks)) return;
+        if (!landmark && a.tiles != nullptr) a.tiles->Visit(position);
         key.bias = landmark && a.lambda != nullptr ? a.lambda[h] * bias : 0;
         keys.push_back(key);
       });
-      const int64_t tile = a.alone ? t : a.t0 + (t - a.t0) / TileQueries(a.heads) * TileQueries(a.heads);
+      const int64_t each = AttentionTileQueries(a.heads, a.t1 - a.t0);
+      const int64_t tile = a.alone ? t : a.t0 + (t - a.t0) / each * each;
       const bool bf16 = a.bf16 && HasBf16Dots() && QueriesAt(a, tile) > 1;
       const Attended out = Attend(a.keys, a.q + t * qs + h * Dk, a.scale, keys, bf16);
       for (int64_t i = 0; i < Dv; ++i)

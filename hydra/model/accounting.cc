@@ -89,15 +89,50 @@ int64_t PoolSize(const ModelConfig& c, int64_t chunks) {
 
 // Landmarks that the token at position t sees: those of the pool at or before t - W. Which ones those are is the
 // scorer's choice; with promoted positions spread evenly over the closed chunks their share is (t - W + 1) / (c C).
-double VisibleLandmarks(const ModelConfig& c, int64_t t) {
-  const int64_t chunk = t / c.chunk_len, old = t - c.attention.window + 1;
+double VisibleLandmarks(const ModelConfig& c, int64_t t, int64_t window) {
+  const int64_t chunk = t / c.chunk_len, old = t - window + 1;
   if (old <= 0 || chunk == 0) return 0;
   return static_cast<double>(PoolSize(c, chunk)) * static_cast<double>(old) / static_cast<double>(chunk * c.chunk_len);
 }
 
-// Keys that the token at position t sees in a sparse layer.
-double SparseKeys(const ModelConfig& c, int64_t t) {
-  return static_cast<double>(std::min(t + 1, c.attention.window)) + VisibleLandmarks(c, t);
+// Keys that the token at position t sees in a sparse layer of this window.
+double SparseKeys(const ModelConfig& c, int64_t t, int64_t window) {
+  return static_cast<double>(std::min(t + 1, window)) + VisibleLandmarks(c, t, window);
+}
+double SparseKeys(const ModelConfig& c, int64_t t) { return SparseKeys(c, t, c.attention.window); }
+
+// f(span, whether the layer is a sparse one) for each query head of the layers with keys and values of heads; INT64_MAX:
+// it sees all.
+template <class F>
+void ForSpans(const ModelConfig& c, const KvPlan& plan, F&& f) {
+  const int64_t group = c.attention.n_heads / c.attention.n_kv_heads;
+  for (int layer = 0; layer < c.n_layers(); ++layer) {
+    const AttentionKind kind = c.layers[static_cast<size_t>(layer)].attention;
+    if (kind != AttentionKind::kFull && kind != AttentionKind::kSparse) continue;
+    const bool sparse = kind == AttentionKind::kSparse;
+    for (int64_t h = 0; h < c.attention.n_kv_heads; ++h) {
+      const auto filling = plan(layer, h);
+      for (int64_t q = 0; q < group; ++q) {
+        const auto own = filling ? filling->own_windows() : std::span<const int64_t>();
+        const int64_t window = !own.empty() ? own[static_cast<size_t>(q)]
+                               : filling    ? filling->window()
+                               : sparse     ? c.attention.window
+                                            : INT64_MAX;
+        f(window == INT64_MAX ? window : window + (filling ? filling->sinks() : 0), sparse);
+      }
+    }
+  }
+}
+
+// Keys that the tokens 0 .. n - 1 see together in a head of this span.
+double KeysOfDocument(const ModelConfig& c, int64_t span, bool sparse, int64_t n) {
+  if (!sparse) {
+    const auto triangle = [](int64_t m) { return static_cast<double>(m) * static_cast<double>(m + 1) / 2; };
+    return span >= n ? triangle(n) : triangle(span) + static_cast<double>(n - span) * static_cast<double>(span);
+  }
+  double sum = 0;
+  for (int64_t t = 0; t < n; ++t) sum += SparseKeys(c, t, span);
+  return sum;
 }
 
 // Of a token in the scan form, attention left out.
@@ -131,7 +166,7 @@ int64_t AttentionFloats(const AttentionConfig& a) {
   return a.head_dim * rows + kKeys * rows + rows * Dp + 4 * kKeys * Dp + 7 * rows;
 }
 
-TokenScratch ScratchOf(const ModelConfig& c, KvDtype kv, int64_t tokens) {
+TokenScratch ScratchOf(const ModelConfig& c, KvDtype kv, int64_t tokens, bool planned) {
   const SsmConfig& s = c.ssm;
   const AttentionConfig& a = c.attention;
   const auto has = [&](auto&& f) { return std::any_of(c.layers.begin(), c.layers.end(), f); };
@@ -153,7 +188,9 @@ TokenScratch ScratchOf(const ModelConfig& c, KvDtype kv, int64_t tokens) {
   for (const AttentionKind kind : {AttentionKind::kFull, AttentionKind::kSparse}) {
     if (!c.HasAttention(kind)) continue;
     add(2 * width + 2 * a.n_kv_heads * a.head_dim, D, AttentionFloats(a));
-    if (kind == AttentionKind::kSparse) t.held += kF32Bytes + 2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim);
+    const bool aside = kind == AttentionKind::kSparse || planned;  // new rows stand beside the ring
+    t.held += (kind == AttentionKind::kSparse ? kF32Bytes : 0) +
+              (aside ? 2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim) : 0);
     output(width);
   }
   if (c.HasFfn(FfnKind::kDense)) add(2 * c.d_ff, c.d_ff, 0);
@@ -178,7 +215,7 @@ TokenScratch ScratchOf(const ModelConfig& c, KvDtype kv, int64_t tokens) {
 // parts; prepared inputs of products; threads; logits of each sequence.
 int64_t ScratchBytes(const ModelConfig& c, const RunOptions& o) {
   const int64_t tokens = std::min(kPassTokens, o.ctx);
-  const TokenScratch t = ScratchOf(c, o.kv, tokens);
+  const TokenScratch t = ScratchOf(c, o.kv, tokens, static_cast<bool>(o.plan));
   const int64_t own = (2 * c.d_model + 2 + (c.wiring == Wiring::kParallel ? 3 : 0) + 2) * kF32Bytes;
   const int64_t prepared = o.int8 ? t.widest * 3 / 2 : t.widest * kF32Bytes;  // blocks of 32: 48 bytes
   constexpr int64_t kProductWorker = 2 * 16 * (256 + 480 + 16) * kF32Bytes;   // a slab of float weights and its sums
@@ -218,20 +255,37 @@ ParamCounts CountParams(const ModelConfig& config) {
   return counts;
 }
 
-Flops FlopsPerToken(const ModelConfig& config, int64_t ctx, FlopForm form) {
+Flops FlopsPerToken(const ModelConfig& config, int64_t ctx, FlopForm form, const KvPlan& plan) {
   HYDRA_CHECK(ctx > 0, "ctx ", ctx);
-  const int64_t sparse_keys = std::min(ctx, config.attention.window) + PoolSize(config, ctx / config.chunk_len);
+  const int64_t pool = PoolSize(config, ctx / config.chunk_len);
   Flops flops;
   flops.linear = LinearFlops(config);
-  flops.attention = FlopsPerKey(config) * (FullLayers(config) * ctx + SparseLayers(config) * sparse_keys) +
-                    LatentFlopsPerKey(config) * LatentLayers(config) * ctx;
+  flops.attention = LatentFlopsPerKey(config) * LatentLayers(config) * ctx;
+  if (plan) {
+    const int64_t per_key = FlopsPerKey(config) / config.attention.n_heads;
+    ForSpans(config, plan, [&](int64_t span, bool sparse) {
+      flops.attention += per_key * (std::min(ctx, span) + (sparse ? pool : 0));
+    });
+  } else {
+    const int64_t sparse_keys = std::min(ctx, config.attention.window) + pool;
+    flops.attention += FlopsPerKey(config) * (FullLayers(config) * ctx + SparseLayers(config) * sparse_keys);
+  }
   flops.scan = ScanFlops(config, form);
   flops.workspace = WorkspaceFlops(config);
   return flops;
 }
 
-double MeanForwardFlops(const ModelConfig& config, int64_t tokens) {
+double MeanForwardFlops(const ModelConfig& config, int64_t tokens, const KvPlan& plan) {
   HYDRA_CHECK(tokens > 0, "tokens ", tokens);
+  if (plan) {
+    double keys = static_cast<double>(LatentLayers(config) * LatentFlopsPerKey(config)) *
+                  KeysOfDocument(config, INT64_MAX, false, tokens);
+    ForSpans(config, plan, [&](int64_t span, bool sparse) {
+      keys += static_cast<double>(FlopsPerKey(config)) / static_cast<double>(config.attention.n_heads) *
+              KeysOfDocument(config, span, sparse, tokens);
+    });
+    return FlopsWithoutKeys(config) + keys / static_cast<double>(tokens);
+  }
   const double full = static_cast<double>(tokens + 1) / 2;  // position t sees t + 1 keys
   double sparse = 0;
   if (SparseLayers(config) > 0)
@@ -316,13 +370,18 @@ int64_t StepWeightBytes(const ModelConfig& config, const TensorTable& table, int
 
 RunBytes CountRun(const ModelConfig& config, const RunOptions& options, const TensorBytes& bytes) {
   const TensorTable table(config);
-  const int64_t state = CountState(config, options.kv, options.state).total();
+  const StateLayout layout(config, options.kv, options.state, options.ctx, config.moe.top_k, options.plan);
+  int64_t state = 0, kv = 0;
+  for (const auto& block : layout.buffers)
+    for (const StateBuffer& buffer : block) {
+      const int64_t bounded = buffer.bounded_bytes();
+      kv += bounded, state += buffer.bytes - bounded;
+    }
   RunBytes run;
   run.weights = WeightBytes(table, bytes);
   run.state = options.batch * state;
-  run.kv_per_token = KvBytesPerToken(config, options.kv);
-  run.kv = options.batch * options.ctx * run.kv_per_token;
-  const StateLayout layout(config, options.kv, options.state, options.ctx, config.moe.top_k);
+  run.kv_per_token = options.plan ? 0 : KvBytesPerToken(config, options.kv);
+  run.kv = options.batch * kv;
   run.snapshot = state > 0 ? layout.snapshot_bytes() : 0;  // caches that grow go back by truncation
   run.scratch = ScratchBytes(config, options);
   if (options.provisional > 0) {

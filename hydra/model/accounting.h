@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "hydra/model/config.h"
+#include "hydra/model/kv_filling.h"
 #include "hydra/model/tensor_table.h"
 #include "hydra/tensor/cache_dtype.h"
 
@@ -48,11 +49,11 @@ struct Flops {
   [[nodiscard]] int64_t total() const { return linear + attention + scan + workspace; }
 };
 // Forward FLOPs of one token with `ctx` tokens before and at it: full attention sees ctx keys, sparse attention its
-// window and the landmarks that ctx tokens promote. From ctx = C Gm / m on, Hydra's numbers are those of
-// specs/hydra.md 10.
-[[nodiscard]] Flops FlopsPerToken(const ModelConfig& config, int64_t ctx, FlopForm form);
+// window and the landmarks that ctx tokens promote; with a plan each head its own span. From ctx = C Gm / m on, Hydra's
+// numbers are those of specs/hydra.md 10.
+[[nodiscard]] Flops FlopsPerToken(const ModelConfig& config, int64_t ctx, FlopForm form, const KvPlan& plan = nullptr);
 // Forward FLOPs of one token, scan form, averaged over a causal document of `tokens` tokens with the keys each sees.
-[[nodiscard]] double MeanForwardFlops(const ModelConfig& config, int64_t tokens);
+[[nodiscard]] double MeanForwardFlops(const ModelConfig& config, int64_t tokens, const KvPlan& plan = nullptr);
 
 // The same for many documents of up to `longest` tokens, summed: a token of a short document asks for less attention
 // than one of a long document. Made once, then cheap for each document.
@@ -101,12 +102,13 @@ struct RunOptions {
   int64_t threads = 1;      // each has scratch of its own
   bool int8 = false;        // products round their inputs to int8, as those of quantised weights do
   int64_t provisional = 0;  // tokens of provisional passes, for speculation; 0: none
+  KvPlan plan = nullptr;    // what heads keep in the place of what the config says
 };
 struct RunBytes {
   int64_t weights = 0;
   int64_t state = 0;           // of all sequences
-  int64_t kv = 0;              // of all sequences at ctx
-  int64_t kv_per_token = 0;    // of one sequence
+  int64_t kv = 0;              // of all sequences at ctx; with a plan its rings, whatever ctx is
+  int64_t kv_per_token = 0;    // of one sequence; 0 with a plan
   int64_t snapshot = 0;        // of one: a copy of the constant state, with the position
   int64_t scratch = 0;         // working memory of one pass, of all threads; logits of a row for each sequence
   int64_t provisional = 0;     // what provisional passes keep, of all sequences

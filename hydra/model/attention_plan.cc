@@ -180,17 +180,34 @@ int64_t AttentionPlan::n_units() const {
   return with * model.n_kv_heads;
 }
 
-KvPlan AttentionPlan::Fillings(int64_t N) const {
+HeadSpans ParseHeadSpans(const std::string& name, const std::string& where) {
+  if (name == "ring") return HeadSpans::kRing;
+  if (name == "own") return HeadSpans::kOwn;
+  throw Error(ErrorCode::kUsage, StrCat(where, " = ", OneLine(name, 40), ": must be ring or own"));
+}
+
+KvPlan AttentionPlan::Fillings(int64_t N, HeadSpans spans) const {
+  const bool own = spans == HeadSpans::kOwn && unit == PlanUnit::kHead;
+  const int64_t group = model.n_heads / model.n_kv_heads;
   std::vector<std::vector<std::shared_ptr<const KvFilling>>> all(layers.size());
   for (int layer = 0; layer < static_cast<int>(layers.size()); ++layer) {
     const LayerPlan& l = layers[static_cast<size_t>(layer)];
-    for (int64_t h = 0; h < model.n_kv_heads && !l.rules.empty(); ++h)
-      all[static_cast<size_t>(layer)].push_back(KeepRing(Span(layer, h, N) - l.n_sinks, l.n_sinks));
+    for (int64_t h = 0; h < model.n_kv_heads && !l.rules.empty(); ++h) {
+      std::vector<int64_t> windows;
+      for (int64_t q = h * group; own && q < (h + 1) * group; ++q) windows.push_back(HeadSpan(layer, q, N) - l.n_sinks);
+      const int64_t window = Span(layer, h, N) - l.n_sinks;
+      all[static_cast<size_t>(layer)].push_back(l.window > 0 ? KeepRing(window, l.n_sinks, std::move(windows))
+                                                             : KeepSpan(window, l.n_sinks, std::move(windows)));
+    }
   }
-  return [all = std::move(all)](int layer, int64_t kv_head) -> std::shared_ptr<const KvFilling> {
+  KvPlan plan = [all = std::move(all)](int layer, int64_t kv_head) -> std::shared_ptr<const KvFilling> {
     const auto& heads = all.at(static_cast<size_t>(layer));
     return heads.empty() ? nullptr : heads.at(static_cast<size_t>(kv_head));
   };
+  constexpr size_t kDigits = 16;
+  plan.name = StrCat(name.empty() ? "plan" : name, " ", RulesSha256().substr(0, kDigits), own ? " own" : "");
+  plan.length = N;
+  return plan;
 }
 
 std::string AttentionPlan::RulesSha256() const {

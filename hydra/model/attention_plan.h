@@ -33,6 +33,12 @@ struct LayerPlan {
 enum class PlanUnit { kKvHead, kHead, kLayer };
 [[nodiscard]] const char* PlanUnitName(PlanUnit unit);  // "kv-head", "head", "layer"
 
+// What the query heads of a KV head see where they have rules of their own (kHead): all that its ring has, or each its
+// own span of it.
+enum class HeadSpans { kRing, kOwn };
+// Throws kUsage "WHERE = NAME: must be ring or own".
+[[nodiscard]] HeadSpans ParseHeadSpans(const std::string& name, const std::string& where);
+
 // The model that a plan was made for.
 struct PlanModel {
   std::string name;
@@ -86,8 +92,9 @@ struct AttentionPlan {
   // Rows of keys (as many of values) that all rings have: sum of Span.
   [[nodiscard]] int64_t KvRows(int64_t N) const;
 
-  // The caches of a sequence of plan length N: a ring of Span rows for each KV head.
-  [[nodiscard]] KvPlan Fillings(int64_t N) const;
+  // The caches of a sequence of plan length N: a ring of Span rows for each KV head. States are saved under the plan's
+  // name and rules, and N.
+  [[nodiscard]] KvPlan Fillings(int64_t N, HeadSpans spans = HeadSpans::kRing) const;
   // What decides the spans, as SHA-256: states and snapshots fit only under equal (RulesSha256, N).
   [[nodiscard]] std::string RulesSha256() const;
   [[nodiscard]] int64_t n_units() const;  // KV heads of layers with attention

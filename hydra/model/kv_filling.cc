@@ -28,10 +28,12 @@ class All final : public KvFilling {
 // Sinks in the rows 0 .. S - 1, then position p in row S + (p - S) mod W.
 class Ring : public KvFilling {
  public:
-  Ring(int64_t window, int64_t sinks) : window_(window), sinks_(sinks) {
+  Ring(int64_t window, int64_t sinks, std::vector<int64_t> own)
+      : window_(window), sinks_(sinks), own_(std::move(own)) {
     if (window < 1 || window > kMaxSequenceTokens || sinks < 0 || sinks > kMaxSequenceTokens)
       throw Error(ErrorCode::kUsage, StrCat("a ring of ", window, " positions and ", sinks, " sinks: must be 1 to ",
                                             kMaxSequenceTokens, " and 0 to ", kMaxSequenceTokens));
+    for (const int64_t w : own_) HYDRA_CHECK(1 <= w && w <= window, "a window of ", w, " in a ring of ", window);
   }
   [[nodiscard]] int64_t Rows(int64_t /*ctx*/) const override { return sinks_ + window_; }
   [[nodiscard]] int64_t MostTokens(int64_t /*ctx*/) const override { return INT64_MAX; }
@@ -52,25 +54,21 @@ class Ring : public KvFilling {
   }
   [[nodiscard]] int64_t window() const override { return window_; }
   [[nodiscard]] int64_t sinks() const override { return sinks_; }
+  [[nodiscard]] std::span<const int64_t> own_windows() const override { return own_; }
   [[nodiscard]] std::string Describe() const override {
     return sinks_ > 0 ? StrCat("ring ", window_, " + ", sinks_) : StrCat("ring ", window_);
   }
 
  private:
   int64_t window_, sinks_;
+  std::vector<int64_t> own_;
 };
 
 class Span final : public Ring {
  public:
-  Span(int64_t window, int64_t sinks, std::vector<int64_t> own) : Ring(window, sinks), own_(std::move(own)) {
-    for (const int64_t w : own_) HYDRA_CHECK(1 <= w && w <= window, "a window of ", w, " in a ring of ", window);
-  }
+  using Ring::Ring;
   [[nodiscard]] int64_t MostTokens(int64_t ctx) const override { return ctx; }
   [[nodiscard]] int64_t UsedRows(int64_t pos, int64_t rows) const override { return std::min(pos, rows); }
-  [[nodiscard]] std::span<const int64_t> own_windows() const override { return own_; }
-
- private:
-  std::vector<int64_t> own_;
 };
 
 class Pool final : public KvFilling {
@@ -92,8 +90,8 @@ class Pool final : public KvFilling {
 }  // namespace
 
 std::shared_ptr<const KvFilling> KeepAll() { return std::make_shared<All>(); }
-std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks) {
-  return std::make_shared<Ring>(window, sinks);
+std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks, std::vector<int64_t> own_windows) {
+  return std::make_shared<Ring>(window, sinks, std::move(own_windows));
 }
 std::shared_ptr<const KvFilling> KeepSpan(int64_t window, int64_t sinks, std::vector<int64_t> own_windows) {
   return std::make_shared<Span>(window, sinks, std::move(own_windows));

@@ -53,10 +53,12 @@ class KvFilling {
 
 // Every position: full attention.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepAll();
-// The last `window` positions, and the first `sinks` ones for good. kUsage beyond kMaxSequenceTokens of either.
-[[nodiscard]] std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks = 0);
-// A ring in the place of full attention: `ctx` bounds the sequence as it does there, and what is not filled yet is
-// neither saved nor forked. own_windows: of the query heads, where some see less than the ring has.
+// The last `window` positions, and the first `sinks` ones for good; own_windows: of the query heads, where some see less
+// than the ring has. kUsage beyond kMaxSequenceTokens of either.
+[[nodiscard]] std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks = 0,
+                                                        std::vector<int64_t> own_windows = {});
+// The same in the place of full attention: `ctx` bounds the sequence as it does there, and rows that are not filled yet
+// are neither saved nor forked.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepSpan(int64_t window, int64_t sinks,
                                                         std::vector<int64_t> own_windows = {});
 // `rows` rows of chosen positions, in any order, which a list names: landmarks.

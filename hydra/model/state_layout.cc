@@ -20,6 +20,12 @@ int64_t StateBuffer::growing_bytes() const {
   return sum;
 }
 
+int64_t StateBuffer::bounded_bytes() const {
+  int64_t sum = 0;
+  for (const Head& head : heads) sum += head.filling->MostTokens(0) != INT64_MAX ? head.bytes : 0;
+  return sum;
+}
+
 int64_t StateBuffer::UsedBytes(int64_t pos) const {
   int64_t sum = 0;
   ForUsed(pos, [&](int64_t, int64_t n) { sum += n; });

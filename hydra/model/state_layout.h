@@ -51,8 +51,10 @@ struct StateBuffer {
   StatePart part = StatePart::kSsm;
   std::vector<Head> heads = {};  // empty: no cache
 
-  // Of the heads whose caches grow with the sequence.
+  // Of the heads whose caches grow with the sequence; of those in whose layers the context bounds it, which spans of a
+  // plan are too.
   [[nodiscard]] int64_t growing_bytes() const;
+  [[nodiscard]] int64_t bounded_bytes() const;
   // f(offset in the buffer, bytes) for what is in use once pos tokens have come.
   template <class F>
   void ForUsed(int64_t pos, F&& f) const {

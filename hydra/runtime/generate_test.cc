@@ -301,7 +301,10 @@ TEST(Speed, CountsStateAndKeys) {
   EXPECT_EQ(steps.kv_written, 3 * kv);
   EXPECT_EQ(steps.state_read, 0);
   EXPECT_EQ(Moved(transformer, {.generate = 3, .depth = 10, .batch = 4}).kv_read, 4 * steps.kv_read);
-  EXPECT_EQ(Moved(transformer, {.prompt = 40}).kv_read, (32 + 40) * kv);  // tiles of 32 queries
+  const PassBytes prompt = Moved(transformer, {.prompt = 100});
+  EXPECT_EQ(prompt.kv_read, (64 + 100) * kv);  // tiles of 64 queries
+  EXPECT_EQ(prompt.key_tiles, (1 + 2) * transformer.config().n_layers() * transformer.config().attention.n_kv_heads);
+  EXPECT_EQ(steps.key_tiles, 0);
   const Model hydra = BuildModel(RandomSource(HydraNano(), 1));
   const StateBytes state = CountState(hydra.config(), KvDtype::kF32);
   const PassBytes step = Moved(hydra, {.generate = 1, .depth = 700});

@@ -58,14 +58,15 @@ struct PassBytes {
   int64_t weights = 0;
   int64_t state_read = 0, state_written = 0;  // recurrent and constant state, landmarks' scores
   int64_t kv_read = 0, kv_written = 0;        // rows of keys and values
+  int64_t key_tiles = 0;  // no bytes: tiles of 64 queries and 64 keys of a KV head that prompts have read and computed
   [[nodiscard]] int64_t total() const { return weights + state_read + state_written + kv_read + kv_written; }
   [[nodiscard]] PassBytes operator-(const PassBytes& o) const {
     return {weights - o.weights, state_read - o.state_read, state_written - o.state_written, kv_read - o.kv_read,
-            kv_written - o.kv_written};
+            kv_written - o.kv_written, key_tiles - o.key_tiles};
   }
   PassBytes& operator+=(const PassBytes& o) {
     weights += o.weights, state_read += o.state_read, state_written += o.state_written;
-    kv_read += o.kv_read, kv_written += o.kv_written;
+    kv_read += o.kv_read, kv_written += o.kv_written, key_tiles += o.key_tiles;
     return *this;
   }
   bool operator==(const PassBytes&) const = default;

@@ -89,6 +89,7 @@ struct Task {
   int32_t kind = 0, piece = 0;
   int64_t begin = 0, end = 0;  // heads, channels, queries or rows
   int64_t head = 0, slot = 0;
+  int64_t cost = 0;  // what it takes, where a part puts its longest tasks first
 };
 
 // What is done between two barriers: products of weights, then tasks.

@@ -3,6 +3,7 @@
 // the last one merges partial results and brings new rows into rings.
 #include "hydra/runtime/part_attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace hydra {
@@ -23,6 +24,7 @@ void CachedAttention::Start() {
   begin_.assign(pieces().size(), 0);
   end_.assign(pieces().size(), 0);
   heads_.assign(pieces().size() * static_cast<size_t>(attention().n_kv_heads), {});
+  tiles_.clear();
   ended_ = false;
 }
 
@@ -46,24 +48,37 @@ void CachedAttention::Run(const Task& task, float* scratch) {
     case kKeep: return Keep(p, task.head);
     default: break;
   }
-  const int64_t width = attention().n_heads * attention().head_dim, first = task.head * group();
+  Attend(p, task, scratch);
+}
+
+// The queries of a task; query heads that see other windows of one cache go one by one.
+void CachedAttention::Attend(const Piece& p, const Task& task, float* scratch) {
+  const int64_t Dh = attention().head_dim, width = attention().n_heads * Dh;
   const KvCache cache = Cache(p, task.head);
-  kernels::Attention({.q = q_.data() + p.row * width + first * attention().head_dim,
-                      .y = y_.data() + p.row * width + first * attention().head_dim,
-                      .keys = KeysOf(p, HeadOf(task.piece, task.head), cache),
-                      .heads = group(),
-                      .pos = p.pos,
-                      .window = cache.filling().window(),
-                      .sinks = cache.filling().sinks(),
-                      .scale = 1 / std::sqrt(static_cast<float>(attention().head_dim)),
-                      .t0 = task.begin,
-                      .t1 = task.end,
-                      .lambda = Lambda() != nullptr ? Lambda() + first : nullptr,
-                      .alone = IsStep(p),
-                      .bf16 = pass_->weights.options.act != Activations::kF32,
-                      .q_stride = width,
-                      .y_stride = width,
-                      .scratch = scratch});
+  const KvFilling& filling = cache.filling();
+  const int64_t alike = filling.own_windows().empty() ? group() : 1;
+  for (int64_t i = 0; i < group(); i += alike) {
+    const int64_t head = task.head * group() + i, at = p.row * width + head * Dh;
+    kernels::KeyTiles seen;
+    kernels::Attention({.q = q_.data() + at,
+                        .y = y_.data() + at,
+                        .keys = KeysOf(p, HeadOf(task.piece, task.head), cache),
+                        .heads = alike,
+                        .pos = p.pos,
+                        .window = WindowOf(filling, i),
+                        .sinks = filling.sinks(),
+                        .scale = 1 / std::sqrt(static_cast<float>(Dh)),
+                        .t0 = task.begin,
+                        .t1 = task.end,
+                        .lambda = Lambda() != nullptr ? Lambda() + head : nullptr,
+                        .alone = IsStep(p),
+                        .bf16 = pass_->weights.options.act != Activations::kF32,
+                        .q_stride = width,
+                        .y_stride = width,
+                        .scratch = scratch,
+                        .tiles = &seen});
+    if (!IsStep(p)) tiles_[static_cast<size_t>(task.slot)] += seen.n;
+  }
 }
 
 void CachedAttention::AddOutput(std::vector<kernels::MatMulArgs>& products) {
@@ -161,7 +176,10 @@ CachedAttention::Rows CachedAttention::RowsAt(const Piece& p, int64_t head, int6
 
 // Each piece goes on by a stretch.
 bool CachedAttention::AddStretch(Round& out) {
+  for (const int64_t n : tiles_) pass_->moved->key_tiles += n;  // of the stretch before
+  tiles_.clear();
   runs_.clear();
+  const auto first = static_cast<std::ptrdiff_t>(out.tasks.size());
   int64_t parts = 0;
   bool more = false;
   for (size_t i = 0; i < pieces().size(); ++i) {
@@ -189,36 +207,60 @@ bool CachedAttention::AddStretch(Round& out) {
     more = true;
   }
   if (more) parts_.Get(parts * group() * (attention().head_dim + 2));
+  // The longest first, so that no thread is left with one in the end.
+  std::stable_sort(out.tasks.begin() + first, out.tasks.end(),
+                   [](const Task& a, const Task& b) { return a.cost > b.cost; });
   return more;
 }
 
 void CachedAttention::AddQueries(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {
   const Piece& p = pieces()[static_cast<size_t>(piece)];
+  if (!IsStep(p)) return AddTiles(out, piece, h, begin, end);
   const KvCache cache = Cache(p, h);
+  const KvFilling& filling = cache.filling();
   const int64_t bytes = cache.layout().k_stride + cache.layout().v_stride, chosen = ChosenRows(p);
-  const auto add = [&](int64_t from, int64_t to) {
-    out.tasks.push_back({.part = this, .kind = kQueries, .piece = piece, .begin = from, .end = to, .head = h});
-  };
-  if (!IsStep(p)) {  // the tiles that see most go first
-    constexpr int64_t kQueryTile = 32;
-    for (int64_t i = (end - begin - 1) / kQueryTile; i >= 0; --i) {
-      const int64_t from = begin + i * kQueryTile, to = std::min(end, from + kQueryTile);
-      pass_->moved->kv_read += (Seen(cache.filling(), p, from, to) + chosen) * bytes;
-      add(from, to);
-    }
-    return;
-  }
+  const bool whole = !MayCut(p) || !filling.own_windows().empty();
   int64_t cut = begin;  // from here on queries see more than a range
-  while (cut < end && (!MayCut(p) || Seen(cache.filling(), p, cut, cut + 1) <= kRange)) ++cut;
+  while (cut < end && (whole || Seen(filling, p, cut, cut + 1) <= kRange)) ++cut;
   constexpr int64_t kFew = 4;
   for (int64_t from = begin; from < cut; from += kFew) {
-    const int64_t to = std::min(cut, from + kFew);
-    pass_->moved->kv_read += (Seen(cache.filling(), p, from, to) + chosen) * bytes;
-    add(from, to);
+    const int64_t to = std::min(cut, from + kFew), rows = RowsRead(filling, p, from, to) + chosen;
+    pass_->moved->kv_read += rows * bytes;
+    out.tasks.push_back({.part = this,
+                         .kind = kQueries,
+                         .piece = piece,
+                         .begin = from,
+                         .end = to,
+                         .head = h,
+                         .cost = rows * (to - from)});
   }
   if (cut == end) return;
-  pass_->moved->kv_read += Seen(cache.filling(), p, cut, end) * bytes;
+  pass_->moved->kv_read += Seen(filling, p, cut, end) * bytes;
   AddRanges(out, piece, h, cut, end);
+}
+
+void CachedAttention::AddTiles(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {
+  const Piece& p = pieces()[static_cast<size_t>(piece)];
+  const KvCache cache = Cache(p, h);
+  const KvFilling& filling = cache.filling();
+  const int64_t bytes = cache.layout().k_stride + cache.layout().v_stride, chosen = ChosenRows(p);
+  const int64_t together = filling.own_windows().empty() ? group() : 1;  // heads
+  for (int64_t from = begin, to = begin; from < end; from = to) {
+    to = std::min(end, ((p.pos + from) / kQueryTile + 1) * kQueryTile - p.pos);
+    const int64_t each = kernels::AttentionTileQueries(together, to - from);
+    int64_t rows = 0;
+    for (int64_t t = from; t < to; t += each) rows += RowsRead(filling, p, t, std::min(to, t + each)) + chosen;
+    pass_->moved->kv_read += rows * bytes;
+    out.tasks.push_back({.part = this,
+                         .kind = kQueries,
+                         .piece = piece,
+                         .begin = from,
+                         .end = to,
+                         .head = h,
+                         .slot = static_cast<int64_t>(tiles_.size()),
+                         .cost = rows * each});
+    tiles_.push_back(0);
+  }
 }
 
 void CachedAttention::AddRanges(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {
@@ -229,7 +271,14 @@ void CachedAttention::AddRanges(Round& out, int32_t piece, int64_t h, int64_t be
   head.cut = begin;
   for (int64_t t = begin; t < end; ++t) head.ranges = std::max(head.ranges, RangesOf(filling, p.pos + t).n());
   for (int64_t slot = last.sinks > 0 ? -1 : first.first; slot <= last.last; slot = std::max(slot + 1, first.first))
-    out.tasks.push_back({this, kKeys, piece, begin, end, h, slot});
+    out.tasks.push_back({.part = this,
+                         .kind = kKeys,
+                         .piece = piece,
+                         .begin = begin,
+                         .end = end,
+                         .head = h,
+                         .slot = slot,
+                         .cost = (slot < 0 ? filling.sinks() : kRange) * (end - begin)});
 }
 
 CachedAttention::Ranges CachedAttention::RangesOf(const KvFilling& filling, int64_t position) {
@@ -239,8 +288,19 @@ CachedAttention::Ranges CachedAttention::RangesOf(const KvFilling& filling, int6
 }
 
 int64_t CachedAttention::Seen(const KvFilling& filling, const Piece& p, int64_t begin, int64_t end) {
+  return Seen(filling, filling.window(), p, begin, end);
+}
+
+int64_t CachedAttention::Seen(const KvFilling& filling, int64_t window, const Piece& p, int64_t begin, int64_t end) {
   const int64_t first = p.pos + begin, last = p.pos + end - 1, sinks = std::min(filling.sinks(), last + 1);
-  return sinks + std::max<int64_t>(0, last + 1 - std::max(sinks, first - filling.window() + 1));
+  return sinks + std::max<int64_t>(0, last + 1 - std::max(sinks, first - window + 1));
+}
+
+int64_t CachedAttention::RowsRead(const KvFilling& filling, const Piece& p, int64_t begin, int64_t end) {
+  if (filling.own_windows().empty()) return Seen(filling, p, begin, end);
+  int64_t rows = 0;
+  for (const int64_t window : filling.own_windows()) rows += Seen(filling, window, p, begin, end);
+  return rows;
 }
 
 kernels::KeySet CachedAttention::KeysOf(const Piece& p, const Head& head, const KvCache& cache) const {

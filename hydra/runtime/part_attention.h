@@ -52,6 +52,11 @@ class CachedAttention : public Part {
     const std::byte* v;
   };
   [[nodiscard]] Rows RowsAt(const Piece& piece, int64_t head, int64_t position) const;
+  // Positions of the cache that a query head of `filling` sees, the i-th of those that share it.
+  static int64_t WindowOf(const KvFilling& filling, int64_t i) {
+    const auto own = filling.own_windows();
+    return own.empty() ? filling.window() : own[static_cast<size_t>(i)];
+  }
   // A query head of a row of the pass, normed and rotated: [Dh].
   [[nodiscard]] const float* Query(int64_t row, int64_t head) const {
     return q_.data() + (row * attention().n_heads + head) * attention().head_dim;
@@ -60,8 +65,10 @@ class CachedAttention : public Part {
  private:
   enum Kind : int32_t { kRotate, kQueries, kKeys, kMerge, kKeep };
   // Positions that a query sees are cut into ranges of so many where they are more; fixed, so that the thread count
-  // changes no bit.
-  static constexpr int64_t kRange = 1024;
+  // changes no bit. The heads of a plan see up to 64 times as many as others: ranges, not heads, go to the threads.
+  static constexpr int64_t kRange = 512;
+  // Queries of prompts go in tiles that begin at multiples of so many positions.
+  static constexpr int64_t kQueryTile = kernels::kKeyBlock;
 
   // A head of a piece: what its queries see, and where partial results lie.
   struct Head {
@@ -83,15 +90,19 @@ class CachedAttention : public Part {
   bool AddStretch(Round& out);
   bool AddEnd(Round& out);
   void AddQueries(Round& out, int32_t piece, int64_t head, int64_t begin, int64_t end);
+  void AddTiles(Round& out, int32_t piece, int64_t head, int64_t begin, int64_t end);
   void AddRanges(Round& out, int32_t piece, int64_t head, int64_t begin, int64_t end);
   void Rotate(const Piece& piece, int64_t begin, int64_t end);
+  void Attend(const Piece& piece, const Task& task, float* scratch);
   void RunRanges(const Task& task, float* scratch);
   void Merge(const Task& task);
   void Keep(const Piece& piece, int64_t head) const;
 
-  // Whether new rows go into the cache at once: it grows, or the row that is overwritten is out of sight.
+  // Whether new rows go into the cache at once: it grows, or none of them takes the place of a row that is in sight.
   static bool Direct(const Piece& p, const KvCache& cache) {
-    return cache.filling().grows() || (p.T == 1 && p.kept == nullptr);
+    if (cache.filling().grows()) return true;
+    return p.kept == nullptr &&
+           (p.T == 1 || cache.filling().CanTruncate(p.pos + p.T, p.pos, p.state->layout().ctx_size));
   }
   // Where the new rows of a head stand that do not go into the cache at once.
   [[nodiscard]] std::byte* AsideKey(const Piece& piece, int64_t head) const;
@@ -101,8 +112,11 @@ class CachedAttention : public Part {
   }
   [[nodiscard]] kernels::KeySet KeysOf(const Piece& piece, const Head& head, const KvCache& cache) const;
   static Ranges RangesOf(const KvFilling& filling, int64_t position);
-  // Positions that the queries [begin, end) of a piece see in a head's cache.
+  // Positions that the queries [begin, end) of a piece see in a head's cache; the same with a window of their own; rows
+  // that are read for that, where query heads with own windows read them one by one.
   static int64_t Seen(const KvFilling& filling, const Piece& piece, int64_t begin, int64_t end);
+  static int64_t Seen(const KvFilling& filling, int64_t window, const Piece& piece, int64_t begin, int64_t end);
+  static int64_t RowsRead(const KvFilling& filling, const Piece& piece, int64_t begin, int64_t end);
 
   Buffer<float> q_, k_, v_, y_;          // [n, A Dh], [n, Akv Dh] twice, [n, A Dh]
   Buffer<std::byte> aside_k_, aside_v_;  // [Akv, n] rows in the KV dtype
@@ -111,6 +125,7 @@ class CachedAttention : public Part {
   std::vector<kernels::KeyRun> runs_;  // of all heads of the stretch
   std::vector<Head> heads_;            // [pieces, Akv]
   std::vector<int64_t> begin_, end_;   // of each piece: its stretch
+  std::vector<int64_t> tiles_;         // of each tile of queries: tiles of keys that it read
   bool ended_ = false;                 // AddEnd was asked
 };
 

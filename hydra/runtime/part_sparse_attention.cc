@@ -195,39 +195,40 @@ class SparseAttention final : public CachedAttention {
   // window and pool, means over the heads.
   void TraceToken(const Piece& p, int64_t t) {
     const int64_t Dh = attention().head_dim, H = attention().n_heads, position = p.pos + t;
-    const int64_t first = std::max<int64_t>(0, position - attention().window + 1), window = position - first + 1;
     const Landmarks landmarks = Of(p);
-    std::vector<int64_t> far;  // places in the pool
-    for (int64_t i = 0; i < landmarks.size(); ++i)
-      if (landmarks.positions()[i] < first) far.push_back(i);
-    if (far.empty()) return;
     const KvDtype dtype = p.state->layout().kv;
-    std::vector<float> key(static_cast<size_t>(Dh)), scores(static_cast<size_t>(window) + far.size());
-    std::vector<float> shares(far.size());
+    std::vector<float> key(static_cast<size_t>(Dh)), scores, shares(static_cast<size_t>(landmarks.size()));
     const float scale = 1 / std::sqrt(static_cast<float>(Dh));
     for (int64_t h = 0; h < H; ++h) {
       const int64_t kv = h / group();
+      const int64_t first = std::max<int64_t>(0, position - WindowOf(Cache(p, kv).filling(), h % group()) + 1);
+      std::vector<int64_t> far;  // places in the pool
+      for (int64_t i = 0; i < landmarks.size(); ++i)
+        if (landmarks.positions()[i] < first) far.push_back(i);
+      if (far.empty()) continue;
       const float* query = Query(p.row + t, h);
       const auto score = [&](const std::byte* row) {
         kernels::LoadKvRow(dtype, row, Dh, key.data());
         return kernels::Dot(query, key.data(), Dh) * scale;
       };
-      for (int64_t i = 0; i < window; ++i) scores[static_cast<size_t>(i)] = score(RowsAt(p, kv, first + i).k);
-      for (size_t i = 0; i < far.size(); ++i) {
+      scores.clear();
+      for (int64_t i = first; i <= position; ++i) scores.push_back(score(RowsAt(p, kv, i).k));
+      const size_t window = scores.size();
+      for (const int64_t place : far) {
         float log_sigma = 0;
-        kernels::LogSigmoid(landmarks.scores() + far[i], &log_sigma, 1);
-        scores[static_cast<size_t>(window) + i] =
-            score(landmarks.Pool(kv).Key(far[i])) + (Lambda() != nullptr ? Lambda()[h] * log_sigma : 0);
+        kernels::LogSigmoid(landmarks.scores() + place, &log_sigma, 1);
+        scores.push_back(score(landmarks.Pool(kv).Key(place)) + (Lambda() != nullptr ? Lambda()[h] * log_sigma : 0));
       }
       const auto n = static_cast<int64_t>(scores.size());
       kernels::Softmax({.x = scores.data(), .y = scores.data(), .T = 1, .D = n});
       for (size_t i = 0; i < far.size(); ++i)
-        shares[i] += scores[static_cast<size_t>(window) + i] / static_cast<float>(H);
+        shares[static_cast<size_t>(far[i])] += scores[window + i] / static_cast<float>(H);
     }
     LayerTrace& trace = pass_->trace->At(p.row + t, layer_);
     std::vector<Weighted> all;
-    for (size_t i = 0; i < far.size(); ++i) {
-      all.push_back({landmarks.positions()[far[i]], shares[i]});
+    for (size_t i = 0; i < shares.size(); ++i) {
+      if (shares[i] == 0) continue;
+      all.push_back({landmarks.positions()[i], shares[i]});
       trace.landmark_share += shares[i];
     }
     constexpr size_t kTraced = 8;

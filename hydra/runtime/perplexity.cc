@@ -30,6 +30,9 @@ void CheckPerplexity(const Model& model, std::span<const int32_t> ids, const Per
   if (options.chunk > model.options().ctx_size)
     throw Error(ErrorCode::kUsage,
                 StrCat("perplexity: chunks of ", options.chunk, " tokens: --ctx-size is ", model.options().ctx_size));
+  if (!(options.scored > 0 && options.scored <= 1))
+    throw Error(ErrorCode::kUsage,
+                StrCat("perplexity: a scored share of ", options.scored, ": must be above 0 and at most 1"));
   if (static_cast<int64_t>(ids.size()) < options.chunk)
     throw Error(ErrorCode::kData,
                 StrCat(options.name, ": the text has ", ids.size(), " tokens: a chunk needs ", options.chunk));
@@ -47,9 +50,11 @@ TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> id
                                  ThreadPool& pool) {
   CheckPerplexity(model, ids, options);
   constexpr int64_t kRows = 256;  // logits held at once
-  const int64_t C = options.chunk, first = C / 2, V = model.config().vocab_size;
+  const int64_t C = options.chunk, V = model.config().vocab_size;
+  const auto unscored = static_cast<int64_t>(static_cast<double>(C) * (1 - options.scored));
+  const int64_t first = std::clamp<int64_t>(unscored, 1, C - 2);
   const int64_t chunks = static_cast<int64_t>(ids.size()) / C;
-  SequenceState state(model, options.controls);
+  SequenceState state(model, options.controls, options.plan);
   ForwardScratch scratch;
   std::vector<int32_t> chunk;
   std::vector<double> losses;
@@ -61,6 +66,7 @@ TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> id
     state.Reset();
     const Segment head{&state, std::span(chunk).first(static_cast<size_t>(first)), LogitsOf::kNone};
     (void)model.Forward({&head, 1}, pool, scratch);
+    const double before = result.sum;
     for (int64_t t = first; t < C - 1; t += kRows) {
       const int64_t rows = std::min(kRows, C - 1 - t);
       const Segment piece{&state, std::span(chunk).subspan(static_cast<size_t>(t), static_cast<size_t>(rows)),
@@ -78,6 +84,7 @@ TextPerplexity MeasurePerplexity(const Model& model, std::span<const int32_t> id
         ++result.tokens;
       }
     }
+    result.chunk_losses.push_back((result.sum - before) / static_cast<double>(C - 1 - first));
     ++result.chunks;
     if (options.progress && !options.progress(result.chunks, chunks)) break;
   }

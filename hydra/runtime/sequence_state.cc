@@ -298,6 +298,13 @@ int64_t SequenceState::bytes() const {
   return layout_->constant_bytes + growing;
 }
 
+int64_t SequenceState::kv_bytes() const {
+  int64_t sum = 0;
+  for (const auto& block : layout_->buffers)
+    for (const StateBuffer& buffer : block) sum += buffer.part == StatePart::kKv ? buffer.bytes : 0;
+  return sum;
+}
+
 std::string SequenceState::PlanText() const {
   std::string text = plan_.name;
   if (!text.empty()) return text;

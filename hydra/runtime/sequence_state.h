@@ -79,6 +79,8 @@ class SequenceState {
   [[nodiscard]] const std::shared_ptr<const MemoryOverlay>& memory() const { return memory_; }
   // Bytes held for this sequence: buffers as CountState() and KvBytesPerToken() say, without ids and scratch.
   [[nodiscard]] int64_t bytes() const;
+  // Of them keys and values: of a plan 2 * width * rows of its rings, of full attention those of a full context.
+  [[nodiscard]] int64_t kv_bytes() const;
   [[nodiscard]] const StateLayout& layout() const { return *layout_; }
   [[nodiscard]] const std::shared_ptr<const StateLayout>& shared_layout() const { return layout_; }
   [[nodiscard]] const ModelWeights& weights() const { return *weights_; }

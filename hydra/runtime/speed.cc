@@ -23,7 +23,7 @@ SpeedRunner::SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& 
   for (int64_t b = 0; b < test.batch; ++b) {
     std::vector<int32_t>& ids = ids_.emplace_back(static_cast<size_t>(test.length()));
     for (int32_t& id : ids) id = static_cast<int32_t>(rng.Below(static_cast<uint64_t>(model.config().vocab_size)));
-    SequenceState& state = base_.emplace_back(model);
+    SequenceState& state = base_.emplace_back(model, Controls{}, test.plan);
     if (test.provisional > 0) kept_.emplace_back(state, test.provisional);
     if (test.depth == 0) continue;
     const Segment segment{&state, std::span<const int32_t>(ids).first(static_cast<size_t>(test.depth)),
@@ -32,6 +32,11 @@ SpeedRunner::SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& 
   }
   constexpr int64_t kWarmUp = 16;  // pages, branch tables, threads; prompts want their whole scratch
   Pass(test.prompt, std::min(test.generate, kWarmUp));
+}
+
+int64_t SpeedRunner::kv_bytes() const {
+  return std::accumulate(base_.begin(), base_.end(), int64_t{0},
+                         [](int64_t sum, const SequenceState& state) { return sum + state.kv_bytes(); });
 }
 
 double SpeedRunner::Run() { return Pass(test_.prompt, test_.generate); }
@@ -88,7 +93,7 @@ DecodeTime TimeDecode(const Model& model, std::span<const int32_t> prompt, int64
 double CountTokenFlops(const ModelConfig& config, const SpeedTest& test) {
   if (test.prompt == 0) return 0;
   const auto before = [&](int64_t tokens) {
-    return tokens > 0 ? MeanForwardFlops(config, tokens) * static_cast<double>(tokens) : 0.0;
+    return tokens > 0 ? MeanForwardFlops(config, tokens, test.plan) * static_cast<double>(tokens) : 0.0;
   };
   const auto prompt = static_cast<double>(test.prompt);
   const double head = 2.0 * static_cast<double>(config.vocab_size * config.d_model);

@@ -23,8 +23,9 @@ namespace hydra {
 // provisional passes of `provisional` tokens, all of which are taken.
 struct SpeedTest {
   int64_t prompt = 0, generate = 0, provisional = 0;
-  int64_t depth = 0;  // tokens that each sequence holds before
-  int64_t batch = 1;  // sequences
+  int64_t depth = 0;      // tokens that each sequence holds before
+  int64_t batch = 1;      // sequences
+  KvPlan plan = nullptr;  // of each sequence
   [[nodiscard]] int64_t tokens() const { return (prompt > 0 ? prompt : generate) * batch; }
   [[nodiscard]] int64_t length() const { return depth + (prompt > 0 ? prompt : generate); }
 };
@@ -40,6 +41,8 @@ class SpeedRunner {
   PassProfile Profile();
   // What passes moved in the last repetition.
   [[nodiscard]] const PassBytes& moved() const { return moved_; }
+  // Keys and values that the sequences of a repetition hold room for.
+  [[nodiscard]] int64_t kv_bytes() const;
 
  private:
   double Pass(int64_t prompt, int64_t steps);
