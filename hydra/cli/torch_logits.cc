@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm logits --engine torch`: the logits of given tokens from the training form, fp32. Not here: the runtime's
 // (verb_logits.cc).
+#include <algorithm>
 #include <memory>
 
 #include "hydra/base/error.h"
@@ -25,7 +26,14 @@ int RunLogits(const LogitsFlags& flags, const CLI::App* verb, const CommonFlags&
   const torch::Device device = model.at(TensorRole::kFinalNorm).device();
   const auto batch =
       nn::Batch::OneDocumentPerRow(torch::tensor(ids, torch::kInt64).unsqueeze(0), model.config().chunk_len);
-  const auto hidden = model.Forward(batch.To(device), {.controls = controls}).hidden[0];
+  nn::ForwardOptions options{.controls = controls};
+  const UsedPlan plan(flags.model.plan, model.config());
+  if (plan) {  // of the length that the runtime takes
+    options.plan = &plan.plan();
+    options.plan_length = PlanLength(n, kPlanStep, std::min(flags.model.ctx, model.config().max_position_embeddings));
+    options.head_spans = plan.spans();
+  }
+  const auto hidden = model.Forward(batch.To(device), options).hidden[0];
   NpyRowWriter writer(flags.output, vocab);
   constexpr int64_t kRows = 512;  // logits held at once
   for (int64_t t = 0; t < n; t += kRows) {
@@ -46,6 +54,7 @@ void AddLogitsVerb(CLI::App& root, VerbContext& context) {
   CLI::App* verb = context.AddVerb(
       root, kLogitsVerb, "hydralm logits --engine torch -m runs/demo/model -p \"In the beginning\" -o logits.npy");
   AddLogitsFlags(verb, flags.get());
+  AddPlanFlags(verb, &flags->model.plan);
   context.AddJsonFlag(verb);
   context.OnRun(verb, [flags, verb](const CommonFlags& common) { return RunLogits(*flags, verb, common); });
 }

@@ -138,6 +138,39 @@ TEST(Attention, InvisibleBlocksAreNotRead) {
   });
 }
 
+// Of each tile of queries: the blocks that at least one of them sees, whatever the tile is cut into.
+TEST(Attention, TellsWhichBlocksAreRead) {
+  ForEachTarget([](const std::string&) {
+    for (const int64_t heads : {1, 3, 9})
+      for (const int64_t window : {int64_t{40}, int64_t{64}, int64_t{128}, INT64_MAX})
+        for (const int64_t sinks : {0, 4, 64})
+          for (const int64_t pos : {0, 64, 320, 333}) {
+            AttentionCase c({.T = 64, .heads = heads, .Dk = 8, .Dv = 8, .pos = pos, .window = window, .sinks = sinks},
+                            18);
+            int64_t want = 0;
+            for (int64_t first = 0; first < pos + 64; first += kKeyBlock) {
+              bool seen = false;
+              for (int64_t t = pos; t < pos + 64; ++t)
+                for (int64_t p = first; p < std::min(first + kKeyBlock, t + 1); ++p)
+                  seen |= p < sinks || t - p < window;
+              want += seen ? 1 : 0;
+            }
+            KeyTiles fast, slow;
+            AttentionArgs a = c.All();
+            a.tiles = &fast;
+            Attention(a);
+            a.tiles = &slow;
+            ref::Attention(a);
+            ASSERT_EQ(fast.n, want) << heads << " heads, window " << window << ", sinks " << sinks << ", from " << pos;
+            ASSERT_EQ(slow.n, want);
+          }
+    EXPECT_EQ(AttentionTileQueries(3, 64), 32);
+    EXPECT_EQ(AttentionTileQueries(1, 64), 64);
+    EXPECT_EQ(AttentionTileQueries(3, 43), 22);
+    EXPECT_EQ(AttentionTileQueries(200, 5), 1);
+  });
+}
+
 TEST(Attention, CutsOfQueriesAndRunsGiveTheSameBits) {
   ForEachTarget([](const std::string&) {
     for (const KvDtype dtype : kDtypes)

@@ -154,6 +154,39 @@ TEST(Accounting, SmolLm2) {
   EXPECT_EQ(run.read_per_token, 457843968);
 }
 
+// Counted key by key.
+TEST(Accounting, PlansCountTheKeysOfTheirSpans) {
+  ModelConfig config = TransformerNano();
+  config.attention.n_kv_heads = 2;
+  const KvPlan plan = [](int layer, int64_t head) {
+    return head == 0 ? KeepSpan(64 + 64 * layer, 64) : KeepSpan(192, 64, {64, 128, 192});
+  };
+  const int64_t n = 700, per_key = 4 * config.attention.head_dim;
+  int64_t last = 0, all = 0;
+  for (int layer = 0; layer < config.n_layers(); ++layer)
+    for (int64_t h = 0; h < config.attention.n_heads; ++h) {
+      const int64_t window = h < 3 ? 64 + 64 * layer : 64 * (h - 2);
+      for (int64_t t = 0; t < n; ++t) {
+        int64_t seen = 0;
+        for (int64_t p = 0; p <= t; ++p) seen += p < 64 || t - p < window ? 1 : 0;
+        all += seen;
+        if (t == n - 1) last += seen;
+      }
+    }
+  EXPECT_EQ(FlopsPerToken(config, n, FlopForm::kStep, plan).attention, per_key * last);
+  const double without = static_cast<double>(FlopsPerToken(config, n, FlopForm::kScan).linear);
+  EXPECT_NEAR((MeanForwardFlops(config, n, plan) - without) * n, static_cast<double>(per_key * all), 1e-3 * n);
+  // A plan of all keys is none.
+  const KvPlan whole = [](int, int64_t) { return KeepAll(); };
+  EXPECT_EQ(FlopsPerToken(config, n, FlopForm::kStep, whole).attention,
+            FlopsPerToken(config, n, FlopForm::kStep).attention);
+  EXPECT_NEAR(MeanForwardFlops(config, n, whole), MeanForwardFlops(config, n), 1);
+  ModelConfig hydra = HydraNano();
+  const KvPlan own = [&](int, int64_t) { return KeepRing(hydra.attention.window); };
+  EXPECT_NEAR(MeanForwardFlops(hydra, n, own), MeanForwardFlops(hydra, n), 1);
+  EXPECT_EQ(FlopsPerToken(hydra, n, FlopForm::kScan, own).attention, FlopsPerToken(hydra, n, FlopForm::kScan).attention);
+}
+
 TEST(Accounting, MeanForwardFlopsUseTheKeysThatTokensSee) {
   const auto millions = [](const char* preset, int64_t tokens) {
     return std::lround(MeanForwardFlops(Preset(preset), tokens) / 1e6);

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Projections, QK-norm, RoPE and landmark scores around the two attention forms. Dims as in attention.h.
+// Projections, QK-norm, RoPE and landmark scores around the two attention forms; spans of a plan by masks. Dims as in
+// attention.h; R rows of a tile of queries, K keys that it sees.
 #include "hydra/nn/attention.h"
 
 #include <ATen/Functions.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
 
+#include "hydra/base/error.h"
 #include "hydra/nn/functions.h"
 
 namespace hydra::nn {
@@ -33,8 +38,12 @@ Tensor Sdpa(const Tensor& q, const Tensor& k, const Tensor& v) {
 
 }  // namespace
 
-Tensor FullAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Layout& layout) {
-  if (layout.one_document) return Sdpa(q, k, v);
+namespace {
+
+// attend(q, k, v) of each document, put together as they stood.
+template <class F>
+Tensor PerDocument(const Tensor& q, const Tensor& k, const Tensor& v, const Layout& layout, F&& attend) {
+  if (layout.one_document) return attend(q, k, v);
   const Tensor start = layout.doc_start.to(torch::kCPU).contiguous();
   const int64_t* first = start.const_data_ptr<int64_t>();
   std::vector<Tensor> rows;
@@ -43,18 +52,99 @@ Tensor FullAttention(const Tensor& q, const Tensor& k, const Tensor& v, const La
     for (int64_t begin = 0, end = 1; begin < layout.T; begin = end++) {
       while (end < layout.T && first[b * layout.T + end] == first[b * layout.T + begin]) ++end;
       const auto part = [&](const Tensor& x) { return x.narrow(0, b, 1).narrow(1, begin, end - begin); };
-      documents.push_back(Sdpa(part(q), part(k), part(v)));
+      documents.push_back(attend(part(q), part(k), part(v)));
     }
     rows.push_back(torch::cat(documents, 1));
   }
   return torch::cat(rows, 0);
 }
 
+// The queries i0 .. i0 + R - 1 of a document. Keys: the sinks, and from the widest window's first one on.
+Tensor SpanTile(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<SeenSpan>& spans, int64_t i0,
+                int64_t R) {
+  const int64_t A = q.size(2), group = A / k.size(2), end = i0 + R;
+  int64_t widest = 0, most_sinks = 0;
+  for (const SeenSpan& s : spans) widest = std::max(widest, s.window), most_sinks = std::max(most_sinks, s.sinks);
+  const int64_t begin = widest > i0 ? 0 : i0 - widest + 1, sinks = std::min(most_sinks, begin);
+  const auto index = torch::TensorOptions().dtype(torch::kInt64).device(q.device());
+  const auto keys = [&](const Tensor& x) {  // [B, A, K, Dh]
+    const Tensor near = x.narrow(1, begin, end - begin);
+    const Tensor seen = sinks > 0 ? torch::cat({x.narrow(1, 0, sinks), near}, 1) : near;
+    return seen.repeat_interleave(group, 2).transpose(1, 2);
+  };
+  const Tensor pos = torch::cat({torch::arange(0, sinks, index), torch::arange(begin, end, index)});  // [K]
+  std::vector<int64_t> windows, first;
+  for (const SeenSpan& s : spans) windows.push_back(s.window), first.push_back(s.sinks);
+  const auto by_head = [&](const std::vector<int64_t>& x) {
+    return torch::tensor(x, torch::kInt64).to(q.device()).view({A, 1, 1});
+  };
+  const Tensor age = torch::arange(i0, end, index).unsqueeze(1) - pos.unsqueeze(0);  // [R, K]
+  const Tensor hidden = (age < 0) | ((age >= by_head(windows)) & (pos >= by_head(first)));
+  Tensor scores = torch::matmul(q.narrow(1, i0, R).transpose(1, 2), keys(k).transpose(2, 3));  // [B, A, R, K]
+  if (scores.scalar_type() != torch::kFloat64) scores = scores.to(torch::kFloat32);
+  scores = (scores / std::sqrt(static_cast<double>(q.size(3))))
+               .masked_fill(hidden.unsqueeze(0), -std::numeric_limits<double>::infinity());
+  return torch::matmul(torch::softmax(scores, -1).to(v.scalar_type()), keys(v)).transpose(1, 2);
+}
+
+// Window attention in which query heads have windows of their own: those of one window together.
+Tensor SparseBySpans(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sigma, const Tensor& lambda,
+                     const Tensor& pools, const Layout& layout, const std::vector<SeenSpan>& spans) {
+  const int64_t group = q.size(2) / k.size(2);
+  std::map<int64_t, std::vector<int64_t>> heads;  // by window
+  for (size_t a = 0; a < spans.size(); ++a) heads[spans[a].window].push_back(static_cast<int64_t>(a));
+  if (heads.size() == 1) return SparseAttention(q, k, v, log_sigma, lambda, pools, layout, heads.begin()->first);
+  std::vector<Tensor> parts;
+  std::vector<int64_t> order;
+  for (const auto& [window, own] : heads) {
+    const Tensor at = torch::tensor(own, torch::kInt64).to(q.device()), kv = at.div(group, "floor");
+    parts.push_back(SparseAttention(q.index_select(2, at), k.index_select(2, kv), v.index_select(2, kv), log_sigma,
+                                    lambda.defined() ? lambda.index_select(0, at) : Tensor(), pools, layout, window));
+    order.insert(order.end(), own.begin(), own.end());
+  }
+  std::vector<int64_t> back(order.size());
+  for (size_t i = 0; i < order.size(); ++i) back[static_cast<size_t>(order[i])] = static_cast<int64_t>(i);
+  return torch::cat(parts, 2).index_select(2, torch::tensor(back, torch::kInt64).to(q.device()));
+}
+
+}  // namespace
+
+Tensor FullAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Layout& layout) {
+  return PerDocument(q, k, v, layout, Sdpa);
+}
+
+Tensor SpanAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Layout& layout,
+                     const std::vector<SeenSpan>& spans) {
+  HYDRA_CHECK(static_cast<int64_t>(spans.size()) == q.size(2), spans.size(), " spans for ", q.size(2), " heads");
+  constexpr int64_t kTile = 128;
+  return PerDocument(q, k, v, layout, [&](const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+    std::vector<Tensor> tiles;
+    for (int64_t i = 0; i < dq.size(1); i += kTile)
+      tiles.push_back(SpanTile(dq, dk, dv, spans, i, std::min(kTile, dq.size(1) - i)));
+    return torch::cat(tiles, 1);
+  });
+}
+
+std::vector<SeenSpan> SpansOfLayer(const ForwardOptions& options, int layer) {
+  std::vector<SeenSpan> spans;
+  if (options.plan == nullptr) return spans;
+  const AttentionPlan& plan = *options.plan;
+  const LayerPlan& l = plan.layers.at(static_cast<size_t>(layer));
+  const int64_t group = plan.model.n_heads / plan.model.n_kv_heads, N = options.plan_length;
+  for (int64_t h = 0; h < plan.model.n_heads && !l.rules.empty(); ++h) {
+    const int64_t span =
+        options.head_spans == HeadSpans::kOwn ? plan.HeadSpan(layer, h, N) : plan.Span(layer, h / group, N);
+    spans.push_back({span - l.n_sinks, l.n_sinks});
+  }
+  return spans;
+}
+
 namespace {
 
 // Between the projections, norms and softmax in fp32: q [B, T, A, Dh], k, v [B, T, Akv, Dh] -> [B, T, A, Dh].
 Tensor Attend(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u, Tensor q,
-              Tensor k, const Tensor& v, const Layout& layout, const Controls& controls) {
+              Tensor k, const Tensor& v, const Layout& layout, const ForwardOptions& options,
+              std::vector<SeenSpan> spans) {
   const NoAutocast fp32;
   const AttentionConfig& c = config.attention;
   const auto type = w.o.scalar_type();  // of the masters; q, k, v are bf16 under autocast
@@ -67,24 +157,29 @@ Tensor Attend(const ModelConfig& config, AttentionKind kind, const AttentionWeig
   q = Rope(q, layout.pos, c.rope_theta);
   k = Rope(k, layout.pos, c.rope_theta);
   // torch's fused attention keeps its own softmax in fp32
-  if (kind == AttentionKind::kFull) return FullAttention(q.to(v.scalar_type()), k.to(v.scalar_type()), v, layout);
-  if (!controls.landmarks || !w.scorer_w.defined())
-    return SparseAttention(q, k, v.to(type), {}, {}, {}, layout, c.window);
+  if (kind == AttentionKind::kFull) {
+    q = q.to(v.scalar_type());
+    k = k.to(v.scalar_type());
+    return spans.empty() ? FullAttention(q, k, v, layout) : SpanAttention(q, k, v, layout, spans);
+  }
+  if (spans.empty()) spans.assign(static_cast<size_t>(c.n_heads), {.window = c.window});
+  if (!options.controls.landmarks || !w.scorer_w.defined())
+    return SparseBySpans(q, k, v.to(type), {}, {}, {}, layout, spans);
   const Tensor score = torch::linear(u.to(type), w.scorer_w, w.scorer_b).squeeze(-1);  // [B, T]
-  return SparseAttention(q, k, v.to(type), torch::log_sigmoid(score), torch::softplus(w.landmark_scale),
-                         LandmarkPools(c, score, layout, controls.pins), layout, c.window);
+  return SparseBySpans(q, k, v.to(type), torch::log_sigmoid(score), torch::softplus(w.landmark_scale),
+                       LandmarkPools(c, score, layout, options.controls.pins), layout, spans);
 }
 
 }  // namespace
 
 Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w, const Tensor& u,
-                 const Layout& layout, const Controls& controls) {
+                 const Layout& layout, const ForwardOptions& options, const std::vector<SeenSpan>& spans) {
   const AttentionConfig& c = config.attention;
   const int64_t B = u.size(0), T = u.size(1);
   const auto heads = [&](const Tensor& map, int64_t n) { return torch::linear(u, map).view({B, T, n, c.head_dim}); };
   const Tensor q = heads(w.q, c.n_heads), k = heads(w.k, c.n_kv_heads), v = heads(w.v, c.n_kv_heads);
-  return torch::linear(Attend(config, kind, w, u, q, k, v, layout, controls).reshape({B, T, c.n_heads * c.head_dim}),
-                       w.o);
+  return torch::linear(
+      Attend(config, kind, w, u, q, k, v, layout, options, spans).reshape({B, T, c.n_heads * c.head_dim}), w.o);
 }
 
 LatentHeads ExpandLatent(const AttentionConfig& config, const LatentWeights& w, const Tensor& u, const Tensor& pos) {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "hydra/model/config.h"
-#include "hydra/model/controls.h"
+#include "hydra/nn/batch.h"
 #include "hydra/nn/layout.h"
 
 namespace hydra::nn {
@@ -52,9 +52,23 @@ torch::Tensor SparseAttention(const torch::Tensor& q, const torch::Tensor& k, co
 torch::Tensor FullAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                             const Layout& layout);
 
-// The whole path: u [B, T, D] -> [B, T, D]. Of the controls: landmarks (off: window only) and pins.
+// What a query head sees of its document: the last `window` positions, its own included, and the first `sinks`.
+struct SeenSpan {
+  int64_t window = 0, sinks = 0;
+  bool operator==(const SeenSpan&) const = default;
+};
+// Of each query head of a layer, as the plan of the options says [A]; empty without a plan.
+std::vector<SeenSpan> SpansOfLayer(const ForwardOptions& options, int layer);
+
+// FullAttention by masks, each head with its own span: tiles of queries, no T x T tensor. spans [A].
+torch::Tensor SpanAttention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                            const Layout& layout, const std::vector<SeenSpan>& spans);
+
+// The whole path: u [B, T, D] -> [B, T, D]. Of the controls: landmarks (off: window only) and pins. spans [A]: in the
+// place of what the config says; a layer with a window has no sinks.
 torch::Tensor Attention(const ModelConfig& config, AttentionKind kind, const AttentionWeights& w,
-                        const torch::Tensor& u, const Layout& layout, const Controls& controls);
+                        const torch::Tensor& u, const Layout& layout, const ForwardOptions& options,
+                        const std::vector<SeenSpan>& spans = {});
 
 // Queries, keys and values of every head, positions turned in.
 struct LatentHeads {

@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "hydra/model/attention_plan.h"
 #include "hydra/model/config.h"
 #include "hydra/model/controls.h"
 
@@ -68,6 +69,10 @@ struct ForwardOptions {
   const PkmWatch* pkm_watch = nullptr;
   const RouteWatch* route_watch = nullptr;
   bool checkpoint_blocks = false;  // training: recompute each block in the backward pass
+  // Spans of heads in the place of what the config says, by masks; null: none. The rules see plan_length.
+  const AttentionPlan* plan = nullptr;
+  int64_t plan_length = 0;
+  HeadSpans head_spans = HeadSpans::kRing;
 };
 
 }  // namespace hydra::nn

@@ -102,7 +102,7 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   };
   if (parts.ssm && a[0] != 0) add(0, Ssm(config, w.ssm, u, layout));
   if (parts.attention != AttentionKind::kNone && a[1] != 0)
-    add(1, Attention(config, parts.attention, w.attention, u, layout, options.controls));
+    add(1, Attention(config, parts.attention, w.attention, u, layout, options, SpansOfLayer(options, layer)));
   if (parts.ffn == FfnKind::kChunkMoe && a[2] != 0) {
     const Routes routes = Route(config, layer, w.moe, u, layout, options);
     add(2, ApplyExperts(w.moe, u, routes, layout));
@@ -131,7 +131,7 @@ BlockOut Sequential(const ModelConfig& config, int layer, const BlockWeights& w,
   } else if (parts.attention == AttentionKind::kLatent) {
     add(LatentAttention(config.attention, w.latent, u, layout));
   } else {
-    add(Attention(config, parts.attention, w.attention, u, layout, options.controls));
+    add(Attention(config, parts.attention, w.attention, u, layout, options, SpansOfLayer(options, layer)));
   }
   if (parts.ffn == FfnKind::kDense) add(Dense(w.dense, RmsNorm(x, w.ffn_norm, config.norm_eps)));
   if (parts.ffn == FfnKind::kBlockFfn)

@@ -50,6 +50,11 @@ TEST(KvFilling, HoldsWindowAndSinks) {
   ExpectHolds(*KeepAll());
   for (const int64_t window : {1, 2, 7, 16})
     for (const int64_t sinks : {0, 1, 5}) ExpectHolds(*KeepRing(window, sinks));
+  ExpectHolds(*KeepSpan(16, 5));
+  EXPECT_EQ(KeepSpan(16, 5)->UsedRows(7, 21), 7);
+  EXPECT_EQ(KeepSpan(16, 5)->UsedRows(70, 21), 21);
+  EXPECT_EQ(KeepRing(16, 5)->UsedRows(7, 21), 21);
+  EXPECT_EQ(KeepSpan(16, 5)->MostTokens(64), 64);
   EXPECT_EQ(KeepAll()->Describe(), "all");
   EXPECT_EQ(KeepRing(16, 4)->Describe(), "ring 16 + 4");
   EXPECT_FALSE(KeepRing(8, 2)->CanTruncate(11, 10, 64));

@@ -33,6 +33,12 @@ std::vector<PlannedCase> PlannedCases() {
     return KeepRing(70 + head, 3);
   };
   cases.push_back(planned);
+  PlannedCase spans = cases[5];
+  spans.name = "spans of a plan, query heads with their own";
+  spans.plan = [](int /*layer*/, int64_t head) {
+    return head == 0 ? KeepSpan(64, 64) : KeepSpan(192, 64, {64, 128, 192});
+  };
+  cases.push_back(spans);
   return cases;
 }
 
@@ -128,9 +134,10 @@ TEST(Provisional, CrossesTheCutOfALongContext) {
       testing::BuildModel(testing::RandomSource(c.config, 23), {.ctx_size = 2200, .kv_dtype = KvDtype::kF16});
   const auto ids = RandomIds(2100, c.config.vocab_size, 24);
   const KvPlan plans[] = {nullptr, [](int, int64_t head) { return KeepRing(1100 + head); },
-                          [](int, int64_t) { return KeepRing(1030, 7); }};
+                          [](int, int64_t) { return KeepRing(1030, 7); },
+                          [](int, int64_t) { return KeepSpan(960, 64); }};
   for (const KvPlan& plan : plans)
-    for (const size_t at : {size_t{1016}, size_t{2040}}) {
+    for (const size_t at : {size_t{504}, size_t{1016}, size_t{2040}}) {
       if (kSanitized && at > 2000) continue;
       SCOPED_TRACE(StrCat(at, " tokens, ", plan ? plan(0, 0)->Describe() : "all"));
       ThreadPool pool(2), one(1);

@@ -36,11 +36,11 @@ class Bench(RuntimeTest):
                          [(p, n, v, d, b) for b in (1, 2) for d in (0, 8)
                           for p, n, v in ((16, 0, 0), (32, 0, 0), (0, 4, 0), (0, 4, 3))])
         for r in rows:
-            flops = {"gflop_per_s", "peak_gflop_per_s"} if r["p"] else set()
+            flops = {"gflop_per_s", "peak_gflop_per_s", "key_tiles"} if r["p"] else set()
             self.assertEqual(
                 set(r), {
                     "model", "params", "file_bytes", "threads", "target", "kernels", "p", "n", "d", "b", "provisional",
-                    "tok_per_s", "samples", "bytes_per_tok", "gb_per_s", "read_gb_per_s"} | flops)
+                    "tok_per_s", "samples", "bytes_per_tok", "kv_bytes", "gb_per_s", "read_gb_per_s"} | flops)
             self.assertEqual(set(r["bytes_per_tok"]), {"weights", "state", "kv"})
             rate = r["tok_per_s"]
             self.assertTrue(
