@@ -21,6 +21,7 @@ std::vector<Kernel> KernelList() {
   add(MatMulKernels());
   add(TrainKernels());
   add(MambaTrainKernels());
+  add(InfluenceKernels());
   return list;
 }
 

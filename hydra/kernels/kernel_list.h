@@ -100,6 +100,7 @@ struct Kernel {
 [[nodiscard]] std::vector<Kernel> MatMulKernels();      // kernel_list_matmul.cc
 [[nodiscard]] std::vector<Kernel> TrainKernels();       // kernel_list_train.cc
 [[nodiscard]] std::vector<Kernel> MambaTrainKernels();  // kernel_list_mamba.cc
+[[nodiscard]] std::vector<Kernel> InfluenceKernels();   // kernel_list_influence.cc
 
 // ---- What the parts share ----
 

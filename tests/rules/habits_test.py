@@ -23,7 +23,8 @@ GLOBALS = {
 }
 # Functions of the kernels' headers that are no kernels: sizes of memory, and weights in another layout.
 NO_TWIN = {"SsdScratchFloats", "AttentionScratchFloats", "AttentionTrainScratchFloats", "MambaScratchFloats",
-           "AttentionTileQueries", "MambaSums", "PackedBytes", "MatrixBytes", "Pack", "DecodeMatrixRow"}
+           "AttentionTileQueries", "MambaSums", "PackedBytes", "MatrixBytes", "Pack", "DecodeMatrixRow",
+           "InfluenceScratchFloats", "InfluenceScratchDoubles"}
 
 
 def read(path):
