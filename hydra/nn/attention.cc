@@ -156,18 +156,25 @@ Tensor Attend(const ModelConfig& config, AttentionKind kind, const AttentionWeig
   }
   q = Rope(q, layout.pos, c.rope_theta);
   k = Rope(k, layout.pos, c.rope_theta);
-  // torch's fused attention keeps its own softmax in fp32
+  AttentionSeen seen;
   if (kind == AttentionKind::kFull) {
-    q = q.to(v.scalar_type());
-    k = k.to(v.scalar_type());
-    return spans.empty() ? FullAttention(q, k, v, layout) : SpanAttention(q, k, v, layout, spans);
+    // torch's fused attention keeps its own softmax in fp32
+    seen.q = q.to(v.scalar_type()), seen.k = k.to(v.scalar_type()), seen.v = v;
+    seen.out =
+        spans.empty() ? FullAttention(seen.q, seen.k, v, layout) : SpanAttention(seen.q, seen.k, v, layout, spans);
+  } else {
+    if (spans.empty()) spans.assign(static_cast<size_t>(c.n_heads), {.window = c.window});
+    seen.q = q, seen.k = k, seen.v = v.to(type), seen.window = c.window;
+    if (options.controls.landmarks && w.scorer_w.defined()) {
+      const Tensor score = torch::linear(u.to(type), w.scorer_w, w.scorer_b).squeeze(-1);  // [B, T]
+      seen.log_sigma = torch::log_sigmoid(score);
+      seen.lambda = torch::softplus(w.landmark_scale);
+      seen.pools = LandmarkPools(c, score, layout, options.controls.pins);
+    }
+    seen.out = SparseBySpans(q, k, seen.v, seen.log_sigma, seen.lambda, seen.pools, layout, spans);
   }
-  if (spans.empty()) spans.assign(static_cast<size_t>(c.n_heads), {.window = c.window});
-  if (!options.controls.landmarks || !w.scorer_w.defined())
-    return SparseBySpans(q, k, v.to(type), {}, {}, {}, layout, spans);
-  const Tensor score = torch::linear(u.to(type), w.scorer_w, w.scorer_b).squeeze(-1);  // [B, T]
-  return SparseBySpans(q, k, v.to(type), torch::log_sigmoid(score), torch::softplus(w.landmark_scale),
-                       LandmarkPools(c, score, layout, options.controls.pins), layout, spans);
+  if (options.attention_watch != nullptr) (*options.attention_watch)(seen);
+  return seen.out;
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a model reads: rows of packed documents, and the switches of one forward pass.
 // Not here: how rows are made from a corpus (hydra/train/batches.h).
-// Dims: B rows, T tokens a row (a multiple of C), C chunk_len.
+// Dims: B rows, T tokens a row (a multiple of C), C chunk_len, n = T / C, A heads, Akv key heads, Dh head_dim, G pool.
 #pragma once
 
 #include "hydra/nn/torch.h"
@@ -42,6 +42,16 @@ using PkmWatch = std::function<void(const torch::Tensor& rows, const torch::Tens
 // Called by each BlockFFN layer with the experts that are active [B, T, E] bool.
 using RouteWatch = std::function<void(int layer, const torch::Tensor& active)>;
 
+// What attention of a block computed: positions are turned in, `out` is before its projection. In the graph of
+// autograd.
+struct AttentionSeen {
+  torch::Tensor q, k, v, out;              // [B, T, A, Dh], [B, T, Akv, Dh] twice, [B, T, A, Dh]
+  torch::Tensor log_sigma, lambda, pools;  // [B, T], [A], [B, n, G] rows; undefined without landmarks
+  int64_t window = 0;                      // of sparse attention; 0: every token before
+};
+// Called by each full or sparse attention before it goes on.
+using AttentionWatch = std::function<void(const AttentionSeen& seen)>;
+
 // Terms of the loss that a layer's routing has, each a scalar.
 enum class RouterTerm {
   kBalance,   // of chunk experts and top-k: 1 when uniform; gradient through the mean probabilities only
@@ -68,6 +78,7 @@ struct ForwardOptions {
   int64_t sparsity_chunk = 64;    // tokens of kChunk's chunks
   const PkmWatch* pkm_watch = nullptr;
   const RouteWatch* route_watch = nullptr;
+  const AttentionWatch* attention_watch = nullptr;
   bool checkpoint_blocks = false;  // training: recompute each block in the backward pass
   // Spans of heads in the place of what the config says, by masks; null: none. The rules see plan_length.
   const AttentionPlan* plan = nullptr;

@@ -12,6 +12,7 @@ bool HasF64(Op op) {
   switch (op) {
     case Op::kMamba2Core:
     case Op::kSparseAttention:
+    case Op::kAttentionInfluence:
     case Op::kRoutedExperts: return false;
     default: return true;
   }

@@ -24,6 +24,7 @@ enum class Op {
   kSparseAttention,
   kRoutedExperts,
   kBlockExperts,
+  kAttentionInfluence,
 };
 
 // Sizes that the fused form of Mamba2Core bounds; 0 for other operations.

@@ -33,7 +33,7 @@ TEST(Form, OtherDevicesTakeTheComposite) {
 
 TEST(Form, DoublesAreFusedInLoopsAndNotInKernels) {
   EXPECT_EQ(ChooseForm(Op::kLinearCrossEntropy, {Of(torch::kFloat64)}), Form::kFused);
-  for (const Op op : {Op::kMamba2Core, Op::kSparseAttention, Op::kRoutedExperts})
+  for (const Op op : {Op::kMamba2Core, Op::kSparseAttention, Op::kAttentionInfluence, Op::kRoutedExperts})
     EXPECT_EQ(ChooseForm(op, {Of(torch::kFloat64)}), Form::kComposite);
 }
 

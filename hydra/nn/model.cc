@@ -94,6 +94,10 @@ ForwardOut Model::Forward(const Batch& batch, const ForwardOptions& options) con
   return result;
 }
 
+Tensor Model::RunLayer(int layer, const Tensor& x, const Layout& layout, const ForwardOptions& options) const {
+  return RunBlock(config_, layer, *blocks_.at(static_cast<size_t>(layer)), x, layout, options).x;
+}
+
 Tensor Model::Embed(const Tensor& ids) const {
   const Tensor x = torch::embedding(at(TensorRole::kEmbedding), ids);
   return config_.scale_emb > 0 ? x * config_.scale_emb : x;

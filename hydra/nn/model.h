@@ -17,6 +17,7 @@
 namespace hydra::nn {
 
 struct BlockWeights;  // block.h
+struct Layout;        // layout.h
 
 // What routing gave, means over the layers that have it; undefined tensors in a model without routed experts.
 struct RouterOut {
@@ -64,6 +65,9 @@ class Model {
   ~Model();
 
   [[nodiscard]] ForwardOut Forward(const Batch& batch, const ForwardOptions& options = {}) const;
+  // One block of Forward by itself, for what goes through a model layer by layer. x [B, T, D] -> [B, T, D].
+  [[nodiscard]] torch::Tensor RunLayer(int layer, const torch::Tensor& x, const Layout& layout,
+                                       const ForwardOptions& options = {}) const;
   // Rows of the embedding, and what the head reads, with MiniCPM's scales. ids [..] -> [.., D]; x [.., D] -> [.., D].
   [[nodiscard]] torch::Tensor Embed(const torch::Tensor& ids) const;
   [[nodiscard]] torch::Tensor FinalNorm(const torch::Tensor& x) const;
