@@ -66,6 +66,8 @@ struct AttentionPlan {
   [[nodiscard]] static AttentionPlan Dense(const ModelConfig& config, int64_t block_size = 64);
   // A file of format hydralm-plan/1. Throws kFormat naming file, field, layer and head.
   [[nodiscard]] static AttentionPlan Load(const std::string& path);
+  // The same from its text; `where` names it in messages.
+  [[nodiscard]] static AttentionPlan Parse(const std::string& text, const std::string& where);
   // The same, or the bare form {"alphas", "betas"}, held to a model: Check.
   [[nodiscard]] static AttentionPlan Load(const std::string& path, const ModelConfig& config);
   void Save(const std::string& path) const;

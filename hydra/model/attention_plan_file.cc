@@ -217,19 +217,19 @@ Json ByLength(const std::map<int64_t, double>& values) {
   return out;
 }
 
-Json ReadPlanJson(const std::string& path) { return ParseJson(ReadFile(path, kMostBytes), path); }
-
 }  // namespace
 
-AttentionPlan AttentionPlan::Load(const std::string& path) {
-  const Json json = ReadPlanJson(path);
+AttentionPlan AttentionPlan::Parse(const std::string& text, const std::string& where) {
+  const Json json = ParseJson(text, where);
   if (json.is_object() && !json.contains("format") && json.contains("alphas"))
-    throw Error(ErrorCode::kFormat, path + ": format is missing: the bare form of a plan needs its model, -m");
-  return PlanReader(json, path).Full();
+    throw Error(ErrorCode::kFormat, where + ": format is missing: the bare form of a plan needs its model, -m");
+  return PlanReader(json, where).Full();
 }
 
+AttentionPlan AttentionPlan::Load(const std::string& path) { return Parse(ReadFile(path, kMostBytes), path); }
+
 AttentionPlan AttentionPlan::Load(const std::string& path, const ModelConfig& config) {
-  const Json json = ReadPlanJson(path);
+  const Json json = ParseJson(ReadFile(path, kMostBytes), path);
   const bool bare = json.is_object() && !json.contains("format") && json.contains("alphas");
   PlanReader reader(json, path);
   AttentionPlan plan = bare ? reader.Bare(config) : reader.Full();
