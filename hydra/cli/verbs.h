@@ -12,6 +12,8 @@ namespace hydra::cli {
 inline constexpr VerbLine kTrainVerb{"train", "train a model from a run file or flags"};
 inline constexpr VerbLine kEvalVerb{"eval", "score a model: loss, bits per byte, by position"};
 
+inline constexpr VerbLine kProfileVerb{"profile", "what each attention head's distance is worth, for hydralm plan"};
+
 // Run by hydralm; logits --engine torch by hydralm-train.
 inline constexpr VerbLine kGenerateVerb{"generate", "continue a text"};
 inline constexpr VerbLine kChatVerb{"chat", "talk to a model"};
@@ -21,6 +23,7 @@ inline constexpr VerbLine kXrayVerb{"xray", "what each token of a text does in a
 inline constexpr VerbLine kLogitsVerb{"logits", "write the logits of given tokens as .npy"};
 inline constexpr VerbLine kConvertVerb{"convert", "a model folder to GGUF, or GGUF to a folder"};
 inline constexpr VerbLine kQuantizeVerb{"quantize", "a GGUF file with smaller weights"};
+inline constexpr VerbLine kPlanVerb{"plan", "how many keys each attention head sees: find, show, import plans"};
 inline constexpr VerbLine kTokenizerVerb{"tokenizer", "train, use and describe tokenizers"};
 inline constexpr VerbLine kDataVerb{"data", "build, describe and check token shards"};
 inline constexpr VerbLine kInspectVerb{"inspect", "parameters, FLOPs, bytes and memory of a model"};

@@ -109,6 +109,9 @@ struct AttentionPlan {
 // The plan's length of a sequence: min(ctx_size, tokens rounded up to a multiple of `step`), step >= 1.
 [[nodiscard]] int64_t PlanLength(int64_t tokens, int64_t step, int64_t ctx_size);
 
+// SHA-256 of the files that hold the weights of a model: a folder, a .gguf or a .safetensors file. Throws kIo, kFormat.
+[[nodiscard]] std::string WeightsFileSha256(const std::string& path);
+
 // The fields of a config that decide what attention does, as a JSON object, and their SHA-256. A folder and a GGUF file
 // of one model have equal ones: types, names, vocabulary and what files round differently are left out.
 [[nodiscard]] std::string PlanConfigFields(const ModelConfig& config);

@@ -7,6 +7,7 @@
 #include "hydra/base/error.h"
 #include "hydra/io/file.h"
 #include "hydra/io/json.h"
+#include "hydra/io/safetensors.h"
 #include "hydra/model/attention_plan.h"
 
 namespace hydra {
@@ -280,6 +281,14 @@ std::string AttentionPlan::Text() const {
 }
 
 void AttentionPlan::Save(const std::string& path) const { WriteFileAtomic(path, Text()); }
+
+std::string WeightsFileSha256(const std::string& path) {
+  Sha256 hash;
+  const std::vector<std::string> files =
+      path.ends_with(".gguf") ? std::vector<std::string>{path} : SafeTensors::Open(path).files();
+  for (const std::string& name : files) hash.Update(MappedFile(name).bytes());
+  return Hex(hash.Finish());
+}
 
 void AttentionPlan::SetNote(const std::string& key, const std::string& json) {
   Json all = Json::parse(more);
