@@ -18,13 +18,14 @@ void SetDensities(const std::vector<int64_t>& lengths, AttentionPlan* plan) {
     plan->density[N] = plan->unit == PlanUnit::kHead ? plan->HeadDensity(N) : plan->Density(N);
 }
 
-// Rules drawn with weight exp(tilt * span / dense span): a larger tilt gives wider spans.
-AttentionPlan DrawPlan(const AttentionPlan& dense, const std::vector<SpanRule>& rules, int64_t N, double tilt,
-                       Rng rng) {
+// Rules drawn with weight exp(tilt * span / dense span): with the same draws a larger tilt gives no narrower span,
+// since rules are taken in the order of their spans.
+AttentionPlan DrawPlan(const AttentionPlan& dense, std::vector<SpanRule> rules, int64_t N, double tilt, Rng rng) {
   AttentionPlan plan = dense;
   for (int layer = 0; layer < static_cast<int>(plan.layers.size()); ++layer) {
     LayerPlan& l = plan.layers[static_cast<size_t>(layer)];
     const auto all = static_cast<double>(dense.DenseSpan(layer, N));
+    std::ranges::stable_sort(rules, {}, [&](const SpanRule& rule) { return SpanOf(rule, l, plan.block_size, N); });
     std::vector<double> upto;  // running sums of weights
     for (const SpanRule& rule : rules) {
       const double share = static_cast<double>(SpanOf(rule, l, plan.block_size, N)) / std::max(all, 1.0);

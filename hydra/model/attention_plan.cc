@@ -136,36 +136,36 @@ int64_t AttentionPlan::DenseSpan(int layer, int64_t N) const {
 
 namespace {
 
-// Mean of f(layer, head, DenseSpan) over the heads of layers with attention; 1 where there is none.
-double MeanOverHeads(const AttentionPlan& plan, int64_t heads, int64_t N,
-                     const std::function<double(int, int64_t, int64_t)>& f) {
-  double sum = 0;
-  int64_t n = 0;
+// Sums of f(span) over heads, as a share of those of heads that see all; 1 where there is no attention.
+double ShareOfDense(const AttentionPlan& plan, int64_t heads, int64_t N,
+                    const std::function<int64_t(int layer, int64_t head)>& span,
+                    const std::function<double(int64_t span)>& f) {
+  double sum = 0, all = 0;
   for (int layer = 0; layer < static_cast<int>(plan.layers.size()); ++layer) {
     const int64_t dense = plan.DenseSpan(layer, N);
-    for (int64_t h = 0; h < heads && dense > 0; ++h, ++n) sum += f(layer, h, dense);
+    for (int64_t h = 0; h < heads && dense > 0; ++h) sum += f(span(layer, h)), all += f(dense);
   }
-  return n == 0 ? 1 : sum / static_cast<double>(n);
+  return all > 0 ? sum / all : 1;
 }
+
+double Rows(int64_t span) { return static_cast<double>(span); }
 
 }  // namespace
 
 double AttentionPlan::Density(int64_t N) const {
-  return MeanOverHeads(*this, model.n_kv_heads, N, [&](int layer, int64_t h, int64_t dense) {
-    return static_cast<double>(Span(layer, h, N)) / static_cast<double>(dense);
-  });
+  return ShareOfDense(
+      *this, model.n_kv_heads, N, [&](int layer, int64_t h) { return Span(layer, h, N); }, Rows);
 }
 
 double AttentionPlan::HeadDensity(int64_t N) const {
-  return MeanOverHeads(*this, model.n_heads, N, [&](int layer, int64_t h, int64_t dense) {
-    return static_cast<double>(HeadSpan(layer, h, N)) / static_cast<double>(dense);
-  });
+  return ShareOfDense(
+      *this, model.n_heads, N, [&](int layer, int64_t h) { return HeadSpan(layer, h, N); }, Rows);
 }
 
 double AttentionPlan::PairDensity(int64_t N) const {
-  return MeanOverHeads(*this, model.n_kv_heads, N, [&](int layer, int64_t h, int64_t dense) {
-    return Pairs(Span(layer, h, N), N) / Pairs(dense, N);
-  });
+  return ShareOfDense(
+      *this, model.n_kv_heads, N, [&](int layer, int64_t h) { return Span(layer, h, N); },
+      [&](int64_t span) { return Pairs(span, N); });
 }
 
 int64_t AttentionPlan::KvRows(int64_t N) const {

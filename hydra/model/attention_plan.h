@@ -85,11 +85,11 @@ struct AttentionPlan {
   // Span of a head of this layer that sees all that the model does.
   [[nodiscard]] int64_t DenseSpan(int layer, int64_t N) const;
 
-  // Mean over KV heads of Span / DenseSpan: the share of keys and values that is kept for the last row.
+  // Sum over KV heads of Span by that of DenseSpan: the share of keys and values that is kept for the last row.
   [[nodiscard]] double Density(int64_t N) const;
   // The same of query heads, each with its own span.
   [[nodiscard]] double HeadDensity(int64_t N) const;
-  // Mean over KV heads of visible / causal pairs of query and key of a text of N tokens.
+  // Pairs of query and key of a text of N tokens that are visible to KV heads, by those of heads that see all.
   [[nodiscard]] double PairDensity(int64_t N) const;
   // Rows of keys (as many of values) that all rings have: sum of Span.
   [[nodiscard]] int64_t KvRows(int64_t N) const;
