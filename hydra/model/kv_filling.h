@@ -64,14 +64,15 @@ class KvFilling {
 // `rows` rows of chosen positions, in any order, which a list names: landmarks.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepPool(int64_t rows);
 
-// The filling of each layer and KV head with attention, in the place of what the config says; null: the config's own.
+// The filling of each layer and KV head with attention, in the place of what the config says; null: the config's own. A
+// function is a plan, and so is nullptr, which is none.
 struct KvPlan {
   using Of = std::function<std::shared_ptr<const KvFilling>(int layer, int64_t kv_head)>;
   KvPlan() = default;
-  KvPlan(std::nullptr_t) {}
+  KvPlan(std::nullptr_t) {}  // NOLINT(google-explicit-constructor)
   template <class F>
     requires std::is_invocable_v<F&, int, int64_t>
-  KvPlan(F fillings) : of(std::move(fillings)) {}
+  KvPlan(F fillings) : of(std::move(fillings)) {}  // NOLINT(google-explicit-constructor)
 
   Of of;
   std::string name;    // what saved states call it; "": they list its fillings
