@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Means and correlation of ranks.
+// Means, correlation of ranks, resampling.
 #include "hydra/base/statistics.h"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "hydra/base/error.h"
+#include "hydra/base/rng.h"
 
 namespace hydra {
 
@@ -47,6 +48,35 @@ double Spearman(std::span<const double> a, std::span<const double> b) {
     yy += (y[i] - mean) * (y[i] - mean);
   }
   return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : std::numeric_limits<double>::quiet_NaN();
+}
+
+MeanInterval BootstrapMean(std::span<const SampleGroup> groups, int draws, uint64_t seed) {
+  HYDRA_CHECK(draws >= 1, draws);
+  constexpr double kTail = 0.025;
+  double sum = 0;
+  int64_t n = 0;
+  for (const SampleGroup& group : groups) sum += group.sum, n += group.n;
+  MeanInterval out;
+  out.mean = out.low = out.high = n > 0 ? sum / static_cast<double>(n) : std::numeric_limits<double>::quiet_NaN();
+  if (n == 0) return out;
+  Rng rng(seed);
+  std::vector<double> means;
+  for (int draw = 0; draw < draws; ++draw) {
+    double drawn = 0;
+    int64_t values = 0;
+    for (size_t i = 0; i < groups.size(); ++i) {
+      const SampleGroup& group = groups[rng.Below(groups.size())];
+      drawn += group.sum, values += group.n;
+    }
+    if (values > 0) means.push_back(drawn / static_cast<double>(values));
+  }
+  if (means.empty()) return out;
+  std::ranges::sort(means);
+  const auto at = [&](double share) {
+    return means[static_cast<size_t>(share * static_cast<double>(means.size() - 1) + 0.5)];
+  };
+  out.low = at(kTail), out.high = at(1 - kTail);
+  return out;
 }
 
 }  // namespace hydra

@@ -10,11 +10,10 @@ namespace hydra::cli {
 
 // Run by hydralm-train.
 inline constexpr VerbLine kTrainVerb{"train", "train a model from a run file or flags"};
-inline constexpr VerbLine kEvalVerb{"eval", "score a model: loss, bits per byte, by position"};
-
 inline constexpr VerbLine kProfileVerb{"profile", "what each attention head's distance is worth, for hydralm plan"};
 
-// Run by hydralm; logits --engine torch by hydralm-train.
+// Run by hydralm; eval of shards and logits --engine torch by hydralm-train.
+inline constexpr VerbLine kEvalVerb{"eval", "score a model: loss, bits per byte; plans by answers and perplexity"};
 inline constexpr VerbLine kGenerateVerb{"generate", "continue a text"};
 inline constexpr VerbLine kChatVerb{"chat", "talk to a model"};
 inline constexpr VerbLine kBenchVerb{"bench", "time prompts and generation; perplexity"};
