@@ -174,10 +174,12 @@ Json RetrievalJson(const std::vector<ItemRow>& rows, const std::vector<JudgedPla
   return list;
 }
 
-// Writes the plan that was chosen, with what it was chosen by.
-void SaveChosen(const std::string& path, const JudgedPlan& chosen, const AnswerLoss& loss, const AnswerLoss& dense,
-                const std::vector<JudgedItems>& items) {
+// The plan that was chosen, with what it was chosen by.
+AttentionPlan WithValidation(const JudgedPlan& chosen, const ModelConfig& config, const AnswerLoss& loss,
+                             const AnswerLoss& dense, const std::vector<JudgedItems>& items) {
   AttentionPlan plan = chosen.plan.plan();
+  if (plan.name.empty()) plan.name = chosen.name;
+  if (plan.model.config_sha256.empty()) plan.model = AttentionPlan::Dense(config, plan.block_size).model;
   Json lengths = Json::array(), hashes = Json::array();
   for (const auto& [length, value] : loss.by_length) lengths.push_back(length);
   for (const JudgedItems& one : items) hashes.push_back(one.sha256);
@@ -188,11 +190,11 @@ void SaveChosen(const std::string& path, const JudgedPlan& chosen, const AnswerL
                   {"items", loss.items},
                   {"items_sha256", hashes}};
   plan.SetNote("validation", note.dump());
-  plan.Save(path);
+  return plan;
 }
 
 Json AnswersJson(const EvalFlags& flags, const std::vector<ItemRow>& rows, const std::vector<JudgedPlan>& plans,
-                 const std::vector<JudgedItems>& items, bool table, Json* result) {
+                 const std::vector<JudgedItems>& items, const ModelConfig& config, bool table, Json* result) {
   const std::vector<AnswerLoss> losses = LossesOf(rows, plans, items);
   const std::optional<size_t> chosen = ChoosePlan(losses, plans);
   if (table) fmt::print("| plan | nats an answer's token | above dense | items |\n| --- | ---: | ---: | ---: |\n");
@@ -219,9 +221,8 @@ Json AnswersJson(const EvalFlags& flags, const std::vector<ItemRow>& rows, const
     }
     (*result)["first_order"] = orders;
   }
-  if (flags.choose.empty()) return list;
-  if (!chosen) throw Error(ErrorCode::kUsage, "--choose: there is no plan to choose from: give --plan or --plans");
-  SaveChosen(flags.choose, plans[*chosen], losses[*chosen], losses[0], items);
+  if (!flags.choose.empty() && chosen)
+    WithValidation(plans[*chosen], config, losses[*chosen], losses[0], items).Save(flags.choose);
   return list;
 }
 
@@ -245,6 +246,10 @@ int RunItems(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& co
   const std::string tokenizer = Hex(LoadTokenizerOf(runner.model, flags.model).sha256());
   for (const JudgedItems& one : items) one.file.CheckIds(one.path, tokenizer, runner.model.config().vocab_size);
   const std::vector<JudgedPlan> plans = PlansOf(flags, runner.model.config());
+  const auto has_rules = [](const JudgedPlan& plan) { return static_cast<bool>(plan.plan); };
+  if (!flags.choose.empty() && std::ranges::none_of(plans, has_rules))
+    throw Error(ErrorCode::kUsage, "--choose: there is no plan to choose from: give --plan or --plans");
+  CheckItemRows(flags.output);
   runner.Announce();
   const double start = Seconds();
   const std::vector<ItemRow> rows =
@@ -268,7 +273,7 @@ int RunItems(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& co
   if (flags.task == "retrieval")
     result["plans"] = RetrievalJson(rows, plans, items, runner.model.config(), report, table);
   else
-    result["plans"] = AnswersJson(flags, rows, plans, items, table, &result);
+    result["plans"] = AnswersJson(flags, rows, plans, items, runner.model.config(), table, &result);
   result["seconds"] = Seconds() - start;
   if (common.json) fmt::print("{}\n", DumpJson(result));
   return kDone;

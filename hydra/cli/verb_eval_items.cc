@@ -189,6 +189,8 @@ std::vector<JudgedPlan> OpenJudgedPlans(const std::vector<std::string>& words, c
   return plans;
 }
 
+void CheckItemRows(const std::string& path) { (void)ReadRows(path); }
+
 std::span<const int32_t> AnswerOf(const LongItem& item) {
   return item.gold.empty() ? item.answer() : std::span<const int32_t>(item.gold);
 }

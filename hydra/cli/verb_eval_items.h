@@ -54,6 +54,9 @@ struct ItemRunOptions {
 [[nodiscard]] std::vector<ItemRow> ScoreItems(const Runner& runner, const std::vector<JudgedPlan>& plans,
                                               const std::vector<JudgedItems>& items, const ItemRunOptions& options);
 
+// Throws where a file of rows, if there is one, is none.
+void CheckItemRows(const std::string& path);
+
 // The right answer, or the model's own where there is no other.
 [[nodiscard]] std::span<const int32_t> AnswerOf(const LongItem& item);
 
