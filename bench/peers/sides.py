@@ -27,14 +27,14 @@ class Ggml:
         built = "this processor" if args.isa == "native" else "AVX2"
         self.about = f"{self.name} is the source that {package} vendors, built Release for {built}."
 
-    def rate(self, file, test, call):
+    def rate(self, file, test, call, keys="f16"):
         p, n, d = test
         what = ["-p", p, "-n", n]
         if d:
             what += ["-d", d] if self.deep else []
             what = what if self.deep else ["-p", 0, "-n", 0, "-gp", f"{d},{n}"]
-        command = [self.bin / "llama-bench", "-m", file, "-t", self.threads, *what, "-r", 1, "-ctk", "f16", "-ctv",
-                   "f16", *self.calls[call], "-o", "json"]
+        command = [self.bin / "llama-bench", "-m", file, "-t", self.threads, *what, "-r", 1, "-ctk", keys, "-ctv",
+                   keys, *self.calls[call], "-o", "json"]
         made = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         if made.returncode != 0:
             return (made.stderr.strip().splitlines() or ["no word"])[-1]

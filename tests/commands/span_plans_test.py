@@ -132,10 +132,9 @@ class Plans(unittest.TestCase):
     # ---- bench, inspect ----
 
     def test_bench_counts(self):
-        made = json.loads(self.done("bench", "-p", 300, "-n", 4, "-d", "0,600", "-b", "1,2", "-r", 1, "-o", "json", "-q",
-                                    "--plan", self.plan))
-        plain = json.loads(self.done("bench", "-p", 300, "-n", 4, "-d", "0,600", "-b", "1,2", "-r", 1, "-o", "json",
-                                     "-q"))
+        flags = ["-p", 300, "-n", 4, "-d", "0,600", "-b", "1,2", "-r", 1, "-o", "json", "-q"]
+        made = json.loads(self.done("bench", *flags, "--plan", self.plan))
+        plain = json.loads(self.done("bench", *flags))
         for row, other in zip(made, plain):
             n = min(900, 64 * math.ceil((row["d"] + max(row["p"], row["n"])) / 64))  # 900: room for the longest test
             self.assertEqual(row["plan"]["length"], n)
