@@ -28,8 +28,7 @@ void AddModelFlags(CLI::App* verb, ModelFlags* flags) {
 }
 
 void AddPreFlag(CLI::App* verb, std::string* pre) {
-  verb->add_option("--pre", *pre, "pre-tokenizer of a .gguf that names none or an unknown one")
-      ->type_name("NAME");
+  verb->add_option("--pre", *pre, "pre-tokenizer of a .gguf that names none or an unknown one")->type_name("NAME");
 }
 
 void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype) {

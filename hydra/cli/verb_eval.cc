@@ -60,11 +60,12 @@ void RefuseOurFlags(const EvalFlags& flags, const CLI::App* verb) {
   for (const char* flag : {"--plans", "--choose", "--first-order", "--draws"})
     if (verb->count(flag) > 0)
       throw Error(ErrorCode::kUsage, fmt::format("eval {}: {}: is for eval retrieval and answers", flags.task, flag));
-  for (const char* flag : {"--plan", "--tail", "--head-spans", "--kv-dtype", "--state-dtype", "--target", "--tune",
-                           "--explain", "--act"})
+  for (const char* flag :
+       {"--plan", "--tail", "--head-spans", "--kv-dtype", "--state-dtype", "--target", "--tune", "--explain", "--act"})
     if (verb->count(flag) > 0)
-      throw Error(ErrorCode::kUsage, fmt::format("eval {}: {}: is for retrieval, answers, and ppl with --plan or --tail",
-                                                 flags.task, flag));
+      throw Error(
+          ErrorCode::kUsage,
+          fmt::format("eval {}: {}: is for retrieval, answers, and ppl with --plan or --tail", flags.task, flag));
 }
 
 void RefuseFlags(const EvalFlags& flags, const CLI::App* verb, const std::vector<const char*>& names) {
@@ -104,7 +105,8 @@ Json PlanJson(const JudgedPlan& plan) {
 
 std::vector<JudgedItems> LoadItems(const EvalFlags& flags) {
   if (flags.data.empty())
-    throw Error(ErrorCode::kUsage, fmt::format("eval {}: give --data ITEMS.jsonl (made by hydralm data items)", flags.task));
+    throw Error(ErrorCode::kUsage,
+                fmt::format("eval {}: give --data ITEMS.jsonl (made by hydralm data items)", flags.task));
   std::vector<JudgedItems> items;
   for (const std::string& path : flags.data) {
     JudgedItems one{path, {}, ItemFile::Load(path)};
@@ -122,8 +124,7 @@ int64_t LongestOf(const std::vector<JudgedItems>& items) {
   int64_t longest = 0;
   for (const JudgedItems& one : items)
     for (const LongItem& item : one.file.items)
-      longest = std::max({longest, item.length,
-                          item.answer_begin + static_cast<int64_t>(AnswerOf(item).size())});
+      longest = std::max({longest, item.length, item.answer_begin + static_cast<int64_t>(AnswerOf(item).size())});
   return longest;
 }
 
@@ -143,10 +144,11 @@ void PrintCells(const std::vector<Cell>& cells, const std::vector<JudgedPlan>& p
   fmt::print("| items | length | plan | density | n | right | 95% | against first | 95% | choice (chance) | nats |\n");
   fmt::print("| --- | ---: | --- | ---: | ---: | ---: | --- | ---: | --- | --- | ---: |\n");
   for (const Cell& c : cells)
-    fmt::print("| {} | {} | {} | {:.3f} | {} | {:.3f} | {:.3f} .. {:.3f} | {:+.3f} | {:+.3f} .. {:+.3f} | {} | {:.4f} |\n",
-               c.kind, c.length, plans[c.plan].name, c.density, c.n, c.accuracy.mean, c.accuracy.low, c.accuracy.high,
-               c.lead.mean, c.lead.low, c.lead.high,
-               c.choice ? fmt::format("{:.3f} ({:.3f})", *c.choice, c.chance) : "", c.nll.mean);
+    fmt::print(
+        "| {} | {} | {} | {:.3f} | {} | {:.3f} | {:.3f} .. {:.3f} | {:+.3f} | {:+.3f} .. {:+.3f} | {} | {:.4f} |\n",
+        c.kind, c.length, plans[c.plan].name, c.density, c.n, c.accuracy.mean, c.accuracy.low, c.accuracy.high,
+        c.lead.mean, c.lead.low, c.lead.high, c.choice ? fmt::format("{:.3f} ({:.3f})", *c.choice, c.chance) : "",
+        c.nll.mean);
 }
 
 Json RetrievalJson(const std::vector<ItemRow>& rows, const std::vector<JudgedPlan>& plans,
@@ -241,8 +243,8 @@ int RunItems(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& co
   const int64_t longest = LongestOf(items);
   const Runner runner = OpenForPlans(flags, {.quiet = common.quiet || common.json, .ctx = longest});
   if (runner.model.options().ctx_size < longest)
-    throw Error(ErrorCode::kUsage, fmt::format("--ctx-size {}: the longest item needs {}",
-                                               runner.model.options().ctx_size, longest));
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--ctx-size {}: the longest item needs {}", runner.model.options().ctx_size, longest));
   const std::string tokenizer = Hex(LoadTokenizerOf(runner.model, flags.model).sha256());
   for (const JudgedItems& one : items) one.file.CheckIds(one.path, tokenizer, runner.model.config().vocab_size);
   const std::vector<JudgedPlan> plans = PlansOf(flags, runner.model.config());
@@ -252,12 +254,11 @@ int RunItems(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& co
   CheckItemRows(flags.output);
   runner.Announce();
   const double start = Seconds();
-  const std::vector<ItemRow> rows =
-      ScoreItems(runner, plans, items,
-                 {.rows = flags.output,
-                  .what = "eval " + flags.task,
-                  .controls = ApplyControls(flags.model, runner.model.config()),
-                  .progress = !common.quiet && StderrIsTerminal()});
+  const std::vector<ItemRow> rows = ScoreItems(runner, plans, items,
+                                               {.rows = flags.output,
+                                                .what = "eval " + flags.task,
+                                                .controls = ApplyControls(flags.model, runner.model.config()),
+                                                .progress = !common.quiet && StderrIsTerminal()});
   if (StopRequested()) {
     fmt::print(stderr, "hydralm: eval {}: stopped after {} scores{}\n", flags.task, rows.size(),
                flags.output.empty() ? "" : ", which " + flags.output + " keeps: the same command goes on");
@@ -307,9 +308,10 @@ int RunPerplexity(const EvalFlags& flags, const CLI::App* verb, const CommonFlag
   runner.Announce();
   const bool table = !common.json && !common.quiet;
   if (table)
-    fmt::print("| plan | density | perplexity | against the first | 95% | chunks of {} | tokens scored |\n"
-               "| --- | ---: | ---: | ---: | --- | ---: | ---: |\n",
-               chunk);
+    fmt::print(
+        "| plan | density | perplexity | against the first | 95% | chunks of {} | tokens scored |\n"
+        "| --- | ---: | ---: | ---: | --- | ---: | ---: |\n",
+        chunk);
   const int64_t N = runner.PlanLengthOf(chunk);
   Json list = Json::array();
   std::vector<double> first;
@@ -353,7 +355,8 @@ int RunPerplexity(const EvalFlags& flags, const CLI::App* verb, const CommonFlag
 
 void AddEvalVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<EvalFlags>();
-  CLI::App* verb = context.AddVerb(root, kEvalVerb, "hydralm eval retrieval -m MODEL --data items.jsonl --plan dense,p.json");
+  CLI::App* verb =
+      context.AddVerb(root, kEvalVerb, "hydralm eval retrieval -m MODEL --data items.jsonl --plan dense,p.json");
   verb->add_option("task,--task", flags->task,
                    "ppl, of shards or a text; controls, domains, sparsity: of shards, by LibTorch;\n"
                    "retrieval, answers: of items, under plans; so is ppl of -f with --plan or --tail")

@@ -56,17 +56,10 @@ std::string RowKey(const JudgedItems& items, size_t item, const JudgedPlan& plan
 
 Json RowJson(const ItemRow& row, const JudgedItems& items, const JudgedPlan& plan) {
   const LongItem& item = items.file.items[row.item];
-  Json json{{"items_sha256", items.sha256},
-            {"item", item.id},
-            {"plan", plan.name},
-            {"plan_key", plan.Key()},
-            {"kind", item.kind},
-            {"length", item.length},
-            {"depth", item.depth},
-            {"group", item.group},
-            {"nll", row.score.nll},
-            {"tokens", row.score.tokens},
-            {"exact", row.score.exact}};
+  Json json{{"items_sha256", items.sha256}, {"item", item.id},         {"plan", plan.name},
+            {"plan_key", plan.Key()},       {"kind", item.kind},       {"length", item.length},
+            {"depth", item.depth},          {"group", item.group},     {"nll", row.score.nll},
+            {"tokens", row.score.tokens},   {"exact", row.score.exact}};
   if (row.choices > 0) json["chosen"] = row.score.chosen, json["choices"] = row.choices;
   return json;
 }
@@ -248,24 +241,23 @@ std::vector<ItemRow> ScoreItems(const Runner& runner, const std::vector<JudgedPl
       const LongItem& first = list[work.at.front()];
       // The nominal length is what the rules see, whatever a prompt has.
       const int64_t N = std::min(first.length, runner.model.options().ctx_size);
-      (void)ScoreAnswers(runner.model, work.tasks, first.prefix,
-                         {.plan = plans[p].plan.At(N),
-                          .controls = options.controls,
-                          .on_score =
-                              [&](size_t t, const AnswerScore& score) {
-                                const size_t i = work.at[t];
-                                const bool chooses = !work.tasks[t].others.empty();
-                                const ItemRow row{.score = score,
-                                                  .choices = chooses ? static_cast<int64_t>(work.choices.size()) : 0};
-                                take(row, p, haystack.items, i);
-                                old.text += RowJson(rows.back(), file, plans[p])
-                                                .dump(-1, ' ', false, Json::error_handler_t::replace) +
-                                            "\n";
-                                added = true;
-                                line.Show(done, before, all);
-                                return !StopRequested();
-                              }},
-                         *runner.pool);
+      (void)ScoreAnswers(
+          runner.model, work.tasks, first.prefix,
+          {.plan = plans[p].plan.At(N),
+           .controls = options.controls,
+           .on_score =
+               [&](size_t t, const AnswerScore& score) {
+                 const size_t i = work.at[t];
+                 const bool chooses = !work.tasks[t].others.empty();
+                 const ItemRow row{.score = score, .choices = chooses ? static_cast<int64_t>(work.choices.size()) : 0};
+                 take(row, p, haystack.items, i);
+                 old.text +=
+                     RowJson(rows.back(), file, plans[p]).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+                 added = true;
+                 line.Show(done, before, all);
+                 return !StopRequested();
+               }},
+          *runner.pool);
     }
     if (added && !options.rows.empty()) WriteFileAtomic(options.rows, old.text);
     if (StopRequested()) break;

@@ -107,9 +107,9 @@ std::vector<Cell> CellsOf(const std::vector<ItemRow>& rows, const std::vector<Ju
     cell.n = static_cast<int64_t>(own.size());
     cell.haystacks = static_cast<int64_t>(groups.size());
     cell.accuracy = BootstrapMean(groups, options.draws, options.seed);
-    cell.nll = BootstrapMean(
-        ByHaystack(own, items, [](const ItemRow& row) -> std::optional<double> { return NllOf(row); }), options.draws,
-        options.seed);
+    cell.nll =
+        BootstrapMean(ByHaystack(own, items, [](const ItemRow& row) -> std::optional<double> { return NllOf(row); }),
+                      options.draws, options.seed);
     cell.lead = BootstrapMean(ByHaystack(own, items, lead), options.draws, options.seed);
     AddChoices(own, &cell);
     AddSpans(plans[cell.plan], config, &cell);
@@ -246,7 +246,8 @@ Json IntervalJson(const MeanInterval& i) {
 Json CellJson(const Cell& cell) {
   Json depths = Json::array();
   for (const auto& [tenth, group] : cell.by_depth)
-    depths.push_back({{"depth", (tenth + 0.5) / 10}, {"n", group.n}, {"accuracy", group.sum / static_cast<double>(group.n)}});
+    depths.push_back(
+        {{"depth", (tenth + 0.5) / 10}, {"n", group.n}, {"accuracy", group.sum / static_cast<double>(group.n)}});
   Json json{{"kind", cell.kind},
             {"length", cell.length},
             {"n", cell.n},
@@ -266,9 +267,8 @@ Json LossJson(const AnswerLoss& loss) {
   Json kinds = Json::object(), lengths = Json::object();
   for (const auto& [kind, value] : loss.by_kind) kinds[kind] = value;
   for (const auto& [length, value] : loss.by_length) lengths[std::to_string(length)] = value;
-  return {{"loss", loss.loss},           {"error", loss.error},   {"above_first", loss.above},
-          {"above_error", loss.above_error}, {"by_kind", kinds}, {"by_length", lengths},
-          {"items", loss.items}};
+  return {{"loss", loss.loss}, {"error", loss.error},  {"above_first", loss.above}, {"above_error", loss.above_error},
+          {"by_kind", kinds},  {"by_length", lengths}, {"items", loss.items}};
 }
 
 }  // namespace hydra::cli

@@ -27,11 +27,11 @@ struct Cell {
   std::string kind{};
   int64_t length = 0;
   int64_t n = 0, haystacks = 0;
-  MeanInterval accuracy{}, nll{};  // of exact answers; of nats a token
-  MeanInterval lead{};             // accuracy less that of the first plan on the same items
-  std::optional<double> choice{};  // share of right choices; nothing where there is no choice
-  double chance = 0;               // of a right choice by guessing
-  double density = 1, span = 0;    // of keys and values; mean rows of a KV head
+  MeanInterval accuracy{}, nll{};         // of exact answers; of nats a token
+  MeanInterval lead{};                    // accuracy less that of the first plan on the same items
+  std::optional<double> choice{};         // share of right choices; nothing where there is no choice
+  double chance = 0;                      // of a right choice by guessing
+  double density = 1, span = 0;           // of keys and values; mean rows of a KV head
   std::map<int, SampleGroup> by_depth{};  // exact answers by tenths of the text
 };
 [[nodiscard]] std::vector<Cell> CellsOf(const std::vector<ItemRow>& rows, const std::vector<JudgedPlan>& plans,
@@ -40,7 +40,8 @@ struct Cell {
 // Of guessing an exact answer: a number of five digits; 0 for words.
 [[nodiscard]] double ChanceOf(const std::string& kind);
 
-// The longest length up to which a plan's accuracies of a kind are 0.9 at least, and that divided by the mean span there.
+// The longest length up to which a plan's accuracies of a kind are 0.9 at least, and that divided by the mean span
+// there.
 struct EffectiveContext {
   int64_t length = 0;  // 0: at no length
   double spans = 0;
@@ -49,14 +50,13 @@ struct EffectiveContext {
 
 // Losses of answers under one plan.
 struct AnswerLoss {
-  double loss = 0, error = 0;             // mean over kinds of the mean over items; its standard error
-  double above = 0, above_error = 0;      // what the items lose against the first plan, and its standard error
+  double loss = 0, error = 0;               // mean over kinds of the mean over items; its standard error
+  double above = 0, above_error = 0;        // what the items lose against the first plan, and its standard error
   std::map<std::string, double> by_kind{};  // means over items
   std::map<int64_t, double> by_length{};    // means over kinds
   int64_t items = 0;
 };
-[[nodiscard]] std::vector<AnswerLoss> LossesOf(const std::vector<ItemRow>& rows,
-                                               const std::vector<JudgedPlan>& plans,
+[[nodiscard]] std::vector<AnswerLoss> LossesOf(const std::vector<ItemRow>& rows, const std::vector<JudgedPlan>& plans,
                                                const std::vector<JudgedItems>& items);
 
 // The plan of least loss (specs/moa.md 5): within a standard error of it, that of least predicted loss at the longest

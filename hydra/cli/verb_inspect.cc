@@ -219,8 +219,7 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
              Commas(std::llround(3 * c.mean)), options.ctx);
 
   std::string kv = Commas(c.run.kv);
-  if (c.run.kv > 0 && !c.plan)
-    kv += fmt::format(" ({}, {} a token)", options.kv_dtype, Commas(c.run.kv_per_token));
+  if (c.run.kv > 0 && !c.plan) kv += fmt::format(" ({}, {} a token)", options.kv_dtype, Commas(c.run.kv_per_token));
   fmt::print("bytes        weights {} ({})  state {}{}  KV {}\n", Commas(c.run.weights), DtypeText(config, subject),
              Commas(c.run.state), c.run.state > 0 ? " (constant)" : "", kv);
   if (c.plan)

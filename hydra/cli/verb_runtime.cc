@@ -239,8 +239,8 @@ SequenceState Runner::NewState(const Controls& controls, int64_t N) const {
 SequenceState Runner::LoadState(const std::string& path) const {
   const int64_t N = SequenceState::PlanLengthIn(path);
   if (N > model.options().ctx_size)
-    throw Error(ErrorCode::kUsage, fmt::format("{}: kv_plan_length = {}: --ctx-size is {}", path, N,
-                                               model.options().ctx_size));
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: kv_plan_length = {}: --ctx-size is {}", path, N, model.options().ctx_size));
   // A state without a plan is held to that of --plan by Load, which says what each of them has.
   return SequenceState::Load(path, model, plan.At(N > 0 ? N : model.options().ctx_size), memory);
 }

@@ -100,8 +100,7 @@ int RunXray(const XrayFlags& flags, const CLI::App* verb, const CommonFlags& com
   const std::vector<int32_t> prompt = tokenizer.Encode(*text, {.add_special = true});
   if (prompt.empty()) throw Error(ErrorCode::kUsage, "xray: the text has no tokens");
   const auto most = static_cast<int64_t>(prompt.size()) + flags.max_tokens;
-  SequenceState state =
-      runner.NewState(ApplyControls(flags.model, runner.model.config()), runner.PlanLengthOf(most));
+  SequenceState state = runner.NewState(ApplyControls(flags.model, runner.model.config()), runner.PlanLengthOf(most));
   Sampler sampler(sampling);
   ForwardScratch scratch;
   const Generator generator{runner.model, tokenizer, *runner.pool, scratch};

@@ -101,8 +101,8 @@ double SparseKeys(const ModelConfig& c, int64_t t, int64_t window) {
 }
 double SparseKeys(const ModelConfig& c, int64_t t) { return SparseKeys(c, t, c.attention.window); }
 
-// f(span, whether the layer is a sparse one) for each query head of the layers with keys and values of heads; INT64_MAX:
-// it sees all.
+// f(span, whether the layer is a sparse one) for each query head of the layers with keys and values of heads;
+// INT64_MAX: it sees all.
 template <class F>
 void ForSpans(const ModelConfig& c, const KvPlan& plan, F&& f) {
   const int64_t group = c.attention.n_heads / c.attention.n_kv_heads;
@@ -189,8 +189,8 @@ TokenScratch ScratchOf(const ModelConfig& c, KvDtype kv, int64_t tokens, bool pl
     if (!c.HasAttention(kind)) continue;
     add(2 * width + 2 * a.n_kv_heads * a.head_dim, D, AttentionFloats(a));
     const bool aside = kind == AttentionKind::kSparse || planned;  // new rows stand beside the ring
-    t.held += (kind == AttentionKind::kSparse ? kF32Bytes : 0) +
-              (aside ? 2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim) : 0);
+    t.held +=
+        (kind == AttentionKind::kSparse ? kF32Bytes : 0) + (aside ? 2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim) : 0);
     output(width);
   }
   if (c.HasFfn(FfnKind::kDense)) add(2 * c.d_ff, c.d_ff, 0);

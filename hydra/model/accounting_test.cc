@@ -184,7 +184,8 @@ TEST(Accounting, PlansCountTheKeysOfTheirSpans) {
   ModelConfig hydra = HydraNano();
   const KvPlan own = [&](int, int64_t) { return KeepRing(hydra.attention.window); };
   EXPECT_NEAR(MeanForwardFlops(hydra, n, own), MeanForwardFlops(hydra, n), 1);
-  EXPECT_EQ(FlopsPerToken(hydra, n, FlopForm::kScan, own).attention, FlopsPerToken(hydra, n, FlopForm::kScan).attention);
+  EXPECT_EQ(FlopsPerToken(hydra, n, FlopForm::kScan, own).attention,
+            FlopsPerToken(hydra, n, FlopForm::kScan).attention);
 }
 
 TEST(Accounting, MeanForwardFlopsUseTheKeysThatTokensSee) {

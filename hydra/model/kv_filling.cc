@@ -28,8 +28,7 @@ class All final : public KvFilling {
 // Sinks in the rows 0 .. S - 1, then position p in row S + (p - S) mod W.
 class Ring : public KvFilling {
  public:
-  Ring(int64_t window, int64_t sinks, std::vector<int64_t> own)
-      : window_(window), sinks_(sinks), own_(std::move(own)) {
+  Ring(int64_t window, int64_t sinks, std::vector<int64_t> own) : window_(window), sinks_(sinks), own_(std::move(own)) {
     if (window < 1 || window > kMaxSequenceTokens || sinks < 0 || sinks > kMaxSequenceTokens)
       throw Error(ErrorCode::kUsage, StrCat("a ring of ", window, " positions and ", sinks, " sinks: must be 1 to ",
                                             kMaxSequenceTokens, " and 0 to ", kMaxSequenceTokens));

@@ -53,8 +53,8 @@ class KvFilling {
 
 // Every position: full attention.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepAll();
-// The last `window` positions, and the first `sinks` ones for good; own_windows: of the query heads, where some see less
-// than the ring has. kUsage beyond kMaxSequenceTokens of either.
+// The last `window` positions, and the first `sinks` ones for good; own_windows: of the query heads, where some see
+// less than the ring has. kUsage beyond kMaxSequenceTokens of either.
 [[nodiscard]] std::shared_ptr<const KvFilling> KeepRing(int64_t window, int64_t sinks = 0,
                                                         std::vector<int64_t> own_windows = {});
 // The same in the place of full attention: `ctx` bounds the sequence as it does there, and rows that are not filled yet
@@ -71,8 +71,8 @@ struct KvPlan {
   KvPlan() = default;
   KvPlan(std::nullptr_t) {}  // NOLINT(google-explicit-constructor)
   template <class F>
-    requires std::is_invocable_v<F&, int, int64_t>
-  KvPlan(F fillings) : of(std::move(fillings)) {}  // NOLINT(google-explicit-constructor)
+  requires std::is_invocable_v<F&, int, int64_t> KvPlan(F fillings)
+      : of(std::move(fillings)) {}  // NOLINT(google-explicit-constructor)
 
   Of of;
   std::string name;    // what saved states call it; "": they list its fillings

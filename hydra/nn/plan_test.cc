@@ -21,7 +21,7 @@ using torch::Tensor;
 
 // softmax over an explicit T x T mask of each head; seq, pos [B, T] of the layout.
 Tensor MaskedSpans(const Tensor& q, const Tensor& k, const Tensor& v, const Layout& layout,
-              const std::vector<SeenSpan>& spans) {
+                   const std::vector<SeenSpan>& spans) {
   const int64_t A = q.size(2), group = A / k.size(2);
   std::vector<Tensor> heads;
   const Tensor age = layout.pos.unsqueeze(2) - layout.pos.unsqueeze(1);  // [B, T, T]

@@ -101,7 +101,8 @@ TEST(AnswerScores, TheMostProbableAnswerIsChosen) {
   const Model model = ScoredModel();
   ThreadPool pool(2);
   const auto prompt = RandomIds(60, kVocab, 96);
-  const auto greedy = Greedy(model, prompt, 5, pool), one = RandomIds(5, kVocab, 97), longer = RandomIds(40, kVocab, 98);
+  const auto greedy = Greedy(model, prompt, 5, pool), one = RandomIds(5, kVocab, 97),
+             longer = RandomIds(40, kVocab, 98);
   const AnswerTask tasks[] = {{.prompt = prompt, .answer = greedy, .others = {one, longer}},
                               {.prompt = prompt, .answer = one, .others = {longer, greedy}},
                               {.prompt = prompt, .answer = longer}};

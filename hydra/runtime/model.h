@@ -61,8 +61,8 @@ struct PassBytes {
   int64_t key_tiles = 0;  // no bytes: tiles of 64 queries and 64 keys of a KV head that prompts have read and computed
   [[nodiscard]] int64_t total() const { return weights + state_read + state_written + kv_read + kv_written; }
   [[nodiscard]] PassBytes operator-(const PassBytes& o) const {
-    return {weights - o.weights, state_read - o.state_read, state_written - o.state_written, kv_read - o.kv_read,
-            kv_written - o.kv_written, key_tiles - o.key_tiles};
+    return {weights - o.weights, state_read - o.state_read, state_written - o.state_written,
+            kv_read - o.kv_read, kv_written - o.kv_written, key_tiles - o.key_tiles};
   }
   PassBytes& operator+=(const PassBytes& o) {
     weights += o.weights, state_read += o.state_read, state_written += o.state_written;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sequences that follow an attention plan (specs/moa.md 6): rings against masks to the bit, any chunks and turns, forks,
-// files, drafts, batches and threads; bytes held, bytes read and tiles of prompts as the formulas say. Not here: the
-// rule and its file (model/attention_plan_test.cc), an independent program's numbers (tests/parity/plan_parity.py).
+// Sequences that follow an attention plan (specs/moa.md 6): rings against masks to the bit, any chunks and turns,
+// forks, files, drafts, batches and threads; bytes held, bytes read and tiles of prompts as the formulas say. Not here:
+// the rule and its file (model/attention_plan_test.cc), an independent program's numbers (tests/parity/plan_parity.py).
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -350,7 +350,8 @@ TEST(SpanPlan, QueryHeadsMaySeeTheirOwnPartOfTheRing) {
     ExpectSameBits(got, LogitsInPieces(model, masked, ids, {piece}, pool));
     EXPECT_GT(Difference(LogitsInPieces(model, ring, ids, {piece}, pool), got), 1e-3);
   }
-  ExpectError([] { (void)ParseHeadSpans("all", "--head-spans"); }, ErrorCode::kUsage, {"--head-spans = all", "ring or own"});
+  ExpectError([] { (void)ParseHeadSpans("all", "--head-spans"); }, ErrorCode::kUsage,
+              {"--head-spans = all", "ring or own"});
 }
 
 // Landmarks take the place of what a narrower window leaves out; a window that is the config's own changes nothing.

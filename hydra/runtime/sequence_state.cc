@@ -264,7 +264,7 @@ void SequenceState::SetControls(const Controls& controls) {
   Controls next = controls;  // all that can fail comes before the first change
   std::vector<Controls> of_layers = ByLayer(weights_->config, controls);
   const int64_t room = RoomForExperts(weights_->config, controls);
-  if (room > layout_->moe_k) {  // the same buffers in a wider layout
+  if (room > layout_->moe_k) {                       // the same buffers in a wider layout
     const auto now = [&](int block, int64_t head) {  // what a head has, whatever plan_ says
       return layout_->blocks[static_cast<size_t>(block)].caches[static_cast<size_t>(head)].filling;
     };

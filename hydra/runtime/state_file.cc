@@ -43,9 +43,9 @@ void Expect(const SafeTensors& file, const char* key, const std::string& want, c
 // The length that the plan's spans are for; 0 without a plan of rules.
 int64_t PlanLengthOf(const SafeTensors& file) {
   const auto it = file.metadata().find(kPlanLength);
-  return it == file.metadata().end() ? 0
-                                     : ParseWholeNumber(it->second, 1, kMaxSequenceTokens,
-                                                        StrCat(file.path(), ": ", kPlanLength));
+  return it == file.metadata().end()
+             ? 0
+             : ParseWholeNumber(it->second, 1, kMaxSequenceTokens, StrCat(file.path(), ": ", kPlanLength));
 }
 
 }  // namespace
