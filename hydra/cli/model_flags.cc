@@ -45,8 +45,7 @@ void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
   AddStateFlags(verb, &flags->kv_dtype, &flags->state_dtype);
   AddPlanFlags(verb, &flags->plan);
   verb->add_option("--target", flags->target, "SIMD level, such as avx2 or scalar")->type_name("NAME");
-  verb->add_option("--tune", flags->tune, "how weights are read: on = as measured once here; off; again")
-      ->type_name("MODE");
+  verb->add_option("--tune", flags->tune, "how weights are read: on = as once measured; off; again")->type_name("MODE");
   verb->add_flag("--explain", flags->explain, "print SIMD level and kernels, and why");
 }
 

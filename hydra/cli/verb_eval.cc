@@ -93,7 +93,7 @@ Runner OpenForPlans(const EvalFlags& flags, const OpenOptions& open) {
   return OpenRunner(model, open);
 }
 
-Json PlanJson(const JudgedPlan& plan) {
+Json JudgedPlanJson(const JudgedPlan& plan) {
   Json json{{"name", plan.name}};
   if (!plan.path.empty()) json["file"] = plan.path;
   json["rules_sha256"] = plan.plan ? Json(plan.plan.plan().RulesSha256()) : Json();
@@ -158,7 +158,7 @@ Json RetrievalJson(const std::vector<ItemRow>& rows, const std::vector<JudgedPla
   if (table) PrintCells(cells, plans);
   Json list = Json::array();
   for (size_t p = 0; p < plans.size(); ++p) {
-    Json json = PlanJson(plans[p]), own = Json::array(), effective = Json::object();
+    Json json = JudgedPlanJson(plans[p]), own = Json::array(), effective = Json::object();
     for (const Cell& cell : cells) {
       if (cell.plan != p) continue;
       own.push_back(CellJson(cell));
@@ -202,7 +202,7 @@ Json AnswersJson(const EvalFlags& flags, const std::vector<ItemRow>& rows, const
   if (table) fmt::print("| plan | nats an answer's token | above dense | items |\n| --- | ---: | ---: | ---: |\n");
   Json list = Json::array();
   for (size_t p = 0; p < plans.size(); ++p) {
-    Json json = PlanJson(plans[p]);
+    Json json = JudgedPlanJson(plans[p]);
     json.update(LossJson(losses[p]));
     list.push_back(json);
     if (table)
@@ -323,7 +323,7 @@ int RunPerplexity(const EvalFlags& flags, const CLI::App* verb, const CommonFlag
     for (size_t i = 0; i < first.size(); ++i) apart.push_back({made.chunk_losses[i] - first[i], 1});
     const MeanInterval d = BootstrapMean(apart, static_cast<int>(flags.draws), 1);
     const double density = plan.plan ? plan.plan.plan().Density(N) : 1;
-    Json json = PlanJson(plan);
+    Json json = JudgedPlanJson(plan);
     json.update(Json{{"density", density},
                      {"perplexity", made.perplexity()},
                      {"error", made.standard_error()},

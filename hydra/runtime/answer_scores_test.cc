@@ -24,7 +24,7 @@ Model ScoredModel() {
 }
 
 // The greedy continuation of a prompt.
-std::vector<int32_t> Greedy(const Model& model, std::span<const int32_t> prompt, int n, ThreadPool& pool) {
+std::vector<int32_t> GreedyAnswer(const Model& model, std::span<const int32_t> prompt, int n, ThreadPool& pool) {
   SequenceState state(model);
   std::vector<int32_t> out;
   std::vector<float> logits = LogitsInPieces(model, state, prompt, {static_cast<int64_t>(prompt.size())}, pool);
@@ -64,7 +64,7 @@ TEST(AnswerScores, AreThoseOfPlainPasses) {
     prompts.push_back(std::move(prompt));
     answers.push_back(RandomIds(i == 3 ? 50 : 6, kVocab, 100 + i));
   }
-  answers[1] = Greedy(model, prompts[1], 6, pool);
+  answers[1] = GreedyAnswer(model, prompts[1], 6, pool);
   std::vector<AnswerTask> tasks;
   for (size_t i = 0; i < prompts.size(); ++i) tasks.push_back({.prompt = prompts[i], .answer = answers[i]});
   const AttentionPlan plan = AttentionPlan::Dense(model.config());
@@ -101,7 +101,7 @@ TEST(AnswerScores, TheMostProbableAnswerIsChosen) {
   const Model model = ScoredModel();
   ThreadPool pool(2);
   const auto prompt = RandomIds(60, kVocab, 96);
-  const auto greedy = Greedy(model, prompt, 5, pool), one = RandomIds(5, kVocab, 97),
+  const auto greedy = GreedyAnswer(model, prompt, 5, pool), one = RandomIds(5, kVocab, 97),
              longer = RandomIds(40, kVocab, 98);
   const AnswerTask tasks[] = {{.prompt = prompt, .answer = greedy, .others = {one, longer}},
                               {.prompt = prompt, .answer = one, .others = {longer, greedy}},
