@@ -38,7 +38,7 @@ struct EvalFlags {
 };
 
 const std::vector<std::string>& TorchTasks() {
-  static const std::vector<std::string> kTasks{"ppl", "controls", "domains", "sparsity"};
+  static const std::vector<std::string> kTasks{"ppl", "controls", "domains", "sparsity", "words"};
   return kTasks;
 }
 
@@ -358,7 +358,7 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
   CLI::App* verb =
       context.AddVerb(root, kEvalVerb, "hydralm eval retrieval -m MODEL --data items.jsonl --plan dense,p.json");
   verb->add_option("task,--task", flags->task,
-                   "ppl, of shards or a text; controls, domains, sparsity: of shards, by LibTorch;\n"
+                   "ppl, of shards or a text; controls, domains, sparsity, words: of shards;\n"
                    "retrieval, answers: of items, under plans; so is ppl of -f with --plan or --tail")
       ->type_name("TASK");
   AddModelFlags(verb, &flags->model);

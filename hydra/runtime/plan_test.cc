@@ -284,6 +284,8 @@ class Teller final : public Drafter {
  public:
   explicit Teller(std::vector<int32_t> text) : text_(std::move(text)) {}
   [[nodiscard]] const std::string& name() const override { return name_; }
+  void Read(std::span<const int32_t> /*text*/) override {}
+  [[nodiscard]] const Rates& expected() const override { return rates_; }
   int Look(std::span<const int32_t> text) override {
     at_ = text.size();
     return at_ < text_.size() ? 0 : -1;
@@ -299,6 +301,7 @@ class Teller final : public Drafter {
 
  private:
   std::string name_ = "teller";
+  Rates rates_{0.9, 0.9, 0.9, 0.9};
   std::vector<int32_t> text_, draft_;
   size_t at_ = 0;
 };
