@@ -33,7 +33,7 @@ class Sweeper {
     const SolveLimits limits{
         .seconds = std::max(0.5, std::min(time, 4 * time / static_cast<double>(std::max<int64_t>(1, left)))),
         .gap = options_.gap,
-        .stopped = options_.stopped};
+        .stopped = found_.empty() ? nullptr : options_.stopped};  // there is to be one plan
     const FoundPlan* earlier = BestFor(program);
     std::optional<Solution> made;
     if (options_.cbc) made = SolveByCbc(problem_, program, limits);
