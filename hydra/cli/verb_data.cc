@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // `hydralm data build|info|check`: flags, the progress line, and the results as text or JSON.
-// Not here: what is done (data/data_build.h).
+// Not here: what is done (data/data_build.h), data items (verb_data_items.h).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/cli/cli.h"
+#include "hydra/cli/verb_data_items.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/data/data_build.h"
 #include "hydra/data/token_dataset.h"
@@ -226,6 +227,8 @@ void AddDataVerb(CLI::App& root, VerbContext& context) {
       ->type_name("FILE");
   context.AddJsonFlag(verb);
   context.OnRun(verb, [check](const CommonFlags& flags) { return RunCheck(check->folder, check->tokenizer, flags); });
+
+  AddDataItems(*data, context);
 }
 
 }  // namespace hydra::cli
