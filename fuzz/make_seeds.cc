@@ -12,6 +12,7 @@
 #include "hydra/io/file.h"
 #include "hydra/io/gguf.h"
 #include "hydra/io/safetensors.h"
+#include "hydra/model/attention_plan.h"
 #include "hydra/model/gguf_model.h"
 #include "hydra/text/sentencepiece_file.h"
 #include "hydra/text/tokenizer_gguf.h"
@@ -27,6 +28,18 @@ void WriteConfigs(Seeds& seeds) {
   for (const std::string& name : PresetNames()) seeds.Write("config", name, ConfigJson(Preset(name)));
   for (const auto& entry : fs::directory_iterator("tests/golden/hf"))
     seeds.Write("config", entry.path().filename().string(), ReadFile((entry.path() / "config.json").string()));
+}
+
+void WritePlans(Seeds& seeds) {
+  for (const char* name : {"hydra-nano", "transformer-nano", "blockffn-nano"}) {
+    AttentionPlan plan = AttentionPlan::Dense(Preset(name));
+    plan.name = name;
+    for (LayerPlan& layer : plan.layers)
+      for (SpanRule& rule : layer.rules) rule = {-64, 0.25};
+    plan.bounds[1024] = plan.density[1024] = 0.5;
+    plan.SetNote("solver", R"({"name": "greedy"})");
+    seeds.Write("plan", name, plan.Text());
+  }
 }
 
 void WriteSafeTensorsFiles(Seeds& seeds) {
@@ -146,6 +159,7 @@ int main(int argc, char** argv) {
       if (gpt2.empty()) gpt2 = path;
     }
     WriteConfigs(seeds);
+    WritePlans(seeds);
     WriteSafeTensorsFiles(seeds);
     WriteGgufs(seeds, gpt2);
     WriteShards(seeds);

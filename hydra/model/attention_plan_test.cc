@@ -152,31 +152,34 @@ TEST(AttentionPlan, BadFilesAreRefusedByFieldLayerAndHead) {
     Json json = Json::parse(Plan().Text());
     damage(json);
     WriteFileAtomic(path, json.dump());
-    ExpectBadFile({.format = "plan", .name = name, .file = path, .field = field, .found = std::move(found)},
+    ExpectBadFile({.format = "plans", .name = name, .file = path, .field = field, .found = std::move(found)},
                   [&] { (void)AttentionPlan::Load(path); });
   };
-  refused("format", [](Json& j) { j["format"] = "hydralm-plan/9"; }, "format", {"hydralm-plan/9", "hydralm-plan/1"});
-  refused("missing", [](Json& j) { j.erase("betas"); }, "betas", {"missing"});
-  refused("nan", [](Json& j) { j["alphas"][1][2] = "NaN"; }, "alphas, layer 1, head 2", {"NaN", "number"});
-  refused("beta", [](Json& j) { j["betas"][0][1] = 1.5; }, "betas, layer 0, head 1", {"1.5", "0 to 1"});
-  refused("alpha", [](Json& j) { j["alphas"][0][1] = 1e12; }, "alphas, layer 0, head 1", {"from -1e+09 to 1e+09"});
-  refused("ragged", [](Json& j) { j["alphas"][1].erase(2); }, "alphas, layer 1", {"2 heads", "3 KV heads or 6"});
-  refused("uneven", [](Json& j) { j["betas"][1] = Json::array(); }, "betas, layer 1", {"0 heads", "alphas has, 3"});
-  refused("layers", [](Json& j) { j["alphas"].erase(1); }, "alphas", {"1 layers", "n_layers = 2"});
-  refused("sinks", [](Json& j) { j["n_sinks"] = 32; }, "n_sinks", {"32", "0 or block_size = 64"});
-  refused("sinks", [](Json& j) { j["n_sinks"] = {64, -1}; }, "n_sinks, layer 1", {"-1"});
-  refused("sinks", [](Json& j) { j["n_sinks"] = {64}; }, "n_sinks", {"1 layers"});
-  refused("window", [](Json& j) { j["windows"] = {0, 100}; }, "n_sinks, layer 1", {"64", "0 where"});
-  refused("window", [](Json& j) { j["least_windows"] = {1, 0}; }, "least_windows, layer 0", {"at most the window, 0"});
-  refused("unit", [](Json& j) { j["unit"] = "row"; }, "unit", {"row", "kv-head, head or layer"});
-  refused("heads", [](Json& j) { j["model"]["n_kv_heads"] = 4; }, "model.n_heads", {"6", "multiple of n_kv_heads = 4"});
-  refused("heads", [](Json& j) { j["model"]["n_heads"] = 0; }, "model.n_heads", {"0", "from 1"});
-  refused("heads", [](Json& j) { j["model"]["n_heads"] = 6.5; }, "model.n_heads", {"6.5", "whole number"});
-  refused("hash", [](Json& j) { j["model"]["config_sha256"] = "abc"; }, "model.config_sha256", {"abc", "64"});
-  refused("length", [](Json& j) { j["bounds"]["1k"] = 1; }, "bounds.1k", {"a length in tokens"});
-  refused("length", [](Json& j) { j["density"]["1024"] = "x"; }, "density.1024", {"x", "a number"});
-  refused("notes", [](Json& j) { j["solver"] = 1; }, "solver", {"1", "an object"});
-  refused("bare", [](Json& j) { j.erase("format"); }, "format", {"missing", "bare form", "-m"});
+  refused("bad-version", [](Json& j) { j["format"] = "hydralm-plan/9"; }, "format",
+          {"hydralm-plan/9", "hydralm-plan/1"});
+  refused("", [](Json& j) { j.erase("betas"); }, "betas", {"missing"});
+  refused("", [](Json& j) { j["alphas"][1][2] = "NaN"; }, "alphas, layer 1, head 2", {"NaN", "number"});
+  refused("", [](Json& j) { j["betas"][0][1] = 1.5; }, "betas, layer 0, head 1", {"1.5", "0 to 1"});
+  refused("beta-nan", [](Json& j) { j["betas"][1][0] = "NaN"; }, "betas, layer 1, head 0", {"NaN", "0 to 1"});
+  refused("alpha-huge", [](Json& j) { j["alphas"][0][1] = 1e12; }, "alphas, layer 0, head 1", {"from -1e+09 to 1e+09"});
+  refused("units-miscounted", [](Json& j) { j["alphas"][1].erase(2); }, "alphas, layer 1",
+          {"2 heads", "3 KV heads or 6"});
+  refused("", [](Json& j) { j["betas"][1] = Json::array(); }, "betas, layer 1", {"0 heads", "alphas has, 3"});
+  refused("layers-miscounted", [](Json& j) { j["alphas"].erase(1); }, "alphas", {"1 layers", "n_layers = 2"});
+  refused("", [](Json& j) { j["n_sinks"] = 32; }, "n_sinks", {"32", "0 or block_size = 64"});
+  refused("", [](Json& j) { j["n_sinks"] = {64, -1}; }, "n_sinks, layer 1", {"-1"});
+  refused("", [](Json& j) { j["n_sinks"] = {64}; }, "n_sinks", {"1 layers"});
+  refused("", [](Json& j) { j["windows"] = {0, 100}; }, "n_sinks, layer 1", {"64", "0 where"});
+  refused("", [](Json& j) { j["least_windows"] = {1, 0}; }, "least_windows, layer 0", {"at most the window, 0"});
+  refused("", [](Json& j) { j["unit"] = "row"; }, "unit", {"row", "kv-head, head or layer"});
+  refused("", [](Json& j) { j["model"]["n_kv_heads"] = 4; }, "model.n_heads", {"6", "multiple of n_kv_heads = 4"});
+  refused("", [](Json& j) { j["model"]["n_heads"] = 0; }, "model.n_heads", {"0", "from 1"});
+  refused("", [](Json& j) { j["model"]["n_heads"] = 6.5; }, "model.n_heads", {"6.5", "whole number"});
+  refused("", [](Json& j) { j["model"]["config_sha256"] = "abc"; }, "model.config_sha256", {"abc", "64"});
+  refused("", [](Json& j) { j["bounds"]["1k"] = 1; }, "bounds.1k", {"a length in tokens"});
+  refused("", [](Json& j) { j["density"]["1024"] = "x"; }, "density.1024", {"x", "a number"});
+  refused("", [](Json& j) { j["solver"] = 1; }, "solver", {"1", "an object"});
+  refused("", [](Json& j) { j.erase("format"); }, "format", {"missing", "bare form", "-m"});
   WriteFileAtomic(path, std::string_view("[1]"));
   ExpectError([&] { (void)AttentionPlan::Load(path); }, ErrorCode::kFormat, {path, "must be a JSON object"});
 }
@@ -216,6 +219,13 @@ TEST(AttentionPlan, OtherModelsAreRefusedWithTheReason) {
   refused([](ModelConfig& c) { c.attention.n_kv_heads = 6; }, {"n_kv_heads = 3, this one has 6"});
   refused([](ModelConfig& c) { c.attention.rope_theta = 5e5; }, {"rope_theta = \"10000\", this one has \"500000\""});
   refused([](ModelConfig& c) { c.d_ff += 64; }, {"intermediate_size = "});
+  ExpectBadFile({.format = "plans",
+                 .name = "other-model",
+                 .file = "p.json",
+                 .field = "made for another model",
+                 .found = {"n_layers = 2"},
+                 .code = ErrorCode::kUsage},
+                [&] { plan.Check(TransformerNano(), "p.json"); });
   // What files of one model say differently.
   ModelConfig same = Llama();
   same.dtype = DType::kF16;

@@ -35,7 +35,7 @@ def files(folder):
 
 
 def main():
-    for name in ("hydra_oracle.py", "blockffn_oracle.py"):
+    for name in ("hydra_oracle.py", "blockffn_oracle.py", "moa_oracle.py"):
         oracle = subprocess.run([sys.executable, os.path.join(GOLDEN, name)], capture_output=True, text=True)
         print(oracle.stdout[-2000:], oracle.stderr[-2000:])
         assert oracle.returncode == 0, f"{name}: its checks fail"

@@ -24,6 +24,7 @@ TESTS = {
     "token shards": [("data_test", "BadShard.EachKind*:Dataset.Foreign*")],
     "checkpoints": [("train_test", "Checkpoint.BadOnes*:Checkpoint.LatestThatDangles*:Trainer.CheckpointsOfOther*")],
     "pytorch_model.bin": [("convert_test", "TorchFileTest.RefusesBadFiles")],
+    "plans": [("model_test", "AttentionPlan.BadFiles*:AttentionPlan.OtherModels*")],
     "States": [("runtime_test", "BadState.*")],
 }
 LATER = {"other-plan"}  # no plans yet
@@ -64,7 +65,7 @@ class BadFiles(unittest.TestCase):
         targets = {os.path.basename(path)[:-3] for path in glob.glob(os.path.join(ROOT, "fuzz", "*.cc"))}
         wanted = {
             "safetensors", "gguf", "config", "tokenizer_file", "encode_decode", "token_shard", "state_file", "chat",
-            "pickle", "torch_bin", "tokenizer_model"}
+            "pickle", "plan", "torch_bin", "tokenizer_model"}
         self.assertEqual(wanted - targets, set())
 
 
