@@ -85,9 +85,7 @@ Work WorkOf(const ProfileFlags& flags, const ItemFile& file, const ModelConfig& 
   Work work;
   for (const int64_t N : flags.lengths) {
     const std::vector<const LongItem*> items = ItemsOf(file, N, flags.items);
-    if (static_cast<int64_t>(items.size()) < flags.items)
-      throw Error(ErrorCode::kUsage,
-                  StrCat("--items ", flags.items, ": ", flags.data, " has ", items.size(), " items of length ", N));
+    if (items.empty()) throw Error(ErrorCode::kUsage, StrCat("--lengths ", N, ": ", flags.data, " has no items of it"));
     const auto found = profile.lengths.find(N);
     const size_t there = found == profile.lengths.end() ? 0 : found->second.ids.size();
     for (size_t i = 0; i < items.size(); ++i) {

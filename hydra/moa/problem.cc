@@ -68,9 +68,12 @@ void Normalise(const InfluenceProfile& profile, const ProblemOptions& options, P
   for (size_t p = 0; p < problem->profiled.size(); ++p) {
     const int64_t N = problem->profiled[p];
     const auto bound = options.bounds.find(N);
-    uniform.rules = {{0, bound != options.bounds.end() ? bound->second : mean_bound}};
+    const double rho = bound != options.bounds.end() ? bound->second : mean_bound;
     double loss = 0;
-    for (const Problem::Unit& unit : problem->units) loss += LossesOfRules(profile, uniform, unit, N, options)[0];
+    for (const Problem::Unit& unit : problem->units) {
+      uniform.rules = {UniformRule(problem->dense.layers[static_cast<size_t>(unit.layer)], rho)};
+      loss += LossesOfRules(profile, uniform, unit, N, options)[0];
+    }
     problem->scale.push_back(loss > 0 ? loss : 1);
   }
   const auto P = static_cast<size_t>(problem->n_profiled());
@@ -109,6 +112,10 @@ void SetCaps(Problem* problem) {
 }
 
 }  // namespace
+
+SpanRule UniformRule(const LayerPlan& layer, double rho) {
+  return layer.window > 0 ? SpanRule{rho * static_cast<double>(layer.window), 0} : SpanRule{0, rho};
+}
 
 std::vector<SpanRule> SearchSpace(const std::vector<int64_t>& profiled, const std::vector<int64_t>& bounded,
                                   const LayerPlan& layer, int64_t block_size) {

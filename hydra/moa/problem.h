@@ -21,6 +21,9 @@ namespace hydra::moa {
                                                 const std::vector<int64_t>& bounded, const LayerPlan& layer,
                                                 int64_t block_size);
 
+// The share rho of what a layer sees: of the text, or of its window.
+[[nodiscard]] SpanRule UniformRule(const LayerPlan& layer, double rho);
+
 struct ProblemOptions {
   std::map<int64_t, double> bounds = {};  // density at most, by length: what is bounded. At least one
   Estimator estimator = Estimator::kJabs;

@@ -8,6 +8,7 @@
 
 #include "hydra/base/error.h"
 #include "hydra/base/rng.h"
+#include "hydra/moa/problem.h"
 
 namespace hydra::moa {
 namespace {
@@ -46,7 +47,7 @@ AttentionPlan UniformPlan(const AttentionPlan& dense, double rho, const std::str
   AttentionPlan plan = dense;
   plan.name = name;
   for (LayerPlan& layer : plan.layers)
-    for (SpanRule& rule : layer.rules) rule = {0, rho};
+    for (SpanRule& rule : layer.rules) rule = UniformRule(layer, rho);
   return plan;
 }
 

@@ -11,7 +11,7 @@
 
 namespace hydra::moa {
 
-// alpha 0, beta rho for every head.
+// alpha 0, beta rho for every head; of a layer with a window that share of it.
 [[nodiscard]] AttentionPlan UniformPlan(const AttentionPlan& dense, double rho, const std::string& name);
 
 // `count` plans of rules by chance, of densities at N spread over low .. high. Equal seeds give equal plans.

@@ -16,7 +16,7 @@ from tiny_models import make_model, make_text, make_tokenizer, run  # noqa: E402
 
 HYDRALM = os.path.abspath(sys.argv[1])
 TRAIN = sys.argv[2] if len(sys.argv) > 2 else ""
-LENGTHS = "512,1024"
+LENGTHS = "1024,2048"
 
 
 class PlanTest(unittest.TestCase):
@@ -58,10 +58,15 @@ class PlanTest(unittest.TestCase):
         for word in words:
             self.assertIn(word, got.stderr)
 
-    def items(self, out, *flags, model="llama"):
+    def ask(self, out, *flags, model="llama", lengths=LENGTHS, items=4):
         """A file of items; a model of random weights answers nothing right, so that all are kept."""
-        return self.done("data", "items", "-m", model, "--text", self.texts, "--lengths", LENGTHS, "--items", 4,
-                         "--keep", "all", "-o", out, *flags)
+        return self.verb("data", "items", "-m", model, "--text", self.texts, "--lengths", lengths, "--items", items,
+                         "--keep", "all", "--form", "raw", "-o", out, *flags)
+
+    def items(self, *args, **options):
+        got = self.ask(*args, **options)
+        self.assertEqual(got.returncode, 0, got)
+        return got.stdout
 
 
 class Items(PlanTest):
@@ -71,7 +76,7 @@ class Items(PlanTest):
         lines = [json.loads(line) for line in Path(out).read_text().splitlines()]
         head, items = lines[0], lines[1:]
         self.assertEqual(head["format"], "hydralm-items/1")
-        self.assertEqual((head["split"], head["lengths"]), ("calib", [512, 1024]))
+        self.assertEqual((head["split"], head["lengths"]), ("calib", [1024, 2048]))
         self.assertEqual(head["tokenizer_sha256"], hashlib.sha256(Path(self.tokenizer).read_bytes()).hexdigest())
         self.assertEqual(shown["items"], len(items))
         self.assertEqual(len(items), 8)
@@ -88,7 +93,7 @@ class Items(PlanTest):
 
     def test_questions_over_the_depth_share_their_text(self):
         out = self.path("items.jsonl")
-        self.items(out, "--kinds", "lookup", "--depths", 3, "--split", "test", "--lengths", 512, "-q")
+        self.items(out, "--kinds", "lookup", "--depths", 3, "--split", "test", "-q", lengths=1024)
         items = [json.loads(line) for line in Path(out).read_text().splitlines()[1:]]
         self.assertEqual(len(items), 12)
         for group in {item["group"] for item in items}:
@@ -97,10 +102,10 @@ class Items(PlanTest):
             self.assertEqual(len({tuple(item["ids"][:item["prefix"]]) for item in of}), 1)
             self.assertEqual(sorted(item["depth"] for item in of), [item["depth"] for item in of])
         keys = self.path("keys.jsonl")
-        self.items(keys, "--kinds", "passkey", "--depths", 3, "--split", "valid", "--lengths", 512, "--items", 1, "-q")
+        self.items(keys, "--kinds", "passkey", "--depths", 3, "--split", "valid", "-q", lengths=1024, items=1)
         self.assertEqual(len(Path(keys).read_text().splitlines()), 4)
         bare = self.path("bare.jsonl")
-        self.items(bare, "--kinds", "copy", "--lengths", 1024, "--items", 1, "--without", "-q")
+        self.items(bare, "--kinds", "copy", "--without", "-q", lengths=1024, items=1)
         kinds = [json.loads(line)["kind"] for line in Path(bare).read_text().splitlines()[1:]]
         self.assertEqual(kinds, ["copy", "copy-without"])
 
@@ -117,8 +122,7 @@ class Items(PlanTest):
         self.items(other, *flags)
         self.assertEqual(Path(other).read_bytes(), want)
         Path(other + ".part").write_bytes(head.replace(b'"seed":1', b'"seed":2'))
-        self.refuse(self.verb("data", "items", "-m", "llama", "--text", self.texts, "--lengths", LENGTHS, "--items", 4,
-                              "--keep", "all", "-o", other, *flags), "other.jsonl.part", "other settings")
+        self.refuse(self.ask(other, *flags), "other.jsonl.part", "other settings")
 
     def test_bad_input(self):
         flags = ("data", "items", "-m", "llama", "--text", self.texts, "-o", self.path("x"))
@@ -130,7 +134,7 @@ class Items(PlanTest):
         self.refuse(self.verb(*flags, "--lengths", "8192", "-c", "512"), "--ctx-size is 512")
         self.refuse(self.verb(*flags, "--plan", "x.json"), "--plan", "all that it sees")
         self.refuse(self.verb("data", "items", "-m", "llama", "--text", self.path("none"), "-o", "x"), "no such folder")
-        self.refuse(self.verb(*flags, "--form", "chat", "--chat-template", "jinja", "--lengths", "512"), "jinja")
+        self.refuse(self.verb(*flags, "--form", "chat", "--chat-template", "jinja", "--lengths", "1024"), "jinja")
 
 
 class Plans(PlanTest):
@@ -187,7 +191,8 @@ class Plans(PlanTest):
 
     def test_import(self):
         bare, out = self.path("bare.json"), self.path("plan.json")
-        Path(bare).write_text(json.dumps({"alphas": [[0, 64, 128, 0, 0, 0]] * 2, "betas": [[1, 0, 0, 0.25, 0.5, 0]] * 2}))
+        Path(bare).write_text(json.dumps({"alphas": [[0, 64, 128, 0, 0, 0]] * 2,
+                                          "betas": [[1, 0, 0, 0.25, 0.5, 0]] * 2}))
         shown = json.loads(self.done("plan", "--import", bare, "-m", "llama", "-o", out, "--json"))
         self.assertEqual(shown["unit"], "head")
         for row in shown["density"]:
@@ -230,7 +235,7 @@ class Profiles(PlanTest):
             got = self.profile(model, items, folder, "--json")
             self.assertEqual(got.returncode, 0, got)
             rows = json.loads(got.stdout)["lengths"]
-            self.assertEqual([(row["length"], row["items"]) for row in rows], [(512, 4), (1024, 4)])
+            self.assertEqual([(row["length"], row["items"]) for row in rows], [(1024, 4), (2048, 4)])
             self.assertTrue(all(row["loss"] > 0 and row["halves"]["jabs"] is not None for row in rows))
             self.assertTrue(os.path.exists(f"{folder}/influence.tsv"))
             again = self.profile(model, items, folder)
@@ -244,7 +249,7 @@ class Profiles(PlanTest):
             self.assertEqual(rest.returncode, 0, rest)
             self.assertEqual(Path(f"{half}/profile.safetensors").read_bytes(),
                              Path(f"{folder}/profile.safetensors").read_bytes())
-            self.assertIn("| 1024 | 4 |", rest.stdout)
+            self.assertIn("| 2048 | 4 |", rest.stdout)
             self.plans(model, folder)
 
     def plans(self, model, folder):
@@ -253,12 +258,12 @@ class Profiles(PlanTest):
             density = "0.5" if model == "llama" else "0.75"
             made = self.verb("plan", "--profile", folder, "--density", density, "--solver", solver, "-o", out)
             self.assertEqual(made.returncode, 0, made)
-            self.assertRegex(made.stdout, r"density 0\.\d+ at 2048, loss [+-]\d+\.\d+ at 1024 \(uniform [+-]\d")
+            self.assertRegex(made.stdout, r"density 0\.\d+ at 4096, loss [+-]\d+\.\d+ at 2048 \(uniform [+-]\d")
             plan = json.loads(Path(out).read_text())
-            self.assertEqual(set(plan["bounds"]), {"512", "1024", "2048"})
+            self.assertEqual(set(plan["bounds"]), {"1024", "2048", "4096"})
             for length, value in plan["density"].items():
                 self.assertLessEqual(value, plan["bounds"][length] + 1e-12)
-            self.assertEqual(plan["profile"]["lengths"], [512, 1024])
+            self.assertEqual(plan["profile"]["lengths"], [1024, 2048])
             self.assertIn("sha256", plan["profile"])
             self.assertIn(plan["solver"]["name"], ("cbc", "greedy"))
             self.done("generate", "-m", model, "-p", "a", "-n", "3", "-q", "--plan", out)
@@ -272,11 +277,12 @@ class Profiles(PlanTest):
                     "least possible is")
         self.refuse(self.verb("plan", "--profile", folder, "--unit", "row", "-o", "x.json"), "--unit row")
         self.refuse(self.verb("plan", "--profile", folder, "--estimator", "abs", "-o", "x.json"), "--estimator abs")
-        self.refuse(self.verb("plan", "--profile", folder, "--density", "512:0.5,x", "-o", "x.json"), "LENGTH:SHARE")
+        self.refuse(self.verb("plan", "--profile", folder, "--density", "1024:0.5,x", "-o", "x.json"), "LENGTH:SHARE")
         for flags in (("--unit", "layer"), ("--unit", "head"), ("--binary",), ("--max-rules", "1"), ("--raw",),
-                      ("--estimator", "f"), ("--density", "512:0.8,2048:0.75")):
+                      ("--estimator", "f"), ("--lengths", "1024,3000")):
             out = self.path(f"{model}-mode.json")
-            self.done("plan", "--profile", folder, "--density", "0.75", *flags, "-o", out, "-q")
+            density = ("--density", "0.75") if flags != ("--raw",) else ("--density", "1024:0.8,4096:0.75")
+            self.done("plan", "--profile", folder, *density, *flags, "-o", out, "-q")
             plan = json.loads(Path(out).read_text())
             if flags == ("--unit", "layer") or flags == ("--max-rules", "1"):
                 for alphas, betas in zip(plan["alphas"], plan["betas"]):
@@ -289,11 +295,11 @@ class Profiles(PlanTest):
 
     def test_bad_input(self):
         items, folder = self.path("items.jsonl"), self.path("profile")
-        self.items(items, "--kinds", "copy", "-q", "--lengths", "512")
+        self.items(items, "--kinds", "copy", "-q", lengths=1024)
         self.refuse(self.profile("llama", self.path("none"), folder), "none")
         self.refuse(self.profile("llama", self.texts + "/book0.txt", folder), "book0.txt:1")
         self.refuse(self.profile("mamba2", items, folder), "no attention")
-        self.refuse(self.profile("llama", items, folder, "--lengths", "2048"), "--lengths 2048", "512")
+        self.refuse(self.profile("llama", items, folder, "--lengths", "2048"), "--lengths 2048", "no items")
         other = f"{self.folder}/otherwords"
         os.makedirs(other, exist_ok=True)
         for name in ("config.json", "model.safetensors"):
@@ -304,7 +310,7 @@ class Profiles(PlanTest):
         done = self.profile("llama", items, folder, "-q")
         self.assertEqual(done.returncode, 0, done)
         more = self.path("more.jsonl")
-        self.items(more, "--kinds", "copy", "-q", "--lengths", "512", "--seed", "9")
+        self.items(more, "--kinds", "copy", "-q", "--seed", "9", lengths=1024)
         self.refuse(self.profile("llama", more, folder, "--resume"), "items_sha256", "another -o")
 
 
