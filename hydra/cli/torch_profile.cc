@@ -194,6 +194,10 @@ void PrintTable(const InfluenceProfile& profile, const std::string& path) {
 
 int RunProfile(ProfileFlags flags, const CommonFlags& common) {
   const ItemFile items = ItemFile::Load(flags.data);
+  for (const LongItem& item : items.items)
+    if (item.kind == "passkey")
+      throw Error(ErrorCode::kUsage, StrCat(flags.data, ": item ", OneLine(item.id, 60),
+                                            ": pass keys are for evaluation: no plan is made of them"));
   if (flags.lengths.empty()) flags.lengths = items.lengths;
   std::sort(flags.lengths.begin(), flags.lengths.end());
   flags.lengths.erase(std::unique(flags.lengths.begin(), flags.lengths.end()), flags.lengths.end());

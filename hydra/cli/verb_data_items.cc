@@ -60,8 +60,10 @@ std::vector<LongItemKind> KindsOf(const ItemsFlags& flags, ItemSplit split) {
                   fmt::format("--kinds {}: {} is there twice", flags.kinds, LongItemKindName(kinds.back())));
     begin = end + 1;
   }
-  if (split == ItemSplit::kCalib && std::ranges::count(kinds, LongItemKind::kPasskey) > 0)
-    throw Error(ErrorCode::kUsage, "--kinds passkey: is for evaluation: --split valid or test");
+  if (split == ItemSplit::kCalib && kinds.size() > 1 && std::ranges::count(kinds, LongItemKind::kPasskey) > 0)
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--kinds {}: passkey is for evaluation: alone, or with --split valid or test", flags.kinds));
   return kinds;
 }
 

@@ -8,6 +8,8 @@
 #include <tuple>
 #include <utility>
 
+#include "hydra/moa/answer_rows.h"
+
 namespace hydra::cli {
 namespace {
 
@@ -199,19 +201,15 @@ double PredictedAtLongest(const JudgedPlan& plan) {
 }  // namespace
 
 std::optional<size_t> ChoosePlan(const std::vector<AnswerLoss>& losses, const std::vector<JudgedPlan>& plans) {
-  std::optional<size_t> best;
-  const auto candidate = [&](size_t p) { return plans[p].plan && losses[p].items > 0; };
-  for (size_t p = 0; p < plans.size(); ++p)
-    if (candidate(p) && (!best || losses[p].loss < losses[*best].loss)) best = p;
-  if (!best) return best;
-  const double most = losses[*best].loss + losses[*best].above_error;
-  std::optional<size_t> chosen;
+  std::vector<moa::AnswerRow> rows;
   for (size_t p = 0; p < plans.size(); ++p) {
-    if (!candidate(p) || losses[p].loss > most) continue;
-    if (!chosen || PredictedAtLongest(plans[p]) < PredictedAtLongest(plans[*chosen])) chosen = p;
+    const bool counts = plans[p].plan && losses[p].items > 0;
+    rows.push_back({.loss = losses[p].loss,
+                    .error = losses[p].above_error,
+                    .predicted = counts ? PredictedAtLongest(plans[p]) : 0,
+                    .counts = counts});
   }
-  // Where none of them predicts anything, the one of least loss.
-  return std::isinf(PredictedAtLongest(plans[*chosen])) ? best : chosen;
+  return moa::ChooseAnswerRow(rows);
 }
 
 std::map<int64_t, FirstOrder> FirstOrderOf(const std::vector<AnswerLoss>& losses,

@@ -1,39 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// The choice among plans by the loss of answers at a length that none was searched for (specs/moa.md 5), and whether
-// predicted losses order plans as true ones do. Not here: measuring answers (the runtime's and nn's evaluations).
+// The choice among plans by the loss of answers at a length that none was searched for (specs/moa.md 5). Not here:
+// measuring answers (runtime/answer_scores.h), tables of them (cli/verb_eval_report.h).
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <vector>
-
-#include "hydra/base/statistics.h"
+#include <cstddef>
+#include <optional>
+#include <span>
 
 namespace hydra::moa {
 
 // What one plan was measured at.
 struct AnswerRow {
-  std::string name;
-  double predicted = 0;  // loss at the longest profiled length, nats
-  struct Item {
-    std::string kind;
-    double loss = 0;  // mean nats of the answer's tokens
-  };
-  std::vector<Item> items;  // the same ones for all rows, in one order
+  double loss = 0;       // nats of answers: mean over kinds of the mean over items
+  double error = 0;      // standard error of what it is above the dense model
+  double predicted = 0;  // at the longest profiled length; infinite where the plan says nothing
+  bool counts = true;    // false: it is no candidate, such as the dense model
 };
 
-// Mean over kinds of the mean over items, and its standard error.
-[[nodiscard]] MeanError LossOfAnswers(const AnswerRow& row);
-
-// Which row: the least loss; of all within one standard error of it, the least predicted one. Throws kUsage where there
-// is none, or where rows have other items than the first.
-[[nodiscard]] size_t ChooseAnswerRow(const std::vector<AnswerRow>& rows);
-
-// Spearman's correlation of predicted losses with the true increase over the dense model, and how many plans it is of.
-struct FirstOrder {
-  double correlation = 0;
-  int64_t plans = 0;
-};
-[[nodiscard]] FirstOrder CheckFirstOrder(const std::vector<AnswerRow>& rows, const AnswerRow& dense);
+// Which row: the least loss; of all within its error of it, the one of least predicted loss, or the least loss itself
+// where none of them predicts anything. Nothing where there is no candidate.
+[[nodiscard]] std::optional<size_t> ChooseAnswerRow(std::span<const AnswerRow> rows);
 
 }  // namespace hydra::moa

@@ -126,7 +126,7 @@ class Items(PlanTest):
 
     def test_bad_input(self):
         flags = ("data", "items", "-m", "llama", "--text", self.texts, "-o", self.path("x"))
-        self.refuse(self.verb(*flags, "--kinds", "passkey"), "--kinds passkey", "--split valid or test")
+        self.refuse(self.verb(*flags, "--kinds", "copy,passkey"), "--kinds copy,passkey", "--split valid or test")
         self.refuse(self.verb(*flags, "--kinds", "copies"), "--kinds copies", "copy")
         self.refuse(self.verb(*flags, "--kinds", "copy,copy"), "copy is there twice")
         self.refuse(self.verb(*flags, "--split", "train"), "--split train", "calib, valid or test")
@@ -299,6 +299,9 @@ class Profiles(PlanTest):
         self.refuse(self.profile("llama", self.path("none"), folder), "none")
         self.refuse(self.profile("llama", self.texts + "/book0.txt", folder), "book0.txt:1")
         self.refuse(self.profile("mamba2", items, folder), "no attention")
+        keys = self.path("keys.jsonl")
+        self.items(keys, "--kinds", "passkey", "-q", lengths=1024, items=1)
+        self.refuse(self.profile("llama", keys, folder), "keys.jsonl", "for evaluation")
         self.refuse(self.profile("llama", items, folder, "--lengths", "2048"), "--lengths 2048", "no items")
         other = f"{self.folder}/otherwords"
         os.makedirs(other, exist_ok=True)
