@@ -1,0 +1,522 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+# What attention plans do to answers (specs/moa.md 9): which prompts the dense model answers, profiles from several
+# seeds, plans and controls, their answers at several lengths from the rings of the runtime, perplexity, the order of
+# predicted losses. A step is made of cells, each a file in RUNS/cells that is kept: the same command goes on after a
+# break, and prints first how long it will take. Writes bench/results/MACHINE/moa.{md,json}. Not here: speed and memory
+# (moa_speed.py).
+#   bench/moa.py [BUILD] [--steps gate,profile,plans,test,page] [--only TEXT] [--model FILE] [--text DIR] ...
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import arguments, built, commit, machine, machine_folder, prose, run
+from quality_model import texts as package_texts
+
+STEPS = ("gate", "profile", "plans", "test", "page")
+KINDS = ("copy", "lookup", "passkey")
+PACKAGES = {"anarchism": "usr/share/doc/anarchism/markdown/*.md.gz", "dict-foldoc": "usr/share/dictd/foldoc.dict.dz"}
+PIECE = 120_000     # characters of a document at least
+PLANNING = 100e9    # FLOP/s of a profile, for the hours that are printed first
+ENOUGH = 0.9        # share of right answers of the dense model from which a cell enters a ratio
+GOALS = {0.5: 0.95, 0.25: 0.8}  # of the dense model's answers
+
+
+def numbers(text, kind=int):
+    return [kind(word) for word in str(text).split(",") if word]
+
+
+def flags():
+    parser = arguments("what attention plans do to answers", threads=2)
+    parser.add_argument("--steps", default=",".join(STEPS))
+    parser.add_argument("--model", default="", help="a folder or .gguf; default SmolLM2-135M-Instruct")
+    parser.add_argument("--text", default="", help="folder of texts; default of Debian packages")
+    parser.add_argument("--runs", default="runs/moa")
+    parser.add_argument("--lengths", default="1024,2048,4096", help="profiled lengths")
+    parser.add_argument("--long", default="6144,8192", help="lengths that are only tested")
+    parser.add_argument("--unseen", type=int, default=6144, help="length at which plans are chosen")
+    parser.add_argument("--densities", default="0.5,0.25,0.125")
+    parser.add_argument("--kinds", default="summary,copy,lookup", help="of calibration and validation")
+    parser.add_argument("--items", type=int, default=16, help="items of a length, of calibration and validation")
+    parser.add_argument("--texts", type=int, default=10, help="test texts of a kind and length")
+    parser.add_argument("--depths", type=int, default=10, help="questions over the depth of each")
+    parser.add_argument("--seeds", type=int, default=3, help="calibrations")
+    parser.add_argument("--shuffles", type=int, default=3)
+    parser.add_argument("--random", type=int, default=30, help="plans by chance, of the first-order check")
+    parser.add_argument("--ppl-tokens", type=int, default=131072)
+    parser.add_argument("--keep", default="auto", help="of data items, for calibration and validation")
+    parser.add_argument("--no-build", action="store_true", help="take the build as it is")
+    parser.add_argument("--dry-run", action="store_true", help="print the cells and hours, do nothing")
+    return parser
+
+
+def verse_books(lines):
+    """King James's books by name, from lines "Gen1:1 text"."""
+    books = {}
+    for line in lines:
+        if found := re.match(r"(.+?)(\d+):(\d+) +(.*)", line):
+            books.setdefault(found[1], []).append(found[4])
+    return {name: "\n".join(verses) + "\n" for name, verses in books.items()}
+
+
+def prepare_texts(folder):
+    """A file for each document: books, and pieces of other packages."""
+    if (folder / ".whole").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in verse_books(run("bible", "-f", "Gen1:1-Rev22:21").splitlines()).items():
+        (folder / f"kjv-{name}.txt").write_text(text)
+    versions = {}
+    for package, pattern in PACKAGES.items():
+        piece, number = "", 0
+        for text in [*package_texts(package, pattern, versions), None]:
+            piece += text or ""
+            if piece and (text is None or len(piece) >= PIECE):
+                (folder / f"{package}-{number:03}.txt").write_text(piece)
+                piece, number = "", number + 1
+    (folder / ".whole").write_text(json.dumps(versions) + "\n")
+
+
+class Cell:
+    """A measurement that is kept: make() gives a dict; seconds is about what it will take."""
+
+    def __init__(self, name, settings, seconds, make):
+        self.name, self.settings, self.seconds, self.make = name, settings, seconds, make
+
+
+class Study:
+    def __init__(self, args):
+        self.args = args
+        self.hydralm = Path(args.build) / "hydralm" if args.no_build else built(args.build)
+        self.runs = Path(args.runs)
+        self.cells = self.runs / "cells"
+        self.cells.mkdir(parents=True, exist_ok=True)
+        self.lengths, self.long = numbers(args.lengths), numbers(args.long)
+        self.densities = numbers(args.densities, float)
+        self.text = Path(args.text) if args.text else self.runs / "texts"
+        if not args.text:
+            prepare_texts(self.text)
+        self.model = args.model or run("tools/smollm2.sh").strip()
+        self.name = Path(self.model.rstrip("/")).stem
+        self.rates = {}
+
+    # ---- running ----
+
+    def verb(self, *words):
+        """JSON that a verb prints. What it shows on a terminal stays visible; one that is stopped ends the script."""
+        command = ["nice", "-n", "19", self.hydralm, *words, "-t", self.args.threads, "--json"]
+        done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(f"{shlex.join(str(word) for word in command)}: status {done.returncode}")
+        return json.loads(done.stdout)
+
+    def plan(self, *words):
+        """The planner has no threads."""
+        return json.loads(run(self.hydralm, "plan", *words, "--json"))
+
+    def rate(self, length):
+        """Prompt tokens a second, measured once, for the hours alone."""
+        if length not in self.rates:
+            made = json.loads(run(self.hydralm, "bench", "-m", self.model, "-p", length, "-n", 0, "-r", 1, "-t",
+                                  self.args.threads, "-o", "json", "-q"))
+            self.rates[length] = made[0]["tok_per_s"]["mean"]
+        return self.rates[length]
+
+    def reading(self, length, prompts):
+        return prompts * length / self.rate(length)
+
+    def kept(self, cell):
+        path = self.cells / f"{cell.name}.json"
+        if not path.exists():
+            return None
+        made = json.loads(path.read_text())
+        return made if made["settings"] == cell.settings else None
+
+    def measure(self, cell):
+        start = time.monotonic()
+        made = {"name": cell.name, "settings": cell.settings, "commit": commit(), **cell.make()}
+        made["seconds"] = time.monotonic() - start
+        part = self.cells / f"{cell.name}.part"
+        part.write_text(json.dumps(made, indent=1) + "\n")
+        part.rename(self.cells / f"{cell.name}.json")
+        return made
+
+    # ---- files ----
+
+    def folder(self):
+        """The model as a folder that LibTorch reads."""
+        if Path(self.model).is_dir():
+            return self.model
+        path = self.runs / "model-f32"
+        if not (path / "config.json").exists():
+            run(self.hydralm, "convert", self.model, "-o", path, "--dtype", "f32", "-q")
+        return path
+
+    def items(self, name, *words):
+        path = self.runs / "items" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            self.verb("data", "items", "-m", self.model, "--text", self.text, "-o", path, *words)
+        return path
+
+    def form(self):
+        """The form of prompts that the gate found best."""
+        path = self.cells / "form.json"
+        return json.loads(path.read_text())["form"] if path.exists() else "auto"
+
+    def chosen(self, seed, density):
+        return self.runs / "plans" / f"moa-{seed}-r{density:g}.json"
+
+    def file(self, name):
+        return self.runs / "plans" / f"{name}.json"
+
+    def bounds(self, density):
+        """A bound below what the shortest length can have begins at the next one."""
+        lengths = [*self.lengths, 2 * self.lengths[-1]]
+        return ",".join(f"{n}:{density}" for n in lengths if density * n > 128 or len(lengths) < 3)
+
+    # ---- gate: what the dense model can do, on calibration documents ----
+
+    def gate(self):
+        for form in ("chat", "raw"):
+            for kind, pairs in (("copy", 8), ("lookup", 8), ("lookup", 32), ("passkey", 8)):
+                for length in [*self.lengths, *self.long]:
+                    name = f"gate-{form}-{kind}{pairs if kind == 'lookup' else ''}-{length}"
+                    texts, depths = max(1, self.args.texts // 3), max(1, self.args.depths // 2)
+                    words = ["--kinds", kind, "--pairs", pairs, "--lengths", length, "--items", texts, "--depths",
+                             depths, "--form", form, "--keep", "all", "--split", "calib", "--seed", 11]
+                    prompts = texts * (depths if kind == "passkey" else 1)
+                    yield Cell(name, {"words": words, "model": self.name}, self.reading(length, prompts),
+                               lambda name=name, words=words: self.answered(name, words))
+
+    def answered(self, name, words):
+        path = self.items(name, *words)
+        items = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+        return {"items": len(items), "right": sum(item["dense_right"] for item in items) / len(items),
+                "nll": sum(item["dense_nll"] for item in items) / len(items)}
+
+    def choose_form(self, made):
+        """The form with more right answers up to the longest profiled length; kept, since items are made by it."""
+        shares = {}
+        for cell in made:
+            found = re.match(r"gate-(chat|raw)-(\w+)-(\d+)", cell["name"])
+            if found and int(found[3]) <= self.lengths[-1]:
+                shares.setdefault(found[1], []).append(cell["right"])
+        if shares and not (self.cells / "form.json").exists():
+            means = {form: sum(of) / len(of) for form, of in shares.items()}
+            best = max(means, key=means.get)
+            (self.cells / "form.json").write_text(json.dumps({"form": best, "right": means}) + "\n")
+
+    # ---- profile ----
+
+    def profiles(self):
+        for seed in range(1, self.args.seeds + 1):
+            yield self.profile_cell(f"profile-{seed}", seed, self.args.kinds)
+        if "summary" in self.args.kinds:
+            yield self.profile_cell("profile-summary", 1, "summary")
+
+    def profile_cell(self, name, seed, kinds):
+        words = ["--kinds", kinds, "--lengths", self.args.lengths, "--items", self.args.items, "--split", "calib",
+                 "--seed", seed, "--form", self.form(), "--keep", self.args.keep]
+        teraflop = sum(self.args.items * (0.65e9 + 0.19e6 * n) * n for n in self.lengths)
+        seconds = teraflop / PLANNING + 3 * sum(self.reading(n, self.args.items) for n in self.lengths)
+        return Cell(name, {"words": words, "model": self.name}, seconds,
+                    lambda: self.profile(name, words))
+
+    def profile(self, name, words):
+        path = self.items(f"calib-{name}", *words)
+        out = self.runs / "profiles" / name
+        resume = ["--resume"] if (out / "profile.safetensors").exists() else []
+        return self.verb("profile", "-m", self.folder(), "--data", path, "--items", self.args.items, "-o", out, *resume)
+
+    # ---- plans ----
+
+    def plans(self):
+        for seed in range(1, self.args.seeds + 1):
+            for density in self.densities if seed == 1 else [d for d in self.densities if d == 0.25]:
+                yield Cell(f"plans-{seed}-r{density:g}", {"items": self.args.items, "model": self.name},
+                           60 + self.reading(self.args.unseen, 10 * self.args.items),
+                           lambda seed=seed, density=density: self.choose(seed, density))
+        yield Cell("controls", {"shuffles": self.args.shuffles, "model": self.name}, 120, self.controls)
+        for length in self.lengths:
+            yield Cell(f"first-order-{length}", {"random": self.args.random, "model": self.name},
+                       self.reading(length, (self.args.random + 1) * self.args.items),
+                       lambda length=length: self.first_order(length))
+
+    def valid(self, length):
+        return self.items(f"valid-{length}", "--kinds", self.args.kinds, "--lengths", length, "--items", self.args.items, "--split", "valid",
+                          "--seed", 21, "--form", self.form(), "--keep", self.args.keep)
+
+    def choose(self, seed, density):
+        folder = self.runs / "plans" / f"set-{seed}-r{density:g}"
+        made = self.plan("--profile", self.runs / "profiles" / f"profile-{seed}", "--density", self.bounds(density),
+                         "--name", f"{self.name}-moa-{seed}-r{density:g}", "-o", f"{folder}/")
+        judged = self.verb("eval", "answers", "-m", self.model, "--data", self.valid(self.args.unseen), "--plans",
+                           folder, "--choose", self.chosen(seed, density), "-o",
+                           self.runs / "plans" / f"rows-{seed}-r{density:g}.jsonl")
+        shown = json.loads(run(self.hydralm, "plan", "--show", self.chosen(seed, density), "--json"))
+        return {"set": made, "answers": judged, "heads": shown["heads"], "rules": shown["rules"]}
+
+    def controls(self):
+        """Baselines and controls of each density that is there; all others at 0.25."""
+        made = {}
+        profile = self.runs / "profiles/profile-1"
+        for density in self.densities:
+            out = self.file(f"uniform-r{density:g}")
+            made[out.stem] = self.plan("--uniform", density, "-m", self.model, "--profile", profile, "-o", out)
+        if 0.25 not in self.densities:
+            return made
+        ways = {"layer": ["--unit", "layer"], "head": ["--unit", "head"], "binary": ["--binary"],
+                "estimator-f": ["--estimator", "f"], "estimator-jsgn": ["--estimator", "jsgn"]}
+        for name, words in ways.items():
+            made[name] = self.plan("--profile", profile, "--density", self.bounds(0.25), "--name", name, "-o",
+                                   self.file(name), *words)
+        if "summary" in self.args.kinds:
+            made["summary-only"] = self.plan("--profile", self.runs / "profiles/profile-summary", "--density",
+                                             self.bounds(0.25), "--name", "summary-only", "-o",
+                                             self.file("summary-only"))
+        for seed in range(1, self.args.shuffles + 1):
+            name = f"shuffled-{seed}"
+            made[name] = self.plan("--shuffle", self.chosen(1, 0.25), "--seed", seed, "--name", name, "-o",
+                                   self.file(name))
+        return made
+
+    def first_order(self, length):
+        folder = self.runs / "plans/random"
+        if not list(folder.glob("*.json")):
+            self.plan("--random", self.args.random, "--seed", 5, "--profile", self.runs / "profiles/profile-1", "-m",
+                      self.model, "-o", f"{folder}/")
+        return self.verb("eval", "answers", "-m", self.model, "--data", self.valid(length), "--plans", folder,
+                         "--first-order", "-o", self.runs / "plans" / f"rows-random-{length}.jsonl")
+
+    # ---- test ----
+
+    def methods(self, length):
+        """Plan files by method, dense first."""
+        few = length > self.lengths[-1]
+        files = ["dense"]
+        for density in self.densities:
+            files += [self.file(f"uniform-r{density:g}"), self.chosen(1, density)]
+        if not few and 0.25 in self.densities:
+            files += [self.file(name) for name in ("layer", "head", "binary", "estimator-f", "estimator-jsgn")]
+            files += [self.file("summary-only")] if "summary" in self.args.kinds else []
+            files += [self.file(f"shuffled-{seed}") for seed in range(1, self.args.shuffles + 1)]
+            files += [self.chosen(seed, 0.25) for seed in range(2, self.args.seeds + 1)]
+        return files
+
+    def tests(self):
+        for kind in KINDS:
+            for length in [*self.lengths, *self.long]:
+                words = ["--kinds", kind, "--lengths", length, "--items", self.args.texts, "--depths",
+                         self.args.depths, "--split", "test", "--seed", 31, "--form", self.form(), "--keep", "all",
+                         *(["--without"] if kind == "copy" else [])]
+                prompts = self.args.texts * (self.args.depths if kind == "passkey" else 2 if kind == "copy" else 1)
+                files = self.methods(length)
+                yield Cell(f"test-{kind}-{length}", {"words": words, "files": [str(f) for f in files]},
+                           self.reading(length, prompts * (len(files) + 1)),
+                           lambda kind=kind, length=length, words=words, files=files: self.retrieval(
+                               f"{kind}-{length}", words, files))
+        files = self.methods(0)
+        yield Cell("perplexity", {"tokens": self.args.ppl_tokens, "files": [str(f) for f in files]},
+                   len(files) * self.args.ppl_tokens / self.rate(self.lengths[-1]), lambda: self.perplexity(files))
+
+    def retrieval(self, name, words, files):
+        path = self.items(f"test-{name}", *words)
+        return self.verb("eval", "retrieval", "-m", self.model, "--data", path, "--plan", ",".join(map(str, files)),
+                         "--head-spans", "own", "-o", self.runs / "plans" / f"rows-test-{name}.jsonl")
+
+    def perplexity(self, files):
+        """Of held-out prose: documents of the split test, as the hash of their names says."""
+        held = self.runs / "held-out.txt"
+        if not held.exists():
+            parts = []
+            for path in sorted(p for p in self.text.rglob("*") if p.is_file() and not p.name.startswith(".")):
+                digest = hashlib.sha256(path.relative_to(self.text).as_posix().encode()).digest()
+                if int.from_bytes(digest[:8], "big") / 2**64 >= 0.8:
+                    parts.append(path.read_text(encoding="utf-8", errors="replace"))
+            held.write_text("\n".join(parts))
+        return self.verb("eval", "ppl", "-m", self.model, "-f", held, "-c", self.lengths[-1], "--max-tokens",
+                         self.args.ppl_tokens, "--plan", ",".join(map(str, files)), "--tail", 0.25)
+
+    def cells_of(self, step):
+        makers = {"gate": self.gate, "profile": self.profiles, "plans": self.plans, "test": self.tests}
+        return [cell for cell in makers[step]() if self.args.only in cell.name] if step in makers else []
+
+
+# ---- the page ----
+
+
+def table(head, lines):
+    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def interval(value):
+    return f"{value['mean']:.2f} ({value['low']:.2f} .. {value['high']:.2f})"
+
+
+def gate_lines(cells):
+    rows = {}
+    for cell in cells.values():
+        if found := re.fullmatch(r"gate-(chat|raw)-(\w+)-(\d+)", cell["name"]):
+            rows.setdefault((found[1], found[2]), {})[int(found[3])] = cell
+    lengths = sorted({length for of in rows.values() for length in of})
+    lines = [[form, kind, *(f"{of[n]['right']:.2f}, {of[n]['nll']:.2f}" if n in of else "" for n in lengths)]
+             for (form, kind), of in sorted(rows.items())]
+    return ["## What the dense model answers", "",
+            prose("Share of right answers and nats a token of the right answer, on calibration documents, before any "
+                  "plan was made. Test prompts have the form with more right answers."), "",
+            *table(["form", "question", *map(str, lengths)], lines)] if rows else []
+
+
+def profile_lines(cells):
+    lines = [[name, str(row["length"]), str(row["items"]), f"{row['loss']:.3f}",
+              *(f"{row['halves'][e]:.3f}" if row["halves"][e] is not None else "" for e in ("jabs", "jsgn", "f"))]
+             for name, cell in sorted(cells.items()) if name.startswith("profile-") for row in cell["lengths"]]
+    return ["## Profiles", "", "Rank correlation of two halves of the items, all heads' curves; stable from 0.9 on:",
+            "", *table(["profile", "length", "items", "loss", "jabs", "jsgn", "f"], lines)] if lines else []
+
+
+def plan_lines(cells):
+    out = []
+    lines = []
+    for name, cell in sorted(cells.items()):
+        if name.startswith("plans-"):
+            judged = {plan["name"]: plan for plan in cell["answers"]["plans"]}
+            best = judged[cell["answers"]["chosen"]]
+            heads = cell["heads"]
+            lines.append([cell["answers"]["chosen"], str(len(cell["set"]["plans"])), f"{best['loss']:.4f}",
+                          f"{best['above_first']:+.4f} +- {best['above_error']:.4f}",
+                          f"{heads['grow']} / {heads['local']} / {heads['whole']}"])
+    if lines:
+        out += ["## Plans", "", "The plan that was chosen of each set by answers at a length that none was made for:",
+                "", *table(["plan", "of", "nats", "above dense", "heads that grow / stay / see all"], lines)]
+    order = [[name.split("-")[-1], f"{of['rank_correlation']:.3f}" if of["rank_correlation"] is not None else "",
+              str(of["plans"])] for name, cell in sorted(cells.items()) if name.startswith("first-order-")
+             for of in cell["first_order"].values()]
+    if order:
+        out += ["Rank correlation of predicted and true loss over plans by chance (0.7 was to be reached):", "",
+                *table(["length", "correlation", "plans"], order)]
+    return out
+
+
+def test_lines(cells):
+    out = []
+    for kind in KINDS:
+        rows = {}
+        for name, cell in cells.items():
+            if found := re.fullmatch(rf"test-{kind}-(\d+)", name):
+                for plan in cell["plans"]:
+                    for one in plan["cells"]:
+                        if one["kind"] == kind:
+                            rows.setdefault(plan["name"], {})[int(found[1])] = one
+        lengths = sorted({length for of in rows.values() for length in of})
+        if not rows:
+            continue
+        dense = rows.get("dense", {})
+        out += [f"## Answers: {kind}", "",
+                prose("Share of right answers from the rings of the runtime, 95% interval over texts; in bold where "
+                      f"the dense model is right in {ENOUGH:.0%} of the cell, which alone enters a ratio."), ""]
+        lines = []
+        for name, of in rows.items():
+            shown = []
+            for n in lengths:
+                text = interval(of[n]["accuracy"]) if n in of else ""
+                strong = n in of and n in dense and dense[n]["accuracy"]["mean"] >= ENOUGH
+                shown.append(f"**{text}**" if strong else text)
+            lines.append([name, *shown])
+        out += table(["plan", *map(str, lengths)], lines)
+        lines = [[name, *(f"{of[n]['nll']['mean']:.3f}" if n in of else "" for n in lengths)]
+                 for name, of in rows.items()]
+        out += ["Nats a token of the right answer:", "", *table(["plan", *map(str, lengths)], lines)]
+    return out
+
+
+def ratio_lines(cells, densities):
+    """Plans and uniform against dense, over the cells in which dense answers."""
+    lines = []
+    for density in densities:
+        for kind in KINDS:
+            for name, cell in sorted(cells.items()):
+                if not (found := re.fullmatch(rf"test-{kind}-(\d+)", name)):
+                    continue
+                of = {plan["name"]: next((c for c in plan["cells"] if c["kind"] == kind), None)
+                      for plan in cell["plans"]}
+                dense = of.get("dense")
+                moa = next((c for n, c in of.items() if re.search(rf"moa-1-r{density:g}(-\d+)?$", n)), None)
+                uniform = next((c for n, c in of.items() if n.endswith(f"uniform-r{100 * density:02.0f}")), None)
+                if not (dense and moa and uniform) or dense["accuracy"]["mean"] < ENOUGH:
+                    continue
+                d, m, u = (c["accuracy"]["mean"] for c in (dense, moa, uniform))
+                goal = GOALS.get(density)
+                met = "" if goal is None else "met" if m >= goal * d else "missed"
+                lines.append([f"{density:g}", kind, found[1], f"{m / d:.2f}", f"{u / d:.2f}",
+                              f"{m / u:.1f}" if u > 0 else "-", met])
+    return ["## Against dense and uniform", "",
+            prose("Right answers by those of the dense model, where that answers; and of the plan by those of the "
+                  f"uniform plan. To reach: {', '.join(f'{g} at density {d:g}' for d, g in GOALS.items())}."), "",
+            *table(["density", "question", "length", "plan / dense", "uniform / dense", "plan / uniform", "goal"],
+                   lines)] if lines else []
+
+
+def perplexity_lines(cells):
+    if "perplexity" not in cells:
+        return []
+    plans = cells["perplexity"]["plans"]
+    first = plans[0]["perplexity"]
+    return ["## Perplexity", "", "Of the last quarter of each chunk of held-out prose:", "",
+            *table(["plan", "density", "perplexity", "by dense"],
+                   [[p["name"], f"{p['density']:.3f}", f"{p['perplexity']:.3f}", f"{p['perplexity'] / first:.3f}"]
+                    for p in plans])]
+
+
+def write_page(study, cells, about):
+    args = study.args
+    out = ["# Attention plans: what they do to answers", "",
+           prose(f"{about['machine']}; commit {about['commit']}; {study.name}. Made by `{about['command']}`. Texts, "
+                 "words and numbers of calibration, choice and test are apart; prompts and fillers were fixed before "
+                 "the first plan. Chance is 1e-5 for numbers of five digits."), ""]
+    for part in (gate_lines(cells), profile_lines(cells), plan_lines(cells), test_lines(cells),
+                 ratio_lines(cells, study.densities), perplexity_lines(cells)):
+        out += part
+    folder = Path(args.out) / machine_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "moa.json").write_text(json.dumps({**about, "cells": cells}, indent=1) + "\n")
+    (folder / "moa.md").write_text("\n".join(out).rstrip() + "\n")
+    print(folder / "moa.md")
+
+
+def main():
+    args = flags().parse_args()
+    if unknown := set(args.steps.split(",")) - set(STEPS):
+        sys.exit(f"--steps {', '.join(sorted(unknown))}: must be of {', '.join(STEPS)}")
+    study = Study(args)
+    for step in args.steps.split(","):  # later steps know what earlier ones chose
+        cells = study.cells_of(step)
+        left = [cell for cell in cells if study.kept(cell) is None]
+        if cells:
+            hours = sum(cell.seconds for cell in left) / 3600
+            print(f"{step}: {len(left)} of {len(cells)} cells are to be made, about {hours:.1f} hours", flush=True)
+        if args.dry_run:
+            continue
+        for number, cell in enumerate(left, 1):
+            print(f"{step} {number}/{len(left)}: {cell.name}", flush=True)
+            study.measure(cell)
+        if step == "gate":
+            study.choose_form([made for cell in cells if (made := study.kept(cell))])
+    if "page" in args.steps.split(",") and not args.dry_run:
+        made = {path.stem: json.loads(path.read_text()) for path in sorted(study.cells.glob("*.json"))}
+        made.pop("form", None)
+        about = {"machine": machine(), "commit": commit(),
+                 "command": " ".join(["bench/moa.py", *map(shlex.quote, sys.argv[1:])])}
+        write_page(study, made, about)
+
+
+if __name__ == "__main__":
+    os.chdir(Path(__file__).resolve().parents[1])
+    main()
