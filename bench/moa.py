@@ -250,8 +250,9 @@ class Study:
                        lambda length=length: self.first_order(length))
 
     def valid(self, length):
-        return self.items(f"valid-{length}", "--kinds", self.args.kinds, "--lengths", length, "--items", self.args.items, "--split", "valid",
-                          "--seed", 21, "--form", self.form(), "--keep", self.args.keep)
+        return self.items(f"valid-{length}", "--kinds", self.args.kinds, "--lengths", length, "--items",
+                          self.args.items, "--split", "valid", "--seed", 21, "--form", self.form(), "--keep",
+                          self.args.keep)
 
     def choose(self, seed, density):
         folder = self.runs / "plans" / f"set-{seed}-r{density:g}"

@@ -31,7 +31,7 @@ class Study(unittest.TestCase):
                                                             for n, w in enumerate(words)))
             command = [sys.executable, str(ROOT / "bench/moa.py"), os.path.dirname(HYDRALM), "--no-build", "--model",
                        model, "--text", str(texts), "--runs", f"{folder}/runs", "--out", f"{folder}/results",
-                       "--lengths", "1024,2048", "--long", "3072", "--unseen", "3072", "--densities", "0.5,0.25",
+                       "--lengths", "1536,2048", "--long", "3072", "--unseen", "3072", "--densities", "0.5,0.25",
                        "--kinds", "copy,lookup", "--items", "2", "--texts", "1", "--depths", "2", "--seeds", "1",
                        "--shuffles", "1", "--random", "3", "--ppl-tokens", "8192", "--keep", "all", "--threads", "1"]
             done = subprocess.run(command, capture_output=True, text=True)
