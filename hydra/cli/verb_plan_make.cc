@@ -261,7 +261,9 @@ int MakeRandom(const PlanMakeFlags& flags, const CommonFlags& common) {
   std::vector<int64_t> profiled{1024, 2048, 4096};
   if (!flags.profile.empty()) {
     profiled.clear();
-    for (const auto& [N, length] : LoadProfile(flags.profile).lengths) profiled.push_back(N);
+    const InfluenceProfile profile = LoadProfile(flags.profile);
+    for (const auto& [N, length] : profile.lengths) profiled.push_back(N);
+    if (profiled.empty()) throw Error(ErrorCode::kUsage, flags.profile + ": the profile has no items");
   }
   const LayerPlan* first = nullptr;
   for (const LayerPlan& layer : dense.layers)

@@ -36,13 +36,13 @@ struct InfluenceStrips {
   float* pool_v;              // [Dh, Gp]
   double *za, *zc, *pa, *pc;  // [nb] each: sums of A and A G by bin; of all that stays below a bin
 };
-inline int64_t KeyTiles(const AttentionInfluenceArgs& a) { return (a.T + a.b - 1) / a.b; }
+inline int64_t TilesOfKeys(const AttentionInfluenceArgs& a) { return (a.T + a.b - 1) / a.b; }
 // Tiles of keys that a tile of queries may see.
 inline int64_t SeenTiles(const AttentionInfluenceArgs& a) {
-  return a.W > 0 ? std::min(KeyTiles(a), (a.W - 1 + a.b - 1) / a.b + 1) : KeyTiles(a);
+  return a.W > 0 ? std::min(TilesOfKeys(a), (a.W - 1 + a.b - 1) / a.b + 1) : TilesOfKeys(a);
 }
 inline int64_t LayOut(const AttentionInfluenceArgs& a, float* base, InfluenceStrips* s) {
-  const int64_t B = RoundUp(a.b), all = KeyTiles(a) * a.Dh * B, pool = a.Dh * RoundUp(a.G);
+  const int64_t B = RoundUp(a.b), all = TilesOfKeys(a) * a.Dh * B, pool = a.Dh * RoundUp(a.G);
   const int64_t strip = a.b * (RoundUp(a.G) + SeenTiles(a) * B);
   ScratchParts take(base);
   s->kT = take(all), s->vT = take(all), s->e = take(strip), s->g = take(strip);
@@ -91,7 +91,7 @@ struct InfluenceHead {
   InfluenceHead(const AttentionInfluenceArgs& args, int64_t h, const InfluenceScratch& scratch)
       : a(args), head(h), kv(h / (args.A / args.Akv)), B(RoundUp(args.b)), Gp(RoundUp(args.G)) {
     LayOut(a, scratch.floats, &s);
-    const int64_t nb = KeyTiles(a);
+    const int64_t nb = TilesOfKeys(a);
     s.za = scratch.doubles, s.zc = s.za + nb, s.pa = s.zc + nb, s.pc = s.pa + nb;
     lanes = static_cast<int64_t>(hn::Lanes(FloatTag()));
   }
@@ -322,7 +322,7 @@ void AttentionInfluence(const AttentionInfluenceArgs& a, int64_t head, int64_t t
     return std::any_of(row, row + a.Dh, [](float x) { return x != 0; });
   };
   int64_t ready = a.W > 0 ? std::max<int64_t>(0, t0 * a.b - a.W + 1) / a.b : 0;  // tiles before it are not seen
-  for (int64_t tile = t0; tile < std::min(t1, KeyTiles(a)); ++tile) {
+  for (int64_t tile = t0; tile < std::min(t1, TilesOfKeys(a)); ++tile) {
     const InfluenceTile t(h, tile);
     int64_t r = 0;
     while (r < t.rows && !any(t.first + r)) ++r;
@@ -350,7 +350,7 @@ int64_t InfluenceScratchFloats(const AttentionInfluenceArgs& a) {
   InfluenceStrips s{};
   return LayOut(a, nullptr, &s);
 }
-int64_t InfluenceScratchDoubles(const AttentionInfluenceArgs& a) { return 4 * KeyTiles(a); }
+int64_t InfluenceScratchDoubles(const AttentionInfluenceArgs& a) { return 4 * TilesOfKeys(a); }
 void AttentionInfluence(const AttentionInfluenceArgs& a, int64_t head, int64_t t0, int64_t t1,
                         const InfluenceScratch& scratch) {
   HYDRA_CHECK(a.A % a.Akv == 0 && 0 <= head && head < a.A && 0 <= t0 && t0 <= t1, head, " of ", a.A);
