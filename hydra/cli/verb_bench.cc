@@ -254,9 +254,8 @@ void CheckFlags(const BenchFlags& flags, const CLI::App* verb, bool speed) {
   if (flags.speculation.on() && (!flags.preset.empty() || !flags.ppl.empty()))
     throw Error(ErrorCode::kUsage, "bench: --spec needs a model with its tokenizer, -m, and no --ppl");
   if (flags.speculation.on())
-    for (const char* flag :
-         {"-d", "-b", "--provisional", "--accept", "--plant", "--interleave", "--profile", "--compare-cmd", "--stream",
-          "--plan"})
+    for (const char* flag : {"-d", "-b", "--provisional", "--accept", "--plant", "--interleave", "--profile",
+                             "--compare-cmd", "--stream", "--plan"})
       if (verb->count(flag) > 0)
         throw Error(ErrorCode::kUsage,
                     fmt::format("bench: {}: not with --spec, which times one sequence with and without guesses", flag));
