@@ -34,7 +34,7 @@ std::vector<Haystack> HaystacksOf(const std::vector<JudgedItems>& items) {
     std::map<std::tuple<std::string, std::string, int64_t>, size_t> known;  // group, kind, length
     for (size_t i = 0; i < items[f].file.items.size(); ++i) {
       const LongItem& item = items[f].file.items[i];
-      const auto [place, added] = known.try_emplace({item.group, item.kind, item.length}, all.size());
+      const auto [place, added] = known.try_emplace(std::tuple(item.group, item.kind, item.length), all.size());
       if (added) all.push_back({f, {}});
       all[place->second].at.push_back(i);
     }

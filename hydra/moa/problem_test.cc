@@ -102,7 +102,8 @@ TEST(Problem, BadBoundsAreRefusedWithTheLeastPossible) {
   refused({{1024, 0}}, {"density 0 at 1024", "above 0"});
   refused({{1024, 1.5}}, {"density 1.5 at 1024"});
   refused({{1024, 0.1}, {2048, 0.5}}, {"density 0.1 at 1024", "least possible is 0.125"});
-  const InfluenceProfile empty{.dense = profile.dense};
+  InfluenceProfile empty;
+  empty.dense = profile.dense;
   ExpectError([&] { (void)MakeProblem(empty, {.bounds = kHalf}); }, ErrorCode::kUsage, {"no items"});
 }
 

@@ -25,14 +25,15 @@ class Sweeper {
   const FoundPlan* Solve(const Program& program, int64_t left) {
     ++result_.programs;
     const double time = options_.time_limit - (Seconds() - begin_);
-    if (time <= 0 && !found_.empty()) {
+    if ((time <= 0 || (options_.stopped && options_.stopped())) && !found_.empty()) {
       result_.complete = false;
       return BestFor(program);
     }
     // A hard program may take the time of a few others, not of all.
     const SolveLimits limits{
         .seconds = std::max(0.5, std::min(time, 4 * time / static_cast<double>(std::max<int64_t>(1, left)))),
-        .gap = options_.gap};
+        .gap = options_.gap,
+        .stopped = found_.empty() ? nullptr : options_.stopped};  // there is to be one plan
     const FoundPlan* earlier = BestFor(program);
     std::optional<Solution> made;
     if (options_.cbc) made = SolveByCbc(problem_, program, limits);

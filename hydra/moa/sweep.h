@@ -17,6 +17,7 @@ struct SweepOptions {
   double gap = 1e-3;        // relative
   bool all_lengths = true;  // false: only the least loss at the longest profiled length
   int64_t most_plans = 12;
+  std::function<bool()> stopped = nullptr;  // asked now and then; true: as if the time were over
   std::function<void(int64_t done, int64_t total)> progress = nullptr;  // of programs; may throw
 };
 

@@ -89,7 +89,13 @@ std::vector<AnswerScore> ScoreAnswers(const Model& model, std::span<const Answer
   if (tasks.empty()) return scores;
   for (const AnswerTask& task : tasks) shared = std::min(shared, static_cast<int64_t>(task.prompt.size()) - 1);
   shared = std::max<int64_t>(shared, 0);
-  for (const AnswerTask& task : tasks) CheckTask(task, shared);
+  for (const AnswerTask& task : tasks) {
+    CheckTask(task, shared);
+    const auto n = static_cast<size_t>(shared);
+    if (!std::ranges::equal(task.prompt.first(n), tasks[0].prompt.first(n)))
+      throw Error(ErrorCode::kData,
+                  StrCat("questions about one text: their prompts do not begin with the same ", shared, " tokens"));
+  }
   ForwardScratch scratch;
   AnswerReader reader(model, pool, scratch);
   const auto read = [&](SequenceState& state, std::span<const int32_t> ids) {

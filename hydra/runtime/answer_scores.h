@@ -39,8 +39,8 @@ struct AnswerOptions {
 };
 
 // Scores of tasks whose prompts all begin with the first `shared` tokens of the first one; those that were scored.
-// Throws kUsage for a prompt or an answer without a token and for ids that the model does not have, kData for a loss
-// that is not finite.
+// Throws kUsage for a prompt or an answer without a token and for ids that the model does not have, kData for prompts
+// that begin otherwise and for a loss that is not finite.
 [[nodiscard]] std::vector<AnswerScore> ScoreAnswers(const Model& model, std::span<const AnswerTask> tasks,
                                                     int64_t shared, const AnswerOptions& options, ThreadPool& pool);
 
