@@ -60,6 +60,7 @@ void MatMul(const MatMulArgs& a, ActType act) {
       const std::vector<double>& factors = in_pairs(t) ? rounded : w;
       double sum = a.bias != nullptr ? a.bias[n] : 0;
       for (int64_t k = 0; k < K; ++k) sum += factors[static_cast<size_t>(k)] * x[static_cast<size_t>(t * K + k)];
+      if (a.silu) sum /= 1 + std::exp(-sum);
       if (a.row_scale != nullptr) sum *= a.row_scale[t];
       float& y = a.y[(a.y_rows != nullptr ? a.y_rows[t] : t) * y_stride + n];
       y = static_cast<float>(a.accumulate ? y + sum : sum);

@@ -23,7 +23,7 @@ GLOBALS = {
 }
 # Functions of the kernels' headers that are no kernels: sizes of memory, and weights in another layout.
 NO_TWIN = {"SsdScratchFloats", "AttentionScratchFloats", "AttentionTrainScratchFloats", "MambaScratchFloats",
-           "MambaSums", "PackedBytes", "MatrixBytes", "Pack", "DecodeMatrixRow"}
+           "MambaSums", "PackedBytes", "MatrixBytes", "Pack", "NarrowBytes", "PackNarrow", "DecodeMatrixRow"}
 
 
 def read(path):
