@@ -27,6 +27,7 @@ struct BenchRow {
   std::vector<double> samples{};      // tokens a second of all sequences, of each repetition
   Summary rate{};                     // ... of them all
   PassBytes moved{};                  // in one repetition
+  ExpertUse experts{};                // in one repetition; of models with BlockFFN layers
   double read_bytes_per_s = 0;        // of the memory
   double token_flops = 0;             // of a prompt's token
   double peak_flops = 0;              // that the arithmetic of the main matrices can do, all threads

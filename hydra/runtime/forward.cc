@@ -154,7 +154,7 @@ std::span<const float> Model::Forward(std::span<const Segment> segments, ThreadP
   CheckSegments(w, segments);
   w.CheckUnchanged();
   ForwardScratch::Data& s = scratch.data();
-  const int64_t V = w.config.vocab_size;
+  const int64_t V = w.head.rows;  // the vocabulary, or what a drafter's head has of it
   s.walks.clear();
   int64_t rows = 0;
   for (const Segment& segment : segments) {
