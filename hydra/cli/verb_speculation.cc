@@ -45,8 +45,8 @@ std::vector<int64_t> ParseLayers(const std::string& drafter, int64_t n_layers) {
     const int64_t first = number(part.substr(0, dash));
     const int64_t last = dash == std::string_view::npos ? first : number(part.substr(dash + 1));
     if (last < first)
-      throw Error(ErrorCode::kUsage, fmt::format("{}: layers {} to {} are none: the second must not be the smaller", where,
-                                                 first, last));
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("{}: layers {} to {} are none: the second must not be the smaller", where, first, last));
     for (int64_t layer = first; layer <= last; ++layer) layers.push_back(layer);
     if (comma == std::string_view::npos) return layers;
     rest.remove_prefix(comma + 1);
@@ -77,7 +77,8 @@ std::unique_ptr<Model> OpenDraftModel(const SpeculationFlags& flags, const Model
     return std::make_unique<Model>(SelfDraftModel(model, options));
   }
   if (flags.self() && flags.drafter != "self")
-    throw Error(ErrorCode::kUsage, fmt::format("--spec {}: only BlockFFN's drafter has layers to choose", flags.drafter));
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--spec {}: only BlockFFN's drafter has layers to choose", flags.drafter));
   if (flags.self()) return nullptr;
   ModelFlags theirs = model_flags;
   theirs.model = flags.drafter;
@@ -112,8 +113,8 @@ std::unique_ptr<Speculation> MakeSpeculation(const SpeculationFlags& flags, cons
 std::string DrafterMemory(const Speculation* speculation, const Model* draft) {
   if (speculation == nullptr || speculation->drafter().bytes() == 0) return "";
   std::string weights;
-  if (draft != nullptr)
-    weights = fmt::format("{} of weights, ", MiB(draft->weights().file_bytes + draft->weights().copied_bytes));
+  const int64_t bytes = draft == nullptr ? 0 : draft->weights().file_bytes + draft->weights().copied_bytes;
+  if (bytes > 0) weights = fmt::format("{} of weights, ", MiB(bytes));  // a part of the model has none of its own
   return fmt::format("drafter      {}: {}{} of state and passes (MiB)\n", speculation->drafter().name(), weights,
                      MiB(speculation->drafter().bytes()));
 }

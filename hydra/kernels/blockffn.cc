@@ -103,7 +103,7 @@ void BlockFfn(const BlockFfnArgs& a, const MatMulOptions& options, ThreadPool& p
   float* gates = s.gates.Get(a.n * a.E);
   uint32_t* active = a.active_bits != nullptr ? a.active_bits : s.active.Get(a.n * words);
   const int64_t steps = a.n <= ExpertProducts::kFew ? a.n : 0;
-  MatMul({.w = a.router, .x = a.x, .y = gates, .T = a.n, .steps = steps}, options, pool, s.matmul);
+  MatMul({.w = a.router, .x = a.x, .y = gates, .T = a.n, .f32 = true, .steps = steps}, options, pool, s.matmul);
   ReluGates(
       {.raw = gates, .scale = a.router_scale, .gates = gates, .active = active, .n = a.n, .E = a.E, .eps = a.eps});
   s.products.Begin({.gates = gates, .active = active, .n = a.n, .E = a.E}, steps);

@@ -68,7 +68,7 @@ struct ExpertGates {
 // once for the tokens of its list. Few tokens have the bits that each has alone, whatever came with it.
 class ExpertProducts {
  public:
-  static constexpr int64_t kFew = 32;            // tokens of a pass of which each has the bits that it has alone
+  static constexpr int64_t kFew = kSmallBatch;   // tokens of a pass of which each has the bits that it has alone
   static constexpr int64_t kFewGathered = 1024;  // of so few, tokens of the lists of one round
 
   // The first `steps` tokens have such bits in any pass.

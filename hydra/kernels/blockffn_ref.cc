@@ -13,7 +13,7 @@ void BlockFfn(const BlockFfnArgs& a, ActType act) {
   const int64_t words = (a.E + 31) / 32;
   std::vector<float> gates(static_cast<size_t>(a.n * a.E)), hidden, gate(static_cast<size_t>(a.n));
   std::vector<uint32_t> active(static_cast<size_t>(a.n * words));
-  MatMul({.w = a.router, .x = a.x, .y = gates.data(), .T = a.n}, act);
+  MatMul({.w = a.router, .x = a.x, .y = gates.data(), .T = a.n, .f32 = true}, act);
   ReluGates({.raw = gates.data(),
              .scale = a.router_scale,
              .gates = gates.data(),

@@ -90,7 +90,7 @@ TEST(BlockFfn, ManyTokensAreWhatOneIs) {
       const std::vector<float> want = layer.Run(form, one, {1});
       const std::vector<float> got = layer.Run(form, three);
       // Gates of many tokens may differ in their last bit, which may move a rounded number of the hidden layer.
-      ExpectClose(want, got, (form.act == ActType::kQ8 ? 3e-3 : 2e-5) * std::max(1.0, MaxAbs(want)));
+      ExpectClose(want, got, (form.act == ActType::kQ8 ? 6e-3 : 2e-5) * std::max(1.0, MaxAbs(want)));
       ExpectSameBits(got, layer.Run(form, one));
     }
   });
@@ -108,7 +108,7 @@ TEST(BlockFfn, Int8ActivationsStayNearTheTwin) {
         std::vector<float> want = Blank(n * 64), exact = want;
         ref::BlockFfn(layer.Args(want.data(), nullptr, 0, n), ActType::kQ8);
         ref::BlockFfn(layer.Args(exact.data(), nullptr, 0, n), ActType::kF32);
-        ExpectClose(want, got, 2e-3 * MaxAbs(want));
+        ExpectClose(want, got, 6e-3 * MaxAbs(want));
         ExpectClose(exact, got, 5e-2 * MaxAbs(want));
         double difference = 0;
         for (size_t i = 0; i < want.size(); ++i)

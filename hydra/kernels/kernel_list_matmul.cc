@@ -93,7 +93,7 @@ struct MatMulShape {
   int64_t rows = 0;  // of x and y, in which T are chosen; 0: T
   int64_t gap = 0;
   bool panels = true, narrow = false, gather = false, scatter = false, scale = false, bias = false, accumulate = false,
-       silu = false;
+       silu = false, f32 = false;
 };
 
 struct MatMulInputs {
@@ -127,6 +127,7 @@ std::string ShapeText(const MatMulShape& s) {
                                   {s.scale, " scaled"},
                                   {s.bias, " bias"},
                                   {s.silu, " SiLU"},
+                                  {s.f32, " without bf16"},
                                   {s.accumulate, " added"},
                                   {s.narrow, " narrow"}})
     if (has) text += name;
@@ -149,7 +150,8 @@ KernelCase MatMulCase(const MatMulShape& s, uint64_t seed) {
                       .row_scale = s.scale ? in->scale.data() : nullptr,
                       .bias = s.bias ? in->bias.data() : nullptr,
                       .accumulate = s.accumulate,
-                      .silu = s.silu};
+                      .silu = s.silu,
+                      .f32 = s.f32};
   };
   Arrays none;
   const int64_t y = std::max(s.rows, s.T) * (s.N + 2 * s.gap);
@@ -192,6 +194,7 @@ MatMulShape RandomShape(const MatMulForm& form, int64_t N, uint64_t seed) {
   s.gather = (bits & 4) != 0, s.scatter = (bits & 8) != 0, s.scale = (bits & 16) != 0;
   s.bias = (bits & 32) != 0, s.accumulate = (bits & 64) != 0;
   s.silu = !s.accumulate && (bits & 128) != 0;
+  s.f32 = (bits & 0x300) == 0;
   s.narrow = form.narrow;
   return s;
 }

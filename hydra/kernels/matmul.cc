@@ -4,8 +4,8 @@
 // (matmul_ref.cc).
 //
 // Four ways: float weights times few tokens are dot products straight from the rows, or sums of the vectors of narrow
-// panels; quantised weights times int8 blocks go by panels; all the rest is a GEMM of f32 or of pairs of bf16 over slabs
-// of W that are unpacked on the way.
+// panels; quantised weights times int8 blocks go by panels; all the rest is a GEMM of f32 or of pairs of bf16 over
+// slabs of W that are unpacked on the way.
 #include "hydra/kernels/matmul.h"
 
 #include <algorithm>
@@ -210,7 +210,7 @@ class Driver {
     Plan plan{.map = &a,
               .y = y,
               .way = WayOf(a),
-              .pairs = WayOf(a) == Way::kGemm && GoesInPairs(a.w.type, act_),
+              .pairs = WayOf(a) == Way::kGemm && !a.f32 && GoesInPairs(a.w.type, act_),
               .out = {},
               .layout = {},
               .x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride};

@@ -62,6 +62,7 @@ struct MatMulArgs {
   const float* bias = nullptr;         // [N]; null: 0
   bool accumulate = false;             // += instead of =
   bool silu = false;                   // not with accumulate
+  bool f32 = false;                    // nothing is rounded to bf16, whatever the type of activations
   int64_t steps = 0;                   // the first `steps` rows get the bits of T = 1, however many there are
   int owner = 0;                       // whose time a profile counts it as
 };

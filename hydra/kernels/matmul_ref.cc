@@ -40,7 +40,7 @@ void MatMul(const MatMulArgs& a, ActType act) {
   const bool few = !IsQuantised(a.w.type) && (a.T <= kSmallBatch || a.steps >= a.T);
   const auto in_pairs = [&](int64_t t) {
     const bool step = !IsQuantised(a.w.type) && (few || t < a.steps);
-    return GoesInPairs(a.w.type, act) && !step;
+    return !a.f32 && GoesInPairs(a.w.type, act) && !step;
   };
   std::vector<double> x(static_cast<size_t>(a.T * K));
   for (int64_t t = 0; t < a.T; ++t) {

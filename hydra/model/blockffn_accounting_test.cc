@@ -26,8 +26,8 @@ double TrafficMb(const ModelConfig& config, double w, double active) {
     if (spec.shape.size() == 1) sum -= static_cast<double>(bytes(spec));
     if (spec.role == TensorRole::kEmbedding) sum -= static_cast<double>(bytes(spec) / spec.shape[0]);
     if (spec.role == TensorRole::kLatentKvUp && w < 2)
-      sum -= static_cast<double>(spec.size()) * static_cast<double>(l.d_nope) / static_cast<double>(l.d_nope + l.d_value) *
-             (2 - w);
+      sum -= static_cast<double>(spec.size()) * static_cast<double>(l.d_nope) /
+             static_cast<double>(l.d_nope + l.d_value) * (2 - w);
   }
   return sum / 1e6;
 }

@@ -70,7 +70,8 @@ Model SelfDraftModel(const Model& model, const SelfDraftOptions& options) {
   out->keep = model.shared_weights();  // whose matrices these are
   out->source = from.source;
   // What a block adds keeps its factor, which the config takes from the number of layers.
-  out->config.scale_depth *= std::sqrt(static_cast<double>(layers.size()) / static_cast<double>(from.config.n_layers()));
+  out->config.scale_depth *=
+      std::sqrt(static_cast<double>(layers.size()) / static_cast<double>(from.config.n_layers()));
   out->config.layers.clear();
   for (const int64_t i : layers) {
     const auto at = static_cast<size_t>(i);

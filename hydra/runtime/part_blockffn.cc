@@ -4,6 +4,7 @@
 // of lists (kernels/blockffn.h), routing that benchmarks plant (routing_source.h). Dims: n rows, E experts.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "hydra/kernels/blockffn.h"
 #include "hydra/runtime/part.h"
@@ -29,6 +30,7 @@ class BlockFfn final : public Part {
     const bool few = pass_->n <= kernels::ExpertProducts::kFew;
     if (round == 0) {
       out.products.push_back(OfInput(block().block_ffn.router, gates_.Get(pass_->n * E())));
+      out.products.back().f32 = true;  // which experts run is not a matter of rounding
       if (few) out.products.back().steps = share_.n;
       return true;
     }

@@ -119,7 +119,8 @@ TEST(SelfDraft, OfBlockFfnIsTheModelWithoutExperts) {
         part.config = bare;
         part.tensor = [&source, &config, layers](const TensorSpec& spec) {
           const TensorTable table(config);
-          const int layer = spec.layer < 0 || layers.empty() ? spec.layer : static_cast<int>(layers[static_cast<size_t>(spec.layer)]);
+          const int layer =
+              spec.layer < 0 || layers.empty() ? spec.layer : static_cast<int>(layers[static_cast<size_t>(spec.layer)]);
           return source.tensor(*table.Find(spec.role, layer));
         };
         const Model want_model = BuildModel(part);

@@ -57,7 +57,7 @@ class Loader {
   float Scalar(R role) { return Floats(role).at(0); }
   // A matrix [rows, cols]; of `parts` equal ones below one another, the part number `part`.
   Matrix Map(R role, int64_t part = 0, int64_t parts = 1, bool pack = true);
-  Matrix MapRows(const TensorSpec& spec, int64_t first, int64_t rows, bool pack);
+  Matrix MapRows(const TensorSpec& spec, const StoredTensor& t, int64_t first, int64_t rows, bool pack);
   Matrix FromFloats(const F32& values, int64_t rows, int64_t cols);
   // Memory for a copy: among the panels, or by itself where nothing is packed.
   std::byte* Room(int64_t bytes);
@@ -108,11 +108,10 @@ Matrix Loader::Map(R role, int64_t part, int64_t parts, bool pack) {
   const TensorSpec* spec = Spec(role);
   HYDRA_CHECK(spec != nullptr, "tensor role ", static_cast<int>(role), " of layer ", layer_);
   const int64_t rows = spec->size() / spec->shape.back() / parts;
-  return MapRows(*spec, part * rows, rows, pack);
+  return MapRows(*spec, Stored(*spec), part * rows, rows, pack);
 }
 
-Matrix Loader::MapRows(const TensorSpec& spec, int64_t first, int64_t rows, bool pack) {
-  const StoredTensor t = Stored(spec);
+Matrix Loader::MapRows(const TensorSpec& spec, const StoredTensor& t, int64_t first, int64_t rows, bool pack) {
   const int64_t cols = spec.shape.back(), bytes = rows * RowBytes(t.type, cols);
   Matrix m{.type = t.type, .rows = rows, .cols = cols, .data = t.data + first * RowBytes(t.type, cols)};
   if (IsQuantised(t.type)) out_->quantised = true;
@@ -218,7 +217,7 @@ void Loader::Latent(LatentWeights* w) {
     const Matrix key{.type = type, .rows = c.kv_rank, .cols = c.d_nope, .data = turned.data()};
     w->key.push_back(Narrowed(
         key, Room(out_->options.pack ? kernels::NarrowBytes(type, c.kv_rank, c.d_nope) : kernels::MatrixBytes(key))));
-    w->values.push_back(MapRows(spec, first + c.d_nope, c.d_value, true));
+    w->values.push_back(MapRows(spec, t, first + c.d_nope, c.d_value, true));
   }
 }
 
@@ -306,7 +305,7 @@ void Loader::BlockFfn(BlockFfnWeights* w) {
                                                       : kernels::NarrowBytes(down.type, D, F);
   std::vector<std::byte*> rooms;
   for (int64_t e = 0; e < E; ++e) {
-    w->up.push_back(pack ? Matrix{.type = up.type, .rows = F, .cols = D} : MapRows(up_spec, e * F, F, false));
+    w->up.push_back(pack ? Matrix{.type = up.type, .rows = F, .cols = D} : MapRows(up_spec, up, e * F, F, false));
     if (pack)
       rooms.push_back(Room(IsQuantised(up.type) ? kernels::PackedBytes(up.type, F, D) : F * RowBytes(up.type, D)));
     rooms.push_back(Room(down_bytes));
