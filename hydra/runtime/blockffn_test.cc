@@ -129,10 +129,11 @@ TEST(BlockFfnModel, CountsTheUnionOfWhatItsTokensRun) {
         const double share = scratch.experts().ReadShare();
         const int64_t row = source.tensor(*table.Find(TensorRole::kEmbedding)).nbytes / config.vocab_size;
         const int64_t formula = StepWeightBytes(config, table, 1, bytes, share) + (n - 1) * row;
-        EXPECT_NEAR(static_cast<double>(scratch.moved().weights), static_cast<double>(formula), 0.01 * formula);
+        const double rounding = IsQuantised(type) ? 0.06 : 0.01;  // panels of such small matrices are rounded up
+        EXPECT_NEAR(static_cast<double>(scratch.moved().weights) / static_cast<double>(formula), 1, rounding);
         const int64_t nobody = StepWeightBytes(config, table, 1, bytes, 0) + (n - 1) * row;
-        EXPECT_NEAR(static_cast<double>(scratch.moved().weights - expert_bytes), static_cast<double>(nobody),
-                    0.01 * nobody);
+        EXPECT_NEAR(static_cast<double>(scratch.moved().weights - expert_bytes) / static_cast<double>(nobody), 1,
+                    rounding);
       }
     }
 }

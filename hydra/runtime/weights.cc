@@ -323,8 +323,8 @@ void Loader::BlockFfn(BlockFfnWeights* w) {
         Narrowed({.type = down.type, .rows = D, .cols = F, .data = columns.data()}, rooms[pack ? 2 * i + 1 : i]);
   });
   if (!source_.mapped) return;
-  if (pack) ReleasePages(up.data, up.nbytes);
-  ReleasePages(down.data, down.nbytes);
+  if (pack && up.owner == nullptr) ReleasePages(up.data, up.nbytes);
+  if (down.owner == nullptr) ReleasePages(down.data, down.nbytes);
 }
 
 void Loader::Workspace(WorkspaceWeights* w) {

@@ -2,7 +2,8 @@
 """Writes the golden vectors of tests/golden: tiny float64 models, their outputs, and the outputs of single parts.
 
 Numbers come from hydra_oracle.py and blockffn_oracle.py beside this file and from the two short references below (the
-Llama and Mamba-2 families of the controls). Not here: the comparison (hydra/nn/golden_test.cc, tests/parity/golden_test.py).
+Llama and Mamba-2 families of the controls). Not here: the comparison (hydra/nn/golden_test.cc,
+tests/parity/golden_test.py).
 Run:  python3 tests/golden/make_golden.py [FOLDER]      numpy only; without FOLDER, the files beside this one
 
 FOLDER/NAME/config.json, model.safetensors   the model
