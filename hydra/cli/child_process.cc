@@ -18,8 +18,6 @@
 #include "hydra/base/error.h"
 #include "hydra/io/file.h"
 
-extern char** environ;
-
 namespace hydra::cli {
 namespace {
 

@@ -176,8 +176,8 @@ void AddEvidenceVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<EvidenceFlags>();
   CLI::App* verb = context.AddVerb(root, kEvidenceVerb, "hydralm evidence all -o bench/results/evidence");
   verb->add_option("names", flags->names,
-                   "throughput, chaining, recall, facts, experts, routing, or all: what is missing of them is run;\n"
-                   "the command may be stopped at any time, the same one goes on")
+                   "throughput, chaining, recall, facts, experts, routing, or all: what is missing of them is run; the "
+                   "command may be stopped at any time, and the same one goes on")
       ->type_name("NAME");
   verb->add_option("-o,--output", flags->out, "folder of finished cells and of the report")->type_name("DIR");
   verb->add_option("--work", flags->work, "folder of checkpoints and logs")->type_name("DIR");

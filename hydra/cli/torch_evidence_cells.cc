@@ -10,8 +10,9 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <optional>
-#include <set>
+#include <utility>
 
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
@@ -125,7 +126,9 @@ EvidenceFolder::EvidenceFolder(const EvidenceFlags& flags)
     for (eval::Cell& cell : experiment->Cells(plan_)) {
       EvidenceCell one{.experiment = experiment.get(), .cell = std::move(cell), .file = {}};
       Json file = ReadCellFile(StrCat(out_, "/cells/", one.cell.name, ".json"));
-      if (file.is_object() && file.contains("result") && file["settings"] == one.cell.settings)
+      const auto has = [&](const char* key) { return file.is_object() && file.contains(key); };
+      if (has("result") && has("settings") && has("about") && has("seconds") && file["about"].is_object() &&
+          file["seconds"].is_number() && file["settings"] == one.cell.settings)
         one.file = std::move(file);
       cells_.push_back(std::move(one));
     }
@@ -167,8 +170,8 @@ EvidenceEstimate::EvidenceEstimate(const std::vector<EvidenceCell>& cells, doubl
   constexpr double kShare = 0.25;
   std::map<std::string, std::pair<double, double>> sums;  // FLOP, seconds
   for (const EvidenceCell& one : cells) {
-    if (!one.done() || one.cell.alone || !one.file["seconds"].is_number()) continue;
-    for (const std::string& name : {one.experiment->name(), std::string()}) {
+    if (!one.done() || one.cell.alone) continue;
+    for (const auto& name : {one.experiment->name(), std::string()}) {
       sums[name].first += one.cell.flops;
       sums[name].second += one.file["seconds"].get<double>();
     }
@@ -243,8 +246,8 @@ struct RunningCell {
   EvidenceCell* one;
   std::unique_ptr<ChildProcess> child;
   double begin = 0;
-  std::string output;  // a line that is not whole yet
-  double share = 0;    // done
+  std::string output = {};  // a line that is not whole yet
+  double share = 0;         // done
 };
 
 // Starts cells, looks after them, and says how it goes.
@@ -315,22 +318,14 @@ class CellRunner {
   void Launch(EvidenceCell& one) {
     const std::string work = folder_.WorkFolder(one.cell);
     MakeDirs(work);
-    std::vector<std::string> command = {"/proc/self/exe",
-                                        "evidence",
-                                        "--cell",
-                                        one.cell.name,
-                                        "--size",
-                                        flags_.size,
-                                        "--seeds",
-                                        StrCat(flags_.seeds),
-                                        "-o",
-                                        flags_.out,
-                                        "--work",
-                                        flags_.work,
-                                        "--device",
-                                        flags_.device,
-                                        "-t",
-                                        StrCat(flags_.threads)};
+    std::vector<std::string> command = {"/proc/self/exe", "evidence", one.experiment->name(), "--cell", one.cell.name};
+    for (const auto& [flag, value] : {std::pair<const char*, std::string>{"--size", flags_.size},
+                                      {"--seeds", StrCat(flags_.seeds)},
+                                      {"-o", flags_.out},
+                                      {"--work", flags_.work},
+                                      {"--device", flags_.device},
+                                      {"-t", StrCat(flags_.threads)}})
+      command.insert(command.end(), {flag, value});
     if (flags_.smoke) command.push_back("--smoke");
     // Threads that wait for one another in a loop would take the other cell's processor.
     running_.push_back(

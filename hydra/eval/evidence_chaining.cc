@@ -8,7 +8,7 @@ namespace {
 
 constexpr const char* kReadOff = "workspace read off";
 
-ChainingOptions TaskOptions(EvidenceSize size) {
+ChainingOptions ChainingSizes(EvidenceSize size) {
   if (size == EvidenceSize::kSmoke) return {.documents = 4, .test_documents = 8};
   if (size == EvidenceSize::k29M) return {.documents = 64, .test_documents = 1024};
   return {};
@@ -25,7 +25,7 @@ class ChainingExperiment final : public TaskExperiment {
   }
 
   [[nodiscard]] TaskPlan MakePlan(EvidenceSize size) const override {
-    const ChainingOptions o = TaskOptions(size);
+    const ChainingOptions o = ChainingSizes(size);
     return {.task = MakeChaining(o),
             .options = {{"chains", o.chains},
                         {"entities", o.entities},
@@ -50,7 +50,7 @@ class ChainingExperiment final : public TaskExperiment {
  public:
   [[nodiscard]] ReportSection Report(const EvidencePlan& plan, const CellResults& results) const override {
     const TaskPlan task = MakePlan(plan.size);
-    const ChainingOptions o = TaskOptions(plan.size);
+    const ChainingOptions o = ChainingSizes(plan.size);
     ReportSection section{
         .name = name(),
         .title = title(),
@@ -86,7 +86,7 @@ class ChainingExperiment final : public TaskExperiment {
     judge("longer", "Hydra follows chains longer than it was trained on", "share right of Hydra, k = 5 to 8",
           AtLeast(0.5), Level(plan, results, "hydra", "test", {4, 5, 6, 7}));
     Lines lines = TestLines();
-    lines.insert(lines.begin() + 1, {"hydra", kReadOff});
+    lines.insert(lines.begin() + 1, std::pair<std::string, std::string>("hydra", kReadOff));
     section.tables = {ScoreTable(plan, results, task, lines, "Shares of right answers."), RunTable(plan, results)};
     std::vector<double> x;
     for (size_t s = 0; s < task.task->settings().size(); ++s) x.push_back(static_cast<double>(s + 1));

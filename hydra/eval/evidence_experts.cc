@@ -9,7 +9,7 @@
 namespace hydra::eval {
 namespace {
 
-ArithmeticOptions TaskOptions(EvidenceSize size) {
+ArithmeticOptions ArithmeticSizes(EvidenceSize size) {
   if (size == EvidenceSize::kSmoke) return {.documents = 4, .test_documents = 8};
   if (size == EvidenceSize::k29M) return {.documents = 64};
   return {};
@@ -22,7 +22,7 @@ class ExpertsExperiment final : public TaskExperiment {
 
   [[nodiscard]] ReportSection Report(const EvidencePlan& plan, const CellResults& results) const override {
     const TaskPlan task = MakePlan(plan.size);
-    const ArithmeticOptions o = TaskOptions(plan.size);
+    const ArithmeticOptions o = ArithmeticSizes(plan.size);
     ReportSection section{
         .name = name(),
         .title = title(),
@@ -72,7 +72,7 @@ class ExpertsExperiment final : public TaskExperiment {
   }
 
   [[nodiscard]] TaskPlan MakePlan(EvidenceSize size) const override {
-    const ArithmeticOptions o = TaskOptions(size);
+    const ArithmeticOptions o = ArithmeticSizes(size);
     return {.task = MakeArithmetic(o),
             .options = {{"most", o.most},
                         {"tokens", o.tokens},

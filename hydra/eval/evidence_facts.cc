@@ -10,7 +10,9 @@
 namespace hydra::eval {
 namespace {
 
-FactsOptions TaskOptions(EvidenceSize size) {
+constexpr const char* kTableOff = "table read off";
+
+FactsOptions FactsSizes(EvidenceSize size) {
   if (size == EvidenceSize::kSmoke)
     return {.subjects = 20, .statements = 8, .documents = 4, .test_documents = 16, .new_subjects = 2};
   if (size == EvidenceSize::k29M) return {.documents = 64};
@@ -34,7 +36,7 @@ class FactsExperiment final : public TaskExperiment {
 
   [[nodiscard]] ReportSection Report(const EvidencePlan& plan, const CellResults& results) const override {
     const TaskPlan task = MakePlan(plan.size);
-    const FactsOptions o = TaskOptions(plan.size);
+    const FactsOptions o = FactsSizes(plan.size);
     ReportSection section{
         .name = name(),
         .title = title(),
@@ -67,8 +69,10 @@ class FactsExperiment final : public TaskExperiment {
           AtLeast(0.9), OfTeaching(plan, results, "held_out_after", {}));
     judge("kept", "Teaching them costs none of the old", "share right of old facts after less before", NoWorseBy(0.02),
           OfTeaching(plan, results, "old_after", "old_before"));
-    section.tables = {ScoreTable(plan, results, task, TestLines(), "Shares of right answers."),
-                      TeachingTable(plan, results), RunTable(plan, results)};
+    Lines lines = TestLines();
+    lines.insert(lines.begin() + 1, std::pair<std::string, std::string>("hydra", kTableOff));
+    section.tables = {ScoreTable(plan, results, task, lines, "Shares of right answers."), TeachingTable(plan, results),
+                      RunTable(plan, results)};
     AddCurves(plan, results, &section);
     return section;
   }
@@ -79,7 +83,7 @@ class FactsExperiment final : public TaskExperiment {
   }
 
   [[nodiscard]] TaskPlan MakePlan(EvidenceSize size) const override {
-    const FactsOptions o = TaskOptions(size);
+    const FactsOptions o = FactsSizes(size);
     return {.task = MakeFacts(o),
             .options = {{"subjects", o.subjects},
                         {"relations", o.relations},
@@ -180,7 +184,7 @@ class FactsExperiment final : public TaskExperiment {
         {"mean_gate", gates / reads}, {"rows_read", std::ranges::count(read, true)}, {"rows", read.size()}};
     ScoreOptions off = options;
     off.forward.controls.pkm_read = 0;
-    ScoreInto(task, model, "table read off", off, result);
+    ScoreInto(task, model, kTableOff, off, result);
   }
 
   // A share of the teaching report, less another one; errors are those of that many questions.

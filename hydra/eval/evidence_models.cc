@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The models of the experiments, by name.
 #include <algorithm>
-#include <charconv>
 #include <optional>
 
 #include "hydra/base/error.h"

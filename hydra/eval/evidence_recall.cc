@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // 12.3: does Hydra recall what lies beyond its window, and by which part?
 #include <algorithm>
+#include <tuple>
 
 #include "hydra/base/error.h"
 #include "hydra/eval/evidence_task.h"
@@ -13,7 +14,7 @@ constexpr const char* kNoLandmarks = "landmarks off";
 constexpr const char* kNoWorkspace = "workspace read off";
 constexpr const char* kWindowOnly = "window only";
 
-RecallOptions TaskOptions(EvidenceSize size) {
+RecallOptions RecallSizes(EvidenceSize size) {
   if (size == EvidenceSize::kSmoke)
     return {.pairs = 4,
             .train_least = 96,
@@ -37,7 +38,7 @@ RecallOptions TaskOptions(EvidenceSize size) {
 
 Json LengthsJson(const RecallOptions& o) {
   Json list = Json::array();
-  for (const RecallOptions::Length& length : o.lengths)
+  for (const RecallLength& length : o.lengths)
     list.push_back({length.tokens, length.documents, length.least, length.most});
   return list;
 }
@@ -49,7 +50,7 @@ class RecallExperiment final : public TaskExperiment {
 
   [[nodiscard]] ReportSection Report(const EvidencePlan& plan, const CellResults& results) const override {
     const TaskPlan task = MakePlan(plan.size);
-    const RecallOptions o = TaskOptions(plan.size);
+    const RecallOptions o = RecallSizes(plan.size);
     const std::vector<std::string> distances = task.task->settings();
     ReportSection section{
         .name = name(),
@@ -104,7 +105,7 @@ class RecallExperiment final : public TaskExperiment {
   }
 
   [[nodiscard]] TaskPlan MakePlan(EvidenceSize size) const override {
-    const RecallOptions o = TaskOptions(size);
+    const RecallOptions o = RecallSizes(size);
     return {.task = MakeRecall(o),
             .options = {{"pairs", o.pairs},
                         {"keys", o.keys},
@@ -159,7 +160,7 @@ class RecallExperiment final : public TaskExperiment {
     Evidence evidence = Level(plan, results, "hydra", "test", {s});
     evidence.learned = learned;
     std::string better;
-    for (const std::string& control : {"transformer", "transformer-active", "mamba2"}) {
+    for (const char* control : {"transformer", "transformer-active", "mamba2"}) {
       const Evidence gain = Gain(plan, results, control, "test", "hydra", "test", {s});
       if (!gain.interval) evidence.interval.reset();  // a verdict needs all of them
       if (gain.interval && gain.interval->low > 0) better += StrCat(better.empty() ? "" : ", ", control);

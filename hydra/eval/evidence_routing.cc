@@ -16,7 +16,7 @@ constexpr const char* kBlind = "hydra-round-robin";
 constexpr int64_t kShuffles = 1000;
 const std::vector<std::string> kTopK = {"hydra-top-1", "hydra-top-2", "hydra-top-4", "hydra-top-8"};
 
-LanguagesOptions TaskOptions(EvidenceSize size) {
+LanguagesOptions LanguagesSizes(EvidenceSize size) {
   if (size == EvidenceSize::kSmoke) return {.tokens = 64, .documents = 4, .test_documents = 8};
   if (size == EvidenceSize::k29M) return {.test_documents = 24};  // one seed is run on a CPU
   return {};
@@ -87,7 +87,7 @@ Json Bans(nn::Model& model, const std::vector<TaskDocument>& documents, int64_t 
     std::vector<std::vector<double>> cost;  // [expert][language]
     for (size_t e = 0; e < experts; ++e) {
       ScoreOptions banned = options;
-      banned.forward.controls.layers[layers[layer]].ban_experts = {static_cast<int64_t>(e)};
+      banned.forward.controls.layers[layers[layer]].ban_experts = std::vector<int64_t>{static_cast<int64_t>(e)};
       cost.push_back(Losses(model, documents, languages, banned));
       for (size_t l = 0; l < whole.size(); ++l) cost.back()[l] -= whole[l];
     }
@@ -118,7 +118,7 @@ class RoutingExperiment final : public TaskExperiment {
 
   [[nodiscard]] ReportSection Report(const EvidencePlan& plan, const CellResults& results) const override {
     const TaskPlan task = MakePlan(plan.size);
-    const LanguagesOptions o = TaskOptions(plan.size);
+    const LanguagesOptions o = LanguagesSizes(plan.size);
     const double entropy = dynamic_cast<const LanguagesTask&>(*task.task).entropy();
     ReportSection section{
         .name = name(),
@@ -148,7 +148,7 @@ class RoutingExperiment final : public TaskExperiment {
   }
 
   [[nodiscard]] TaskPlan MakePlan(EvidenceSize size) const override {
-    const LanguagesOptions o = TaskOptions(size);
+    const LanguagesOptions o = LanguagesSizes(size);
     return {.task = MakeLanguages(o),
             .options = {{"languages", o.languages},
                         {"ids", o.ids},
@@ -207,7 +207,7 @@ class RoutingExperiment final : public TaskExperiment {
   [[nodiscard]] std::vector<Measured> LossesOf(const EvidencePlan& plan, const CellResults& results,
                                                const std::string& model, const std::string& what) const {
     std::vector<size_t> all;
-    for (size_t i = 0; i < static_cast<size_t>(TaskOptions(plan.size).languages); ++i) all.push_back(i);
+    for (size_t i = 0; i < static_cast<size_t>(LanguagesSizes(plan.size).languages); ++i) all.push_back(i);
     std::vector<Measured> losses;
     for (const Share& share : Shares(plan, results, model, what, all)) losses.push_back({share.loss, share.loss_error});
     return losses;

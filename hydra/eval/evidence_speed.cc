@@ -35,7 +35,7 @@ std::string ModelFolder(const std::string& model, EvidenceSize size, const CellC
 }
 
 // What a cell takes on a machine of 200 GFLOP/s and 20 GB/s, with a warm-up before each process's first sample.
-double Seconds(const ModelConfig& config, const SpeedShape& shape, const SpeedTurns& turns) {
+double CellSeconds(const ModelConfig& config, const SpeedShape& shape, const SpeedTurns& turns) {
   constexpr double kFlops = 2e11, kBytes = 2e10, kStart = 1;
   const auto batch = static_cast<double>(shape.batch), repeats = static_cast<double>(turns.repeats);
   const double prompt = batch * PromptFlops(config, std::max<int64_t>(1, shape.tokens())) / kFlops;
@@ -72,7 +72,7 @@ Cell SpeedCell(const std::string& name, const std::vector<std::string>& models, 
                          {"repeats", turns.repeats}},
             .needs = {},
             .alone = true};
-  for (const std::string& model : models) cell.seconds += Seconds(EvidenceModel(model, size), shape, turns);
+  for (const std::string& model : models) cell.seconds += CellSeconds(EvidenceModel(model, size), shape, turns);
   return cell;
 }
 

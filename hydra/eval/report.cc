@@ -3,8 +3,10 @@
 #include "hydra/eval/report.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <sstream>
 
 #include "hydra/base/error.h"

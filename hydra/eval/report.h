@@ -5,6 +5,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hydra/eval/claims.h"
@@ -24,9 +25,9 @@ struct ReportLine {
 };
 struct ReportPlot {
   std::string name;  // of its files
-  std::string title, x_label, y_label;
+  std::string title = {}, x_label = {}, y_label = {};
   bool log_x = false, log_y = false;
-  std::vector<ReportLine> lines;
+  std::vector<ReportLine> lines = {};
   std::vector<std::pair<std::string, double>> levels = {};  // lines across: chance, a goal
 };
 
@@ -34,10 +35,10 @@ struct ReportSection {
   std::string name;   // of the experiment: "chaining"
   std::string title;  // "12.2 Following links"
   std::string about;  // what was trained on what, in sentences
-  std::vector<Claim> claims;
-  std::vector<ReportTable> tables;
-  std::vector<ReportPlot> plots;
-  ReportTable rows;  // raw, for NAME.csv
+  std::vector<Claim> claims = {};
+  std::vector<ReportTable> tables = {};
+  std::vector<ReportPlot> plots = {};
+  ReportTable rows = {};  // raw, for NAME.csv
 };
 
 struct ReportHead {

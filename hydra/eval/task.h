@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tasks that a model is trained on and asked about: documents made of random numbers, each with the questions that
-// count in its loss and in its score. Torch-free. Not here: batches of them (task_batch.h), scores (score.h).
+// count in its loss and in its score. Torch-free. Not here: batches of them (task_batch.h), scores (task_score.h).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "hydra/base/rng.h"
@@ -52,7 +53,7 @@ class Task {
 
 // Draws of training, of tests and of tuning come from streams that have nothing in common.
 enum class Draw : uint64_t { kTrain = 1, kTest = 2, kTuning = 3 };
-// The generator of one document: `index` among those of a draw, `seed` that of the run (0 but for training).
+// The generator of one document: `index` among those of a draw; `seed` that of the run, or what tells tests apart.
 [[nodiscard]] inline Rng DocumentRng(Draw draw, uint64_t seed, uint64_t index) {
   return Rng(Mix64(seed) + static_cast<uint64_t>(draw), index);
 }
@@ -81,18 +82,18 @@ struct ChainingOptions {
 // Key-value pairs among filler, at most one to a chunk of `chunk` tokens, wholly inside it; at the end "? key" of every
 // pair in a random order, without the values. A setting d is the questions with d / 2 < distance <= d, from the key in
 // the text to the key in the question.
+struct RecallLength {
+  int64_t tokens = 0;     // of a document
+  int64_t documents = 0;  // to test with
+  int64_t least = 0;      // of its settings: the smallest and the largest distance that it is scored for
+  int64_t most = 0;
+};
 struct RecallOptions {
   int64_t pairs = 16, keys = 256, values = 256, filler = 1024;
   int64_t chunk = 16;
   int64_t train_least = 288, train_most = 512;  // tokens of a document, multiples of chunk; one length a step
   int64_t documents = 4;                        // of a step
-  struct Length {
-    int64_t tokens = 0;     // of a document
-    int64_t documents = 0;  // to test with
-    int64_t least = 0;      // of its settings: the smallest and the largest distance that it is scored for
-    int64_t most = 0;
-  };
-  std::vector<Length> lengths = {
+  std::vector<RecallLength> lengths = {
       {288, 520, 64, 256}, {512, 144, 512, 512}, {1024, 144, 1024, 1024}, {2048, 144, 2048, 2048}};
 };
 [[nodiscard]] std::unique_ptr<Task> MakeRecall(const RecallOptions& options);
@@ -138,7 +139,8 @@ struct ArithmeticOptions {
 // ---- Languages (12.6) ----
 
 // Languages over the same ids: after any two ids each language has successors of its own, `successors` of them with
-// probabilities that halve, and no successor is one of two languages. Which they are is drawn for each two ids.
+// probabilities that halve, and no successor is one of two languages. In the long run every id and every two ids in a
+// row are as common as every other, in every language: only three in a row tell which it is.
 struct LanguagesOptions {
   int64_t languages = 4, ids = 32, successors = 8;
   int64_t tokens = 256;         // of a document

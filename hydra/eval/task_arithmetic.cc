@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Problems in digits.
 #include <algorithm>
-#include <array>
 #include <map>
 
 #include "hydra/base/error.h"

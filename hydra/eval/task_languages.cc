@@ -15,11 +15,22 @@ class Languages final : public LanguagesTask {
   explicit Languages(const LanguagesOptions& options) : o_(options) {
     HYDRA_CHECK(o_.languages * o_.successors <= o_.ids, "successors of two languages would meet");
     Rng rng(kWorld);
-    std::vector<int32_t> ids(static_cast<size_t>(o_.ids));
-    std::iota(ids.begin(), ids.end(), 0);
-    for (int64_t context = 0; context < o_.ids * o_.ids; ++context) {
-      Shuffle(rng, &ids);
-      successors_.insert(successors_.end(), ids.begin(), ids.begin() + o_.languages * o_.successors);
+    successors_.resize(static_cast<size_t>(o_.ids * o_.ids * o_.languages * o_.successors));
+    std::vector<int64_t> ring(static_cast<size_t>(o_.ids)), place = ring;
+    std::iota(ring.begin(), ring.end(), int64_t{0});
+    std::iota(place.begin(), place.end(), int64_t{0});
+    // For a last id the ids stand in a ring, and each id before it begins at a place of its own: so every id follows as
+    // often as every other, over all that can stand before the last one.
+    for (int64_t last = 0; last < o_.ids; ++last) {
+      Shuffle(rng, &ring);
+      Shuffle(rng, &place);
+      for (int64_t before = 0; before < o_.ids; ++before)
+        for (int64_t language = 0; language < o_.languages; ++language)
+          for (int64_t i = 0; i < o_.successors; ++i) {
+            const int64_t at = (place[static_cast<size_t>(before)] + language * o_.successors + i) % o_.ids;
+            successors_[Index(before * o_.ids + last, language, i)] =
+                static_cast<int32_t>(ring[static_cast<size_t>(at)]);
+          }
     }
   }
 
@@ -44,8 +55,7 @@ class Languages final : public LanguagesTask {
     return Held(Draw::kTuning, std::max<int64_t>(1, o_.test_documents / 4));
   }
 
-  // Right guesses of the next token. Ids are equally common in the long run, as every context's successors are drawn
-  // from all of them.
+  // Right guesses of the next token.
   [[nodiscard]] std::vector<Solver> solvers() const override {
     const auto all = [&](double share) { return std::vector<double>(static_cast<size_t>(o_.languages), share); };
     return {{"chance: any id", all(1 / static_cast<double>(o_.ids))}, {"the language known", all(Probability(0))}};
@@ -60,6 +70,9 @@ class Languages final : public LanguagesTask {
  private:
   static constexpr uint64_t kWorld = 2025;
 
+  [[nodiscard]] size_t Index(int64_t context, int64_t language, int64_t i) const {
+    return static_cast<size_t>((context * o_.languages + language) * o_.successors + i);
+  }
   // Of the i-th successor: halves, the last two alike.
   [[nodiscard]] double Probability(int64_t i) const {
     return std::ldexp(1.0, static_cast<int>(-std::min(i + 1, o_.successors - 1)));
@@ -77,8 +90,7 @@ class Languages final : public LanguagesTask {
       const int64_t context = document.ids[at - 2] * o_.ids + document.ids[at - 1];
       int64_t pick = 0;
       for (double u = rng.Uniform(); pick + 1 < o_.successors && u >= Probability(pick); ++pick) u -= Probability(pick);
-      document.ids.push_back(
-          successors_[static_cast<size_t>((context * o_.languages + language) * o_.successors + pick)]);
+      document.ids.push_back(successors_[Index(context, language, pick)]);
     }
     return document;
   }

@@ -14,7 +14,7 @@ class Recall final : public Task {
   explicit Recall(const RecallOptions& options) : o_(options) {
     HYDRA_CHECK(o_.pairs <= o_.keys && o_.chunk >= 2, "too few keys, or chunks that hold no pair");
     std::set<int64_t> distances;
-    for (const RecallOptions::Length& length : o_.lengths) {
+    for (const RecallLength& length : o_.lengths) {
       Check(length.tokens);
       for (int64_t d = length.least; d <= length.most; d *= 2) distances.insert(d);
     }
@@ -26,12 +26,12 @@ class Recall final : public Task {
   [[nodiscard]] int64_t vocabulary() const override { return Ask() + 1; }
 
   [[nodiscard]] std::vector<TaskDocument> TrainStep(uint64_t seed, int64_t step) const override {
-    Rng of_step = DocumentRng(Draw::kTrain, seed, static_cast<uint64_t>(step) << 8 | 0xff);
+    Rng of_step = DocumentRng(Draw::kTrain, seed, OfStep(step, 0xff));
     const auto lengths = static_cast<uint64_t>((o_.train_most - o_.train_least) / o_.chunk + 1);
     const int64_t tokens = o_.train_least + o_.chunk * static_cast<int64_t>(of_step.Below(lengths));
     std::vector<TaskDocument> documents;
     for (int64_t i = 0; i < o_.documents; ++i) {
-      Rng rng = DocumentRng(Draw::kTrain, seed, static_cast<uint64_t>(step) << 8 | static_cast<uint64_t>(i));
+      Rng rng = DocumentRng(Draw::kTrain, seed, OfStep(step, i));
       documents.push_back(Document(rng, {.tokens = tokens, .documents = 1, .least = 1, .most = tokens}));
     }
     return documents;
@@ -45,7 +45,7 @@ class Recall final : public Task {
 
   [[nodiscard]] std::vector<TaskDocument> Test() const override {
     std::vector<TaskDocument> documents;
-    for (const RecallOptions::Length& length : o_.lengths)
+    for (const RecallLength& length : o_.lengths)
       for (int64_t i = 0; i < length.documents; ++i) {
         Rng rng = DocumentRng(Draw::kTest, static_cast<uint64_t>(length.tokens), static_cast<uint64_t>(i));
         documents.push_back(Document(rng, length));
@@ -69,6 +69,8 @@ class Recall final : public Task {
   }
 
  private:
+  // The number of a document of a step, and of the step's length.
+  [[nodiscard]] static uint64_t OfStep(int64_t step, int64_t i) { return static_cast<uint64_t>(256 * step + i); }
   [[nodiscard]] int32_t Key(int64_t i) const { return static_cast<int32_t>(o_.filler + i); }
   [[nodiscard]] int32_t Value(int64_t i) const { return static_cast<int32_t>(o_.filler + o_.keys + i); }
   [[nodiscard]] int32_t Ask() const { return static_cast<int32_t>(o_.filler + o_.keys + o_.values); }
@@ -80,7 +82,7 @@ class Recall final : public Task {
   }
 
   // The first of the distances d with d / 2 < distance <= d, as a place in settings(); -1: not one that counts.
-  [[nodiscard]] int Setting(int64_t distance, const RecallOptions::Length& length) const {
+  [[nodiscard]] int Setting(int64_t distance, const RecallLength& length) const {
     for (size_t i = 0; i < distances_.size(); ++i) {
       const int64_t d = distances_[i];
       if (2 * distance > d && distance <= d) return d >= length.least && d <= length.most ? static_cast<int>(i) : -1;
@@ -88,7 +90,7 @@ class Recall final : public Task {
     return -1;
   }
 
-  [[nodiscard]] TaskDocument Document(Rng& rng, const RecallOptions::Length& length) const {
+  [[nodiscard]] TaskDocument Document(Rng& rng, const RecallLength& length) const {
     const int64_t before = Before(length.tokens);
     TaskDocument document;
     for (int64_t i = 0; i < before; ++i)

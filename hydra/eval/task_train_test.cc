@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "hydra/base/error.h"
@@ -63,11 +64,11 @@ TEST(TaskBatch, EveryDocumentIsThereOnceWithItsAnswers) {
 
 TEST(TaskBatch, TextPredictsEveryTokenAndLongAnswersEachOfTheirs) {
   const TaskBatch text = MakeBatches({{.ids = {5, 6, 7}, .questions = {}, .label = 0}}, 4, 100).front();
-  EXPECT_TRUE(torch::equal(text.batch.targets, torch::tensor({6L, 7L, -100L, -100L}).unsqueeze(0)));
+  EXPECT_TRUE(torch::equal(text.batch.targets, torch::tensor({6, 7, -100, -100}, torch::kInt64).unsqueeze(0)));
   const TaskBatch sum =
       MakeBatches({{.ids = {1, 10, 2, 13, 1}, .questions = {{.at = 3, .answer = {1, 2}}}}}, 4, 100).front();
-  EXPECT_TRUE(
-      torch::equal(sum.batch.targets, torch::tensor({-100L, -100L, -100L, 1L, 2L, -100L, -100L, -100L}).unsqueeze(0)));
+  EXPECT_TRUE(torch::equal(sum.batch.targets,
+                           torch::tensor({-100, -100, -100, 1, 2, -100, -100, -100}, torch::kInt64).unsqueeze(0)));
   EXPECT_THROW((void)MakeBatches({{.ids = {1, 10, 2, 13, 9}, .questions = {{.at = 3, .answer = {1, 2}}}}}, 4, 100),
                std::logic_error);
 }
@@ -136,7 +137,9 @@ TEST(TaskTrain, ARunThatDivergesEndsAndSaysSo) {
   const TempDir dir;
   nn::Model model = Small("transformer");
   const auto train = [&] {
-    return TrainOnTask(model, *task, {.steps = 12, .lr = 1e30, .seed = 5, .align = 16, .folder = dir / "run"});
+    return TrainOnTask(
+        model, *task,
+        {.steps = 12, .lr = std::numeric_limits<double>::infinity(), .seed = 5, .align = 16, .folder = dir / "run"});
   };
   const TaskTrained trained = train();
   EXPECT_TRUE(trained.finished);
@@ -194,12 +197,14 @@ TEST(TaskScore, IsThatOfEachDocumentAlone) {
   }
 }
 
-// A model whose output is the embedding of its input answers with the token at the question.
+// A model that gives the embedding of its input, a direction for each id, answers with the token at the question.
 TEST(TaskScore, CountsAnswersThatAreRightToTheLastToken) {
   nn::Model model = Small("transformer");
   const torch::NoGradGuard no_grad;
   for (const auto& [spec, tensor] : model.Tensors())
-    if (spec->role == TensorRole::kAttnO || spec->role == TensorRole::kFfnDown) tensor.zero_();
+    if (spec->role == TensorRole::kAttnO || spec->role == TensorRole::kFfnDown || spec->role == TensorRole::kEmbedding)
+      tensor.zero_();
+  for (int64_t id = 0; id < 10; ++id) model.at(TensorRole::kEmbedding)[id][id] = 1;
   const std::vector<TaskDocument> documents = {
       {.ids = {1, 2, 2}, .questions = {{.at = 1, .answer = {2, 2}, .setting = 0}}},  // both right
       {.ids = {1, 2, 3}, .questions = {{.at = 1, .answer = {3, 3}, .setting = 0}}},  // the first is wrong
@@ -218,7 +223,7 @@ TEST(TaskScore, CountsAnswersThatAreRightToTheLastToken) {
 
 TEST(TaskScore, PairsAreFoundInPools) {
   nn::Model model = Small("hydra");
-  const auto task = MakeRecall({.pairs = 4, .train_least = 96, .train_most = 96, .lengths = {{96, 6, 32, 64}}});
+  const auto task = MakeRecall({.pairs = 4, .train_least = 96, .train_most = 96, .lengths = {{96, 60, 32, 64}}});
   const std::vector<TaskDocument> documents = task->Test();
   // Every token is a landmark, or one of sixteen.
   ModelConfig all = model.config();
