@@ -118,18 +118,14 @@ class ThroughputExperiment final : public Experiment {
                              PromptFlops(EvidenceModel("hydra", plan.size), longest);
       judge("prefill-64k", StrCat("At 64K it gains three quarters of the ratio of counted FLOP, ", Fixed(counted, 1)),
             "ratio of tokens/s", AtLeast(std::round(100 * 0.75 * counted) / 100), of(true, longest, "transformer"));
-      judge("crossover-prefill", "It is faster than a transformer of equal active size from 4K on in prefill",
-            "length at which the ratio of tokens/s passes 1", AtMost(4096), CrossoverOf(plan, results, true));
-      judge("crossover-decode", "It is faster than a transformer of equal active size from 1K on in decode",
-            "length at which the ratio of tokens/s passes 1", AtMost(1024), CrossoverOf(plan, results, false));
     } else {
       judge("prefill-64k", "Hydra-nano reads prompts of 64K twenty times as fast as a transformer of equal total size",
             "ratio of tokens/s", AtLeast(20), of(true, longest, "transformer"));
-      judge("crossover-prefill", "It is faster than a transformer of equal active size from 4K on in prefill",
-            "length at which the ratio of tokens/s passes 1", AtMost(4096), CrossoverOf(plan, results, true));
-      judge("crossover-decode", "It is faster than a transformer of equal active size from 1K on in decode",
-            "length at which the ratio of tokens/s passes 1", AtMost(1024), CrossoverOf(plan, results, false));
     }
+    judge("crossover-prefill", "It is faster than a transformer of equal active size from 4K on in prefill",
+          "length at which the ratio of tokens/s passes 1", AtMost(4096), CrossoverOf(plan, results, true));
+    judge("crossover-decode", "It is faster than a transformer of equal active size from 1K on in decode",
+          "length at which the ratio of tokens/s passes 1", AtMost(1024), CrossoverOf(plan, results, false));
     judge("memory", "The memory of a prompt grows no faster than its length",
           "slope of peak memory over length, both as logarithms, half the lengths and more", AtMost(1.1),
           MemorySlope(plan, results));

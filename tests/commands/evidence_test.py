@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ctest: torch timeout=600
+# ctest: torch slow timeout=900
 # `hydralm evidence` from outside, with tiny models and runs: every experiment comes to a report; what was killed goes
 # on to the same results; finished cells are kept; bad input is refused.
 import csv
