@@ -245,7 +245,6 @@ namespace {
 struct RunningCell {
   EvidenceCell* one;
   std::unique_ptr<ChildProcess> child;
-  double begin = 0;
   std::string output = {};  // a line that is not whole yet
   double share = 0;         // done
 };
@@ -331,8 +330,7 @@ class CellRunner {
     running_.push_back(
         {.one = &one,
          .child = std::make_unique<ChildProcess>(ChildOptions{
-             .command = command, .log = work + "/log.txt", .environment = {{"OMP_WAIT_POLICY", "passive"}}}),
-         .begin = Seconds()});
+             .command = command, .log = work + "/log.txt", .environment = {{"OMP_WAIT_POLICY", "passive"}}})});
   }
 
   // False where it has ended.

@@ -26,7 +26,7 @@ RecallOptions RecallSizes(EvidenceSize size) {
             .train_least = 576,
             .train_most = 4096,
             .documents = 32,
-            .lengths = {{576, 1040, 64, 512},
+            .lengths = {{576, 1160, 64, 512},
                         {1024, 144, 1024, 1024},
                         {2048, 144, 2048, 2048},
                         {4096, 144, 4096, 4096},

@@ -94,7 +94,7 @@ struct RecallOptions {
   int64_t train_least = 288, train_most = 512;  // tokens of a document, multiples of chunk; one length a step
   int64_t documents = 4;                        // of a step
   std::vector<RecallLength> lengths = {
-      {288, 520, 64, 256}, {512, 144, 512, 512}, {1024, 144, 1024, 1024}, {2048, 144, 2048, 2048}};
+      {288, 560, 64, 256}, {512, 144, 512, 512}, {1024, 144, 1024, 1024}, {2048, 144, 2048, 2048}};
 };
 [[nodiscard]] std::unique_ptr<Task> MakeRecall(const RecallOptions& options);
 
