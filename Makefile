@@ -5,6 +5,7 @@
 #   make demo         set-up, build of the commands, train hydra-nano on real text and write with it
 #   make chat         set-up, build of hydralm, talk to SmolLM2-135M (fetched once; MODEL=path: another model)
 #   make check        set-up, build, every test but the longest ones (make check-slow)
+#   make evidence    set-up, build, an hour of the experiments behind what Hydra claims (docs/evidence.md)
 #   make bench        every page of bench/results but nano_sweep, and quality where its model is (bench/run.sh)
 #   make tsan         the torch-free tests under ThreadSanitizer
 #   make fuzz         fuzz every reader, FUZZ_SECONDS=600 each (clang)
@@ -61,6 +62,9 @@ arm: setup
 bench: build
 	@bench/run.sh $(BUILD)
 
+evidence: build
+	@$(BUILD)/hydralm evidence all --minutes 60
+
 tidy: build
 	@tools/setup.sh dev
 	@tools/tidy.sh $(BUILD)
@@ -75,4 +79,4 @@ format: setup
 clean:
 	rm -rf build
 
-.PHONY: all setup setup-torch build demo chat check check-slow tsan arm bench tidy fuzz format clean
+.PHONY: all setup setup-torch build demo chat check check-slow tsan arm bench evidence tidy fuzz format clean

@@ -170,6 +170,15 @@ std::string GrowthTable(const Subject& subject) {
     row("full attention", "T", "2 parameters + 4 T heads Dh a block", products + near.attention,
         products + far.attention, Commas(subject.At(subject.run.ctx).kv));
   }
+  if (c.HasAttention(AttentionKind::kLatent)) {
+    const int64_t products = linear(Component::kAttention);
+    row("latent attention", "T", "2 parameters + 2 T heads (Dk + Dv) a block", products + near.attention,
+        products + far.attention, Commas(subject.At(subject.run.ctx).kv));
+  }
+  if (c.HasFfn(FfnKind::kBlockFfn)) {
+    const int64_t products = linear(Component::kBlockFfn);
+    row("BlockFFN", "nothing", "2 parameters with every expert active", products, products, "0");
+  }
   if (c.HasFfn(FfnKind::kChunkMoe)) {
     const int64_t products = linear(Component::kMoe);
     row("experts", "nothing", "2 (router + k of E experts)", products, products, Commas(state.moe));

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/control_flags.h"
 #include "hydra/cli/model_flags.h"
@@ -33,12 +34,34 @@ struct BenchFlags {
   ModelFlags model;
   std::string preset, type = "bf16", format = "md", ppl, compare;
   std::vector<int64_t> prompts{512}, generates{128}, depths{0}, batches{1}, provisional{};
+  std::vector<std::string> plants;
+  double accept = 1;
   int64_t repeats = 5;
   bool stream = false, interleave = false, profile = false;
   TextFlags special;  // of --ppl
   SpeculationFlags speculation;
   std::string speculation_text;
 };
+
+// "0.16,0.87" or "1".
+MarkovRouting::Options ParsePlant(const std::string& text) {
+  const size_t comma = text.find(',');
+  MarkovRouting::Options plant{.a = ParseNumber(text.substr(0, comma), "--plant " + text + ": active share")};
+  if (comma != std::string::npos) plant.r = ParseNumber(text.substr(comma + 1), "--plant " + text + ": reuse");
+  if (comma == std::string::npos && plant.a != 1)
+    throw Error(ErrorCode::kUsage, fmt::format("--plant {}: give the reuse behind a comma, such as 0.16,0.87", text));
+  (void)MarkovRouting(1, 1, 1, plant);  // throws for shares that no trace has
+  return plant;
+}
+
+// Each test under each planted trace; as they are where none is planted.
+std::vector<SpeedTest> UnderEachPlant(const std::vector<SpeedTest>& tests, const BenchFlags& flags) {
+  if (flags.plants.empty()) return tests;
+  std::vector<SpeedTest> all;
+  for (const SpeedTest& test : tests)
+    for (const std::string& plant : flags.plants) all.emplace_back(test).plant = ParsePlant(plant);
+  return all;
+}
 
 std::vector<SpeedTest> Tests(const BenchFlags& flags) {
   std::vector<SpeedTest> tests;
@@ -50,16 +73,22 @@ std::vector<SpeedTest> Tests(const BenchFlags& flags) {
         if (n == 0) continue;
         tests.push_back({.prompt = 0, .generate = n, .depth = depth, .batch = batch});
         for (const int64_t tokens : flags.provisional)
-          tests.push_back({.prompt = 0, .generate = n, .provisional = tokens, .depth = depth, .batch = batch});
+          tests.push_back({.prompt = 0,
+                           .generate = n,
+                           .provisional = tokens,
+                           .depth = depth,
+                           .batch = batch,
+                           .accept = flags.accept});
       }
     }
-  return tests;
+  return UnderEachPlant(tests, flags);
 }
 
 // What was asked for: --ppl or --stream alone leave the speed tests out.
 bool WantsSpeed(const BenchFlags& flags, const CLI::App* verb) {
   if (flags.ppl.empty() && !flags.stream) return true;
-  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--provisional", "--interleave", "--profile", "--compare-cmd"})
+  for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--provisional", "--accept", "--plant", "--interleave",
+                           "--profile", "--compare-cmd"})
     if (verb->count(flag) > 0) return true;
   return false;
 }
@@ -112,6 +141,7 @@ BenchRow MakeRow(const Runner& runner, Running& running, bool profile, double re
   row.moved = running.speed.moved();
   row.kv_bytes = running.speed.kv_bytes();
   if (runner.plan) row.plan = runner.plan.About(running.test.plan.length, runner.model.options().kv_dtype);
+  row.experts = running.speed.experts();
   row.read_bytes_per_s = read_bytes_per_s;
   row.token_flops = CountTokenFlops(runner.model.config(), running.test);
   if (row.token_flops > 0)
@@ -224,8 +254,8 @@ void CheckFlags(const BenchFlags& flags, const CLI::App* verb, bool speed) {
   if (flags.speculation.on() && (!flags.preset.empty() || !flags.ppl.empty()))
     throw Error(ErrorCode::kUsage, "bench: --spec needs a model with its tokenizer, -m, and no --ppl");
   if (flags.speculation.on())
-    for (const char* flag :
-         {"-d", "-b", "--provisional", "--interleave", "--profile", "--compare-cmd", "--stream", "--plan"})
+    for (const char* flag : {"-d", "-b", "--provisional", "--accept", "--plant", "--interleave", "--profile",
+                             "--compare-cmd", "--stream", "--plan"})
       if (verb->count(flag) > 0)
         throw Error(ErrorCode::kUsage,
                     fmt::format("bench: {}: not with --spec, which times one sequence with and without guesses", flag));
@@ -233,6 +263,10 @@ void CheckFlags(const BenchFlags& flags, const CLI::App* verb, bool speed) {
     throw Error(ErrorCode::kUsage, "bench: --spec-text is for --spec");
   if (!flags.preset.empty() && !flags.ppl.empty())
     throw Error(ErrorCode::kUsage, "bench: --ppl needs a trained model: give -m");
+  if (!(flags.accept >= 0 && flags.accept <= 1))
+    throw Error(ErrorCode::kUsage, fmt::format("--accept {}: must be 0 to 1", flags.accept));
+  if (verb->count("--accept") > 0 && flags.provisional.empty())
+    throw Error(ErrorCode::kUsage, "bench: --accept is for --provisional");
   if (speed && Tests(flags).empty()) throw Error(ErrorCode::kUsage, "bench: nothing to do: -p and -n are 0");
 }
 
@@ -289,6 +323,10 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   const Runner runner = Open(opened, open);
   const Model& model = runner.model;
   for (SpeedTest& test : tests) test.plan = runner.plan.At(runner.PlanLengthOf(test.length()));
+  if (!flags.plants.empty() && !model.config().HasFfn(FfnKind::kBlockFfn))
+    throw Error(ErrorCode::kUsage, fmt::format("--plant {}: this model has no BlockFFN layers", flags.plants.front()));
+  if (!flags.plants.empty() && !common.quiet)
+    fmt::print(stderr, "planted      routing of experts: the speeds are the engine's, not those of the model's text\n");
   BenchRow row{.model = ModelName(model.path()),
                .params = CountParams(model.config()).total,
                .file_bytes = FileBytes(model),
@@ -330,23 +368,21 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
   AddNumbers(verb, "-p,--n-prompt", &flags->prompts, "tokens read at once; a list makes a test of each; 0 = none",
              Range(0, 1 << 24));
   AddNumbers(verb, "-n,--n-gen", &flags->generates, "tokens one by one; 0 = none", Range(0, 1 << 24));
-  AddNumbers(verb, "--provisional", &flags->provisional,
-             "-n also in provisional passes of so many tokens, all taken: what verifying a draft costs at most",
+  AddNumbers(verb, "--provisional", &flags->provisional, "-n also in passes of so many tokens, as a draft is verified",
              Range(1, kProvisionalTokens));
+  verb->add_option("--accept", flags->accept, "of --provisional's tokens, the share of a draft that is right");
+  verb->add_option("--plant", flags->plants, "active share and reuse of BlockFFN's experts; repeatable")
+      ->type_name("A[,R]");
   AddNumbers(verb, "-d,--depth", &flags->depths, "tokens held before", Range(0, 1 << 26));
   AddNumbers(verb, "-b,--batch", &flags->batches, "sequences at once", Range(1, 512));
   verb->add_option("-r,--repeats", flags->repeats, "repetitions of each test, after a warm-up")->check(Range(1, 10000));
-  verb->add_flag("--interleave", flags->interleave,
-                 "repeat all tests in turn, so that a slow moment of the machine meets each; holds all their states");
-  verb->add_flag(
-      "--profile", flags->profile,
-      "where the time of each test goes, in one more repetition: parts, barriers, what one thread does alone");
+  verb->add_flag("--interleave", flags->interleave, "repeat all tests in turn, so that a slow moment meets each");
+  verb->add_flag("--profile", flags->profile, "where the time of each test goes, in one more repetition");
   verb->add_option("-o,--format", flags->format, "md, csv, json or jsonl")->type_name("FORMAT");
   verb->add_option("--ppl", flags->ppl, "perplexity on a text, in chunks of 512 or -c; - = stdin")->type_name("FILE");
   AddTextFlags(verb, {.parse_special = false, .add_special = true}, &flags->special);
   AddSpeculationFlags(verb, &flags->speculation);
-  verb->add_option("--spec-text", flags->speculation_text,
-                   "with --spec: the prompts of -p are its first tokens, in place of random ones")
+  verb->add_option("--spec-text", flags->speculation_text, "with --spec: the prompts of -p are its first tokens")
       ->type_name("FILE");
   verb->add_flag("--stream", flags->stream, "print the memory's read rate; alone: nothing else");
   verb->add_option(

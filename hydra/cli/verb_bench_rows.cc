@@ -80,6 +80,10 @@ Json RowJson(const BenchRow& row) {
       json["gflop_per_s"] = GflopPerSecond(row);
       json["peak_gflop_per_s"] = row.peak_flops / 1e9;
     }
+    if (const auto& plant = row.test.plant) json["planted"] = {{"active", plant->a}, {"reuse", plant->r}};
+    if (row.test.accept != 1) json["planted_acceptance"] = row.test.accept;
+    if (row.experts.layers > 0)
+      json["experts"] = {{"active", row.experts.ActiveShare()}, {"read", row.experts.ReadShare()}};
   }
   if (row.compared)
     json["compare"] = {{"tok_per_s", RateJson(*row.compared)}, {"ratio", row.rate.median / row.compared->median}};
@@ -101,9 +105,12 @@ RowFormat ParseRowFormat(const std::string& name) {
 }
 
 std::string TestName(const SpeedTest& test) {
-  return fmt::format("{}{}{} @ {}{}", test.prompt > 0 ? "pp" : "tg", test.prompt > 0 ? test.prompt : test.generate,
-                     test.provisional > 0 ? fmt::format(" by {}", test.provisional) : "", test.depth,
-                     test.batch > 1 ? fmt::format(" x{}", test.batch) : "");
+  const bool steps = test.provisional > 0;
+  return fmt::format("{}{}{}{} @ {}{}{}", test.prompt > 0 ? "pp" : "tg", test.prompt > 0 ? test.prompt : test.generate,
+                     steps ? fmt::format(" by {}", test.provisional) : "",
+                     steps && test.accept != 1 ? fmt::format(" (planted acceptance {:g})", test.accept) : "",
+                     test.depth, test.batch > 1 ? fmt::format(" x{}", test.batch) : "",
+                     test.plant ? fmt::format(", planted activity {:g} reuse {:g}", test.plant->a, test.plant->r) : "");
 }
 
 std::optional<double> CompareRate(const std::string& output) {
@@ -203,7 +210,8 @@ void RowWriter::WriteCsv(const BenchRow& row) {
   if (rows_ == 0)
     fmt::print(
         "model,params,file_bytes,threads,target,p,n,d,b,mean,sd,median,min,max,weights,state,kv,gb_per_s,read_gb_per_s,"
-        "gflop_per_s,peak_gflop_per_s,kernels,other_median,perplexity,provisional,kv_bytes,key_tiles,plan,density\n");
+        "gflop_per_s,peak_gflop_per_s,kernels,other_median,perplexity,provisional,planted_acceptance,planted_active,"
+        "planted_reuse,experts_read,kv_bytes,key_tiles,plan,density\n");
   std::string name = row.model;  // a quoted field
   for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
   const Summary& r = row.rate;
@@ -214,6 +222,10 @@ void RowWriter::WriteCsv(const BenchRow& row) {
              GflopPerSecond(row), row.peak_flops / 1e9, row.kernels,
              row.compared ? fmt::format("{}", row.compared->median) : "",
              row.perplexity ? fmt::format("{}", row.perplexity->value) : "", row.test.provisional);
+  const auto& plant = row.test.plant;
+  fmt::print("{},{},{},{},", row.test.accept != 1 ? fmt::format("{}", row.test.accept) : "",
+             plant ? fmt::format("{}", plant->a) : "", plant ? fmt::format("{}", plant->r) : "",
+             row.experts.layers > 0 ? fmt::format("{}", row.experts.ReadShare()) : "");
   fmt::print("{},{},{},{}\n", row.kv_bytes, row.moved.key_tiles,
              row.plan.is_null() ? "" : row.plan["rules_sha256"].get<std::string>(),
              row.plan.is_null() ? "" : fmt::format("{}", row.plan["density"].get<double>()));

@@ -29,6 +29,7 @@ struct BenchRow {
   PassBytes moved{};                  // in one repetition
   int64_t kv_bytes = 0;               // keys and values that all sequences hold room for
   nlohmann::ordered_json plan{};      // of --plan, for each of them; null: none
+  ExpertUse experts{};                // in one repetition; of models with BlockFFN layers
   double read_bytes_per_s = 0;        // of the memory
   double token_flops = 0;             // of a prompt's token
   double peak_flops = 0;              // that the arithmetic of the main matrices can do, all threads

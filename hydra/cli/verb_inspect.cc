@@ -48,6 +48,7 @@ struct InspectOptions {
   std::string kv_dtype = "f16", state_dtype = "f32";
   std::string fit;        // bytes, with a unit
   std::string bandwidth;  // bytes a second, with a unit
+  double active = 1;      // share of BlockFFN's experts that a step reads
   bool tensors = false;
   std::string report;  // a page of HTML
   PlanFlags plan;
@@ -234,7 +235,9 @@ void PrintText(const ModelConfig& config, const Subject& subject, const InspectO
     rate = fmt::format(": at most {:.1f} tok/s at {:g} GB/s",
                        static_cast<double>(*c.bandwidth) / static_cast<double>(c.run.read_per_token),
                        static_cast<double>(*c.bandwidth) / 1e9);
-  fmt::print("read/token   {} B{}\n", Commas(c.run.read_per_token), rate);
+  const std::string experts =
+      config.HasFfn(FfnKind::kBlockFfn) ? fmt::format(" with {:g}% of the experts", 100 * options.active) : "";
+  fmt::print("read/token   {} B{}{}\n", Commas(c.run.read_per_token), experts, rate);
 
   std::string verdict = " MiB";
   if (c.fit.have > 0) {
@@ -301,6 +304,7 @@ Json CostsJson(const ModelConfig& config, const InspectOptions& options, const C
       {"batch", options.batch},
       {"fit", fit}};
   if (c.plan) json["plan"] = c.plan.About(options.ctx, ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype"));
+  if (config.HasFfn(FfnKind::kBlockFfn)) json["experts_read"] = options.active;
   if (c.bandwidth)
     json["max_tok_per_s"] = static_cast<double>(*c.bandwidth) / static_cast<double>(c.run.read_per_token);
   return json;
@@ -395,7 +399,10 @@ int RunInspect(const InspectOptions& options, const CommonFlags& common) {
                  .batch = options.batch,
                  .kv = ParseKvDtype(options.kv_dtype, "inspect: --kv-dtype"),
                  .state = ParseStateDtype(options.state_dtype, "inspect: --state-dtype"),
-                 .threads = PhysicalCores()};  // as many as generate takes
+                 .threads = PhysicalCores(),  // as many as generate takes
+                 .active = options.active};
+  if (!(options.active >= 0 && options.active <= 1))
+    throw Error(ErrorCode::kUsage, fmt::format("inspect: --active {}: must be 0 to 1", options.active));
 
   const Subject subject = LoadSubject(options);
   if (!common.quiet) PrintWarnings(subject.notes);
@@ -461,6 +468,8 @@ void AddInspectVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--bandwidth", options->bandwidth,
                    "memory bandwidth, such as 25GB/s, for a bound on tokens a second")
       ->type_name("BYTES/s");
+  verb->add_option("--active", options->active, "share of BlockFFN's experts that a step reads, such as 0.16")
+      ->type_name("SHARE");
   verb->add_option("--report", options->report,
                    "write a page with tables and plots, beside a transformer and a Mamba-2 of equal size")
       ->type_name("FILE.html");

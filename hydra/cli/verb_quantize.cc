@@ -40,12 +40,14 @@ int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
       source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); },
       flags.pre);
   const auto worst = WorstChanges(report);
+  const std::string note = ExpertDownNote(source.config, recipe);
   const double share =
       static_cast<double>(report.bytes_after) / static_cast<double>(std::max<int64_t>(report.bytes_before, 1));
   if (common.json) {
     nlohmann::ordered_json json = ReportJson(flags.target, report);
     json["type"] = flags.type;
     json["tensors"] = report.written;
+    if (!note.empty()) json["note"] = note;
     for (const TensorChange& c : worst)
       json["worst"].push_back(
           {{"name", c.name}, {"from", Info(c.from).name}, {"to", Info(c.to).name}, {"error", c.error}});
@@ -56,6 +58,7 @@ int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
   const auto is_k = [](const TensorChange& c) { return c.to == WeightType::kQ4_K; };
   if (flags.type == "q4_k_m" && std::none_of(report.changes.begin(), report.changes.end(), is_k))
     fmt::print("  no tensor is Q4_K: it takes rows of a multiple of 256, those of this model are in Q8_0\n");
+  if (!note.empty()) fmt::print("  {}\n", note);
   if (share > 1) fmt::print("  larger than before: {} holds more bits than the file's types\n", flags.type);
   for (const TensorChange& c : worst)
     fmt::print("  {:<44} {} -> {}  relative error {:.4f}\n", c.name, Info(c.from).name, Info(c.to).name, c.error);

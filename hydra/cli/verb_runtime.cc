@@ -127,9 +127,10 @@ std::string Explanation(const Model& model, const ModelFlags& flags, int threads
       fmt::format("explain      weights of few tokens: {} ({})\n", Describe(w.tuning.tuning, threads), w.tuning.about);
   std::set<std::string> parts;  // the matrices of the first block of each kind
   w.ForEachMatrix([&](const std::string& part, const kernels::Matrix& m) {
+    const kernels::ActType as = part == "router" ? kernels::ActType::kF32 : w.act();  // BlockFFN's scores are exact
     if (parts.insert(part).second)
       text += fmt::format("explain      {:<18} {:<5} [{}, {}]: {}\n", part, Info(m.type).name, m.rows, m.cols,
-                          KernelText(m, w.act()));
+                          KernelText(m, as));
   });
   return text;
 }

@@ -7,10 +7,13 @@
 #include <algorithm>
 
 #include "hydra/base/error.h"
+#include "hydra/base/number.h"
 #include "hydra/cli/byte_size.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/verb_runtime.h"
 #include "hydra/io/file.h"
+#include "hydra/runtime/drafter.h"
+#include "hydra/runtime/weights.h"
 
 namespace hydra::cli {
 namespace {
@@ -28,6 +31,28 @@ void CheckSameTokens(const std::string& path, const Tokenizer& theirs, const Tok
                          OneLine(ours.TokenBytes(id), 40)));
 }
 
+// "0-3,8" behind self: as ascending numbers.
+std::vector<int64_t> ParseLayers(const std::string& drafter, int64_t n_layers) {
+  std::vector<int64_t> layers;
+  const std::string where = "--spec " + drafter;
+  const auto number = [&](std::string_view text) { return ParseWholeNumber(text, 0, n_layers - 1, where); };
+  std::string_view rest = drafter;
+  rest.remove_prefix(std::string_view("self:").size());
+  while (true) {
+    const size_t comma = rest.find(',');
+    const std::string_view part = rest.substr(0, comma);
+    const size_t dash = part.find('-');
+    const int64_t first = number(part.substr(0, dash));
+    const int64_t last = dash == std::string_view::npos ? first : number(part.substr(dash + 1));
+    if (last < first)
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("{}: layers {} to {} are none: the second must not be the smaller", where, first, last));
+    for (int64_t layer = first; layer <= last; ++layer) layers.push_back(layer);
+    if (comma == std::string_view::npos) return layers;
+    rest.remove_prefix(comma + 1);
+  }
+}
+
 double Ratio(int64_t a, int64_t b) { return b > 0 ? static_cast<double>(a) / static_cast<double>(b) : 0; }
 
 double BytesPerToken(const SpeculationStats& stats) { return Ratio(stats.moved.total(), stats.tokens); }
@@ -36,8 +61,8 @@ double BytesPerToken(const SpeculationStats& stats) { return Ratio(stats.moved.t
 
 void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags) {
   verb->add_option("--spec", flags->drafter,
-                   "guess tokens ahead, which changes none: off, ngram (from the text), self (the SSM alone) or a "
-                   "smaller model")
+                   "guess tokens ahead, which changes none: off, ngram (from the text), self (the SSM alone; of "
+                   "BlockFFN attention alone, self:0-5,9 some layers of it) or a smaller model")
       ->type_name("DRAFTER");
   verb->add_option("--spec-n", flags->most, "guesses of a pass at most")->check(Range(1, kProvisionalTokens - 1));
 }
@@ -45,7 +70,16 @@ void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags) {
 std::unique_ptr<Model> OpenDraftModel(const SpeculationFlags& flags, const ModelFlags& model_flags, const Model& model,
                                       const Tokenizer& tokenizer, ThreadPool& pool) {
   if (flags.drafter.empty()) throw Error(ErrorCode::kUsage, "--spec: must be off, ngram, self or a model: it is empty");
-  if (!flags.on() || flags.drafter == "ngram" || flags.drafter == "self") return nullptr;
+  if (!flags.on() || flags.drafter == "ngram") return nullptr;
+  if (flags.self() && SelfDraftsByLayers(model.config())) {
+    SelfDraftOptions options;
+    if (flags.drafter != "self") options.layers = ParseLayers(flags.drafter, model.config().n_layers());
+    return std::make_unique<Model>(SelfDraftModel(model, options));
+  }
+  if (flags.self() && flags.drafter != "self")
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--spec {}: only BlockFFN's drafter has layers to choose", flags.drafter));
+  if (flags.self()) return nullptr;
   ModelFlags theirs = model_flags;
   theirs.model = flags.drafter;
   theirs.controls.clear();
@@ -63,12 +97,13 @@ std::unique_ptr<Speculation> MakeSpeculation(const SpeculationFlags& flags, cons
   if (!flags.on()) return nullptr;
   const int most = static_cast<int>(flags.most);
   const auto by_model = [&](const std::string& name, const Model& guesses, const Controls& controls) {
-    return std::make_unique<ModelDrafter>(name, guesses, controls, most, model.config().vocab_size, pool, scratch);
+    const int64_t vocab = std::min(model.config().vocab_size, guesses.weights().head.rows);
+    return std::make_unique<ModelDrafter>(name, guesses, controls, most, vocab, pool, scratch);
   };
   std::unique_ptr<Drafter> drafter;
   if (draft != nullptr)
-    drafter = by_model(ModelName(flags.drafter), *draft, Controls());
-  else if (flags.drafter == "self")
+    drafter = by_model(flags.self() ? flags.drafter : ModelName(flags.drafter), *draft, Controls());
+  else if (flags.self())
     drafter = by_model("self", model, SelfDraftControls(model.config()));
   else
     drafter = std::make_unique<NgramDrafter>();
@@ -78,8 +113,8 @@ std::unique_ptr<Speculation> MakeSpeculation(const SpeculationFlags& flags, cons
 std::string DrafterMemory(const Speculation* speculation, const Model* draft) {
   if (speculation == nullptr || speculation->drafter().bytes() == 0) return "";
   std::string weights;
-  if (draft != nullptr)
-    weights = fmt::format("{} of weights, ", MiB(draft->weights().file_bytes + draft->weights().copied_bytes));
+  const int64_t bytes = draft == nullptr ? 0 : draft->weights().file_bytes + draft->weights().copied_bytes;
+  if (bytes > 0) weights = fmt::format("{} of weights, ", MiB(bytes));  // a part of the model has none of its own
   return fmt::format("drafter      {}: {}{} of state and passes (MiB)\n", speculation->drafter().name(), weights,
                      MiB(speculation->drafter().bytes()));
 }

@@ -15,15 +15,17 @@
 namespace hydra::cli {
 
 struct SpeculationFlags {
-  std::string drafter = "off";  // off, ngram, self, or a model
+  std::string drafter = "off";  // off, ngram, self (with layers behind a colon), or a model
   int64_t most = 4;             // guesses of a pass
   [[nodiscard]] bool on() const { return drafter != "off"; }
+  [[nodiscard]] bool self() const { return drafter == "self" || drafter.starts_with("self:"); }
   // Tokens of a provisional pass; 0: none.
   [[nodiscard]] int64_t provisional() const { return on() ? most + 1 : 0; }
 };
 void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags);
 
-// The model of --spec MODEL; null where the drafter needs none. Throws kUsage where its tokenizer is another one.
+// The model of --spec MODEL, or the part of the model itself that guesses where layers do; null where the drafter needs
+// none. Throws kUsage where its tokenizer is another one, or for layers that the model does not have.
 [[nodiscard]] std::unique_ptr<Model> OpenDraftModel(const SpeculationFlags& flags, const ModelFlags& model_flags,
                                                     const Model& model, const Tokenizer& tokenizer, ThreadPool& pool);
 // For decoding; null, which is plain steps, with --spec off. `draft`: what OpenDraftModel gave. Throws kUsage where the

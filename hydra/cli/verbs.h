@@ -11,6 +11,7 @@ namespace hydra::cli {
 // Run by hydralm-train.
 inline constexpr VerbLine kTrainVerb{"train", "train a model from a run file or flags"};
 inline constexpr VerbLine kProfileVerb{"profile", "what each attention head's distance is worth, for hydralm plan"};
+inline constexpr VerbLine kEvidenceVerb{"evidence", "run the experiments behind what Hydra claims, and judge them"};
 
 // Run by hydralm; eval of shards and logits --engine torch by hydralm-train.
 inline constexpr VerbLine kEvalVerb{"eval", "score a model: loss, bits per byte; plans by answers and perplexity"};

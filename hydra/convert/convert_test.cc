@@ -267,6 +267,28 @@ TEST(Quantise, TypesFollowTheRules) {
   }
 }
 
+// Blocks of a down matrix stay within an expert, and what that changes is said.
+TEST(Quantise, ExpertsAreNotCutThroughBlocks) {
+  ModelConfig config = BlockFfnNano();
+  const auto type_of = [&](QuantRecipe recipe, TensorRole role) {
+    return QuantisedType(config, *TensorTable(config).Find(role, 1), recipe);
+  };
+  using R = TensorRole;
+  EXPECT_EQ(type_of(QuantRecipe::kQ4_0, R::kBlockDown), WeightType::kQ4_0);  // 32 wide
+  EXPECT_EQ(type_of(QuantRecipe::kQ4_K_M, R::kBlockUp), WeightType::kQ4_K);
+  EXPECT_EQ(type_of(QuantRecipe::kQ4_K_M, R::kBlockDown), WeightType::kQ8_0);
+  EXPECT_EQ(type_of(QuantRecipe::kQ8_0, R::kBlockRouter), WeightType::kF32);
+  EXPECT_EQ(ExpertDownNote(config, QuantRecipe::kQ4_0), "");
+  EXPECT_EQ(ExpertDownNote(config, QuantRecipe::kQ4_K_M),
+            "down matrices of experts are in Q8_0: blocks of 256 cross experts");
+  config.moe.d_expert = 48;
+  for (const QuantRecipe recipe : {QuantRecipe::kQ8_0, QuantRecipe::kQ4_1, QuantRecipe::kQ4_K_M})
+    EXPECT_EQ(type_of(recipe, R::kBlockDown), WeightType::kBF16);
+  EXPECT_EQ(ExpertDownNote(config, QuantRecipe::kQ8_0),
+            "down matrices of experts are in BF16: experts are 48 wide, no multiple of 32");
+  EXPECT_EQ(ExpertDownNote(Llama(), QuantRecipe::kQ4_K_M), "");
+}
+
 TEST(Quantise, ErrorsShrinkWithBits) {
   const TempDir folder;
   ModelConfig config = Llama();

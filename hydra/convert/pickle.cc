@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A stack machine over values that are plain data. Source: Lib/pickletools.py of CPython, protocols 2 to 5;
-// torch/_utils.py for the arguments of the tensors.
+// A stack machine over values that are plain data. Source: CPython's documentation of the pickle protocols 2
+// to 5; LibTorch's own writer for the arguments of the tensors.
 #include "hydra/convert/pickle.h"
 
 #include <fmt/format.h>

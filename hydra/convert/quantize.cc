@@ -35,9 +35,7 @@ bool MoreBits(int64_t layer, int64_t n_layers) {
 
 WeightType Wanted(const ModelConfig& config, const TensorSpec& spec, QuantRecipe recipe) {
   if (spec.role == R::kPkmSubKeys || spec.role == R::kPkmTable) return WeightType::kQ8_0;
-  const WeightType type = std::find_if(std::begin(kRecipes), std::end(kRecipes), [&](const RecipeRow& row) {
-                            return row.recipe == recipe;
-                          })->type;
+  const WeightType type = std::ranges::find(kRecipes, recipe, &RecipeRow::recipe)->type;
   if (recipe != QuantRecipe::kQ4_K_M) return type;
   const bool value_or_down = spec.role == R::kAttnV || spec.role == R::kFfnDown || spec.role == R::kExpertDown;
   if (IsHead(config, spec.role) || (value_or_down && MoreBits(spec.layer, config.n_layers()))) return WeightType::kQ6_K;
@@ -58,8 +56,26 @@ std::optional<QuantRecipe> ParseQuantRecipe(std::string_view name) {
   return std::nullopt;
 }
 
+WeightType ExpertDownType(const ModelConfig& config, WeightType wanted) {
+  const auto fits = [&](WeightType type) { return config.moe.d_expert % Info(type).block == 0; };
+  constexpr int64_t kSmallBlock = 32;
+  if (Info(wanted).block <= kSmallBlock && fits(wanted)) return wanted;
+  return fits(WeightType::kQ8_0) ? WeightType::kQ8_0 : WeightType::kBF16;
+}
+
+std::string ExpertDownNote(const ModelConfig& config, QuantRecipe recipe) {
+  if (!config.HasFfn(FfnKind::kBlockFfn)) return "";
+  const WeightType wanted = std::ranges::find(kRecipes, recipe, &RecipeRow::recipe)->type;
+  const WeightType type = ExpertDownType(config, wanted);
+  if (type == wanted) return "";
+  return StrCat("down matrices of experts are in ", Info(type).name, ": ",
+                Info(wanted).block > 32 ? StrCat("blocks of ", Info(wanted).block, " cross experts")
+                                        : StrCat("experts are ", config.moe.d_expert, " wide, no multiple of 32"));
+}
+
 WeightType QuantisedType(const ModelConfig& config, const TensorSpec& spec, QuantRecipe recipe) {
   if (!spec.matmul) return WeightType::kF32;
+  if (spec.role == R::kBlockDown) return ExpertDownType(config, Wanted(config, spec, recipe));
   const int64_t row = spec.shape.back();
   for (const WeightType type : {Wanted(config, spec, recipe), WeightType::kQ8_0})
     if (row % Info(type).block == 0) return type;

@@ -24,6 +24,13 @@ enum class QuantRecipe { kQ8_0, kQ4_0, kQ4_1, kQ4_K_M };
 // for half of the value and down matrices. A row that is no whole number of blocks falls back to Q8_0, then to f32.
 [[nodiscard]] WeightType QuantisedType(const ModelConfig& config, const TensorSpec& spec, QuantRecipe recipe);
 
+// The type of BlockFFN's down matrices where `wanted` is that of the others. Its rows are cut into experts, so that a
+// block must not cross from one to the next: Q8_0 in place of blocks of 256, and BF16 where experts are no multiple of
+// 32 wide.
+[[nodiscard]] WeightType ExpertDownType(const ModelConfig& config, WeightType wanted);
+// What that changed, for a person; "" where nothing.
+[[nodiscard]] std::string ExpertDownNote(const ModelConfig& config, QuantRecipe recipe);
+
 // How far the values of a quantised tensor are from its own: root of (sum of squared errors / sum of squares).
 // Infinite where a value is NaN, and where zeros became something else.
 [[nodiscard]] double RelativeError(std::span<const float> values, std::span<const float> quantised);

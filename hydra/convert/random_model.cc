@@ -10,14 +10,16 @@
 
 #include "hydra/base/error.h"
 #include "hydra/base/rng.h"
+#include "hydra/convert/quantize.h"
 #include "hydra/model/initial_value.h"
 
 namespace hydra {
 namespace {
 
 // The wanted type where the table allows it and rows are whole blocks.
-WeightType TypeOf(const TensorSpec& spec, WeightType wanted) {
+WeightType TypeOf(const ModelConfig& config, const TensorSpec& spec, WeightType wanted) {
   if (!spec.matmul) return WeightType::kF32;
+  if (spec.role == TensorRole::kBlockDown) return ExpertDownType(config, wanted);
   for (const WeightType type : {wanted, WeightType::kQ8_0})
     if (spec.shape.back() % Info(type).block == 0) return type;
   return WeightType::kF32;
@@ -53,7 +55,7 @@ WeightSource RandomWeights(const ModelConfig& config, const RandomWeightOptions&
   auto tensors = std::make_shared<Tensors>();
   for (size_t i = 0; i < table.specs().size(); ++i) {
     const TensorSpec& spec = table.specs()[i];
-    const WeightType type = TypeOf(spec, options.type);
+    const WeightType type = TypeOf(config, spec, options.type);
     tensors->emplace(spec.name, Stored{type, Fill(config, spec, type, Rng(options.seed, i))});
   }
   WeightSource source;

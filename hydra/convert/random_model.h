@@ -12,7 +12,8 @@
 namespace hydra {
 
 struct RandomWeightOptions {
-  WeightType type = WeightType::kBF16;  // of matrices; rows that are not whole blocks become Q8_0, else F32
+  WeightType type = WeightType::kBF16;  // of matrices; rows that are not whole blocks become Q8_0, else F32, and
+                                        // down matrices of experts what ExpertDownType says
   uint64_t seed = 1;
 };
 

@@ -35,8 +35,12 @@ TEST(RandomWeights, RunAndHaveTheWantedTypes) {
 }
 
 TEST(PackedCopyBytes, AreWhatLoadingMakes) {
-  for (const ModelConfig& config : {HydraNano(), TransformerNano(), MambaNano()})
-    for (const WeightType type : {WeightType::kF32, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_1}) {
+  ModelConfig odd = SmallBlockFfn(false);  // down matrices whose blocks would cross
+  odd.moe.d_expert = 48;
+  for (const ModelConfig& config :
+       {HydraNano(), TransformerNano(), MambaNano(), SmallBlockFfn(false), SmallBlockFfn(true), odd})
+    for (const WeightType type :
+         {WeightType::kF32, WeightType::kBF16, WeightType::kQ8_0, WeightType::kQ4_1, WeightType::kQ4_K}) {
       const WeightSource source = RandomWeights(config, {.type = type});
       EXPECT_EQ(PackedCopyBytes(source), BuildModel(source).weights().packed_bytes)
           << FamilyName(config.family) << Info(type).name;

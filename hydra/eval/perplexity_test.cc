@@ -7,15 +7,14 @@
 #include <cmath>
 
 #include "hydra/base/error.h"
-#include "hydra/text/bpe_train.h"
+#include "hydra/eval/testing.h"
 #include "hydra/train/testing.h"
 
 namespace hydra::eval {
 namespace {
 
-const std::string kText = "the cat sat on the mat and the dog sat on the cat; then the dog and the cat sat on the mat";
-
-Tokenizer SmallTokenizer() { return Tokenizer::FromJson(TrainBpe({kText}, {.vocab_size = 280}).json, "test"); }
+using testing::kText;
+using testing::SmallTokenizer;
 
 ModelConfig Config(const Tokenizer& tokenizer) {
   ModelConfig config = train::testing::TinyConfig();

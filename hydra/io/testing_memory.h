@@ -23,14 +23,17 @@ struct Counter {
   bool on = false;
   int64_t now = 0, peak = 0;
 };
-inline thread_local Counter counter;
+inline Counter& TheCounter() {
+  static thread_local Counter counter;
+  return counter;
+}
 
 inline void* TryAllocate(std::size_t n, std::size_t alignment) noexcept {
   void* p = alignment == 0 ? std::malloc(n == 0 ? 1 : n)
                            : std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment);
-  if (counter.on && p != nullptr) {
-    counter.now += static_cast<int64_t>(::malloc_usable_size(p));
-    counter.peak = std::max(counter.peak, counter.now);
+  if (TheCounter().on && p != nullptr) {
+    TheCounter().now += static_cast<int64_t>(::malloc_usable_size(p));
+    TheCounter().peak = std::max(TheCounter().peak, TheCounter().now);
   }
   return p;
 }
@@ -40,7 +43,7 @@ inline void* Allocate(std::size_t n, std::size_t alignment) {
   return p;
 }
 inline void Release(void* p) noexcept {
-  if (counter.on && p != nullptr) counter.now -= static_cast<int64_t>(::malloc_usable_size(p));
+  if (TheCounter().on && p != nullptr) TheCounter().now -= static_cast<int64_t>(::malloc_usable_size(p));
   std::free(p);
 }
 
@@ -81,15 +84,15 @@ int64_t PeakOf(const std::string& bytes, F&& load, std::string* refusal = nullpt
   try {
     load(path);
   } catch (const Error& error) {
-    counter.on = false;
+    TheCounter().on = false;
     if (refusal != nullptr) *refusal = error.what();
   } catch (...) {
-    counter.on = false;
+    TheCounter().on = false;
     throw;
   }
-  counter.on = false;
+  TheCounter().on = false;
   EXPECT_LT(std::clock() - begin, 10 * CLOCKS_PER_SEC);  // 1 s; the slack is for sanitizers
-  return counter.peak;
+  return TheCounter().peak;
 }
 
 template <class F>

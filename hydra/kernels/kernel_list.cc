@@ -19,6 +19,7 @@ std::vector<Kernel> KernelList() {
   add(SsmKernels());
   add(AttentionKernels());
   add(MatMulKernels());
+  add(BlockFfnKernels());
   add(TrainKernels());
   add(MambaTrainKernels());
   add(InfluenceKernels());

@@ -98,6 +98,7 @@ struct Kernel {
 [[nodiscard]] std::vector<Kernel> SsmKernels();         // kernel_list_ssm.cc
 [[nodiscard]] std::vector<Kernel> AttentionKernels();   // kernel_list_attention.cc
 [[nodiscard]] std::vector<Kernel> MatMulKernels();      // kernel_list_matmul.cc
+[[nodiscard]] std::vector<Kernel> BlockFfnKernels();    // kernel_list_blockffn.cc
 [[nodiscard]] std::vector<Kernel> TrainKernels();       // kernel_list_train.cc
 [[nodiscard]] std::vector<Kernel> MambaTrainKernels();  // kernel_list_mamba.cc
 [[nodiscard]] std::vector<Kernel> InfluenceKernels();   // kernel_list_influence.cc

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list's products with weights: every type with every kind of activations; panels and rows, gathered and scattered
-// rows, scales, bias, accumulation. `size` is N. Dims as in matmul.h.
+// rows, scales, bias, accumulation, SiLU. `size` is N. Dims as in matmul.h.
 #include "hydra/kernels/kernel_list_matmul.h"
 
 #include <algorithm>
@@ -47,12 +47,19 @@ RandomWeights::RandomWeights(WeightType type, int64_t N, int64_t K, uint64_t see
 }
 
 void RandomWeights::PackFor(ThreadPool& pool) {
-  const int64_t need = PackedBytes(rows.type, rows.rows, rows.cols);
-  packed = rows;
-  if (need == 0) return;
-  panels.reset(static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((need + 63) / 64 * 64))));
-  HYDRA_CHECK(panels != nullptr);
-  packed = Pack(rows, panels.get(), pool);
+  const auto allocate = [](int64_t need) {
+    auto* p = static_cast<std::byte*>(std::aligned_alloc(64, static_cast<size_t>((need + 63) / 64 * 64)));
+    HYDRA_CHECK(p != nullptr);
+    return p;
+  };
+  packed = narrow = rows;
+  if (!IsQuantised(rows.type)) {
+    narrow_panels.reset(allocate(NarrowBytes(rows.type, rows.rows, rows.cols)));
+    narrow = PackNarrow(rows, narrow_panels.get(), pool);
+  } else if (const int64_t need = PackedBytes(rows.type, rows.rows, rows.cols); need > 0) {
+    panels.reset(allocate(need));
+    packed = Pack(rows, panels.get(), pool);
+  }
 }
 
 // Three times the largest weight (a quant's product, its minimum and offset) times the largest sum of |x|, and what is
@@ -85,7 +92,8 @@ struct MatMulShape {
   int64_t N, K, T;
   int64_t rows = 0;  // of x and y, in which T are chosen; 0: T
   int64_t gap = 0;
-  bool panels = true, gather = false, scatter = false, scale = false, bias = false, accumulate = false;
+  bool panels = true, narrow = false, gather = false, scatter = false, scale = false, bias = false, accumulate = false,
+       silu = false, f32 = false;
 };
 
 struct MatMulInputs {
@@ -118,7 +126,10 @@ std::string ShapeText(const MatMulShape& s) {
                                   {s.scatter, " scattered"},
                                   {s.scale, " scaled"},
                                   {s.bias, " bias"},
-                                  {s.accumulate, " added"}})
+                                  {s.silu, " SiLU"},
+                                  {s.f32, " without bf16"},
+                                  {s.accumulate, " added"},
+                                  {s.narrow, " narrow"}})
     if (has) text += name;
   return text;
 }
@@ -126,7 +137,9 @@ std::string ShapeText(const MatMulShape& s) {
 KernelCase MatMulCase(const MatMulShape& s, uint64_t seed) {
   const auto in = std::make_shared<MatMulInputs>(s, seed);
   const auto args = [=](Arrays& out) {
-    return MatMulArgs{.w = s.panels ? in->weights.packed : in->weights.rows,
+    return MatMulArgs{.w = s.narrow   ? in->weights.narrow
+                           : s.panels ? in->weights.packed
+                                      : in->weights.rows,
                       .x = in->x.data(),
                       .y = out.empty() ? nullptr : out[0].data(),
                       .T = s.T,
@@ -136,7 +149,9 @@ KernelCase MatMulCase(const MatMulShape& s, uint64_t seed) {
                       .y_rows = s.scatter ? in->y_rows.data() : nullptr,
                       .row_scale = s.scale ? in->scale.data() : nullptr,
                       .bias = s.bias ? in->bias.data() : nullptr,
-                      .accumulate = s.accumulate};
+                      .accumulate = s.accumulate,
+                      .silu = s.silu,
+                      .f32 = s.f32};
   };
   Arrays none;
   const int64_t y = std::max(s.rows, s.T) * (s.N + 2 * s.gap);
@@ -154,19 +169,33 @@ KernelCase MatMulCase(const MatMulShape& s, uint64_t seed) {
   return c;
 }
 
+struct MatMulForm {
+  WeightType type;
+  ActType act;
+  bool narrow;
+};
+
 // Tokens around the tiles; K around the vectors and blocks.
-MatMulShape RandomShape(WeightType type, ActType act, int64_t N, uint64_t seed) {
+MatMulShape RandomShape(const MatMulForm& form, int64_t N, uint64_t seed) {
   constexpr int64_t kT[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 18, 19, 24, 25, 40, 100};
   constexpr int64_t kK[] = {1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 96, 255, 256, 257, 511, 512, 513, 768};
   Rng rng(seed, static_cast<uint64_t>(N));
-  MatMulShape s{
-      .type = type, .act = act, .N = N, .K = kK[rng.Below(18)], .T = kT[rng.Below(20)], .rows = 110, .gap = 3};
-  const int64_t block = Info(type).block;
+  MatMulShape s{.type = form.type,
+                .act = form.act,
+                .N = N,
+                .K = kK[rng.Below(18)],
+                .T = kT[rng.Below(20)],
+                .rows = 110,
+                .gap = 3};
+  const int64_t block = Info(form.type).block;
   s.K = (s.K + block - 1) / block * block;
   const uint64_t bits = rng();
   s.panels = (bits & 3) != 0;
   s.gather = (bits & 4) != 0, s.scatter = (bits & 8) != 0, s.scale = (bits & 16) != 0;
   s.bias = (bits & 32) != 0, s.accumulate = (bits & 64) != 0;
+  s.silu = !s.accumulate && (bits & 128) != 0;
+  s.f32 = (bits & 0x300) == 0;
+  s.narrow = form.narrow;
   return s;
 }
 
@@ -189,23 +218,32 @@ void AddBench(WeightType type, std::vector<BenchCase>& bench) {
   add("prefill", 2048, 2048, 512);
   if (IsQuantised(type)) add("prefill", wide, narrow, 512, ActType::kF32);
   if (!IsQuantised(type)) add("prefill", wide, narrow, 512, ActType::kBF16);
+  if (Info(type).block == 256) return;
+  for (const int64_t T : {1, 4, 512}) {  // an expert's half: few columns
+    const MatMulShape s{.type = type, .act = ActType::kQ8, .N = wide, .K = 128, .T = T, .narrow = !IsQuantised(type)};
+    bench.push_back({"expert", [=](uint64_t seed) { return MatMulCase(s, seed); }, T == 1});
+  }
 }
 
 }  // namespace
 
 std::vector<Kernel> MatMulKernels() {
-  std::vector<std::pair<WeightType, ActType>> forms;
+  std::vector<MatMulForm> forms;
   Kernel k{.name = "MatMul", .forms = {}, .max_size = 72, .at_random = {}, .bench = {}};
   for (const WeightTypeInfo& info : AllWeightTypes()) {
     for (const ActType act : {ActType::kF32, ActType::kQ8, ActType::kBF16}) {
       if (info.block == 1 && act == ActType::kQ8) continue;  // as one of the others
-      forms.emplace_back(info.type, act);
+      forms.push_back({info.type, act, false});
       k.forms.push_back(NameOf(info.type, act));
+    }
+    if (info.block == 1) {
+      forms.push_back({info.type, ActType::kF32, true});
+      k.forms.push_back(StrCat(info.name, " narrow"));
     }
     AddBench(info.type, k.bench);
   }
   k.at_random = [forms](size_t form, int64_t size, uint64_t seed) {
-    return MatMulCase(RandomShape(forms[form].first, forms[form].second, size, seed), seed);
+    return MatMulCase(RandomShape(forms[form], size, seed), seed);
   };
   return {k};
 }

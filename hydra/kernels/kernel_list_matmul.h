@@ -13,7 +13,7 @@
 namespace hydra::kernels {
 
 // W as rows of random bits in the type's blocks, every quant and small scale possible, the halves d and m ordinary;
-// and, where the type has them, in panels of the level in use.
+// and, where the type has them, in panels of the level in use, or in narrow panels.
 struct RandomWeights {
   RandomWeights(WeightType type, int64_t N, int64_t K, uint64_t seed);
   void PackFor(ThreadPool& pool);  // once more, for another level or other bytes
@@ -23,8 +23,9 @@ struct RandomWeights {
   };
   std::vector<std::byte> bytes;
   Matrix rows;
-  std::unique_ptr<std::byte, Free> panels;  // 64-byte aligned
-  Matrix packed;                            // rows where the type has no panels
+  std::unique_ptr<std::byte, Free> panels, narrow_panels;  // 64-byte aligned
+  Matrix packed;                                           // rows where the type has no panels
+  Matrix narrow;                                           // rows where the type is quantised
 };
 
 // Of products in f32 or with x rounded as the twin rounds it.

@@ -83,6 +83,7 @@ Kernel NormKernel() {
 
 // ---- Rope ----
 
+// `gap` floats behind each row, and behind each head.
 KernelCase RopeCase(bool interleaved, int64_t T, int64_t heads, int64_t Dh, int64_t gap, uint64_t seed) {
   struct Inputs {
     std::vector<int64_t> pos;
@@ -95,7 +96,7 @@ KernelCase RopeCase(bool interleaved, int64_t T, int64_t heads, int64_t Dh, int6
   for (int64_t t = 9; t < T; ++t) in->pos[static_cast<size_t>(t)] = static_cast<int64_t>(rng.Below(100'000));
   for (int64_t i = 0; i < Dh / 2; ++i)
     in->inv_freq.push_back(std::pow(1e4, -2.0 * static_cast<double>(i) / static_cast<double>(Dh)));
-  const int64_t stride = heads * Dh + gap;
+  const int64_t head_stride = Dh + gap, stride = heads * head_stride + gap;
   const std::vector<float> x = Normals(T * stride, seed);
   KernelCase c;
   c.text = StrCat("T ", T, " heads ", heads, " Dh ", Dh, interleaved ? " interleaved" : " halves");
@@ -111,7 +112,8 @@ KernelCase RopeCase(bool interleaved, int64_t T, int64_t heads, int64_t Dh, int6
                         .heads = heads,
                         .Dh = Dh,
                         .x_stride = stride,
-                        .interleaved = interleaved};
+                        .interleaved = interleaved,
+                        .head_stride = head_stride};
       },
       Rope, ref::Rope);
   return c;
@@ -197,6 +199,55 @@ Kernel SoftmaxKernel() {
   for (const int64_t T : {512, 1})
     k.bench.push_back({"softmax", [=](uint64_t seed) { return SoftmaxCase(kSoftmaxForms[0], T, 1536, seed); }});
   return k;
+}
+
+// ---- Gates of experts ----
+
+// Shares of active experts from none to all; scales of both signs and zeros.
+KernelCase ReluGatesCase(double shift, bool in_place, int64_t n, int64_t E, uint64_t seed) {
+  const auto raw = std::make_shared<std::vector<float>>(Normals(n * E, seed));
+  const auto scale = std::make_shared<std::vector<float>>(Normals(E, seed + 1));
+  for (float& v : *raw) v += static_cast<float>(shift);
+  for (size_t e = 0; e < scale->size(); e += 5) (*scale)[e] = 0;
+  const int64_t words = (E + 31) / 32;
+  KernelCase c;
+  c.text = StrCat("n ", n, " E ", E, " shift ", shift, in_place ? " in place" : "");
+  c.written = {{.name = "gates", .before = in_place ? *raw : Blank(n * E), .own = E + 8},
+               {.name = "active", .before = Blank(2 * n * words), .terms = kSameBits}};
+  c.bytes = static_cast<double>(8 * n * E);
+  SetCalls(
+      c,
+      [=](Arrays& out) {
+        return ReluGatesArgs{.raw = in_place ? out[0].data() : raw->data(),
+                             .scale = scale->data(),
+                             .gates = out[0].data(),
+                             .active = As<uint32_t>(out[1]),
+                             .n = n,
+                             .E = E};
+      },
+      ReluGates, ref::ReluGates);
+  c.decode = [=](Arrays& out) {  // half a word is a number that an f32 holds
+    std::vector<uint32_t> bits(static_cast<size_t>(n * words));
+    std::memcpy(bits.data(), out[1].data(), bits.size() * sizeof(bits[0]));
+    for (size_t i = 0; i < bits.size(); ++i) {
+      out[1][2 * i] = static_cast<float>(bits[i] & 0xFFFF);
+      out[1][2 * i + 1] = static_cast<float>(bits[i] >> 16);
+    }
+  };
+  return c;
+}
+
+Kernel ReluGatesKernel() {
+  return {.name = "ReluGates",
+          .forms = {"few active", "half active", "all active", "few active in place"},
+          .max_size = 130,
+          .at_random =
+              [](size_t form, int64_t size, uint64_t seed) {
+                constexpr double kShifts[] = {-1, 0, 6, -1};
+                return ReluGatesCase(kShifts[form], form == 3, 3, size, seed);
+              },
+          .bench = {{"relu_gates", [](uint64_t seed) { return ReluGatesCase(-1, false, 1, 48, seed); }},
+                    {"relu_gates", [](uint64_t seed) { return ReluGatesCase(-1, false, 512, 128, seed); }}}};
 }
 
 // ---- Selection and small dense maps ----
@@ -345,6 +396,7 @@ std::vector<Kernel> RowKernels() {
           SoftmaxKernel(),
           StoreKvKernel(),
           LoadKvKernel(),
+          ReluGatesKernel(),
           TopKKernel(),
           {.name = "Dot",
            .forms = {"any"},

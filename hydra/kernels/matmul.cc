@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The driver of products: which kernel a map takes, x prepared once, W cut into tasks, the tasks run in one region.
-// Not here: the kernels (matmul_int8.cc, matmul_float.cc), panels (matmul_pack.cc), the scalar twin (matmul_ref.cc).
+// Not here: the kernels (matmul_int8.cc, matmul_float.cc, matmul_narrow.cc), panels (matmul_pack.cc), the scalar twin
+// (matmul_ref.cc).
 //
-// Three ways: float weights times few tokens are dot products straight from the rows; quantised weights times int8
-// blocks go by panels; all the rest is a GEMM of f32 or of pairs of bf16 over slabs of W that are unpacked on the way.
+// Four ways: float weights times few tokens are dot products straight from the rows, or sums of the vectors of narrow
+// panels; quantised weights times int8 blocks go by panels; all the rest is a GEMM of f32 or of pairs of bf16 over
+// slabs of W that are unpacked on the way.
 #include "hydra/kernels/matmul.h"
 
 #include <algorithm>
@@ -31,7 +33,10 @@ constexpr int64_t kSerialFloats = 1 << 15;  // x up to this is prepared by the c
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-enum class Way { kDot, kInt8, kGemm };
+enum class Way { kDot, kNarrow, kInt8, kGemm };
+
+// Whether a way reads x as it is.
+bool ReadsRows(Way way) { return way == Way::kDot || way == Way::kNarrow; }
 
 // x in the form that a way wants, shared by the maps with the same rows.
 struct Prepared {
@@ -40,6 +45,15 @@ struct Prepared {
   bool pairs;                // of bf16
   int64_t x_stride, stride;  // stride: tokens of a tile
   int64_t offset;            // in the buffer of x
+  int64_t rounded = -1;      // where rows come from that several maps gather; -1: from x itself
+};
+
+// Rows of one x that several maps with int8 products gather: each is rounded once, in [rows][K / 32] blocks.
+struct Rounded {
+  const MatMulArgs* map;  // one of them
+  int64_t x_stride, K;
+  int64_t rows = 0;    // up to the last one that is gathered
+  int64_t offset = 0;  // in the buffer of x
 };
 
 struct Plan {
@@ -66,6 +80,8 @@ struct MatMulScratch::Data {
   std::vector<MatMulArgs> split;  // of maps in which steps and other rows go different ways
   std::vector<Plan> plans;
   std::vector<Prepared> prepared;
+  std::vector<Rounded> rounded;
+  std::vector<uint8_t> wanted;  // of the rows of all in `rounded`, whether a map gathers it
   std::vector<Task> tasks;
 };
 
@@ -77,15 +93,31 @@ MatMulScratch& MatMulScratch::operator=(MatMulScratch&&) noexcept = default;
 int64_t MatMulScratch::bytes() const {
   const auto vector_bytes = [](const auto& v) { return static_cast<int64_t>(v.capacity() * sizeof(v[0])); };
   return data_->x.bytes() + data_->work.bytes() + vector_bytes(data_->split) + vector_bytes(data_->plans) +
-         vector_bytes(data_->prepared) + vector_bytes(data_->tasks);
+         vector_bytes(data_->prepared) + vector_bytes(data_->rounded) + vector_bytes(data_->wanted) +
+         vector_bytes(data_->tasks);
 }
 
 LevelKernels Kernels() {
   const Int8Kernels int8 = GetInt8Kernels();
   const FloatKernels f = GetFloatKernels();
   const Bf16Kernels bf16 = GetBf16Kernels();
-  return {f.lanes,     int8.tokens, f.tokens, int8.q8_flip, f.round,    f.interleave, int8.int8,
-          int8.decode, f.transpose, f.gemm,   f.dot,        bf16.pairs, bf16.gemm};
+  const NarrowKernels narrow = GetNarrowKernels();
+  return {.lanes = f.lanes,
+          .int8_tokens = int8.tokens,
+          .f32_tokens = f.tokens,
+          .q8_flip = int8.q8_flip,
+          .round = f.round,
+          .interleave = f.interleave,
+          .int8 = int8.int8,
+          .decode = int8.decode,
+          .transpose = f.transpose,
+          .gemm = f.gemm,
+          .dot = f.dot,
+          .pairs = bf16.pairs,
+          .gemm_pairs = bf16.gemm,
+          .narrow = narrow.narrow,
+          .narrow_slab = narrow.narrow_slab,
+          .scaled_silu = narrow.scaled_silu};
 }
 
 bool GoesInPairs(WeightType type, ActType act) {
@@ -122,7 +154,8 @@ class Driver {
  private:
   [[nodiscard]] Way WayOf(const MatMulArgs& a) const {
     if (IsQuantised(a.w.type)) return act_ == ActType::kQ8 ? Way::kInt8 : Way::kGemm;
-    return a.T <= kSmallBatch || a.steps >= a.T ? Way::kDot : Way::kGemm;
+    if (a.T > kSmallBatch && a.steps < a.T) return Way::kGemm;
+    return a.w.packed ? Way::kNarrow : Way::kDot;
   }
 
   // Of float weights, steps go as dot products while many rows beside them do not.
@@ -153,7 +186,7 @@ class Driver {
     HYDRA_CHECK(a.w.cols % Info(a.w.type).block == 0, Info(a.w.type).name, " row of ", a.w.cols);
     if (a.T == 0 || a.w.rows == 0) return;
     HYDRA_CHECK(a.w.data != nullptr && a.x != nullptr && a.y != nullptr);
-    HYDRA_CHECK(!a.w.packed || IsQuantised(a.w.type));
+    HYDRA_CHECK(!a.silu || !a.accumulate);
   }
 
   void MakePlans() {
@@ -177,19 +210,19 @@ class Driver {
     Plan plan{.map = &a,
               .y = y,
               .way = WayOf(a),
-              .pairs = WayOf(a) == Way::kGemm && GoesInPairs(a.w.type, act_),
+              .pairs = WayOf(a) == Way::kGemm && !a.f32 && GoesInPairs(a.w.type, act_),
               .out = {},
               .layout = {},
               .x_stride = a.x_stride == 0 ? a.w.cols : a.x_stride};
     plan.out = {.y = a.y,
                 .y_stride = a.y_stride == 0 ? a.w.rows : a.y_stride,
                 .y_rows = a.y_rows,
-                .row_scale = a.row_scale,
+                .row_scale = a.silu ? nullptr : a.row_scale,
                 .bias = a.bias,
                 .accumulate = a.accumulate,
                 .N = a.w.rows};
     if (IsQuantised(a.w.type)) plan.layout = LayoutOf(a.w.type, a.w.cols, kernels_.lanes);
-    if (plan.way != Way::kDot) plan.prepared = PreparedOf(plan);
+    if (!ReadsRows(plan.way)) plan.prepared = PreparedOf(plan);
     for (size_t i = data_.plans.size(); i-- > 0;)
       if (data_.plans[i].y == y) {
         data_.plans[i].next = static_cast<int64_t>(data_.plans.size());
@@ -199,13 +232,23 @@ class Driver {
     data_.plans.push_back(plan);
   }
 
+  // Row t of x.
+  static const float* XRow(const MatMulArgs& a, int64_t x_stride, int64_t t) {
+    return a.x + (a.x_rows != nullptr ? a.x_rows[t] : t) * x_stride;
+  }
+  // Whether x of two maps is the same by its addresses.
+  static bool SameX(const MatMulArgs& a, const MatMulArgs& b, int64_t x_stride) {
+    if (a.T != b.T) return false;
+    return a.T == 1 ? XRow(a, x_stride, 0) == XRow(b, x_stride, 0) : a.x == b.x && a.x_rows == b.x_rows;
+  }
+
   // The index of the plan's x, a new one where no map before had it.
   int64_t PreparedOf(const Plan& plan) {
     const MatMulArgs& a = *plan.map;
     for (size_t i = 0; i < data_.prepared.size(); ++i) {
       const Prepared& p = data_.prepared[i];
-      if (p.map->x == a.x && p.map->x_rows == a.x_rows && p.map->T == a.T && p.map->w.cols == a.w.cols &&
-          p.x_stride == plan.x_stride && p.way == plan.way && p.pairs == plan.pairs)
+      if (p.x_stride == plan.x_stride && p.way == plan.way && p.pairs == plan.pairs && p.map->w.cols == a.w.cols &&
+          SameX(*p.map, a, plan.x_stride))
         return static_cast<int64_t>(i);
     }
     // Few tokens are one tile, which the int8 kernels cut as they like.
@@ -219,7 +262,8 @@ class Driver {
   // ---- x ----
 
   void Prepare() {
-    int64_t bytes = 0, floats = 0, tiles = 0;
+    const int64_t of_rounded = ListRounded();
+    int64_t bytes = of_rounded, floats = 0, tiles = 0;
     for (Prepared& p : data_.prepared) {
       const int64_t rows = CeilDiv(p.map->T, p.stride) * p.stride, K = p.map->w.cols;
       p.offset = bytes;
@@ -229,6 +273,7 @@ class Driver {
       tiles += CeilDiv(p.map->T, p.stride);
     }
     data_.x.Get(bytes);
+    RoundShared();
     if (floats <= kSerialFloats) {
       for (const Prepared& p : data_.prepared)
         for (int64_t tile = 0; tile < CeilDiv(p.map->T, p.stride); ++tile) PrepareTile(p, tile);
@@ -249,11 +294,70 @@ class Driver {
     });
   }
 
+  // Which rows several maps gather from one x, and the bytes that they take once rounded.
+  int64_t ListRounded() {
+    data_.rounded.clear();
+    const auto gathers = [](const Prepared& p) {
+      return p.way == Way::kInt8 && p.map->x_rows != nullptr && p.map->T > 1;
+    };
+    const auto same = [](const Prepared& p, const Prepared& q) {
+      return p.map->x == q.map->x && p.x_stride == q.x_stride && p.map->w.cols == q.map->w.cols;
+    };
+    int64_t bytes = 0, rows = 0;
+    for (size_t i = 0; i < data_.prepared.size(); ++i) {
+      const Prepared& first = data_.prepared[i];
+      if (!gathers(first) || first.rounded >= 0) continue;
+      const auto of_first = [&](const Prepared& p) { return gathers(p) && same(p, first); };
+      if (std::ranges::count_if(data_.prepared, of_first) < 2) continue;
+      Rounded rounded{.map = first.map, .x_stride = first.x_stride, .K = first.map->w.cols, .offset = bytes};
+      for (Prepared& p : data_.prepared) {
+        if (!of_first(p)) continue;
+        p.rounded = static_cast<int64_t>(data_.rounded.size());
+        rounded.rows = std::max<int64_t>(rounded.rows, 1 + *std::max_element(p.map->x_rows, p.map->x_rows + p.map->T));
+      }
+      bytes += rounded.rows * (rounded.K / kBlock) * static_cast<int64_t>(sizeof(XBlock));
+      bytes = CeilDiv(bytes, 64) * 64;
+      rows += rounded.rows;
+      data_.rounded.push_back(rounded);
+    }
+    data_.wanted.assign(static_cast<size_t>(rows), 0);
+    return bytes;
+  }
+
+  [[nodiscard]] XBlock* RoundedRow(const Rounded& r, int64_t row) const {
+    return reinterpret_cast<XBlock*>(data_.x.data() + r.offset) + row * (r.K / kBlock);
+  }
+
+  void RoundShared() {
+    int64_t first = 0;
+    for (size_t i = 0; i < data_.rounded.size(); ++i) {
+      const Rounded& r = data_.rounded[i];
+      uint8_t* wanted = data_.wanted.data() + first;
+      first += r.rows;
+      for (const Prepared& p : data_.prepared)
+        for (int64_t t = 0; p.rounded == static_cast<int64_t>(i) && t < p.map->T; ++t) wanted[p.map->x_rows[t]] = 1;
+      const auto round = [&](int64_t row) {
+        if (wanted[row] != 0) kernels_.round(r.map->x + row * r.x_stride, r.K, RoundedRow(r, row), 1);
+      };
+      if (r.rows * r.K <= kSerialFloats) {
+        for (int64_t row = 0; row < r.rows; ++row) round(row);
+      } else {
+        pool_.For(r.rows, [&](int64_t row, int worker) { Time(worker, *r.map, [&] { round(row); }); });
+      }
+    }
+  }
+
   void PrepareTile(const Prepared& p, int64_t tile) const {
     const MatMulArgs& a = *p.map;
     const int64_t K = a.w.cols, t0 = tile * p.stride, t1 = std::min(a.T, t0 + p.stride);
-    const auto row = [&](int64_t t) { return a.x + (a.x_rows != nullptr ? a.x_rows[t] : t) * p.x_stride; };
-    if (p.way == Way::kInt8) {
+    const auto row = [&](int64_t t) { return XRow(a, p.x_stride, t); };
+    if (p.rounded >= 0) {
+      auto* out = reinterpret_cast<XBlock*>(data_.x.data() + p.offset) + t0 * (K / kBlock);
+      for (int64_t t = t0; t < t1; ++t) {
+        const XBlock* from = RoundedRow(data_.rounded[static_cast<size_t>(p.rounded)], a.x_rows[t]);
+        for (int64_t b = 0; b < K / kBlock; ++b) out[b * p.stride + t - t0] = from[b];
+      }
+    } else if (p.way == Way::kInt8) {
       auto* out = reinterpret_cast<XBlock*>(data_.x.data() + p.offset) + t0 * (K / kBlock);
       for (int64_t t = t0; t < t1; ++t) kernels_.round(row(t), K, out + (t - t0), p.stride);
     } else {
@@ -306,7 +410,7 @@ class Driver {
     const Plan& plan = plans[static_cast<size_t>(first)];
     const int64_t T = plan.map->T;
     int64_t tokens = T;
-    if (plan.next < 0 && plan.way != Way::kDot && T > kSmallBatch) {
+    if (plan.next < 0 && !ReadsRows(plan.way) && T > kSmallBatch) {
       const double pieces = cost / target;  // wanted of one unit
       if (pieces > 1) tokens = CeilDiv(T, static_cast<int64_t>(pieces) + 1);
       const int64_t tile = plan.prepared < 0 ? 1 : data_.prepared[static_cast<size_t>(plan.prepared)].stride;
@@ -346,10 +450,12 @@ class Driver {
       std::byte* work = data_.work.data() + worker * work_bytes_;
       Time(worker, *plan.map, [&] {
         switch (plan.way) {
-          case Way::kDot: RunDot(plan, part); break;
+          case Way::kDot: kernels_.dot(RowsCall(plan, part)); break;
+          case Way::kNarrow: kernels_.narrow(RowsCall(plan, part)); break;
           case Way::kInt8: RunInt8(plan, part, work); break;
           case Way::kGemm: RunGemm(plan, part, work); break;
         }
+        if (plan.map->silu) RunSilu(plan, part);
       });
     }
   }
@@ -363,19 +469,27 @@ class Driver {
     times_.seconds[worker * times_.owners + map.owner] += Seconds() - start;
   }
 
-  void RunDot(const Plan& plan, const Task& task) const {
+  [[nodiscard]] DotCall RowsCall(const Plan& plan, const Task& task) const {
     const MatMulArgs& a = *plan.map;
-    kernels_.dot({.type = a.w.type,
-                  .w = a.w.data,
-                  .K = a.w.cols,
-                  .n0 = task.n0,
-                  .n1 = task.n1,
-                  .x = a.x,
-                  .x_stride = plan.x_stride,
-                  .x_rows = a.x_rows,
-                  .T = a.T,
-                  .ahead = tuning_.ahead,
-                  .out = plan.out});
+    return {.type = a.w.type,
+            .w = a.w.data,
+            .K = a.w.cols,
+            .n0 = task.n0,
+            .n1 = task.n1,
+            .x = a.x,
+            .x_stride = plan.x_stride,
+            .x_rows = a.x_rows,
+            .T = a.T,
+            .ahead = tuning_.ahead,
+            .out = plan.out};
+  }
+
+  // Of the sums that the task has just stored, while they are in the first-level cache.
+  void RunSilu(const Plan& plan, const Task& task) const {
+    const Output& out = plan.out;
+    for (int64_t t = task.t0; t < task.t1; ++t)
+      kernels_.scaled_silu(out.y + (out.y_rows != nullptr ? out.y_rows[t] : t) * out.y_stride + task.n0,
+                           task.n1 - task.n0, plan.map->row_scale != nullptr ? plan.map->row_scale[t] : 1.0f);
   }
 
   // The panels of `count` * L rows from n on: W's own, or packed here.
@@ -423,6 +537,7 @@ class Driver {
   void Slab(const Plan& plan, int64_t n, int64_t k0, int64_t k1, const std::byte* panels, float* out) const {
     const Matrix& w = plan.map->w;
     const int64_t lanes = kernels_.lanes;
+    if (!IsQuantised(w.type) && w.packed) return kernels_.narrow_slab(w.type, w.data, w.rows, w.cols, n, k0, k1, out);
     if (!IsQuantised(w.type)) {
       const std::byte* rows = w.data + n * RowBytes(w.type, w.cols);
       kernels_.transpose(w.type, rows, std::min(2 * lanes, w.rows - n), w.cols, k0, k1, out, 2 * lanes);

@@ -26,7 +26,7 @@ enum class ActType {
 // A weight matrix as the products read it. It does not own the bytes.
 struct Matrix {
   WeightType type = WeightType::kF32;
-  bool packed = false;         // in panels of the current target (Pack), else rows as files hold them
+  bool packed = false;         // in panels (Pack, PackNarrow), else rows as files hold them
   int64_t rows = 0, cols = 0;  // N, K
   const std::byte* data = nullptr;
   [[nodiscard]] bool empty() const { return data == nullptr; }
@@ -36,12 +36,17 @@ struct Matrix {
 [[nodiscard]] int64_t PackedBytes(WeightType type, int64_t rows, int64_t cols);
 // Copies rows into panels; `out` has PackedBytes, 64-byte aligned. The values are the same to the bit.
 [[nodiscard]] Matrix Pack(const Matrix& rows, std::byte* out, ThreadPool& pool);
+// The same for float weights of few columns, such as one expert's half of a feed-forward: panels of 16 rows, column by
+// column, of whose products with few tokens the sums stay in the lanes. Equal on every target. `out` has NarrowBytes,
+// 64-byte aligned.
+[[nodiscard]] int64_t NarrowBytes(WeightType type, int64_t rows, int64_t cols);
+[[nodiscard]] Matrix PackNarrow(const Matrix& rows, std::byte* out, ThreadPool& pool);
 // Bytes of W as products read them.
 [[nodiscard]] int64_t MatrixBytes(const Matrix& w);
 // Row i of W as f32, packed or not. out [K]
 void DecodeMatrixRow(const Matrix& w, int64_t row, float* out);
 
-// y[y_row(t), n] (+)= row_scale[t] * (sum_k W[n, k] x[x_row(t), k] + bias[n]).
+// y[y_row(t), n] (+)= row_scale[t] * f(sum_k W[n, k] x[x_row(t), k] + bias[n]), f = SiLU where asked for.
 // The sum's order depends on K and the target only, for T <= kSmallBatch and for the first `steps` rows (so a
 // sequence's numbers do not depend on its batch), and never on the thread count.
 inline constexpr int64_t kSmallBatch = 32;
@@ -56,6 +61,8 @@ struct MatMulArgs {
   const float* row_scale = nullptr;    // [T]; null: 1
   const float* bias = nullptr;         // [N]; null: 0
   bool accumulate = false;             // += instead of =
+  bool silu = false;                   // not with accumulate
+  bool f32 = false;                    // nothing is rounded to bf16, whatever the type of activations
   int64_t steps = 0;                   // the first `steps` rows get the bits of T = 1, however many there are
   int owner = 0;                       // whose time a profile counts it as
 };

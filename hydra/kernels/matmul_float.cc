@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The float kernels of products, for each SIMD level: rows of weights times few tokens (dot products straight from the
-// rows), slabs of W times many tokens, and x to int8 blocks. Not here: int8 products (matmul_int8.cc), the driver.
+// rows), slabs of W times many tokens, and x to int8 blocks. Not here: narrow panels (matmul_narrow.cc), int8 products
+// (matmul_int8.cc), the driver.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -13,24 +14,13 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "hydra/kernels/matmul_float.cc"
 #include <hwy/foreach_target.h>
+#include "hydra/kernels/matmul_loads-inl.h"
 #include "hydra/kernels/matmul_store-inl.h"
 #include "hydra/kernels/simd.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace hydra::kernels {
 namespace HWY_NAMESPACE {
-
-constexpr int kLanes = static_cast<int>(HWY_LANES(float));
-#define HYDRA_LAMBDA HWY_ATTR __attribute__((always_inline))
-
-template <class F, int... I>
-HWY_INLINE void UnrollSequence(F&& f, std::integer_sequence<int, I...>) {
-  (f(std::integral_constant<int, I>{}), ...);
-}
-template <int N, class F>
-HWY_INLINE void Unroll(F&& f) {
-  UnrollSequence(f, std::make_integer_sequence<int, N>{});
-}
 
 // ---- x to blocks ----
 
@@ -86,38 +76,11 @@ void Round(const float* x, int64_t K, XBlock* out, int64_t stride) {
   for (int64_t k = 0; k < K; k += kBlock, out += stride) RoundBlock(x + k, out);
 }
 
-// ---- Loads of weights ----
-
-struct F32Weights {
-  static constexpr int64_t kBytes = 4;
-  static HWY_INLINE FloatVec Load(const std::byte* p, size_t n) {
-    return LoadPart(FloatTag(), reinterpret_cast<const float*>(p), n);
-  }
-};
-struct F16Weights {
-  static constexpr int64_t kBytes = 2;
-  static HWY_INLINE FloatVec Load(const std::byte* p, size_t n) {
-    const hn::Rebind<uint16_t, FloatTag> d16;
-    const hn::Rebind<hwy::float16_t, FloatTag> half;
-    return hn::PromoteTo(FloatTag(), hn::BitCast(half, LoadPart(d16, reinterpret_cast<const uint16_t*>(p), n)));
-  }
-};
-struct BF16Weights {
-  static constexpr int64_t kBytes = 2;
-  static HWY_INLINE FloatVec Load(const std::byte* p, size_t n) {
-    const hn::Rebind<uint16_t, FloatTag> d16;
-    const hn::RebindToUnsigned<FloatTag> d32;
-    const auto bits = hn::PromoteTo(d32, LoadPart(d16, reinterpret_cast<const uint16_t*>(p), n));
-    return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(bits));
-  }
-};
-
 // ---- Dot products ----
 
 // One row times TN tokens. A row is read from its begin to its end, and the next row follows, so that each thread reads
 // one stream; kSums partial sums along the row keep the multipliers busy. Their number and order are the same for any
 // TN: the same bits.
-constexpr int kSums = 4;
 
 template <class W, int TN>
 HWY_INLINE void DotRow(const DotCall& c, int64_t n, int64_t t0) {
@@ -172,12 +135,7 @@ void DotOf(const DotCall& c) {
 }
 
 void Dot(const DotCall& c) {
-  switch (c.type) {
-    case WeightType::kF32: return DotOf<F32Weights>(c);
-    case WeightType::kF16: return DotOf<F16Weights>(c);
-    case WeightType::kBF16: return DotOf<BF16Weights>(c);
-    default: return;  // the driver sends no other
-  }
+  WithFloatType(c.type, [&](auto w) HYDRA_LAMBDA { DotOf<decltype(w)>(c); });
 }
 
 // ---- Rows to columns: slabs of W, tiles of x ----
@@ -252,12 +210,7 @@ void TransposeOf(const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_
 
 void Transpose(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out,
                int64_t lanes2) {
-  switch (type) {
-    case WeightType::kF32: return TransposeOf<F32Weights>(w, rows, K, k0, k1, out, lanes2);
-    case WeightType::kF16: return TransposeOf<F16Weights>(w, rows, K, k0, k1, out, lanes2);
-    case WeightType::kBF16: return TransposeOf<BF16Weights>(w, rows, K, k0, k1, out, lanes2);
-    default: return;
-  }
+  WithFloatType(type, [&](auto loads) HYDRA_LAMBDA { TransposeOf<decltype(loads)>(w, rows, K, k0, k1, out, lanes2); });
 }
 
 void Interleave(const float* const* x, int64_t count, int64_t K, float* out, int64_t stride) {
@@ -330,7 +283,6 @@ void Gemm(const GemmCall& c) {
 
 FloatKernels FloatKernelsOf() { return {kLanes, kGemmTokens, Round, Interleave, Transpose, Gemm, Dot}; }
 
-#undef HYDRA_LAMBDA
 }  // namespace HWY_NAMESPACE
 }  // namespace hydra::kernels
 HWY_AFTER_NAMESPACE();

@@ -11,6 +11,11 @@
 
 namespace hydra::kernels {
 
+// ---- Panels of narrow float matrices ----
+
+inline constexpr int64_t kNarrowRows =
+    16;  // of a panel: [K][16], the same for every level; rows that W lacks are zeros
+
 // ---- Panels of quantised weights ----
 
 inline constexpr int64_t kBlock = 32;  // columns that share a scale of x
@@ -126,10 +131,10 @@ struct GemmCall {
   Output out;
 };
 
-// Rows of float weights times few tokens.
+// Rows of float weights, or narrow panels, times few tokens.
 struct DotCall {
   WeightType type;
-  const std::byte* w = nullptr;  // row 0
+  const std::byte* w = nullptr;  // row 0, or panel 0
   int64_t K = 0, n0 = 0, n1 = 0;
   const float* x = nullptr;
   int64_t x_stride = 0;
@@ -160,6 +165,11 @@ struct LevelKernels {
   // row j of pairs of bf16 in their place; an odd last row has zeros beside.
   void (*pairs)(float* x, int64_t n, int64_t width, int64_t pitch);
   void (*gemm_pairs)(const GemmCall& call);
+  void (*narrow)(const DotCall& call);
+  // The columns k0 .. k1 - 1 of the rows n .. n + 2 L - 1 of narrow panels, [k1 - k0][2 L]; zeros from row N on.
+  void (*narrow_slab)(WeightType type, const std::byte* w, int64_t N, int64_t K, int64_t n, int64_t k0, int64_t k1,
+                      float* out);
+  void (*scaled_silu)(float* y, int64_t n, float scale);  // y = scale silu(y), [n]
 };
 // Of the level in use.
 [[nodiscard]] LevelKernels Kernels();
@@ -179,6 +189,11 @@ struct FloatKernels {
   decltype(LevelKernels::gemm) gemm;
   decltype(LevelKernels::dot) dot;
 };
+struct NarrowKernels {
+  decltype(LevelKernels::narrow) narrow;
+  decltype(LevelKernels::narrow_slab) narrow_slab;
+  decltype(LevelKernels::scaled_silu) scaled_silu;
+};
 [[nodiscard]] Int8Kernels GetInt8Kernels();
 struct Bf16Kernels {
   decltype(LevelKernels::pairs) pairs;
@@ -186,6 +201,7 @@ struct Bf16Kernels {
 };
 [[nodiscard]] FloatKernels GetFloatKernels();
 [[nodiscard]] Bf16Kernels GetBf16Kernels();
+[[nodiscard]] NarrowKernels GetNarrowKernels();
 
 // Whether a row of x that goes as one of many, not as a step, is multiplied in pairs of bf16 at the level in use.
 [[nodiscard]] bool GoesInPairs(WeightType type, ActType act);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of quantised weights to panels (matmul_kernels.h) and back to f32. Integer moves only: no value changes.
+// Rows of weights to panels (matmul_kernels.h) and back to f32. Moves only: no value changes.
 // Not here: what computes with panels (matmul_int8.cc).
 #include <algorithm>
 #include <array>
@@ -252,8 +252,50 @@ int64_t PackedBytes(WeightType type, int64_t rows, int64_t cols) {
   return (rows + lanes - 1) / lanes * LayoutOf(type, cols, lanes).bytes;
 }
 
+int64_t NarrowBytes(WeightType type, int64_t rows, int64_t cols) {
+  HYDRA_CHECK(!IsQuantised(type) && rows >= 0 && cols >= 0, Info(type).name, " [", rows, ", ", cols, "]");
+  return (rows + kNarrowRows - 1) / kNarrowRows * kNarrowRows * RowBytes(type, cols);
+}
+
 int64_t MatrixBytes(const Matrix& w) {
-  return w.packed ? PackedBytes(w.type, w.rows, w.cols) : w.rows * RowBytes(w.type, w.cols);
+  if (!w.packed) return w.rows * RowBytes(w.type, w.cols);
+  return IsQuantised(w.type) ? PackedBytes(w.type, w.rows, w.cols) : NarrowBytes(w.type, w.rows, w.cols);
+}
+
+namespace {
+
+// One panel of up to 16 rows [rows, K] of T.
+template <class T>
+void PackNarrowPanel(const std::byte* w, int64_t rows, int64_t K, std::byte* out) {
+  for (int64_t k = 0; k < K; ++k)
+    for (int64_t r = 0; r < kNarrowRows; ++r, out += sizeof(T)) {
+      T value{};
+      if (r < rows) std::memcpy(&value, w + (r * K + k) * static_cast<int64_t>(sizeof(T)), sizeof(T));
+      std::memcpy(out, &value, sizeof(T));
+    }
+}
+
+}  // namespace
+
+Matrix PackNarrow(const Matrix& rows, std::byte* out, ThreadPool& pool) {
+  HYDRA_CHECK(!rows.packed && reinterpret_cast<uintptr_t>(out) % 64 == 0);
+  const int64_t panels = (rows.rows + kNarrowRows - 1) / kNarrowRows, row_bytes = RowBytes(rows.type, rows.cols);
+  const int64_t panel_bytes = NarrowBytes(rows.type, kNarrowRows, rows.cols);
+  constexpr int64_t kPanelsOfTask = 8;
+  pool.For((panels + kPanelsOfTask - 1) / kPanelsOfTask, [&](int64_t task, int) {
+    for (int64_t p = task * kPanelsOfTask; p < std::min(panels, (task + 1) * kPanelsOfTask); ++p) {
+      const std::byte* from = rows.data + p * kNarrowRows * row_bytes;
+      const int64_t count = std::min(kNarrowRows, rows.rows - p * kNarrowRows);
+      if (rows.type == WeightType::kF32)
+        PackNarrowPanel<uint32_t>(from, count, rows.cols, out + p * panel_bytes);
+      else
+        PackNarrowPanel<uint16_t>(from, count, rows.cols, out + p * panel_bytes);
+    }
+  });
+  Matrix packed = rows;
+  packed.packed = true;
+  packed.data = out;
+  return packed;
 }
 
 Matrix Pack(const Matrix& rows, std::byte* out, ThreadPool& pool) {
@@ -277,6 +319,12 @@ Matrix Pack(const Matrix& rows, std::byte* out, ThreadPool& pool) {
 void DecodeMatrixRow(const Matrix& w, int64_t row, float* out) {
   HYDRA_CHECK(row >= 0 && row < w.rows, "row ", row, " of ", w.rows);
   if (!w.packed) return DecodeRow(w.type, w.data + row * RowBytes(w.type, w.cols), w.cols, out);
+  if (!IsQuantised(w.type)) {
+    const int64_t size = RowBytes(w.type, 1);
+    const std::byte* at = w.data + (row / kNarrowRows * kNarrowRows * w.cols + row % kNarrowRows) * size;
+    for (int64_t k = 0; k < w.cols; ++k) DecodeRow(w.type, at + k * kNarrowRows * size, 1, out + k);
+    return;
+  }
   const LevelKernels kernels = Kernels();
   const PanelLayout layout = LayoutOf(w.type, w.cols, kernels.lanes);
   const LaneReader reader{layout, row % kernels.lanes, w.data + row / kernels.lanes * layout.bytes};

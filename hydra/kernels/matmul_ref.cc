@@ -40,7 +40,7 @@ void MatMul(const MatMulArgs& a, ActType act) {
   const bool few = !IsQuantised(a.w.type) && (a.T <= kSmallBatch || a.steps >= a.T);
   const auto in_pairs = [&](int64_t t) {
     const bool step = !IsQuantised(a.w.type) && (few || t < a.steps);
-    return GoesInPairs(a.w.type, act) && !step;
+    return !a.f32 && GoesInPairs(a.w.type, act) && !step;
   };
   std::vector<double> x(static_cast<size_t>(a.T * K));
   for (int64_t t = 0; t < a.T; ++t) {
@@ -60,6 +60,7 @@ void MatMul(const MatMulArgs& a, ActType act) {
       const std::vector<double>& factors = in_pairs(t) ? rounded : w;
       double sum = a.bias != nullptr ? a.bias[n] : 0;
       for (int64_t k = 0; k < K; ++k) sum += factors[static_cast<size_t>(k)] * x[static_cast<size_t>(t * K + k)];
+      if (a.silu) sum /= 1 + std::exp(-sum);
       if (a.row_scale != nullptr) sum *= a.row_scale[t];
       float& y = a.y[(a.y_rows != nullptr ? a.y_rows[t] : t) * y_stride + n];
       y = static_cast<float>(a.accumulate ? y + sum : sum);

@@ -38,6 +38,7 @@ struct RopeArgs {
   int64_t T, heads, Dh;
   int64_t x_stride = 0;      // 0 = heads * Dh
   bool interleaved = false;  // pairs (2i, 2i + 1); else (i, i + Dh / 2)
+  int64_t head_stride = 0;   // 0 = Dh
 };
 void Rope(const RopeArgs& a);
 
@@ -205,6 +206,18 @@ void AttentionMerge(const AttentionMergeArgs& a);
 
 // ---- Selection and small dense maps ----
 
+// BlockFFN's router (specs/blockffn.md 1): gates = r / sqrt(mean r^2 + eps) * scale of each token, r = max(raw, 0) and
+// the mean over all E. An expert is active where raw > 0 and scale != 0; gates of the others are 0.
+struct ReluGatesArgs {
+  const float* raw;    // [n, E]
+  const float* scale;  // [E]
+  float* gates;        // [n, E]; may be raw
+  uint32_t* active;    // [n, ceil(E / 32)] bits, expert e is bit e mod 32 of word e / 32
+  int64_t n, E;
+  float eps = 1e-5f;
+};
+void ReluGates(const ReluGatesArgs& a);
+
 // The k largest of n scores, best first, ties to the lower index. ids [k], values [k] or null
 void TopK(const float* scores, int64_t n, int64_t k, int32_t* ids, float* values);
 // sum x[i] y[i]
@@ -228,6 +241,7 @@ void LoadKvRow(KvDtype dtype, const void* row, int64_t n, float* x);
 void Attention(const AttentionArgs& a);
 void AttentionPart(const AttentionPartArgs& a);
 void AttentionMerge(const AttentionMergeArgs& a);
+void ReluGates(const ReluGatesArgs& a);
 void TopK(const float* scores, int64_t n, int64_t k, int32_t* ids, float* values);
 float Dot(const float* x, const float* y, int64_t n);
 void LogSigmoid(const float* x, float* y, int64_t n);

@@ -121,11 +121,12 @@ void RmsNorm(const RmsNormArgs& a) {
 
 void Rope(const RopeArgs& a) {
   const int64_t half = a.Dh / 2, stride = StrideOr(a.x_stride, a.heads * a.Dh);
+  const int64_t head_stride = StrideOr(a.head_stride, a.Dh);
   for (int64_t t = 0; t < a.T; ++t)
     for (int64_t h = 0; h < a.heads; ++h)
       for (int64_t i = 0; i < half; ++i) {
         const double angle = static_cast<double>(a.pos[t]) * a.inv_freq[i];
-        float* x = a.x + t * stride + h * a.Dh;
+        float* x = a.x + t * stride + h * head_stride;
         float& first = x[a.interleaved ? 2 * i : i];
         float& second = x[a.interleaved ? 2 * i + 1 : i + half];
         const double u = first, v = second, cos = std::cos(angle), sin = std::sin(angle);
@@ -272,6 +273,24 @@ void AttentionMerge(const AttentionMergeArgs& a) {
       for (int64_t p = 0; p < a.n_parts; ++p) sum += std::exp(part(p)[a.Dv] - max) * part(p)[i];
       a.y[h * a.Dv + i] = static_cast<float>(sum / weight);
     }
+  }
+}
+
+void ReluGates(const ReluGatesArgs& a) {
+  const int64_t words = (a.E + 31) / 32;
+  std::vector<double> r(static_cast<size_t>(a.E));
+  for (int64_t t = 0; t < a.n; ++t) {
+    std::fill_n(a.active + t * words, words, 0U);
+    double squares = 0;
+    for (int64_t e = 0; e < a.E; ++e) {
+      const float raw = a.raw[t * a.E + e];
+      r[static_cast<size_t>(e)] = raw > 0 ? raw : 0;
+      squares += r[static_cast<size_t>(e)] * r[static_cast<size_t>(e)];
+      if (raw > 0 && a.scale[e] != 0) a.active[t * words + e / 32] |= 1U << (e % 32);
+    }
+    const double rms = std::sqrt(squares / static_cast<double>(a.E) + a.eps);
+    for (int64_t e = 0; e < a.E; ++e)
+      a.gates[t * a.E + e] = static_cast<float>(r[static_cast<size_t>(e)] / rms * a.scale[e]);
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that go row by row: norms, rotary positions, SwiGLU, softmax, dot products and sums of rows.
-// Not here: along time (ops_ssm.cc), selection (ops_select.cc).
+// Kernels that go row by row: norms, rotary positions, SwiGLU, softmax, gates of experts, dot products and sums of
+// rows. Not here: along time (ops_ssm.cc), selection (ops_select.cc).
 #include "hydra/base/error.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
@@ -143,15 +143,45 @@ HWY_INLINE void RotateNeighbours(float* x, const float* cos, const float* sin, i
 void Rope(const RopeArgs& a) {
   HWY_ALIGN float cos[kPairs], sin[kPairs];
   const int64_t half = a.Dh / 2, stride = a.x_stride != 0 ? a.x_stride : a.heads * a.Dh;
+  const int64_t head_stride = a.head_stride != 0 ? a.head_stride : a.Dh;
   for (int64_t t = 0; t < a.T; ++t)
     for (int64_t i = 0; i < half; i += kPairs) {
       const int64_t n = half - i < kPairs ? half - i : kPairs;
       Angles(static_cast<double>(a.pos[t]), a.inv_freq + i, n, cos, sin);
       for (int64_t h = 0; h < a.heads; ++h) {
-        float* x = a.x + t * stride + h * a.Dh;
+        float* x = a.x + t * stride + h * head_stride;
         a.interleaved ? RotateNeighbours(x + 2 * i, cos, sin, n) : RotateHalves(x + i, x + half + i, cos, sin, n);
       }
     }
+}
+
+// ---- Gates of experts ----
+
+void ReluGates(const ReluGatesArgs& a) {
+  const FloatTag d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto zero = hn::Zero(d);
+  const int64_t words = (a.E + 31) / 32;
+  for (int64_t t = 0; t < a.n; ++t) {
+    const float* raw = a.raw + t * a.E;
+    uint32_t* active = a.active + t * words;
+    for (int64_t w = 0; w < words; ++w) active[w] = 0;
+    for (int64_t e = 0; e < a.E; ++e)
+      active[e / 32] |= static_cast<uint32_t>(raw[e] > 0 && a.scale[e] != 0) << (e % 32);
+    auto squares = zero;
+    for (int64_t e = 0; e < a.E; e += lanes) {
+      const auto x = LoadPart(d, raw + e, Left(a.E, e));
+      const auto r = hn::IfThenElse(hn::Gt(x, zero), x, zero);
+      squares = hn::MulAdd(r, r, squares);
+    }
+    const auto inverse = hn::Set(d, 1.0f / std::sqrt(ReduceSum(d, squares) / static_cast<float>(a.E) + a.eps));
+    for (int64_t e = 0; e < a.E; e += lanes) {
+      const auto x = LoadPart(d, raw + e, Left(a.E, e)), scale = LoadPart(d, a.scale + e, Left(a.E, e));
+      const auto on = hn::And(hn::Gt(x, zero), hn::Ne(scale, zero));
+      const auto gate = hn::IfThenElse(on, hn::Mul(hn::Mul(x, inverse), scale), zero);
+      StorePart(gate, d, a.gates + t * a.E + e, Left(a.E, e));
+    }
+  }
 }
 
 // ---- Maps of elements ----
@@ -235,6 +265,7 @@ namespace hydra::kernels {
 
 HWY_EXPORT(RmsNorm);
 HWY_EXPORT(Rope);
+HWY_EXPORT(ReluGates);
 HWY_EXPORT(SwiGlu);
 HWY_EXPORT(LogSigmoid);
 HWY_EXPORT(Axpy);
@@ -249,6 +280,7 @@ void Rope(const RopeArgs& a) {
   HYDRA_CHECK(a.Dh % 2 == 0);
   HYDRA_DISPATCH(Rope)(a);
 }
+void ReluGates(const ReluGatesArgs& a) { HYDRA_DISPATCH(ReluGates)(a); }
 void SwiGlu(const SwiGluArgs& a) { HYDRA_DISPATCH(SwiGlu)(a); }
 void LogSigmoid(const float* x, float* y, int64_t n) { HYDRA_DISPATCH(LogSigmoid)(x, y, n); }
 void Axpy(float scale, const float* x, float* y, int64_t n) { HYDRA_DISPATCH(Axpy)(scale, x, y, n); }

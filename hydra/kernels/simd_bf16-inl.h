@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dot products of bf16, which Highway 1.0.3 lacks: a lane adds the products of two pairs (VDPBF16PS). A pair is 32
-// bits, the lower term in the lower half. Included in a namespace of the AVX-512 level whose code may use AVX512_BF16;
-// HYDRA_ATTR is the attribute that lambdas need. No include guard: it is meant to be included more than once, inside of
-// a namespace, after simd.h.
+// bits, the lower term in the lower half. Included in a namespace of the AVX-512 level (HWY_TARGET) that may use
+// AVX512_BF16; HYDRA_ATTR is the attribute that lambdas need. No include guard: it is meant to be included more than
+// once, inside of a namespace, after simd.h.
 
 #define HYDRA_LAMBDA HYDRA_ATTR __attribute__((always_inline))
 

@@ -159,11 +159,11 @@ int64_t SsdFloats(const SsmConfig& s, int64_t tokens) {
 
 // A tile of queries, as kernels/ops_attention_blocks.h lays it out: queries, scores, sums, keys and values twice, and 7
 // rows of numbers and limits.
-int64_t AttentionFloats(const AttentionConfig& a) {
+int64_t AttentionFloats(int64_t heads, int64_t Dk, int64_t Dv) {
   constexpr int64_t kMostRows = 128, kMostQueries = 64, kKeys = 64;
-  const int64_t heads = a.n_heads / a.n_kv_heads, Dp = UpToVector(a.head_dim);
+  const int64_t Dkp = UpToVector(Dk), Dvp = UpToVector(Dv);
   const int64_t rows = UpToVector(std::clamp<int64_t>(kMostRows / heads, 1, kMostQueries) * heads);
-  return a.head_dim * rows + kKeys * rows + rows * Dp + 4 * kKeys * Dp + 7 * rows;
+  return Dk * rows + kKeys * rows + rows * Dvp + 2 * kKeys * (Dkp + Dvp) + 7 * rows;
 }
 
 TokenScratch ScratchOf(const ModelConfig& c, KvDtype kv, int64_t tokens, bool planned) {
@@ -187,11 +187,24 @@ TokenScratch ScratchOf(const ModelConfig& c, KvDtype kv, int64_t tokens, bool pl
   }
   for (const AttentionKind kind : {AttentionKind::kFull, AttentionKind::kSparse}) {
     if (!c.HasAttention(kind)) continue;
-    add(2 * width + 2 * a.n_kv_heads * a.head_dim, D, AttentionFloats(a));
+    add(2 * width + 2 * a.n_kv_heads * a.head_dim, D,
+        AttentionFloats(a.n_heads / a.n_kv_heads, a.head_dim, a.head_dim));
     const bool aside = kind == AttentionKind::kSparse || planned;  // new rows stand beside the ring
     t.held +=
         (kind == AttentionKind::kSparse ? kF32Bytes : 0) + (aside ? 2 * a.n_kv_heads * KvRowBytes(kv, a.head_dim) : 0);
     output(width);
+  }
+  if (c.HasAttention(AttentionKind::kLatent)) {  // groups of at most 4 heads
+    const LatentConfig& l = a.latent;
+    constexpr int64_t kHeads = 4;
+    add(l.q_rank + l.cache_width() + a.n_heads * (l.d_key() + l.cache_width() + l.kv_rank + l.d_value),
+        std::max(D, a.n_heads * l.kv_rank), AttentionFloats(kHeads, l.cache_width(), l.kv_rank));
+    output(a.n_heads * l.d_value);
+  }
+  if (c.HasFfn(FfnKind::kBlockFfn)) {  // at worst all experts run; inputs of two passes are gathered at a time
+    const int64_t E = c.moe.n_experts, hidden = E * c.moe.d_expert;
+    add(4 * E + hidden, 4 * D, 0);
+    output(hidden);
   }
   if (c.HasFfn(FfnKind::kDense)) add(2 * c.d_ff, c.d_ff, 0);
   if (c.HasFfn(FfnKind::kChunkMoe)) {
@@ -217,10 +230,25 @@ int64_t ScratchBytes(const ModelConfig& c, const RunOptions& o) {
   const int64_t tokens = std::min(kPassTokens, o.ctx);
   const TokenScratch t = ScratchOf(c, o.kv, tokens, static_cast<bool>(o.plan));
   const int64_t own = (2 * c.d_model + 2 + (c.wiring == Wiring::kParallel ? 3 : 0) + 2) * kF32Bytes;
-  const int64_t prepared = o.int8 ? t.widest * 3 / 2 : t.widest * kF32Bytes;  // blocks of 32: 48 bytes
-  constexpr int64_t kProductWorker = 2 * 16 * (256 + 480 + 16) * kF32Bytes;   // a slab of float weights and its sums
-  const int64_t worker = UpToVector(t.workers) * kF32Bytes + (o.int8 ? 0 : kProductWorker);
-  return tokens * (own + t.held + prepared) + o.threads * worker + o.batch * (c.vocab_size + c.d_model) * kF32Bytes;
+  int64_t prepared = tokens * (o.int8 ? t.widest * 3 / 2 : t.widest * kF32Bytes);  // blocks of 32: 48 bytes
+  const bool latent = c.HasAttention(AttentionKind::kLatent), experts = c.HasFfn(FfnKind::kBlockFfn);
+  // Absorbed key maps and routers are floats whatever the weights are; a few tokens have long lists together.
+  constexpr int64_t kFew = 32, kFewGathered = 1024;
+  if (latent) prepared = std::max(prepared, tokens * c.attention.n_heads * c.attention.latent.d_nope * kF32Bytes);
+  if (experts && o.int8)
+    prepared = std::max(prepared, (std::min(kFewGathered, kFew * c.moe.n_experts) + kFew) * c.d_model * 3 / 2);
+  constexpr int64_t kProductWorker = 2 * 16 * (256 + 480 + 16) * kF32Bytes;  // a slab of float weights and its sums
+  const int64_t worker = UpToVector(t.workers) * kF32Bytes + (o.int8 && !latent && !experts ? 0 : kProductWorker);
+  return tokens * (own + t.held) + prepared + o.threads * worker + o.batch * (c.vocab_size + c.d_model) * kF32Bytes;
+}
+
+// Of the key and value maps of latent attention as a pass reads them: quantised blocks cannot be transposed.
+int64_t AbsorbedBytes(const ModelConfig& c, const TensorSpec& spec, int64_t bytes) {
+  constexpr int64_t kHalf = 2;
+  if (bytes >= kHalf * spec.size()) return bytes;
+  const LatentConfig& l = c.attention.latent;
+  const int64_t keys = spec.size() / (l.d_nope + l.d_value) * l.d_nope;
+  return keys * kHalf + bytes / (l.d_nope + l.d_value) * l.d_value;
 }
 
 int64_t RoundedShare(int64_t bytes, double share) {
@@ -347,7 +375,8 @@ int64_t WeightBytes(const TensorTable& table, const TensorBytes& bytes) {
   return sum;
 }
 
-int64_t StepWeightBytes(const ModelConfig& config, const TensorTable& table, int64_t batch, const TensorBytes& bytes) {
+int64_t StepWeightBytes(const ModelConfig& config, const TensorTable& table, int64_t batch, const TensorBytes& bytes,
+                        double active) {
   HYDRA_CHECK(batch > 0, "batch ", batch);
   const MoeConfig& moe = config.moe;
   const double unread =
@@ -361,6 +390,12 @@ int64_t StepWeightBytes(const ModelConfig& config, const TensorTable& table, int
       sum += bytes(spec) / rows * std::min(rows, batch * PkmRowsPerToken(config));
     } else if (spec.role == TensorRole::kEmbedding && !config.tie_embeddings) {
       sum += bytes(spec) / spec.shape[0] * std::min(spec.shape[0], batch);
+    } else if (spec.role == TensorRole::kBlockUp || spec.role == TensorRole::kBlockDown) {
+      sum += RoundedShare(bytes(spec), active);
+    } else if (spec.role == TensorRole::kBlockRouter) {
+      sum += spec.size() * kF32Bytes;
+    } else if (spec.role == TensorRole::kLatentKvUp) {
+      sum += AbsorbedBytes(config, spec, bytes(spec));
     } else {
       sum += bytes(spec);
     }
@@ -388,7 +423,8 @@ RunBytes CountRun(const ModelConfig& config, const RunOptions& options, const Te
     const KeptLayout kept(config, layout, options.provisional);
     run.provisional = options.batch * (kept.bytes + kept.undo_bytes);
   }
-  run.read_per_token = (StepWeightBytes(config, table, options.batch, bytes) + run.state + run.kv) / options.batch;
+  run.read_per_token =
+      (StepWeightBytes(config, table, options.batch, bytes, options.active) + run.state + run.kv) / options.batch;
   return run;
 }
 

@@ -90,8 +90,10 @@ using TensorBytes = std::function<int64_t(const TensorSpec&)>;
 [[nodiscard]] int64_t WeightBytes(const TensorTable& table, const TensorBytes& bytes = DefaultTensorBytes);
 // Weights that one decode step of `batch` sequences reads: all but the experts that nobody chose (the expected union
 // of `batch` independent uniform choices; exact at batch 1), PKM rows not hit, and untied embedding rows not looked up.
+// Of BlockFFN's experts the share `active` that the step's tokens run together; routers are f32, and the absorbed key
+// maps of latent attention have 16 bits where their tensor is quantised.
 [[nodiscard]] int64_t StepWeightBytes(const ModelConfig& config, const TensorTable& table, int64_t batch,
-                                      const TensorBytes& bytes = DefaultTensorBytes);
+                                      const TensorBytes& bytes = DefaultTensorBytes, double active = 1);
 
 // Memory of running `batch` sequences of `ctx` tokens.
 struct RunOptions {
@@ -103,6 +105,7 @@ struct RunOptions {
   bool int8 = false;        // products round their inputs to int8, as those of quantised weights do
   int64_t provisional = 0;  // tokens of provisional passes, for speculation; 0: none
   KvPlan plan = nullptr;    // what heads keep in the place of what the config says
+  double active = 1;        // share of BlockFFN's experts that a decode step reads: 1 - TLS, or 1 - CLS_batch
 };
 struct RunBytes {
   int64_t weights = 0;

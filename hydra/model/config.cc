@@ -20,6 +20,7 @@ namespace {
 constexpr const char* kLayerTypes[] = {"ssm", "ssm_sga", "ssm_moe", "ssm_sga_moe"};
 
 std::string LayerType(const LayerConfig& layer) {
+  HYDRA_CHECK(layer.ffn != FfnKind::kDense, "a parallel block with a dense path has no name in config.json");
   const int index = (layer.attention != AttentionKind::kNone ? 1 : 0) + (layer.ffn != FfnKind::kNone ? 2 : 0);
   return kLayerTypes[index];
 }

@@ -35,7 +35,7 @@ KeptLayout::KeptLayout(const ModelConfig& config, const StateLayout& state, int6
     for (const KvCacheLayout& cache : state.blocks[n].caches) {
       const bool grows = cache.filling->grows();
       b.k.push_back(grows ? -1 : add(tokens * cache.k_stride));
-      b.v.push_back(grows ? -1 : add(tokens * cache.v_stride));
+      b.v.push_back(grows ? -1 : cache.value_in_key() ? b.k.back() : add(tokens * cache.v_stride));
     }
     if (const auto& pools = state.blocks[n].pools; !pools.empty()) {
       b.scores = add(tokens * kNumber);

@@ -57,7 +57,7 @@ std::vector<KvCacheLayout> StateLayout::AddCaches(int block, const char* k_name,
                      : kv == KvDtype::kBF16 ? DType::kBF16
                                             : DType::kU8;
   int64_t k = Add(block, StatePart::kKv, k_name, n, type, heads),
-          v = Add(block, StatePart::kKv, v_name, n, type, heads);
+          v = v_name == nullptr ? k : Add(block, StatePart::kKv, v_name, n, type, heads);
   std::vector<KvCacheLayout> caches;
   for (const StateBuffer::Head& head : heads) {
     caches.push_back({head.filling, k, v, stride, stride});
@@ -71,10 +71,11 @@ namespace {
 // What a head of a layer keeps: the plan's filling, or what the config says.
 std::vector<std::shared_ptr<const KvFilling>> FillingsOf(const ModelConfig& config, int layer, const KvPlan& plan) {
   const AttentionConfig& a = config.attention;
-  const bool all = config.layers[static_cast<size_t>(layer)].attention == AttentionKind::kFull;
+  const AttentionKind kind = config.layers[static_cast<size_t>(layer)].attention;
+  const bool latent = kind == AttentionKind::kLatent, all = latent || kind == AttentionKind::kFull;
   const std::shared_ptr<const KvFilling> own = all ? KeepAll() : KeepRing(a.window);
   std::vector<std::shared_ptr<const KvFilling>> fillings;
-  for (int64_t h = 0; h < a.n_kv_heads; ++h) {
+  for (int64_t h = 0; h < (latent ? 1 : a.n_kv_heads); ++h) {
     auto planned = plan ? plan(layer, h) : nullptr;
     if (planned && !all && a.landmark_budget > 0 && (planned->window() < config.chunk_len || planned->sinks() > 0))
       throw Error(ErrorCode::kUsage, StrCat("plan: layers.", layer, ", KV head ", h, ": ", planned->Describe(),
@@ -109,7 +110,9 @@ StateLayout::StateLayout(const ModelConfig& config, KvDtype kv_dtype, StateDtype
     } else if (layer.ssm) {
       b.ssm = Add(n, StatePart::kSsm, "ssm_state", config.d_model * kF32, f);
     }
-    if (layer.attention != AttentionKind::kNone)
+    if (layer.attention == AttentionKind::kLatent)
+      b.caches = AddCaches(n, "latent", nullptr, a.latent.cache_width(), FillingsOf(config, n, plan));
+    else if (layer.attention != AttentionKind::kNone)
       b.caches = AddCaches(n, "k", "v", a.head_dim, FillingsOf(config, n, plan));
     if (layer.attention == AttentionKind::kSparse && a.landmark_budget > 0) {
       const std::vector<std::shared_ptr<const KvFilling>> pools(static_cast<size_t>(a.n_kv_heads),

@@ -20,13 +20,17 @@ struct KvCacheLayout {
   std::shared_ptr<const KvFilling> filling;
   int64_t k = -1, v = -1;              // row 0, in bytes from the start of the state's memory
   int64_t k_stride = 0, v_stride = 0;  // bytes from row to row
+  [[nodiscard]] bool value_in_key() const { return v >= k && v < k + k_stride; }
+  // Of a position.
+  [[nodiscard]] int64_t row_bytes() const { return k_stride + (value_in_key() ? 0 : v_stride); }
 };
 
 // Where each buffer of a block lies in the state's memory, in bytes; -1 = the block has none.
 struct BlockOffsets {
   int64_t conv = -1;                        // [K - 1, conv_dim] f32, oldest first
   int64_t ssm = -1;                         // [H, P, N] state dtype, or [D] f32 when diagonal
-  std::vector<KvCacheLayout> caches;        // [Akv] keys and values of positions: all, or a ring
+  std::vector<KvCacheLayout> caches;        // [Akv] keys and values of positions: all, or a ring; of latent attention
+                                            // one, of latent vectors
   std::vector<KvCacheLayout> pools;         // [Akv] those of landmarks
   int64_t ring_scores = -1;                 // [window] f32, position p in number p mod window
   int64_t pool_scores = -1, pool_pos = -1;  // [budget] f32, int32
@@ -92,6 +96,7 @@ struct StateLayout {
   int64_t Add(int block, StatePart part, const char* name, int64_t bytes, DType dtype,
               std::vector<StateBuffer::Head> heads = {});
   // Buffers of keys and values, a part for each head's filling.
+  // Without v_name values lie in the rows of their keys.
   std::vector<KvCacheLayout> AddCaches(int block, const char* k_name, const char* v_name, int64_t head_dim,
                                        std::span<const std::shared_ptr<const KvFilling>> fillings);
 };

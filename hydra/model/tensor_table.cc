@@ -53,9 +53,9 @@ constexpr RoleName kNames[] = {
     {R::kLandmarkScorerBias, "self_attn.landmark_scorer.bias", nullptr, nullptr},
     {R::kLandmarkScale, "self_attn.landmark_scale", nullptr, nullptr},
     {R::kFfnNorm, nullptr, "post_attention_layernorm.weight", nullptr},
-    {R::kFfnGate, nullptr, "mlp.gate_proj.weight", nullptr},
-    {R::kFfnUp, nullptr, "mlp.up_proj.weight", nullptr},
-    {R::kFfnDown, nullptr, "mlp.down_proj.weight", nullptr},
+    {R::kFfnGate, "mlp.gate_proj.weight", "mlp.gate_proj.weight", nullptr},
+    {R::kFfnUp, "mlp.up_proj.weight", "mlp.up_proj.weight", nullptr},
+    {R::kFfnDown, "mlp.down_proj.weight", "mlp.down_proj.weight", nullptr},
     {R::kLatentQDown, nullptr, "self_attn.q_a_proj.weight", nullptr},
     {R::kLatentQNorm, nullptr, "self_attn.q_a_layernorm.weight", nullptr},
     {R::kLatentQUp, nullptr, "self_attn.q_b_proj.weight", nullptr},
@@ -271,7 +271,7 @@ void Builder::BlockFfn() {
 
 void Builder::Dense() {
   const auto k = Component::kDense;
-  Norm(Component::kBlockNorms, R::kFfnNorm, {c_.d_model});
+  if (c_.wiring == Wiring::kSequential) Norm(Component::kBlockNorms, R::kFfnNorm, {c_.d_model});
   Linear(k, R::kFfnGate, c_.d_ff, c_.d_model);
   Linear(k, R::kFfnUp, c_.d_ff, c_.d_model);
   ResidualLinear(k, R::kFfnDown, {c_.d_model, c_.d_ff});

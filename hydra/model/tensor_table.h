@@ -25,7 +25,7 @@ enum class TensorRole {
   kAttnQ, kAttnK, kAttnV, kAttnO, kAttnQBias, kAttnKBias, kAttnVBias, kAttnQNorm, kAttnKNorm,
   kLandmarkScorerWeight, kLandmarkScorerBias, kLandmarkScale,
   kLatentQDown, kLatentQNorm, kLatentQUp, kLatentKvDown, kLatentKvNorm, kLatentKvUp,  // latent attention
-  kFfnNorm, kFfnGate, kFfnUp, kFfnDown,                                            // dense SwiGLU (sequential wiring)
+  kFfnNorm, kFfnGate, kFfnUp, kFfnDown,                                            // dense SwiGLU
   kBlockRouter, kBlockRouterScale, kBlockUp, kBlockDown,                           // BlockFFN
   kRouterPrev, kRouterFirst, kRouterInitSummary, kRouterBalanceBias, kExpertGateUp, kExpertDown,
   kWsNorm, kWsMemoryNorm, kWsReadQ, kWsWriteK, kWsWriteV, kWsReadK, kWsReadV, kWsOut, kWsSlotQueries, kWsInitState,

@@ -100,4 +100,15 @@ Layout Layout::Make(const Batch& batch, int64_t chunk_len) {
   return l;
 }
 
+void Layout::ResetSsm(const Tensor& resets) {
+  auto own = std::make_shared<Layout>(*this);
+  own->ssm = nullptr;
+  own->one_document = false;
+  const Tensor t = torch::arange(T, seq.options()).expand({B, T});
+  const Tensor begins = (real & (pos == 0)) | resets;
+  own->doc_start = std::get<0>(torch::where(begins, t, 0).cummax(1)).contiguous();
+  own->scan_seq = begins.to(torch::kInt64).cumsum(1).contiguous();
+  ssm = std::move(own);
+}
+
 }  // namespace hydra::nn

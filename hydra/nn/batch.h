@@ -76,6 +76,7 @@ struct ForwardOptions {
   RouterCoefs router_coefs = {};  // of the terms of the loss that routers have; else the config's
   double locality_alpha = 100;    // of kLocality
   int64_t sparsity_chunk = 64;    // tokens of kChunk's chunks
+  torch::Tensor ssm_resets = {};  // [B, T] bool: SSM paths forget what was before these tokens; undefined: none
   const PkmWatch* pkm_watch = nullptr;
   const RouteWatch* route_watch = nullptr;
   const AttentionWatch* attention_watch = nullptr;

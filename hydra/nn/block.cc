@@ -100,7 +100,7 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
   const auto add = [&](int64_t path, const Tensor& value) {
     x = torch::addcmul(x, value.to(x.scalar_type()), factors.narrow(-1, path, 1));
   };
-  if (parts.ssm && a[0] != 0) add(0, Ssm(config, w.ssm, u, layout));
+  if (parts.ssm && a[0] != 0) add(0, Ssm(config, w.ssm, u, layout.of_ssm()));
   if (parts.attention != AttentionKind::kNone && a[1] != 0)
     add(1, Attention(config, parts.attention, w.attention, u, layout, options, SpansOfLayer(options, layer)));
   if (parts.ffn == FfnKind::kChunkMoe && a[2] != 0) {
@@ -108,6 +108,7 @@ BlockOut Parallel(const ModelConfig& config, int layer, const BlockWeights& w, T
     add(2, ApplyExperts(w.moe, u, routes, layout));
     out.router = LossesOfRouter(config.moe, routes, layout, options);
   }
+  if (parts.ffn == FfnKind::kDense && a[2] != 0) add(2, Dense(w.dense, u));
   if (parts.ffn == FfnKind::kBlockFfn && a[2] != 0)
     add(2, BlockFfnPart(config, layer, w, u, layout, options, &out.router));
   if (parts.workspace && options.workspace && options.controls.workspace_read != 0)
@@ -127,7 +128,7 @@ BlockOut Sequential(const ModelConfig& config, int layer, const BlockWeights& w,
   BlockOut out;
   const Tensor u = RmsNorm(x, w.norm, config.norm_eps);
   if (parts.ssm) {
-    add(Ssm(config, w.ssm, u, layout));
+    add(Ssm(config, w.ssm, u, layout.of_ssm()));
   } else if (parts.attention == AttentionKind::kLatent) {
     add(LatentAttention(config.attention, w.latent, u, layout));
   } else {

@@ -99,6 +99,12 @@ TEST(Golden, TheFamiliesOfTheControls) {
   ExpectCase("mamba2_family", "plain");
 }
 
+// Both kinds of attention; layers with negative and zero scales, one in which nobody is active.
+TEST(Golden, BlockFfn) {
+  ExpectCase("blockffn_mla", "plain");
+  ExpectCase("blockffn_gqa", "plain");
+}
+
 // ---- parts ----
 
 class GoldenParts : public ::testing::Test {

@@ -6,6 +6,7 @@
 #include "hydra/nn/torch.h"
 
 #include <cstdint>
+#include <memory>
 
 #include "hydra/nn/batch.h"
 
@@ -26,6 +27,12 @@ struct Layout {
   torch::Tensor chunk_closed;  // [B, n] bool: all C tokens are real
   torch::Tensor chunk_number;  // [B, n] int64: pos / C
   torch::Tensor chunk_domain;  // [B, n] int64: of the chunk's document, -1 none; undefined where none is known
+
+  std::shared_ptr<const Layout> ssm;  // what SSM paths take in its place; null: this
+
+  [[nodiscard]] const Layout& of_ssm() const { return ssm ? *ssm : *this; }
+  // Gives SSM paths a layout of their own, in which a document also begins at the tokens of resets [B, T] bool.
+  void ResetSsm(const torch::Tensor& resets);
 
   // Throws kData when a document does not begin at a multiple of C or pads are not at its end.
   static Layout Make(const Batch& batch, int64_t chunk_len);

@@ -69,7 +69,8 @@ std::vector<std::pair<const TensorSpec*, Tensor>> Model::Tensors() const {
 
 ForwardOut Model::Forward(const Batch& batch, const ForwardOptions& options) const {
   options.controls.Validate(config_);
-  const Layout layout = Layout::Make(batch, config_.chunk_len);
+  Layout layout = Layout::Make(batch, config_.chunk_len);
+  if (options.ssm_resets.defined()) layout.ResetSsm(options.ssm_resets);
   Tensor x = Embed(batch.ids);
   std::array<std::vector<Tensor>, kRouterTerms> terms;
   std::vector<Tensor> load, in_set;

@@ -89,6 +89,8 @@ class Model {
   [[nodiscard]] std::vector<std::pair<const TensorSpec*, torch::Tensor>> Tensors() const;
   // Per-layer means for the log (gate/ssm/L, workspace/write_gate/L, pkm/gate/L, ssm/half_life/L, ...).
   [[nodiscard]] Stats CollectStats(const Batch& batch, const ForwardOptions& options = {}) const;
+  // The landmarks that chunks see, of each layer that has a pool: see LandmarkPools (attention.h).
+  [[nodiscard]] std::vector<torch::Tensor> CollectPools(const Batch& batch, const ForwardOptions& options = {}) const;
 
  private:
   [[nodiscard]] torch::Tensor HeadWeight() const;  // [V, D]

@@ -214,6 +214,85 @@ TEST(Model, LossIsTheMeanOfTokenLosses) {
   }
 }
 
+// Where nothing but the SSM remembers, what follows a reset is a document of its own.
+TEST(Model, AnSsmThatIsResetForgetsWhatWasBefore) {
+  for (const SsmKind kind : {SsmKind::kMamba2, SsmKind::kDiagonal})
+    for (const auto& [dtype, tolerance] :
+         {std::pair{torch::kFloat64, kTolF64}, std::pair{torch::kFloat32, testing::kTolF32}}) {
+      ModelConfig config = testing::Tiny();
+      config.layers.assign(2, LayerConfig{});
+      config.ssm.kind = kind;
+      Model model = RandomModel(config, 3, dtype);
+      const Tensor ids = RandomIds(1, 64, config.vocab_size, 3);
+      const Batch batch = Alone(config, ids);
+      for (const int64_t t0 : {5, 37, 40}) {
+        ForwardOptions options;
+        options.ssm_resets = torch::zeros({1, 64}, torch::kBool);
+        options.ssm_resets[0][t0] = true;
+        const Tensor got = LogitsOf(model, batch, options), whole = LogitsOf(model, batch);
+        const Tensor rest = LogitsOf(model, Alone(config, ids.narrow(1, t0, 64 - t0))).narrow(1, 0, 64 - t0);
+        EXPECT_LT(Difference(got.narrow(1, 0, t0), whole.narrow(1, 0, t0)), tolerance) << t0;
+        EXPECT_LT(Difference(got.narrow(1, t0, 64 - t0), rest), tolerance) << t0;
+        EXPECT_GT(Difference(whole.narrow(1, t0, 64 - t0), rest), 1e-3) << t0;
+      }
+    }
+}
+
+TEST(Model, ADensePathIsThatOfASingleExpert) {
+  ModelConfig routed = testing::Tiny();
+  routed.moe.n_experts = routed.moe.top_k = 1;
+  ModelConfig dense = routed;
+  dense.d_ff = routed.moe.d_expert;
+  for (LayerConfig& layer : dense.layers)
+    if (layer.ffn == FfnKind::kChunkMoe) layer.ffn = FfnKind::kDense;
+  dense.Validate("test");
+  Model a = RandomModel(routed, 4), b(dense, ModelOptions{.dtype = torch::kFloat64});
+  const torch::NoGradGuard no_grad;
+  for (const auto& [spec, tensor] : b.Tensors()) {
+    const Tensor experts = spec->role == TensorRole::kFfnGate || spec->role == TensorRole::kFfnUp
+                               ? a.at(TensorRole::kExpertGateUp, spec->layer)[0]
+                               : Tensor();
+    if (spec->role == TensorRole::kFfnGate) {
+      tensor.copy_(experts.narrow(0, 0, dense.d_ff));
+    } else if (spec->role == TensorRole::kFfnUp) {
+      tensor.copy_(experts.narrow(0, dense.d_ff, dense.d_ff));
+    } else if (spec->role == TensorRole::kFfnDown) {
+      tensor.copy_(a.at(TensorRole::kExpertDown, spec->layer)[0]);
+    } else {
+      tensor.copy_(a.at(spec->role, spec->layer));
+    }
+  }
+  const Batch batch = Batch::Pack(RandomDocuments({45, 61, 8}, routed.vocab_size, 6), routed.chunk_len);
+  const Tensor real = batch.seq_idx >= 0;  // nobody reads what stands on pads
+  EXPECT_LT(Difference(LogitsOf(b, batch).index({real}), LogitsOf(a, batch).index({real})), kTolF64);
+  EXPECT_THROW((void)ConfigJson(dense), std::logic_error) << "config.json has no name for it";
+}
+
+// Pools are those of attention itself: a token that is in none of them, and beyond every window, is not looked at.
+TEST(Model, CollectedPoolsAreThoseOfEachLayer) {
+  const ModelConfig config = testing::Tiny();
+  const Model model = RandomModel(config, 5);
+  const Batch batch = Alone(config, RandomIds(2, 64, config.vocab_size, 5));
+  const auto pools = model.CollectPools(batch);
+  ASSERT_EQ(pools.size(), 2U);  // layers 1 and 2
+  for (const Tensor& pool : pools) {
+    EXPECT_EQ(pool.size(0), 2);
+    EXPECT_EQ(pool.size(1), 64 / config.chunk_len);
+    EXPECT_LE(pool.size(2), config.attention.landmark_budget);
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t c = 0; c < pool.size(1); ++c) {
+        const Tensor rows = pool[b][c].masked_select(pool[b][c] >= 0);
+        EXPECT_EQ(rows.numel(), std::min(c * config.attention.landmarks_per_chunk, config.attention.landmark_budget));
+        // Of this row, and of chunks before this one.
+        for (int64_t i = 0; i < rows.numel(); ++i) {
+          EXPECT_GE(rows[i].item<int64_t>(), b * 64);
+          EXPECT_LT(rows[i].item<int64_t>(), b * 64 + c * config.chunk_len);
+        }
+      }
+  }
+  EXPECT_TRUE(model.CollectPools(batch, {.controls = {.landmarks = false}}).empty());
+}
+
 TEST(Model, EqualSeedsGiveEqualWeights) {
   const ModelConfig config = HydraNano();
   Model a(config), b(config);

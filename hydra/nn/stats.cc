@@ -127,4 +127,24 @@ Stats Model::CollectStats(const Batch& batch, const ForwardOptions& options) con
   return stats;
 }
 
+std::vector<Tensor> Model::CollectPools(const Batch& batch, const ForwardOptions& options) const {
+  torch::NoGradGuard no_grad;
+  const Layout layout = Layout::Make(batch, config_.chunk_len);
+  std::vector<Tensor> pools;
+  Tensor x = Embed(batch.ids);
+  for (int i = 0; i < config_.n_layers(); ++i) {
+    const BlockWeights& w = *blocks_[static_cast<size_t>(i)];
+    const Controls controls = options.controls.Of(i);
+    if (w.attention.scorer_w.defined() && controls.path_scale[1] != 0 && controls.landmarks) {
+      const Tensor u = RmsNorm(x, w.norm, config_.norm_eps);
+      const Tensor pool =
+          LandmarkPools(config_.attention, torch::linear(u, w.attention.scorer_w, w.attention.scorer_b).squeeze(-1),
+                        layout, controls.pins);
+      if (pool.defined()) pools.push_back(pool);
+    }
+    x = RunBlock(config_, i, w, x, layout, options).x;
+  }
+  return pools;
+}
+
 }  // namespace hydra::nn

@@ -102,4 +102,15 @@ class ModelDrafter : public Drafter {
 // could be left out.
 [[nodiscard]] Controls SelfDraftControls(const ModelConfig& config);
 
+// Whether a model's own drafter is what follows: a sequential model with BlockFFN's experts.
+[[nodiscard]] bool SelfDraftsByLayers(const ModelConfig& config);
+struct SelfDraftOptions {
+  std::vector<int64_t> layers = {};  // that it runs, ascending; empty: all
+  int64_t tokens = 16384;            // that it may guess: the first ids, which tokenizers give to the most frequent
+};
+// The model without its experts: attention of some layers, and of the head the rows of the first tokens. It shares the
+// weights and copies none. Its logits have as many numbers as its head has rows. Throws kUsage for layers that the
+// model does not have.
+[[nodiscard]] Model SelfDraftModel(const Model& model, const SelfDraftOptions& options);
+
 }  // namespace hydra

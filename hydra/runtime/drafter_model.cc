@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guesses of a cheaper model.
+// Guesses of a cheaper model. Not here: models made of a part of another (drafter_self.cc).
 #include <algorithm>
 
 #include "hydra/base/error.h"
@@ -8,22 +8,6 @@
 #include "hydra/runtime/weights.h"
 
 namespace hydra {
-
-Controls SelfDraftControls(const ModelConfig& config) {
-  const auto is_beside = [](const LayerConfig& layer) {
-    return layer.attention != AttentionKind::kNone || layer.ffn != FfnKind::kNone || layer.workspace || layer.pkm;
-  };
-  if (config.wiring != Wiring::kParallel || !config.HasSsm())
-    throw Error(ErrorCode::kUsage,
-                "--spec self: this model has no path that could guess alone: its blocks do not run an SSM in parallel "
-                "with others");
-  if (std::ranges::none_of(config.layers, is_beside))
-    throw Error(ErrorCode::kUsage, "--spec self: the SSM path is all that this model has, so it is no cheaper alone");
-  Controls controls;
-  controls.path_scale = {1, 0, 0};
-  controls.workspace_read = controls.pkm_read = 0;
-  return controls;
-}
 
 ModelDrafter::ModelDrafter(std::string name, const Model& model, const Controls& controls, int most, int64_t vocab,
                            ThreadPool& pool, ForwardScratch& scratch)

@@ -13,10 +13,12 @@ ForwardScratch& ForwardScratch::operator=(ForwardScratch&&) noexcept = default;
 
 int64_t ForwardScratch::bytes() const { return data_->bytes(); }
 const PassBytes& ForwardScratch::moved() const { return data_->moved; }
+const ExpertUse& ForwardScratch::experts() const { return data_->experts; }
 
 void ForwardScratch::BeginProfile(const ThreadPool& pool) { data_->clock.emplace(OwnerNames(*data_), pool); }
 
 void ForwardScratch::SetTrace(Trace* trace) { data_->trace = trace; }
+void ForwardScratch::SetRouting(const RoutingSource* routing) { data_->routing = routing; }
 
 PassProfile ForwardScratch::EndProfile(const ThreadPool& pool) {
   HYDRA_CHECK(data_->clock, "no profile has begun");
@@ -139,7 +141,7 @@ void CountCommit(const SequenceState& state, int64_t m, PassBytes& moved) {
       if (buffer.heads.empty() && on(i, buffer.part))
         moved.state_read += buffer.bytes, moved.state_written += buffer.bytes;
     for (const KvCacheLayout& cache : layout.blocks[i].caches)
-      if (!cache.filling->grows() && on(i, StatePart::kKv)) moved.kv_written += m * (cache.k_stride + cache.v_stride);
+      if (!cache.filling->grows() && on(i, StatePart::kKv)) moved.kv_written += m * cache.row_bytes();
   }
 }
 
@@ -152,7 +154,7 @@ std::span<const float> Model::Forward(std::span<const Segment> segments, ThreadP
   CheckSegments(w, segments);
   w.CheckUnchanged();
   ForwardScratch::Data& s = scratch.data();
-  const int64_t V = w.config.vocab_size;
+  const int64_t V = w.head.rows;  // the vocabulary, or what a drafter's head has of it
   s.walks.clear();
   int64_t rows = 0;
   for (const Segment& segment : segments) {

@@ -103,6 +103,13 @@ TEST(RuntimeGolden, TheFamiliesOfTheControls) {
   ExpectCase("mamba2_family", "plain");
 }
 
+// Absorbed latent attention against the oracle's expanded one; grouped keys; layers with negative and zero scales, one
+// in which nobody is active.
+TEST(RuntimeGolden, BlockFfn) {
+  ExpectCase("blockffn_mla", "plain");
+  ExpectCase("blockffn_gqa", "plain");
+}
+
 // Folders as `transformers` writes them, against its logits (tests/golden/make_hf_golden.py).
 class HuggingFace : public ::testing::TestWithParam<const char*> {};
 

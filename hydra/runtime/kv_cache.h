@@ -20,9 +20,7 @@ class KvCache {
 
   [[nodiscard]] const KvFilling& filling() const { return *layout_->filling; }
   [[nodiscard]] const KvCacheLayout& layout() const { return *layout_; }
-  [[nodiscard]] bool value_in_key() const {
-    return layout_->v >= layout_->k && layout_->v < layout_->k + layout_->k_stride;
-  }
+  [[nodiscard]] bool value_in_key() const { return layout_->value_in_key(); }
   [[nodiscard]] std::byte* Key(int64_t row) const { return memory_ + layout_->k + row * layout_->k_stride; }
   [[nodiscard]] std::byte* Value(int64_t row) const { return memory_ + layout_->v + row * layout_->v_stride; }
   [[nodiscard]] std::byte* KeyOf(int64_t position) const { return Key(filling().RowOf(position)); }

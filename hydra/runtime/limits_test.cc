@@ -54,6 +54,11 @@ TEST(Limits, TheAccountingCountsTheScratchThatIsTaken) {
           const auto taken = static_cast<double>(ScratchBytes(model, tokens, pool));
           const auto counted = static_cast<double>(
               CountRun(c.config, {.ctx = tokens, .kv = KvDtype::kF16, .threads = threads, .int8 = int8}).scratch);
+          if (c.config.HasFfn(FfnKind::kBlockFfn)) {  // counted as if all experts ran: here about a half do
+            EXPECT_LT(taken, 1.05 * counted);
+            EXPECT_GT(taken, 0.4 * counted);
+            continue;
+          }
           EXPECT_NEAR(counted / taken, 1, tokens < 100 ? 0.5 : 0.15);
         }
     }

@@ -19,9 +19,10 @@
 
 namespace hydra {
 
-class Provisional;   // provisional.h
-struct PassProfile;  // profile.h
-class Trace;         // trace.h
+class Provisional;    // provisional.h
+struct PassProfile;   // profile.h
+class Trace;          // trace.h
+class RoutingSource;  // routing_source.h
 class SequenceState;
 struct ModelWeights;  // weights.h
 
@@ -72,6 +73,22 @@ struct PassBytes {
   bool operator==(const PassBytes&) const = default;
 };
 
+// What passes ran of BlockFFN's experts, summed over its layers.
+struct ExpertUse {
+  int64_t layers = 0, read = 0;    // experts that there are, and whose weights were read, each once a pass
+  int64_t tokens = 0, active = 0;  // the same for each token: experts that there are, and that it runs
+  [[nodiscard]] ExpertUse operator-(const ExpertUse& o) const {
+    return {layers - o.layers, read - o.read, tokens - o.tokens, active - o.active};
+  }
+  // Shares that were read a pass and run a token; 1 of a model without such layers.
+  [[nodiscard]] double ReadShare() const {
+    return layers > 0 ? static_cast<double>(read) / static_cast<double>(layers) : 1;
+  }
+  [[nodiscard]] double ActiveShare() const {
+    return tokens > 0 ? static_cast<double>(active) / static_cast<double>(tokens) : 1;
+  }
+};
+
 // Working memory of forward passes; grows to the largest pass and is then reused. One for each concurrent caller.
 class ForwardScratch {
  public:
@@ -82,11 +99,14 @@ class ForwardScratch {
   [[nodiscard]] int64_t bytes() const;
   // Of all passes with this scratch so far.
   [[nodiscard]] const PassBytes& moved() const;
+  [[nodiscard]] const ExpertUse& experts() const;
   // From BeginProfile to EndProfile passes with this scratch, and nothing else, run on the pool.
   void BeginProfile(const ThreadPool& pool);
   [[nodiscard]] PassProfile EndProfile(const ThreadPool& pool);
   // From here on passes tell it what they did; null: nothing is told.
   void SetTrace(Trace* trace);
+  // From here on passes take BlockFFN's active sets from it, which must outlive them; null: from the router.
+  void SetRouting(const RoutingSource* routing);
   struct Data;
   [[nodiscard]] Data& data() { return *data_; }
 

@@ -40,15 +40,17 @@ struct PassView {
   const ModelWeights& weights;
   const ModelConfig& config;
   std::span<const Piece> pieces;
-  int64_t n;                 // rows
-  int64_t longest;           // rows of the longest piece
-  int64_t steps;             // the first rows, each of which gets the bits of a pass of its own
-  int threads;               // that run tasks
-  const int64_t* positions;  // [n] of each row in its sequence
-  float* x;                  // [n, D] the residual stream
-  const float* u;            // [n, D] its norm, which the parts of a group read
-  PassBytes* moved;          // what the pass reads and writes; products are counted by the pass
-  Trace* trace;              // told what each row does; null: nobody asks
+  int64_t n;                               // rows
+  int64_t longest;                         // rows of the longest piece
+  int64_t steps;                           // the first rows, each of which gets the bits of a pass of its own
+  int threads;                             // that run tasks
+  const int64_t* positions;                // [n] of each row in its sequence
+  float* x;                                // [n, D] the residual stream
+  const float* u;                          // [n, D] its norm, which the parts of a group read
+  PassBytes* moved;                        // what the pass reads and writes; products are counted by the pass
+  ExpertUse* experts;                      // what BlockFFN's layers run
+  Trace* trace;                            // told what each row does; null: nobody asks
+  const RoutingSource* routing = nullptr;  // plants BlockFFN's active sets; null: the router says them
 };
 
 // Rows on which a part runs, and the factors of what it adds to x.
@@ -210,7 +212,9 @@ class Part {
 [[nodiscard]] std::unique_ptr<Part> MakeDiagonal();
 [[nodiscard]] std::unique_ptr<Part> MakeFullAttention();
 [[nodiscard]] std::unique_ptr<Part> MakeSparseAttention();
+[[nodiscard]] std::unique_ptr<Part> MakeLatentAttention();
 [[nodiscard]] std::unique_ptr<Part> MakeChunkExperts();
+[[nodiscard]] std::unique_ptr<Part> MakeBlockFfn();
 [[nodiscard]] std::unique_ptr<Part> MakeDense();
 [[nodiscard]] std::unique_ptr<Part> MakeWorkspace();
 [[nodiscard]] std::unique_ptr<Part> MakeProductKeys();

@@ -20,19 +20,32 @@ int64_t CachedAttention::bytes() const {
   return sum;
 }
 
+CachedAttention::Shape CachedAttention::ShapeOf() const {
+  const AttentionConfig& c = attention();
+  return {.heads = c.n_heads,
+          .groups = c.n_kv_heads,
+          .caches = c.n_kv_heads,
+          .Dk = c.head_dim,
+          .Dv = c.head_dim,
+          .scale = 1 / std::sqrt(static_cast<float>(c.head_dim))};
+}
+
 void CachedAttention::Start() {
+  shape_ = ShapeOf();
   begin_.assign(pieces().size(), 0);
   end_.assign(pieces().size(), 0);
-  heads_.assign(pieces().size() * static_cast<size_t>(attention().n_kv_heads), {});
+  heads_.assign(pieces().size() * static_cast<size_t>(shape_.groups), {});
   tiles_.clear();
   ended_ = false;
 }
 
 bool CachedAttention::AddRound(int round, Round& out) {
-  if (round == 0) {
-    AddKeys(out);
-    return true;
-  }
+  if (round > 0) return Attend(out);
+  AddKeys(out);
+  return true;
+}
+
+bool CachedAttention::Attend(Round& out) {
   if (AddStretch(out)) return true;
   if (ended_) return false;
   ended_ = true;
@@ -48,36 +61,35 @@ void CachedAttention::Run(const Task& task, float* scratch) {
     case kKeep: return Keep(p, task.head);
     default: break;
   }
-  Attend(p, task, scratch);
+  RunQueries(p, task, scratch);
 }
 
 // The queries of a task; query heads that see other windows of one cache go one by one.
-void CachedAttention::Attend(const Piece& p, const Task& task, float* scratch) {
-  const int64_t Dh = attention().head_dim, width = attention().n_heads * Dh;
-  const KvCache cache = Cache(p, task.head);
+void CachedAttention::RunQueries(const Piece& p, const Task& task, float* scratch) {
+  const KvCache cache = CacheOf(p, task.head);
   const KvFilling& filling = cache.filling();
   const int64_t alike = filling.own_windows().empty() ? group() : 1;
   for (int64_t i = 0; i < group(); i += alike) {
-    const int64_t head = task.head * group() + i, at = p.row * width + head * Dh;
+    const int64_t head = task.head * group() + i, at = p.row * shape_.heads + head;
     kernels::KeyTiles seen;
-    kernels::Attention({.q = q_.data() + at,
-                        .y = y_.data() + at,
+    kernels::Attention({.q = q_.data() + at * shape_.Dk,
+                        .y = y_.data() + at * shape_.Dv,
                         .keys = KeysOf(p, HeadOf(task.piece, task.head), cache),
                         .heads = alike,
                         .pos = p.pos,
                         .window = WindowOf(filling, i),
                         .sinks = filling.sinks(),
-                        .scale = 1 / std::sqrt(static_cast<float>(Dh)),
+                        .scale = shape_.scale,
                         .t0 = task.begin,
                         .t1 = task.end,
                         .lambda = Lambda() != nullptr ? Lambda() + head : nullptr,
                         .alone = IsStep(p),
                         .bf16 = pass_->weights.options.act != Activations::kF32,
-                        .q_stride = width,
-                        .y_stride = width,
+                        .q_stride = shape_.heads * shape_.Dk,
+                        .y_stride = shape_.heads * shape_.Dv,
                         .scratch = scratch,
                         .tiles = &seen});
-    if (!IsStep(p)) tiles_[static_cast<size_t>(task.slot)] += seen.n;
+    if (!IsStep(p) && IsFirst(task.head)) tiles_[static_cast<size_t>(task.slot)] += seen.n;
   }
 }
 
@@ -98,21 +110,25 @@ void CachedAttention::AddKeys(Round& out) {
   add(w.v, w.v_bias, v_);
   y_.Get(pass_->n * attention().n_heads * attention().head_dim);
   CountWeights({&w.q_bias, &w.k_bias, &w.v_bias, &w.q_norm, &w.k_norm});
+  AddRotations(out);
+}
+
+void CachedAttention::AddRotations(Round& out) {
   int64_t aside_key = 0, aside_value = 0;  // bytes of a row; the heads of a layer have rows of one width
   for (size_t i = 0; i < pieces().size(); ++i) {
     const Piece& p = pieces()[i];
     if (!On(p)) continue;
     constexpr int64_t kRows = 16;
     AddTasks(out, kRotate, static_cast<int32_t>(i), p.T, kRows);
-    for (int64_t h = 0; h < attention().n_kv_heads; ++h) {
+    for (int64_t h = 0; h < shape_.caches; ++h) {
       const KvCache cache = Cache(p, h);
-      pass_->moved->kv_written += p.T * (cache.layout().k_stride + cache.layout().v_stride);
+      pass_->moved->kv_written += p.T * cache.layout().row_bytes();
       if (Direct(p, cache) || p.kept != nullptr) continue;
-      aside_key = cache.layout().k_stride, aside_value = cache.layout().v_stride;
+      aside_key = cache.layout().k_stride, aside_value = cache.value_in_key() ? 0 : cache.layout().v_stride;
     }
   }
-  aside_k_.Get(attention().n_kv_heads * pass_->n * aside_key);
-  aside_v_.Get(attention().n_kv_heads * pass_->n * aside_value);
+  aside_k_.Get(shape_.caches * pass_->n * aside_key);
+  aside_v_.Get(shape_.caches * pass_->n * aside_value);
 }
 
 void CachedAttention::Rotate(const Piece& p, int64_t begin, int64_t end) {
@@ -141,18 +157,23 @@ void CachedAttention::Rotate(const Piece& p, int64_t begin, int64_t end) {
   rotate(q_.data(), c.n_heads, w.q_norm);
   rotate(k_.data(), c.n_kv_heads, w.k_norm);
   const KvDtype dtype = p.state->layout().kv;
-  for (int64_t h = 0; h < c.n_kv_heads; ++h) {
-    const KvCache cache = Cache(p, h);
-    const bool direct = Direct(p, cache);
+  for (int64_t h = 0; h < c.n_kv_heads; ++h)
     for (int64_t t = begin; t < end; ++t) {
       const int64_t from = ((p.row + t) * c.n_kv_heads + h) * c.head_dim;
-      std::byte* key = direct ? cache.KeyOf(p.pos + t) : AsideKey(p, h) + t * cache.layout().k_stride;
-      std::byte* value = direct ? cache.ValueOf(p.pos + t) : AsideValue(p, h) + t * cache.layout().v_stride;
-      kernels::StoreKvRow(dtype, k_.data() + from, c.head_dim, key);
-      kernels::StoreKvRow(dtype, v_.data() + from, c.head_dim, value);
+      kernels::StoreKvRow(dtype, k_.data() + from, c.head_dim, NewKey(p, h, t));
+      kernels::StoreKvRow(dtype, v_.data() + from, c.head_dim, NewValue(p, h, t));
     }
-  }
   AfterKeys(p, begin, end);
+}
+
+std::byte* CachedAttention::NewKey(const Piece& p, int64_t h, int64_t t) const {
+  const KvCache cache = Cache(p, h);
+  return Direct(p, cache) ? cache.KeyOf(p.pos + t) : AsideKey(p, h) + t * cache.layout().k_stride;
+}
+
+std::byte* CachedAttention::NewValue(const Piece& p, int64_t h, int64_t t) const {
+  const KvCache cache = Cache(p, h);
+  return Direct(p, cache) ? cache.ValueOf(p.pos + t) : AsideValue(p, h) + t * cache.layout().v_stride;
 }
 
 std::byte* CachedAttention::AsideKey(const Piece& p, int64_t head) const {
@@ -161,6 +182,7 @@ std::byte* CachedAttention::AsideKey(const Piece& p, int64_t head) const {
 }
 
 std::byte* CachedAttention::AsideValue(const Piece& p, int64_t head) const {
+  if (Cache(p, head).value_in_key()) return AsideKey(p, head);
   if (p.kept != nullptr) return p.kept->At<std::byte>(KeptAt(p).v[static_cast<size_t>(head)]);
   return aside_v_.data() + (head * pass_->n + p.row) * Cache(p, head).layout().v_stride;
 }
@@ -191,13 +213,14 @@ bool CachedAttention::AddStretch(Round& out) {
     if (end_[i] == p.T) continue;
     end_[i] = StretchEnd(p, begin_[i]);
     BeforeStretch(piece);
-    for (int64_t h = 0; h < attention().n_kv_heads; ++h) {
-      const KvCache cache = Cache(p, h);
+    for (int64_t h = 0; h < shape_.groups; ++h) {
+      const KvCache cache = CacheOf(p, h);
       Head& head = HeadOf(piece, h);
       head.run = runs_.size();
       const bool direct = Direct(p, cache);
+      const int64_t number = h * shape_.caches / shape_.groups;
       cache.AddRuns(direct ? p.pos + p.T : p.pos, ranges_, runs_);
-      if (!direct) runs_.push_back({.k = AsideKey(p, h), .v = AsideValue(p, h), .n = p.T, .first = p.pos});
+      if (!direct) runs_.push_back({.k = AsideKey(p, number), .v = AsideValue(p, number), .n = p.T, .first = p.pos});
       AddChosen(piece, h, runs_);
       head.n_runs = static_cast<int64_t>(runs_.size() - head.run);
       head.part = parts;
@@ -206,7 +229,7 @@ bool CachedAttention::AddStretch(Round& out) {
     }
     more = true;
   }
-  if (more) parts_.Get(parts * group() * (attention().head_dim + 2));
+  if (more) parts_.Get(parts * group() * (shape_.Dv + 2));
   // The longest first, so that no thread is left with one in the end.
   std::stable_sort(out.tasks.begin() + first, out.tasks.end(),
                    [](const Task& a, const Task& b) { return a.cost > b.cost; });
@@ -216,9 +239,10 @@ bool CachedAttention::AddStretch(Round& out) {
 void CachedAttention::AddQueries(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {
   const Piece& p = pieces()[static_cast<size_t>(piece)];
   if (!IsStep(p)) return AddTiles(out, piece, h, begin, end);
-  const KvCache cache = Cache(p, h);
+  const KvCache cache = CacheOf(p, h);
   const KvFilling& filling = cache.filling();
-  const int64_t bytes = cache.layout().k_stride + cache.layout().v_stride, chosen = ChosenRows(p);
+  // Groups of one cache run side by side, so that it is read once.
+  const int64_t bytes = IsFirst(h) ? cache.layout().row_bytes() : 0, chosen = ChosenRows(p);
   const bool whole = !MayCut(p) || !filling.own_windows().empty();
   int64_t cut = begin;  // from here on queries see more than a range
   while (cut < end && (whole || Seen(filling, p, cut, cut + 1) <= kRange)) ++cut;
@@ -241,9 +265,9 @@ void CachedAttention::AddQueries(Round& out, int32_t piece, int64_t h, int64_t b
 
 void CachedAttention::AddTiles(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {
   const Piece& p = pieces()[static_cast<size_t>(piece)];
-  const KvCache cache = Cache(p, h);
+  const KvCache cache = CacheOf(p, h);
   const KvFilling& filling = cache.filling();
-  const int64_t bytes = cache.layout().k_stride + cache.layout().v_stride, chosen = ChosenRows(p);
+  const int64_t bytes = IsFirst(h) ? cache.layout().row_bytes() : 0, chosen = ChosenRows(p);
   const int64_t together = filling.own_windows().empty() ? group() : 1;  // heads
   for (int64_t from = begin, to = begin; from < end; from = to) {
     to = std::min(end, ((p.pos + from) / kQueryTile + 1) * kQueryTile - p.pos);
@@ -265,7 +289,7 @@ void CachedAttention::AddTiles(Round& out, int32_t piece, int64_t h, int64_t beg
 
 void CachedAttention::AddRanges(Round& out, int32_t piece, int64_t h, int64_t begin, int64_t end) {
   const Piece& p = pieces()[static_cast<size_t>(piece)];
-  const KvFilling& filling = Cache(p, h).filling();
+  const KvFilling& filling = CacheOf(p, h).filling();
   const Ranges first = RangesOf(filling, p.pos + begin), last = RangesOf(filling, p.pos + end - 1);
   Head& head = HeadOf(piece, h);
   head.cut = begin;
@@ -307,8 +331,8 @@ kernels::KeySet CachedAttention::KeysOf(const Piece& p, const Head& head, const 
   return {.runs = runs_.data() + head.run,
           .n_runs = head.n_runs,
           .dtype = p.state->layout().kv,
-          .Dk = attention().head_dim,
-          .Dv = attention().head_dim,
+          .Dk = shape_.Dk,
+          .Dv = shape_.Dv,
           .k_stride = cache.layout().k_stride,
           .v_stride = cache.layout().v_stride};
 }
@@ -316,8 +340,7 @@ kernels::KeySet CachedAttention::KeysOf(const Piece& p, const Head& head, const 
 // One range of positions, for each query that sees some of it.
 void CachedAttention::RunRanges(const Task& task, float* scratch) {
   const Piece& p = pieces()[static_cast<size_t>(task.piece)];
-  const AttentionConfig& c = attention();
-  const KvCache cache = Cache(p, task.head);
+  const KvCache cache = CacheOf(p, task.head);
   const KvFilling& filling = cache.filling();
   const Head& head = HeadOf(task.piece, task.head);
   for (int64_t t = task.begin; t < task.end; ++t) {
@@ -327,13 +350,13 @@ void CachedAttention::RunRanges(const Task& task, float* scratch) {
     if (sinks ? ranges.sinks == 0 : task.slot < ranges.first || task.slot > ranges.last) continue;
     const int64_t index =
         head.part + (t - head.cut) * head.ranges + (sinks ? 0 : ranges.sinks + task.slot - ranges.first);
-    kernels::AttentionPart({.q = q_.data() + ((p.row + t) * c.n_heads + task.head * group()) * c.head_dim,
+    kernels::AttentionPart({.q = Query(p.row + t, task.head * group()),
                             .keys = KeysOf(p, head, cache),
                             .heads = group(),
                             .begin = sinks ? 0 : std::max(ranges.from, task.slot * kRange),
                             .end = sinks ? filling.sinks() : std::min(position + 1, (task.slot + 1) * kRange),
-                            .scale = 1 / std::sqrt(static_cast<float>(c.head_dim)),
-                            .part = parts_.data() + index * group() * (c.head_dim + 2),
+                            .scale = shape_.scale,
+                            .part = parts_.data() + index * group() * (shape_.Dv + 2),
                             .scratch = scratch});
   }
 }
@@ -345,26 +368,26 @@ bool CachedAttention::AddEnd(Round& out) {
   for (size_t i = 0; i < pieces().size(); ++i) {
     const Piece& p = pieces()[i];
     const auto piece = static_cast<int32_t>(i);
-    for (int64_t h = 0; On(p) && h < attention().n_kv_heads; ++h) {
+    for (int64_t h = 0; On(p) && h < shape_.groups; ++h) {
       const Head& head = HeadOf(piece, h);
       if (head.ranges > 0) out.tasks.push_back({this, kMerge, piece, head.cut, p.T, h});
-      if (p.kept == nullptr && !Direct(p, Cache(p, h))) out.tasks.push_back({this, kKeep, piece, 0, p.T, h});
     }
+    for (int64_t h = 0; On(p) && h < shape_.caches; ++h)
+      if (p.kept == nullptr && !Direct(p, Cache(p, h))) out.tasks.push_back({this, kKeep, piece, 0, p.T, h});
   }
   return out.tasks.size() > before;
 }
 
 void CachedAttention::Merge(const Task& task) {
   const Piece& p = pieces()[static_cast<size_t>(task.piece)];
-  const AttentionConfig& c = attention();
   const Head& head = HeadOf(task.piece, task.head);
   for (int64_t t = task.begin; t < task.end; ++t)
     kernels::AttentionMerge(
-        {.parts = parts_.data() + (head.part + (t - head.cut) * head.ranges) * group() * (c.head_dim + 2),
-         .y = y_.data() + ((p.row + t) * c.n_heads + task.head * group()) * c.head_dim,
-         .n_parts = RangesOf(Cache(p, task.head).filling(), p.pos + t).n(),
+        {.parts = parts_.data() + (head.part + (t - head.cut) * head.ranges) * group() * (shape_.Dv + 2),
+         .y = y_.data() + ((p.row + t) * shape_.heads + task.head * group()) * shape_.Dv,
+         .n_parts = RangesOf(CacheOf(p, task.head).filling(), p.pos + t).n(),
          .heads = group(),
-         .Dv = c.head_dim});
+         .Dv = shape_.Dv});
 }
 
 // New rows into a ring: those that it still holds at the end.

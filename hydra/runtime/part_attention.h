@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over caches of keys and values: products, QK-norm, RoPE, queries, the output product. What a head keeps is
 // the affair of its cache (model/kv_filling.h): all positions, or a ring with or without sinks. Internal to the
-// runtime. Not here: landmarks (part_sparse_attention.cc). Dims: n rows, A query heads, Akv KV heads, Dh head_dim.
+// runtime. Not here: landmarks (part_sparse_attention.cc), latent vectors (part_latent.cc).
+// Dims: n rows, A query heads, Akv KV heads, Dh head_dim, G groups of query heads, Dk and Dv numbers of a key and of a
+// value.
 #pragma once
 
 #include "hydra/runtime/part.h"
@@ -13,17 +15,32 @@ class CachedAttention : public Part {
   [[nodiscard]] const char* Name() const override { return "full attention"; }
   [[nodiscard]] bool In(const ModelConfig& config, const LayerConfig& layer) const override;
   [[nodiscard]] int Path() const final { return 1; }
-  bool AddRound(int round, Round& out) final;
-  void Run(const Task& task, float* scratch) final;
-  void AddOutput(std::vector<kernels::MatMulArgs>& products) final;
+  bool AddRound(int round, Round& out) override;
+  void Run(const Task& task, float* scratch) override;
+  void AddOutput(std::vector<kernels::MatMulArgs>& products) override;
   void Commit(const Accepted& tokens) const override;
   [[nodiscard]] int64_t ScratchFloats() const final {
-    return kernels::AttentionScratchFloats(group(), attention().head_dim, attention().head_dim);
+    return kernels::AttentionScratchFloats(group(), shape_.Dk, shape_.Dv);
   }
   [[nodiscard]] int64_t bytes() const override;
 
  protected:
   void Start() override;
+
+  // How query heads share caches, and their widths. A group is what a task attends: heads that read one cache.
+  struct Shape {
+    int64_t heads, groups, caches;  // caches divide groups, groups divide heads
+    int64_t Dk, Dv;
+    float scale;  // of the scores
+  };
+  [[nodiscard]] virtual Shape ShapeOf() const;
+  // The first round, which makes queries and brings keys and values to the caches, or beside them.
+  virtual void AddKeys(Round& out);
+  virtual void Rotate(const Piece& piece, int64_t begin, int64_t end);
+  // Tasks of Rotate over the rows of all pieces, and room for what does not go into a cache at once.
+  void AddRotations(Round& out);
+  // The queries' rounds, until it says that there is no more.
+  bool Attend(Round& out);
 
   // Brings the rows of token t of a provisional pass into the caches that do not have them.
   static void CommitRows(const Accepted& tokens, int64_t t);
@@ -45,7 +62,16 @@ class CachedAttention : public Part {
   [[nodiscard]] virtual const float* Lambda() const { return nullptr; }
 
   [[nodiscard]] const AttentionConfig& attention() const { return config().attention; }
-  [[nodiscard]] int64_t group() const { return attention().n_heads / attention().n_kv_heads; }
+  // Query heads of a group.
+  [[nodiscard]] int64_t group() const { return shape_.heads / shape_.groups; }
+  // The cache of a group; the first group of a cache counts and keeps its rows.
+  [[nodiscard]] KvCache CacheOf(const Piece& piece, int64_t group) const {
+    return Cache(piece, group * shape_.caches / shape_.groups);
+  }
+  [[nodiscard]] bool IsFirst(int64_t group) const { return group % (shape_.groups / shape_.caches) == 0; }
+  // Where token t of a piece goes: the rows of its key and its value, in the KV dtype.
+  [[nodiscard]] std::byte* NewKey(const Piece& piece, int64_t cache, int64_t t) const;
+  [[nodiscard]] std::byte* NewValue(const Piece& piece, int64_t cache, int64_t t) const;
   // The rows of a position that the head's cache still holds, or that the piece brings.
   struct Rows {
     const std::byte* k;
@@ -57,10 +83,13 @@ class CachedAttention : public Part {
     const auto own = filling.own_windows();
     return own.empty() ? filling.window() : own[static_cast<size_t>(i)];
   }
-  // A query head of a row of the pass, normed and rotated: [Dh].
+  // A query head of a row of the pass, as its scores read it: [Dk].
   [[nodiscard]] const float* Query(int64_t row, int64_t head) const {
-    return q_.data() + (row * attention().n_heads + head) * attention().head_dim;
+    return q_.data() + (row * shape_.heads + head) * shape_.Dk;
   }
+
+  Shape shape_{};
+  Buffer<float> q_, k_, v_, y_;  // [n, A, Dk], [n, Akv Dh] twice, [n, A, Dv]
 
  private:
   enum Kind : int32_t { kRotate, kQueries, kKeys, kMerge, kKeep };
@@ -70,7 +99,7 @@ class CachedAttention : public Part {
   // Queries of prompts go in tiles that begin at multiples of so many positions.
   static constexpr int64_t kQueryTile = kernels::kKeyBlock;
 
-  // A head of a piece: what its queries see, and where partial results lie.
+  // A group of a piece: what its queries see, and where partial results lie.
   struct Head {
     size_t run = 0;  // first of its runs
     int64_t n_runs = 0;
@@ -86,17 +115,15 @@ class CachedAttention : public Part {
     [[nodiscard]] int64_t n() const { return sinks + last - first + 1; }
   };
 
-  void AddKeys(Round& out);
   bool AddStretch(Round& out);
   bool AddEnd(Round& out);
-  void AddQueries(Round& out, int32_t piece, int64_t head, int64_t begin, int64_t end);
-  void AddTiles(Round& out, int32_t piece, int64_t head, int64_t begin, int64_t end);
-  void AddRanges(Round& out, int32_t piece, int64_t head, int64_t begin, int64_t end);
-  void Rotate(const Piece& piece, int64_t begin, int64_t end);
-  void Attend(const Piece& piece, const Task& task, float* scratch);
+  void AddQueries(Round& out, int32_t piece, int64_t group, int64_t begin, int64_t end);
+  void AddTiles(Round& out, int32_t piece, int64_t group, int64_t begin, int64_t end);
+  void AddRanges(Round& out, int32_t piece, int64_t group, int64_t begin, int64_t end);
+  void RunQueries(const Piece& piece, const Task& task, float* scratch);
   void RunRanges(const Task& task, float* scratch);
   void Merge(const Task& task);
-  void Keep(const Piece& piece, int64_t head) const;
+  void Keep(const Piece& piece, int64_t cache) const;
 
   // Whether new rows go into the cache at once: it grows, or none of them takes the place of a row that is in sight.
   static bool Direct(const Piece& p, const KvCache& cache) {
@@ -104,11 +131,11 @@ class CachedAttention : public Part {
     return p.kept == nullptr &&
            (p.T == 1 || cache.filling().CanTruncate(p.pos + p.T, p.pos, p.state->layout().ctx_size));
   }
-  // Where the new rows of a head stand that do not go into the cache at once.
-  [[nodiscard]] std::byte* AsideKey(const Piece& piece, int64_t head) const;
-  [[nodiscard]] std::byte* AsideValue(const Piece& piece, int64_t head) const;
-  [[nodiscard]] Head& HeadOf(int32_t piece, int64_t head) {
-    return heads_[static_cast<size_t>(piece * attention().n_kv_heads + head)];
+  // Where the new rows of a cache stand that do not go into it at once.
+  [[nodiscard]] std::byte* AsideKey(const Piece& piece, int64_t cache) const;
+  [[nodiscard]] std::byte* AsideValue(const Piece& piece, int64_t cache) const;
+  [[nodiscard]] Head& HeadOf(int32_t piece, int64_t group) {
+    return heads_[static_cast<size_t>(piece * shape_.groups + group)];
   }
   [[nodiscard]] kernels::KeySet KeysOf(const Piece& piece, const Head& head, const KvCache& cache) const;
   static Ranges RangesOf(const KvFilling& filling, int64_t position);
@@ -118,12 +145,11 @@ class CachedAttention : public Part {
   static int64_t Seen(const KvFilling& filling, int64_t window, const Piece& piece, int64_t begin, int64_t end);
   static int64_t RowsRead(const KvFilling& filling, const Piece& piece, int64_t begin, int64_t end);
 
-  Buffer<float> q_, k_, v_, y_;          // [n, A Dh], [n, Akv Dh] twice, [n, A Dh]
-  Buffer<std::byte> aside_k_, aside_v_;  // [Akv, n] rows in the KV dtype
-  Buffer<float> parts_;                  // partial results, [A / Akv, Dh + 2] each
+  Buffer<std::byte> aside_k_, aside_v_;  // [caches, n] rows in the KV dtype
+  Buffer<float> parts_;                  // partial results, [A / G, Dv + 2] each
   std::vector<RowRange> ranges_;
-  std::vector<kernels::KeyRun> runs_;  // of all heads of the stretch
-  std::vector<Head> heads_;            // [pieces, Akv]
+  std::vector<kernels::KeyRun> runs_;  // of all groups of the stretch
+  std::vector<Head> heads_;            // [pieces, G]
   std::vector<int64_t> begin_, end_;   // of each piece: its stretch
   std::vector<int64_t> tiles_;         // of each tile of queries: tiles of keys that it read
   bool ended_ = false;                 // AddEnd was asked

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "hydra/kernels/blockffn.h"
 #include "hydra/runtime/part.h"
 
 namespace hydra {
@@ -32,8 +33,8 @@ class ChunkExperts final : public Part {
   [[nodiscard]] int Path() const override { return 2; }
   [[nodiscard]] int64_t ScratchFloats() const override { return 2 * config().moe.n_experts; }
   [[nodiscard]] int64_t bytes() const override {
-    return hidden_.bytes() + weight_.bytes() + row_weights_.bytes() + rows_.bytes() + row_experts_.bytes() +
-           counts_.bytes() + few_.bytes();
+    return hidden_.bytes() + row_weights_.bytes() + lists_.bytes() + row_experts_.bytes() + counts_.bytes() +
+           few_.bytes();
   }
 
   // Round 0 routes the rows of each piece, 1 runs their experts. A few rows are routed at once, on the calling thread,
@@ -66,17 +67,17 @@ class ChunkExperts final : public Part {
 
   void AddOutput(std::vector<kernels::MatMulArgs>& products) override {
     const int64_t F = config().moe.d_expert;
-    ForExperts([&](size_t e, int64_t begin, int64_t n) {
-      products.push_back({.w = block().moe.down[e],
-                          .x = hidden_.data() + begin * 2 * F,
+    lists_.ForEach([&](int64_t e) {
+      products.push_back({.w = block().moe.down[static_cast<size_t>(e)],
+                          .x = hidden_.data() + lists_.begin(e) * 2 * F,
                           .y = pass_->x,
-                          .T = n,
+                          .T = lists_.count(e),
                           .x_stride = 2 * F,
                           .y_stride = config().d_model,
-                          .y_rows = rows_.data() + begin,
-                          .row_scale = weight_.data() + begin,
+                          .y_rows = lists_.rows(e),
+                          .row_scale = lists_.weights(e),
                           .accumulate = true,
-                          .steps = StepsOf(begin, n)});
+                          .steps = lists_.CountBelow(e, pass_->steps)});
     });
   }
 
@@ -217,59 +218,34 @@ class ChunkExperts final : public Part {
     std::copy_n(r.weights, *r.count, p.kept->At(kept.route_weights) + chunk * k);
   }
 
-  // Rows and weights, expert after expert, in the order of rows.
   void ListByExpert() {
-    const auto E = static_cast<size_t>(config().moe.n_experts);
-    const auto each = [&](auto&& f) {
+    lists_.Build(config().moe.n_experts, [&](auto&& f) {
       for (int64_t row = 0; row < pass_->n; ++row)
-        for (int64_t j = 0; j < counts_.data()[row]; ++j) f(row, row * k_max_ + j);
-    };
-    begin_.assign(E + 1, 0);
-    each([&](int64_t, int64_t i) { ++begin_[static_cast<size_t>(row_experts_.data()[i]) + 1]; });
-    for (size_t e = 0; e < E; ++e) begin_[e + 1] += begin_[e];
-    next_.assign(begin_.begin(), begin_.end() - 1);
-    rows_.Get(begin_[E]);
-    weight_.Get(begin_[E]);
-    each([&](int64_t row, int64_t i) {
-      const int64_t to = next_[static_cast<size_t>(row_experts_.data()[i])]++;
-      rows_.data()[to] = static_cast<int32_t>(row);
-      weight_.data()[to] = row_weights_.data()[i];
+        for (int64_t i = row * k_max_; i < row * k_max_ + counts_.data()[row]; ++i)
+          f(row, row_experts_.data()[i], row_weights_.data()[i]);
     });
-  }
-
-  // How many of an expert's rows, which ascend, are the pass' steps.
-  [[nodiscard]] int64_t StepsOf(int64_t begin, int64_t n) const {
-    const int32_t* rows = rows_.data() + begin;
-    return std::lower_bound(rows, rows + n, pass_->steps) - rows;
-  }
-
-  template <class F>
-  void ForExperts(F&& f) const {
-    for (size_t e = 0; e + 1 < begin_.size(); ++e)
-      if (begin_[e + 1] > begin_[e]) f(e, begin_[e], begin_[e + 1] - begin_[e]);
   }
 
   void AddExperts(Round& out) {
-    const int64_t F = config().moe.d_expert, n = begin_.back();
-    float* hidden = hidden_.Get(n * 2 * F);
-    ForExperts([&](size_t e, int64_t begin, int64_t count) {
-      out.products.push_back({.w = block().moe.gate_up[e],
+    const int64_t F = config().moe.d_expert;
+    float* hidden = hidden_.Get(lists_.total() * 2 * F);
+    lists_.ForEach([&](int64_t e) {
+      out.products.push_back({.w = block().moe.gate_up[static_cast<size_t>(e)],
                               .x = pass_->u,
-                              .y = hidden + begin * 2 * F,
-                              .T = count,
-                              .x_rows = rows_.data() + begin,
-                              .steps = StepsOf(begin, count)});
+                              .y = hidden + lists_.begin(e) * 2 * F,
+                              .T = lists_.count(e),
+                              .x_rows = lists_.rows(e),
+                              .steps = lists_.CountBelow(e, pass_->steps)});
     });
     constexpr int64_t kRows = 16;
-    AddTasks(out, kSwiGlu, 0, n, kRows);
+    AddTasks(out, kSwiGlu, 0, lists_.total(), kRows);
   }
 
   int64_t k_max_ = 1;
   Buffer<int32_t> row_experts_, counts_;  // [n, k_max], [n]
   Buffer<float> row_weights_, few_;       // [n, k_max], scratch of rows that are routed at once
-  std::vector<int64_t> begin_, next_;     // [E + 1] where each expert's assignments begin; [E]
-  Buffer<int32_t> rows_;                  // [assignments]
-  Buffer<float> weight_, hidden_;         // [assignments], [assignments, 2F]
+  kernels::ExpertLists lists_;            // rows and weights of each expert
+  Buffer<float> hidden_;                  // [all listed rows, 2F]
 };
 
 }  // namespace

@@ -17,8 +17,8 @@ int64_t FloatBytes(const F32& tensor) { return static_cast<int64_t>(tensor.size(
 
 std::vector<std::unique_ptr<Part>> MakeParts() {
   std::vector<std::unique_ptr<Part>> parts;
-  for (const auto make : {MakeMamba2, MakeDiagonal, MakeFullAttention, MakeSparseAttention, MakeChunkExperts, MakeDense,
-                          MakeWorkspace, MakeProductKeys})
+  for (const auto make : {MakeMamba2, MakeDiagonal, MakeFullAttention, MakeSparseAttention, MakeLatentAttention,
+                          MakeChunkExperts, MakeBlockFfn, MakeDense, MakeWorkspace, MakeProductKeys})
     parts.push_back(make());
   return parts;
 }
@@ -55,7 +55,9 @@ Pass::Pass(const ModelWeights& weights, ForwardScratch::Data& scratch, std::span
             .x = nullptr,
             .u = nullptr,
             .moved = &scratch.moved,
-            .trace = scratch.trace} {
+            .experts = &scratch.experts,
+            .trace = scratch.trace,
+            .routing = scratch.routing} {
   for (const Piece& p : pieces) {
     view_.n += p.T, view_.longest = std::max(view_.longest, p.T);
     if (IsStep(p) && p.row == view_.steps) view_.steps += p.T;  // not the last token of a prompt behind another
@@ -72,6 +74,8 @@ void Pass::Run() {
   ForRows(OwnerOf(Owner::kEmbedding), n, kRows, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       kernels::DecodeMatrixRow(w_.embedding, s_.row_ids[static_cast<size_t>(i)], view_.x + i * D);
+    const auto scale = static_cast<float>(c_.embedding_scale());
+    for (int64_t i = begin * D; scale != 1 && i < end * D; ++i) view_.x[i] *= scale;
   });
   int64_t* positions = s_.positions.Get(n);
   for (const Piece& p : view_.pieces)
@@ -246,7 +250,15 @@ void Pass::Scales(int layer, const Piece& piece, int64_t begin, int64_t end) {
 }
 
 Share Pass::ShareOf(int layer, const Part& part) {
-  if (c_.wiring != Wiring::kParallel || part.Path() < 0) return {.n = view_.n, .steps = view_.steps};
+  if (c_.wiring != Wiring::kParallel || part.Path() < 0) {
+    Share share{.n = view_.n, .steps = view_.steps};
+    if (c_.residual_scale() != 1) {
+      float* scale = s_.scale[0].Get(view_.n);
+      std::fill_n(scale, view_.n, static_cast<float>(c_.residual_scale()));
+      share.by_row = share.packed = scale;
+    }
+    return share;
+  }
   const auto path = static_cast<size_t>(part.Path());
   const float* by_row = s_.scale[path].data();
   Share share{.path = part.Path(), .n = view_.n, .steps = view_.steps, .by_row = by_row, .packed = by_row};

@@ -35,9 +35,11 @@ struct ForwardScratch::Data {
   Buffer<int64_t> positions;          // [n]
   Buffer<float> workers;              // scratch of each thread
   PassBytes moved;
-  std::optional<PassClock> clock;  // while a profile is taken
-  Trace* trace = nullptr;          // told what each pass does
-  Buffer<float> before;            // the stream before a part adds to it, for the trace
+  ExpertUse experts;
+  const RoutingSource* routing = nullptr;  // in the place of BlockFFN's routers
+  std::optional<PassClock> clock;          // while a profile is taken
+  Trace* trace = nullptr;                  // told what each pass does
+  Buffer<float> before;                    // the stream before a part adds to it, for the trace
   std::vector<SegmentWalk> walks;
   std::vector<Piece> pieces;
   std::vector<size_t> piece_walks;  // of each piece

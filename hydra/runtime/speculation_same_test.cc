@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include "hydra/base/testing.h"
 #include "hydra/runtime/generate.h"
@@ -116,9 +117,14 @@ TEST(DecodeSteps, NoGuessChangesATokenOrTheState) {
           drafters.push_back(std::make_unique<ToldDrafter>(plain.text, wrong_each));
         drafters.push_back(
             std::make_unique<ModelDrafter>("small", small, Controls(), 4, c.config.vocab_size, pool, scratch));
+        std::optional<Model> part;
         if (c.config.wiring == Wiring::kParallel)
           drafters.push_back(std::make_unique<ModelDrafter>("self", model, SelfDraftControls(c.config), 4,
                                                             c.config.vocab_size, pool, scratch));
+        if (SelfDraftsByLayers(c.config)) {
+          part.emplace(SelfDraftModel(model, {.tokens = 100}));
+          drafters.push_back(std::make_unique<ModelDrafter>("self", *part, Controls(), 4, 100, pool, scratch));
+        }
         for (auto& drafter : drafters) {
           SCOPED_TRACE(drafter->name());
           const Decoded made = Decode(model, prompt, tokens, sampling, std::move(drafter), pool, true);

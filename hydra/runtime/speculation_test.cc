@@ -4,6 +4,7 @@
 #include "hydra/runtime/speculation.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "hydra/base/testing.h"
 #include "hydra/runtime/sampler.h"
@@ -95,6 +96,48 @@ TEST(SelfDraft, IsForModelsWithAPathBesideTheSsm) {
   EXPECT_EQ(SelfDraftControls(cases[0].config).path_scale, (std::array<double, 3>{1, 0, 0}));
   ExpectError([&] { (void)SelfDraftControls(cases[3].config); }, ErrorCode::kUsage, {"--spec self", "no path"});
   ExpectError([&] { (void)SelfDraftControls(cases[4].config); }, ErrorCode::kUsage, {"--spec self"});
+}
+
+// Attention alone, of all layers or of some, with the first rows of the head: what a model says whose config has no
+// experts and whose blocks are those layers.
+TEST(SelfDraft, OfBlockFfnIsTheModelWithoutExperts) {
+  ThreadPool pool(2);
+  for (const bool latent : {false, true})
+    for (const WeightType type : {WeightType::kF32, WeightType::kQ8_0}) {
+      ModelConfig config = testing::SmallBlockFfn(latent);
+      config.layers.resize(4, LayerConfig(config.layers[0]));
+      const WeightSource source = RandomSource(config, 67, type);
+      const Model model = BuildModel(source);
+      EXPECT_TRUE(SelfDraftsByLayers(config));
+      for (const std::vector<int64_t>& layers : std::vector<std::vector<int64_t>>{{}, {1, 3}}) {
+        const Model draft = SelfDraftModel(model, {.layers = layers, .tokens = 40});
+        ModelConfig bare = config;
+        bare.layers.resize(layers.empty() ? 4 : 2);
+        for (LayerConfig& layer : bare.layers) layer.ffn = FfnKind::kNone;
+        bare.scale_depth = config.residual_scale() * std::sqrt(static_cast<double>(bare.layers.size()));
+        WeightSource part = source;
+        part.config = bare;
+        part.tensor = [&source, &config, layers](const TensorSpec& spec) {
+          const TensorTable table(config);
+          const int layer =
+              spec.layer < 0 || layers.empty() ? spec.layer : static_cast<int>(layers[static_cast<size_t>(spec.layer)]);
+          return source.tensor(*table.Find(spec.role, layer));
+        };
+        const Model want_model = BuildModel(part);
+        SequenceState got_state(draft), want_state(want_model);
+        ForwardScratch scratch;
+        const Ids ids = RandomIds(30, config.vocab_size, 68);
+        const auto got_logits = draft.Prefill(got_state, ids, pool, scratch);
+        ASSERT_EQ(got_logits.size(), 40U);
+        const std::vector<float> got(got_logits.begin(), got_logits.end());
+        const auto want = want_model.Prefill(want_state, ids, pool, scratch);
+        testing::ExpectSameBits(got, want.first(40));
+      }
+    }
+  const Model model = BuildModel(RandomSource(testing::SmallBlockFfn(true), 67));
+  ExpectError([&] { (void)SelfDraftModel(model, {.layers = {2}}); }, ErrorCode::kUsage, {"layer 2", "0 to 1"});
+  ExpectError([&] { (void)SelfDraftModel(model, {.layers = {1, 0}}); }, ErrorCode::kUsage, {"layer 0", "ascend"});
+  EXPECT_FALSE(SelfDraftsByLayers(testing::Cases()[3].config));
 }
 
 // ---- The rule ----

@@ -27,6 +27,11 @@ SpeedRunner::SpeedRunner(const Model& model, const SpeedTest& test, ThreadPool& 
     : model_(model), test_(test), pool_(pool) {
   HYDRA_CHECK(test.tokens() > 0 && test.depth >= 0, "an empty test");
   base_.reserve(static_cast<size_t>(test.batch));
+  if (test.plant) {
+    const ModelConfig& config = model.config();
+    routing_ = std::make_unique<MarkovRouting>(config.n_layers(), config.moe.n_experts, test.length(), *test.plant);
+    scratch_.SetRouting(routing_.get());
+  }
   Rng rng(1);
   for (int64_t b = 0; b < test.batch; ++b) {
     std::vector<int32_t>& ids = ids_.emplace_back(static_cast<size_t>(test.length()));
@@ -64,23 +69,31 @@ double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
   states.reserve(base_.size());
   for (const SequenceState& state : base_) segments.push_back({&states.emplace_back(state.Fork()), {}});
   for (size_t b = 0; b < kept_.size(); ++b) segments[b].logits = LogitsOf::kAll, segments[b].kept = &kept_[b];
+  Rng luck(1);
+  // Reads n tokens and takes those that a draft had right; returns how many.
   const auto feed = [&](int64_t offset, int64_t n) {
     for (size_t b = 0; b < segments.size(); ++b)
       segments[b].ids =
           std::span<const int32_t>(ids_[b]).subspan(static_cast<size_t>(test_.depth + offset), static_cast<size_t>(n));
     (void)model_.Forward(segments, pool_, scratch_);
-    for (size_t b = 0; b < kept_.size(); ++b) model_.Commit(states[b], kept_[b], n, pool_, scratch_);
+    if (kept_.empty()) return n;
+    int64_t m = 1;
+    while (m < n && (test_.accept == 1 || luck.Uniform() < test_.accept)) ++m;
+    for (size_t b = 0; b < kept_.size(); ++b) model_.Commit(states[b], kept_[b], m, pool_, scratch_);
+    return m;
   };
   const PassBytes before = scratch_.moved();
+  const ExpertUse experts_before = scratch_.experts();
   const double start = Seconds();
   if (prompt > 0) {
-    feed(0, prompt);
+    (void)feed(0, prompt);
   } else {
     const int64_t most = std::max<int64_t>(1, test_.provisional);
-    for (int64_t i = 0; i < steps; i += most) feed(i, std::min(most, steps - i));
+    for (int64_t i = 0; i < steps;) i += feed(i, std::min(most, steps - i));
   }
   const double seconds = Seconds() - start;
   moved_ = scratch_.moved() - before;
+  experts_ = scratch_.experts() - experts_before;
   return seconds;
 }
 

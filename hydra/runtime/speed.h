@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -14,18 +15,22 @@
 #include "hydra/runtime/model.h"
 #include "hydra/runtime/profile.h"
 #include "hydra/runtime/provisional.h"
+#include "hydra/runtime/routing_source.h"
 #include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/speculation.h"
 
 namespace hydra {
 
 // One measurement: with prompt > 0 reading so many tokens at once, else `generate` steps of one token, or the same in
-// provisional passes of `provisional` tokens, all of which are taken.
+// provisional passes of `provisional` tokens, of which the first is taken, and of the others as many as a draft would
+// be right: each with probability `accept` where those before it were.
 struct SpeedTest {
   int64_t prompt = 0, generate = 0, provisional = 0;
   int64_t depth = 0;      // tokens that each sequence holds before
   int64_t batch = 1;      // sequences
   KvPlan plan = nullptr;  // of each sequence
+  double accept = 1;
+  std::optional<MarkovRouting::Options> plant = {};  // in the place of BlockFFN's routers
   [[nodiscard]] int64_t tokens() const { return (prompt > 0 ? prompt : generate) * batch; }
   [[nodiscard]] int64_t length() const { return depth + (prompt > 0 ? prompt : generate); }
 };
@@ -39,10 +44,11 @@ class SpeedRunner {
   double Run();
   // Where the time of one more repetition goes.
   PassProfile Profile();
-  // What passes moved in the last repetition.
+  // What passes moved, and ran of BlockFFN's experts, in the last repetition.
   [[nodiscard]] const PassBytes& moved() const { return moved_; }
   // Keys and values that the sequences of a repetition hold room for.
   [[nodiscard]] int64_t kv_bytes() const;
+  [[nodiscard]] const ExpertUse& experts() const { return experts_; }
 
  private:
   double Pass(int64_t prompt, int64_t steps);
@@ -50,11 +56,13 @@ class SpeedRunner {
   const Model& model_;
   SpeedTest test_;
   ThreadPool& pool_;
+  std::unique_ptr<const RoutingSource> routing_;  // of the scratch; null: the model's own
   ForwardScratch scratch_;
   std::vector<SequenceState> base_;        // at `depth`
   std::vector<Provisional> kept_;          // of each sequence, for provisional passes
   std::vector<std::vector<int32_t>> ids_;  // of each sequence, random
   PassBytes moved_;
+  ExpertUse experts_;
 };
 
 // Greedy decoding of `tokens` tokens after a prompt, with guesses or, where there is no speculation, without.

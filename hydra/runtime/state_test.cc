@@ -64,7 +64,7 @@ TEST(SequenceState, RoundedStateMovesLogitsLittle) {
 // split may choose the other one, and logits move from that token on: such a model is excused, and few may be.
 TEST(SequenceState, AnySplitGivesTheSameLogits) {
   constexpr uint64_t kSeeds = kSanitized ? 1 : 4;
-  constexpr int kMostExcused = 1;  // of 20 models; of the 30 of six seeds there was none
+  constexpr int kMostExcused = 1;  // of 40 models; of the 30 of six seeds there was none
   ThreadPool pool(2);
   std::string excused;
   int n_excused = 0;
@@ -81,7 +81,7 @@ TEST(SequenceState, AnySplitGivesTheSameLogits) {
         worst = std::max(worst, Difference(LogitsInPieces(model, state, ids, {n}, pool), want));
       }
       if (worst < kTolF32) continue;
-      EXPECT_TRUE(c.config.HasFfn(FfnKind::kChunkMoe)) << c.name << " chooses nothing: " << worst;
+      EXPECT_TRUE(c.config.wiring == Wiring::kParallel) << c.name << " chooses nothing: " << worst;
       ++n_excused;
       excused += StrCat(c.name, " with seed ", seed, " by ", worst, "; ");
     }

@@ -124,7 +124,23 @@ struct Case {
   ModelConfig config;
 };
 
-// hydra-nano with so few landmarks that some are evicted; both SSM kinds, groups, controller; the other families.
+// The BlockFFN family, narrow and of two layers, with grouped keys or latent attention.
+inline ModelConfig SmallBlockFfn(bool latent) {
+  ModelConfig c = BlockFfnNano();
+  c.vocab_size = 128;
+  c.layers.resize(2);
+  c.moe.n_experts = 12;
+  if (!latent) return c;
+  c.d_model = 96;
+  for (LayerConfig& layer : c.layers) layer.attention = AttentionKind::kLatent;
+  c.attention.n_heads = c.attention.n_kv_heads = 6;
+  c.attention.head_dim = 16;
+  c.attention.latent = {.q_rank = 64, .kv_rank = 32, .d_nope = 24, .d_rope = 8, .d_value = 16};
+  return c;
+}
+
+// hydra-nano with so few landmarks that some are evicted; both SSM kinds, groups, controller; the other families;
+// experts by token, alone and within Hydra's blocks.
 inline std::vector<Case> Cases() {
   std::vector<Case> cases(7);
   for (Case& c : cases) {
@@ -152,6 +168,13 @@ inline std::vector<Case> Cases() {
     cases[i].config.layers.resize(2);
     cases[i].config.vocab_size = 128;
   }
+  cases.push_back({"blockffn, grouped keys", SmallBlockFfn(false)});
+  cases.push_back({"blockffn, latent attention", SmallBlockFfn(true)});
+  cases.push_back({"hydra with blockffn", cases[0].config});
+  cases.back().config.moe.n_experts = 12;
+  cases.back().config.moe.d_expert = 32;
+  for (LayerConfig& layer : cases.back().config.layers)
+    if (layer.ffn == FfnKind::kChunkMoe) layer.ffn = FfnKind::kBlockFfn;
   return cases;
 }
 

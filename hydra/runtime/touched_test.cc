@@ -121,7 +121,10 @@ TEST(Touched, APassReadsTheWeightsThatItCounts) {
     const TensorTable table(c.config);
     const auto slack = static_cast<int64_t>(table.specs().size()) * 3 * g_page_bytes;
     EXPECT_LE(touched, counted + slack);
-    EXPECT_GT(touched, counted * 8 / 10);
+    // Narrow and absorbed matrices of this family lie in copies; blockffn_test.cc watches those.
+    if (!c.config.HasFfn(FfnKind::kBlockFfn)) {
+      EXPECT_GT(touched, counted * 8 / 10);
+    }
     if (c.config.HasFfn(FfnKind::kChunkMoe)) {
       EXPECT_LT(touched, g_pages * g_page_bytes * 8 / 10);
     }

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -56,12 +57,21 @@ class Loader {
   float Scalar(R role) { return Floats(role).at(0); }
   // A matrix [rows, cols]; of `parts` equal ones below one another, the part number `part`.
   Matrix Map(R role, int64_t part = 0, int64_t parts = 1, bool pack = true);
+  Matrix MapRows(const TensorSpec& spec, const StoredTensor& t, int64_t first, int64_t rows, bool pack);
   Matrix FromFloats(const F32& values, int64_t rows, int64_t cols);
+  // Memory for a copy: among the panels, or by itself where nothing is packed.
+  std::byte* Room(int64_t bytes);
+  // A matrix that lies elsewhere, into its room: in panels where copies are packed, narrow ones if it is of floats.
+  Matrix Narrowed(const Matrix& rows, std::byte* room) const;
 
   void Block(BlockWeights* w, const LayerConfig& layer);
   void Ssm(SsmWeights* w);
   void Attention(AttentionWeights* w, const LayerConfig& layer);
+  void Latent(LatentWeights* w);
   void Moe(MoeWeights* w);
+  void BlockFfn(BlockFfnWeights* w);
+  Matrix Router(const F32& values);
+  void CheckDown(const TensorSpec& spec, WeightType type) const;
   void Workspace(WorkspaceWeights* w);
   void Pkm(PkmWeights* w);
 
@@ -72,6 +82,7 @@ class Loader {
   int layer_ = -1;
   std::byte* panels_ = nullptr;  // of all packed matrices, in the order of reading
   int64_t panel_bytes_ = 0;
+  float* routers_ = nullptr;  // of all layers
 };
 
 F32 Loader::Floats(R role) {
@@ -96,16 +107,18 @@ F32 Loader::Floats(R role) {
 Matrix Loader::Map(R role, int64_t part, int64_t parts, bool pack) {
   const TensorSpec* spec = Spec(role);
   HYDRA_CHECK(spec != nullptr, "tensor role ", static_cast<int>(role), " of layer ", layer_);
-  const StoredTensor t = Stored(*spec);
-  const int64_t cols = spec->shape.back(), rows = spec->size() / cols / parts, bytes = rows * RowBytes(t.type, cols);
-  Matrix m{.type = t.type, .rows = rows, .cols = cols, .data = t.data + part * bytes};
+  const int64_t rows = spec->size() / spec->shape.back() / parts;
+  return MapRows(*spec, Stored(*spec), part * rows, rows, pack);
+}
+
+Matrix Loader::MapRows(const TensorSpec& spec, const StoredTensor& t, int64_t first, int64_t rows, bool pack) {
+  const int64_t cols = spec.shape.back(), bytes = rows * RowBytes(t.type, cols);
+  Matrix m{.type = t.type, .rows = rows, .cols = cols, .data = t.data + first * RowBytes(t.type, cols)};
   if (IsQuantised(t.type)) out_->quantised = true;
   if (pack && out_->options.pack) {
     const int64_t packed = kernels::PackedBytes(t.type, rows, cols);
     if (packed > 0) {
-      HYDRA_CHECK(out_->packed_bytes + packed <= panel_bytes_, spec->name);
-      const Matrix p = kernels::Pack(m, panels_ + out_->packed_bytes, pool_);
-      out_->packed_bytes += packed;  // whole cache lines
+      const Matrix p = kernels::Pack(m, Room(packed), pool_);
       if (source_.mapped && t.owner == nullptr) ReleasePages(m.data, bytes);
       return p;
     }
@@ -122,6 +135,32 @@ Matrix Loader::Map(R role, int64_t part, int64_t parts, bool pack) {
     m.data = out_->owned.back().get();
   }
   return m;
+}
+
+std::byte* Loader::Room(int64_t bytes) {
+  if (!out_->options.pack) {
+    out_->owned.push_back(AlignedBytes(bytes));
+    out_->copied_bytes += bytes;
+    return out_->owned.back().get();
+  }
+  HYDRA_CHECK(out_->packed_bytes + WholeLines(bytes) <= panel_bytes_, bytes, " bytes in layer ", layer_);
+  std::byte* room = panels_ + out_->packed_bytes;
+  out_->packed_bytes += WholeLines(bytes);
+  return room;
+}
+
+// Rows as they are, in another place.
+Matrix Copied(const Matrix& rows, std::byte* room) {
+  std::memcpy(room, rows.data, static_cast<size_t>(kernels::MatrixBytes(rows)));
+  Matrix copy = rows;
+  copy.data = room;
+  return copy;
+}
+
+Matrix Loader::Narrowed(const Matrix& rows, std::byte* room) const {
+  if (out_->options.pack)
+    return IsQuantised(rows.type) ? kernels::Pack(rows, room, pool_) : kernels::PackNarrow(rows, room, pool_);
+  return Copied(rows, room);
 }
 
 Matrix Loader::FromFloats(const F32& values, int64_t rows, int64_t cols) {
@@ -152,7 +191,42 @@ void Loader::Ssm(SsmWeights* w) {
   w->norm = Floats(R::kSsmNorm);
 }
 
+// Head h's rows of kv_b are [Dn] of its key map, then [Dl] of its value map.
+void Loader::Latent(LatentWeights* w) {
+  const LatentConfig& c = source_.config.attention.latent;
+  w->q_down = Map(R::kLatentQDown);
+  w->q_norm = Floats(R::kLatentQNorm);
+  w->q_up = Map(R::kLatentQUp);
+  w->kv_down = Map(R::kLatentKvDown);
+  w->kv_norm = Floats(R::kLatentKvNorm);
+  const TensorSpec& spec = *Spec(R::kLatentKvUp);
+  const StoredTensor t = Stored(spec);
+  const WeightType type = AbsorbedType(t.type);
+  const int64_t row_bytes = RowBytes(t.type, c.kv_rank), out_bytes = RowBytes(type, c.d_nope);
+  F32 rows(static_cast<size_t>(c.d_nope * c.kv_rank)), column(static_cast<size_t>(c.d_nope));
+  std::vector<std::byte> turned(static_cast<size_t>(c.kv_rank * out_bytes));
+  for (int64_t h = 0; h < source_.config.attention.n_heads; ++h) {
+    const int64_t first = h * (c.d_nope + c.d_value);
+    for (int64_t i = 0; i < c.d_nope; ++i)
+      DecodeRow(t.type, t.data + (first + i) * row_bytes, c.kv_rank, rows.data() + i * c.kv_rank);
+    for (int64_t r = 0; r < c.kv_rank; ++r) {
+      for (int64_t i = 0; i < c.d_nope; ++i)
+        column[static_cast<size_t>(i)] = rows[static_cast<size_t>(i * c.kv_rank + r)];
+      EncodeRow(type, column.data(), c.d_nope, turned.data() + r * out_bytes);
+    }
+    const Matrix key{.type = type, .rows = c.kv_rank, .cols = c.d_nope, .data = turned.data()};
+    w->key.push_back(Narrowed(
+        key, Room(out_->options.pack ? kernels::NarrowBytes(type, c.kv_rank, c.d_nope) : kernels::MatrixBytes(key))));
+    w->values.push_back(MapRows(spec, t, first + c.d_nope, c.d_value, true));
+  }
+}
+
 void Loader::Attention(AttentionWeights* w, const LayerConfig& layer) {
+  if (layer.attention == AttentionKind::kLatent) {
+    Latent(&w->latent);
+    w->o = Map(R::kAttnO);
+    return;
+  }
   w->q = Map(R::kAttnQ);
   w->k = Map(R::kAttnK);
   w->v = Map(R::kAttnV);
@@ -179,6 +253,78 @@ void Loader::Moe(MoeWeights* w) {
     w->gate_up.push_back(Map(R::kExpertGateUp, e, E));
     w->down.push_back(Map(R::kExpertDown, e, E));
   }
+}
+
+// A layer's share of the memory that holds all routers, so that they stay in a cache.
+Matrix Loader::Router(const F32& values) {
+  const ModelConfig& c = source_.config;
+  const auto size = static_cast<int64_t>(values.size());
+  if (routers_ == nullptr) {
+    const int64_t layers = std::ranges::count(c.layers, FfnKind::kBlockFfn, &LayerConfig::ffn);
+    out_->owned.push_back(MapPages(layers * size * 4));
+    routers_ = reinterpret_cast<float*>(out_->owned.back().get());
+  }
+  const Matrix router{.type = WeightType::kF32,
+                      .rows = c.moe.n_experts,
+                      .cols = c.d_model,
+                      .data = reinterpret_cast<const std::byte*>(routers_)};
+  routers_ = std::ranges::copy(values, routers_).out;
+  return router;
+}
+
+void Loader::CheckDown(const TensorSpec& spec, WeightType type) const {
+  const int64_t F = source_.config.moe.d_expert, block = Info(type).block;
+  if (F % block != 0)
+    throw Error(ErrorCode::kTensor,
+                StrCat(source_.path, ": ", spec.name, ": type ", Info(type).name, ": its blocks of ", block,
+                       " columns cross from one expert to the next, which has ", F));
+}
+
+// The columns of an expert, row after row.
+std::vector<std::byte> ColumnsOf(const StoredTensor& t, int64_t rows, int64_t cols, int64_t e, int64_t E) {
+  const int64_t part = RowBytes(t.type, cols);
+  std::vector<std::byte> out(static_cast<size_t>(rows * part));
+  for (int64_t r = 0; r < rows; ++r)
+    std::memcpy(out.data() + r * part, t.data + (r * E + e) * part, static_cast<size_t>(part));
+  return out;
+}
+
+void Loader::BlockFfn(BlockFfnWeights* w) {
+  const ModelConfig& c = source_.config;
+  const int64_t E = c.moe.n_experts, F = c.moe.d_expert, D = c.d_model;
+  if (c.wiring == Wiring::kSequential) w->norm = Floats(R::kFfnNorm);
+  w->router = Router(Floats(R::kBlockRouter));
+  w->router_scale = Floats(R::kBlockRouterScale);
+  const TensorSpec &up_spec = *Spec(R::kBlockUp), &down_spec = *Spec(R::kBlockDown);
+  const StoredTensor up = Stored(up_spec), down = Stored(down_spec);
+  CheckDown(down_spec, down.type);
+  out_->quantised = out_->quantised || IsQuantised(up.type) || IsQuantised(down.type);
+  const bool pack = out_->options.pack;
+  const int64_t down_bytes = !pack                    ? D * RowBytes(down.type, F)
+                             : IsQuantised(down.type) ? kernels::PackedBytes(down.type, D, F)
+                                                      : kernels::NarrowBytes(down.type, D, F);
+  std::vector<std::byte*> rooms;
+  for (int64_t e = 0; e < E; ++e) {
+    w->up.push_back(pack ? Matrix{.type = up.type, .rows = F, .cols = D} : MapRows(up_spec, up, e * F, F, false));
+    if (pack)
+      rooms.push_back(Room(IsQuantised(up.type) ? kernels::PackedBytes(up.type, F, D) : F * RowBytes(up.type, D)));
+    rooms.push_back(Room(down_bytes));
+  }
+  w->down.resize(static_cast<size_t>(E));
+  pool_.For(E, [&](int64_t e, int /*worker*/) {
+    const auto i = static_cast<size_t>(e);
+    if (pack) {
+      Matrix rows = w->up[i];
+      rows.data = up.data + e * F * RowBytes(up.type, D);
+      w->up[i] = IsQuantised(up.type) ? kernels::Pack(rows, rooms[2 * i], pool_) : Copied(rows, rooms[2 * i]);
+    }
+    const std::vector<std::byte> columns = ColumnsOf(down, D, F, e, E);
+    w->down[i] =
+        Narrowed({.type = down.type, .rows = D, .cols = F, .data = columns.data()}, rooms[pack ? 2 * i + 1 : i]);
+  });
+  if (!source_.mapped) return;
+  if (pack && up.owner == nullptr) ReleasePages(up.data, up.nbytes);
+  if (down.owner == nullptr) ReleasePages(down.data, down.nbytes);
 }
 
 void Loader::Workspace(WorkspaceWeights* w) {
@@ -232,6 +378,7 @@ void Loader::Block(BlockWeights* w, const LayerConfig& layer) {
     w->dense.down = Map(R::kFfnDown);
   }
   if (layer.ffn == FfnKind::kChunkMoe) Moe(&w->moe);
+  if (layer.ffn == FfnKind::kBlockFfn) BlockFfn(&w->block_ffn);
   if (layer.workspace) Workspace(&w->workspace);
   if (layer.pkm) Pkm(&w->pkm);
 }
@@ -248,6 +395,7 @@ void Loader::Run() {
   out_->head = c.tie_embeddings ? out_->embedding : Map(R::kHead);
   if (c.HasPkm()) out_->pkm_table = Map(R::kPkmTable, 0, 1, false);
   out_->final_norm = Floats(R::kFinalNorm);
+  for (float& v : out_->final_norm) v *= static_cast<float>(c.head_scale());  // of what the head reads
   out_->blocks.resize(c.layers.size());
   for (layer_ = 0; layer_ < c.n_layers(); ++layer_)
     Block(&out_->blocks[static_cast<size_t>(layer_)], c.layers[static_cast<size_t>(layer_)]);
@@ -283,7 +431,13 @@ std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& sour
   out->rope_interleaved = source.rope_interleaved;
   out->keep = source.keep;
   out->source = source;
-  out->inv_freq = RopeInvFreq(source.config.attention);
+  if (source.config.HasFfn(FfnKind::kBlockFfn) && source.config.moe.routing != BlockRouting::kRelu)
+    throw Error(
+        ErrorCode::kConfig,
+        StrCat(source.path, ": expert_routing: only \"relu\" runs here; the baselines are trained and evaluated"));
+  AttentionConfig rotated = source.config.attention;
+  if (source.config.HasAttention(AttentionKind::kLatent)) rotated.head_dim = rotated.latent.d_rope;
+  out->inv_freq = RopeInvFreq(rotated);
   std::unique_ptr<ThreadPool> own;
   if (pool == nullptr) own = std::make_unique<ThreadPool>(1);
   Loader(source, out.get(), pool != nullptr ? *pool : *own).Run();
@@ -314,12 +468,20 @@ void ModelWeights::ForEachMatrix(const std::function<void(const std::string&, co
     one("attention q", b.attention.q);
     one("attention k", b.attention.k);
     one("attention v", b.attention.v);
+    one("latent q down", b.attention.latent.q_down);
+    one("latent kv down", b.attention.latent.kv_down);
+    one("latent q up", b.attention.latent.q_up);
+    for (const Matrix& w : b.attention.latent.key) one("latent key", w);
+    for (const Matrix& w : b.attention.latent.values) one("latent values", w);
     one("attention out", b.attention.o);
     one("ffn gate", b.dense.gate);
     one("ffn up", b.dense.up);
     one("ffn down", b.dense.down);
     for (const Matrix& w : b.moe.gate_up) one("expert gate+up", w);
     for (const Matrix& w : b.moe.down) one("expert down", w);
+    one("router", b.block_ffn.router);
+    for (const Matrix& w : b.block_ffn.up) one("expert up", w);
+    for (const Matrix& w : b.block_ffn.down) one("expert down", w);
     one("workspace q", b.workspace.read_q);
     one("workspace write k", b.workspace.write_k);
     one("workspace write v", b.workspace.write_v);

@@ -2,7 +2,7 @@
 // The weights of a model as the forward pass reads them: matrices mapped from the file or packed for the SIMD level,
 // small tensors as f32. Immutable once built. Not here: file formats (io/safetensors.h, io/gguf.h).
 // Dims: D d_model, V vocab, H SSM heads, A attention heads, Dh head_dim, E experts, F d_expert, S slots, r rank, C
-// chunk_len.
+// chunk_len; of latent attention Rq q_rank, Rk kv_rank, Dn d_nope, Dr d_rope, Dl d_value.
 #pragma once
 
 #include <functional>
@@ -55,6 +55,12 @@ struct WeightSource {
 // Bytes of the copies that ModelWeights::Build would make for the SIMD level in use (packed_bytes).
 [[nodiscard]] int64_t PackedCopyBytes(const WeightSource& source);
 
+// Bytes of a copy among the packed weights, each of which begins on a cache line.
+inline int64_t WholeLines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Type of the absorbed key maps of latent attention, which are transposed: quantised blocks cannot be.
+inline WeightType AbsorbedType(WeightType type) { return IsQuantised(type) ? WeightType::kF16 : type; }
+
 using F32 = std::vector<float>;
 
 struct SsmWeights {
@@ -65,6 +71,12 @@ struct SsmWeights {
   kernels::Matrix param_proj, skip_proj;  // diagonal
   F32 lambda;                             // [D]
 };
+// Latent attention in its absorbed form: queries are brought to the cached vectors, sums of these back to values.
+struct LatentWeights {
+  kernels::Matrix q_down, q_up, kv_down;     // [Rq, D], [A (Dn + Dr), Rq], [Rk + Dr, D]
+  F32 q_norm, kv_norm;                       // [Rq], [Rk]
+  std::vector<kernels::Matrix> key, values;  // of each head: [Rk, Dn], transposed and narrow; [Dl, Rk]
+};
 struct AttentionWeights {
   kernels::Matrix q, k, v, o;
   F32 q_bias, k_bias, v_bias;  // qwen2, else empty
@@ -72,6 +84,7 @@ struct AttentionWeights {
   F32 scorer;                  // [D] or empty
   float scorer_bias = 0;
   F32 lambda;  // [A] softplus(landmark_scale)
+  LatentWeights latent;
 };
 struct DenseWeights {
   F32 norm;
@@ -82,6 +95,13 @@ struct MoeWeights {
   F32 init_summary;                            // [D]
   F32 balance_bias;                            // [E]
   std::vector<kernels::Matrix> gate_up, down;  // of each expert: [2F, D], [D, F]
+};
+// Experts behind a ReLU router. Each expert's two matrices lie one after the other, from a cache line's start on.
+struct BlockFfnWeights {
+  F32 norm;                               // [D]; of sequential blocks
+  kernels::Matrix router;                 // [E, D] f32; those of all layers lie together
+  F32 router_scale;                       // [E]
+  std::vector<kernels::Matrix> up, down;  // of each expert: [F, D], [D, F]
 };
 struct WorkspaceWeights {
   F32 norm, memory_norm;
@@ -107,6 +127,7 @@ struct BlockWeights {
   AttentionWeights attention;
   DenseWeights dense;
   MoeWeights moe;
+  BlockFfnWeights block_ffn;
   WorkspaceWeights workspace;
   PkmWeights pkm;
 };

@@ -27,23 +27,6 @@ std::string FirstLineOf(const fs::path& path) {
   return line;
 }
 
-// The commit of the sources that this program was built in: looked up from its own folder; "" when installed elsewhere.
-std::string Commit() {
-  std::error_code error;
-  fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
-  for (; !error && folder.has_relative_path(); folder = folder.parent_path()) {
-    const std::string head = FirstLineOf(folder / ".git" / "HEAD");
-    if (head.empty()) continue;
-    if (head.rfind("ref: ", 0) != 0) return head;
-    const std::string commit = FirstLineOf(folder / ".git" / head.substr(5));
-    if (!commit.empty()) return commit;
-    std::ifstream packed(folder / ".git" / "packed-refs");
-    for (std::string line; std::getline(packed, line);)
-      if (line.size() > 41 && line.substr(41) == head.substr(5)) return line.substr(0, 40);
-  }
-  return "";
-}
-
 std::string CpuName() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);)
@@ -71,6 +54,22 @@ void AppendLine(const std::string& path, const std::string& text) {
 
 }  // namespace
 
+std::string SourceCommit() {
+  std::error_code error;
+  fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
+  for (; !error && folder.has_relative_path(); folder = folder.parent_path()) {
+    const std::string head = FirstLineOf(folder / ".git" / "HEAD");
+    if (head.empty()) continue;
+    if (head.rfind("ref: ", 0) != 0) return head;
+    const std::string commit = FirstLineOf(folder / ".git" / head.substr(5));
+    if (!commit.empty()) return commit;
+    std::ifstream packed(folder / ".git" / "packed-refs");
+    for (std::string line; std::getline(packed, line);)
+      if (line.size() > 41 && line.substr(41) == head.substr(5)) return line.substr(0, 40);
+  }
+  return "";
+}
+
 RunFolder::RunFolder(std::string path, std::function<void(const std::string&)> warn)
     : path_(std::move(path)), warn_(std::move(warn)) {
   while (path_.size() > 1 && path_.back() == '/') path_.pop_back();
@@ -88,7 +87,7 @@ void RunFolder::WriteEnv(const std::map<std::string, std::string>& facts) const 
   if (!exists()) return;
   utsname system{};
   uname(&system);
-  nlohmann::ordered_json env = {{"commit", Commit()},
+  nlohmann::ordered_json env = {{"commit", SourceCommit()},
                                 {"machine",
                                  {{"host", system.nodename},
                                   {"system", StrCat(system.sysname, " ", system.release)},

@@ -13,6 +13,9 @@
 
 namespace hydra::train {
 
+// The commit of the sources that this program was built in: looked up from its own folder; "" when installed elsewhere.
+[[nodiscard]] std::string SourceCommit();
+
 class RunFolder {
  public:
   // Makes the folder and holds it until the end: two trainers in one would mix and lose each other's work. An empty

@@ -13,7 +13,7 @@ import unittest
 HYDRALM = sys.argv[1] if len(sys.argv) > 1 else "build/release/hydralm"
 TRAIN = sys.argv[2] if len(sys.argv) > 2 else ""
 SCREEN = 50  # lines
-HANDED = {"train", "profile"}  # run by hydralm-train
+HANDED = {"train", "profile", "evidence"}  # run by hydralm-train
 
 
 def run(*args, command=None, env=None, **more):

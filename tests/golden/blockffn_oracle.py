@@ -216,6 +216,83 @@ def mla_check(T=5, D=12, H=3, nope=4, pe=4, v=4, qr=8, kr=6, theta=1e4):
     assert np.abs(o1 - o2).max() < 1e-12
 
 
+def small_model(attn, seed, D=12, L=2, H=2, E=4, de=16, V=20, kv=1, qr=10, kr=9, nope=7, pe=4, theta=100.0):
+    """Config keys and tensors of a tiny decoder: every sign of g, zeros too, and in the last layer nobody active."""
+    rng = np.random.default_rng(seed)
+    m = lambda *s, gain=1.0: gain * rng.standard_normal(s) / np.sqrt(s[-1])
+    ones = lambda *s: 1 + 0.1 * rng.standard_normal(s)
+    hd = D // H
+    config = dict(model_type="minicpm", vocab_size=V, hidden_size=D, num_hidden_layers=L, num_attention_heads=H,
+                  attention_type=attn, rope_theta=theta, rms_norm_eps=EPS, scale_emb=3.0, scale_depth=1.4,
+                  dim_model_base=6, tie_word_embeddings=False, num_experts=E, expert_size=de, norm_after_router="rms",
+                  norm_scale=1, router_act="relu", intermediate_size=5760, torch_dtype="float64")
+    if attn == "mla":
+        config |= dict(q_lora_rank=qr, kv_lora_rank=kr, qk_nope_head_dim=nope, qk_rope_head_dim=pe)
+    else:
+        config |= dict(num_key_value_heads=kv)
+    t = {"model.embed_tokens.weight": rng.standard_normal((V, D)), "lm_head.weight": m(V, D),
+         "model.norm.weight": ones(D)}
+    for i in range(L):
+        pre, at = "model.layers.%d." % i, "model.layers.%d.self_attn." % i
+        t[pre + "input_layernorm.weight"] = ones(D)
+        if attn == "mla":
+            t |= {at + "q_a_proj.weight": m(qr, D), at + "q_a_layernorm.weight": ones(qr),
+                  at + "q_b_proj.weight": m(H * (nope + pe), qr, gain=2), at + "kv_a_layernorm.weight": ones(kr),
+                  at + "kv_a_proj_with_mqa.weight": m(kr + pe, D), at + "kv_b_proj.weight": m(H * (nope + hd), kr)}
+        else:
+            t |= {at + "q_proj.weight": m(H * hd, D, gain=2), at + "k_proj.weight": m(kv * hd, D, gain=2),
+                  at + "v_proj.weight": m(kv * hd, D)}
+        t[at + "o_proj.weight"] = m(D, H * hd)
+        t[pre + "post_attention_layernorm.weight"] = ones(D)
+        g = (1 + rng.random(E)) * np.resize([1.0, -1.0, 0.0, 1.0], E)
+        t |= {pre + "mlp.router_proj.weight": m(E, D), pre + "mlp.router_norm.weight": g if i + 1 < L else 0 * g,
+              pre + "mlp.up_proj": m(E * de, D, gain=2), pre + "mlp.down_proj": m(D, E * de, gain=3)}
+    return config, t
+
+
+def small_decoder(config, t, ids):
+    """Section 2 in float64, attention in its expanded form; one document. -> final hidden states [T,D]."""
+    D, L, H = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    T, hd, pos = len(ids), D // H, np.arange(len(ids))
+    rms = lambda x, w, eps=EPS: x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * w
+
+    def rope(x):  # [T, heads, dim], pairs (j, j + dim/2)
+        half = x.shape[-1] // 2
+        angle = pos[:, None, None] * config["rope_theta"] ** (-np.arange(half) / half)
+        a, b, c, s = x[..., :half], x[..., half:], np.cos(angle), np.sin(angle)
+        return np.concatenate([a * c - b * s, b * c + a * s], -1)
+
+    def attend(q, k, v):
+        score = np.einsum("thd,shd->hts", q, k) / np.sqrt(q.shape[-1])
+        score = np.where(np.tril(np.ones((T, T), bool)), score, -np.inf)
+        p = np.exp(score - score.max(-1, keepdims=True))
+        return np.einsum("hts,shd->thd", p / p.sum(-1, keepdims=True), v).reshape(T, -1)
+
+    scale, x = config["scale_depth"] / np.sqrt(L), t["model.embed_tokens.weight"][ids] * config["scale_emb"]
+    for i in range(L):
+        w = lambda name: t["model.layers.%d.%s" % (i, name)]
+        a = lambda name: w("self_attn." + name)
+        u = rms(x, w("input_layernorm.weight"))
+        if config["attention_type"] == "mla":
+            kr, pe, nope = config["kv_lora_rank"], config["qk_rope_head_dim"], config["qk_nope_head_dim"]
+            q = rms(u @ a("q_a_proj.weight").T, a("q_a_layernorm.weight"), 1e-6) @ a("q_b_proj.weight").T
+            q = q.reshape(T, H, nope + pe)
+            latent = u @ a("kv_a_proj_with_mqa.weight").T
+            up = (rms(latent[:, :kr], a("kv_a_layernorm.weight"), 1e-6) @ a("kv_b_proj.weight").T).reshape(T, H, -1)
+            k = np.concatenate([up[..., :nope], np.repeat(rope(latent[:, None, kr:]), H, 1)], -1)
+            o = attend(np.concatenate([q[..., :nope], rope(q[..., nope:])], -1), k, up[..., nope:])
+        else:
+            heads = lambda name: (u @ a(name).T).reshape(T, -1, hd)
+            q, k, v = rope(heads("q_proj.weight")), rope(heads("k_proj.weight")), heads("v_proj.weight")
+            o = attend(q, np.repeat(k, H // k.shape[1], 1), np.repeat(v, H // v.shape[1], 1))
+        x = x + scale * o @ a("o_proj.weight").T
+        y = layer(rms(x, w("post_attention_layernorm.weight")), w("mlp.router_proj.weight"),
+                  w("mlp.router_norm.weight"), w("mlp.up_proj"), w("mlp.down_proj"))
+        assert (i + 1 < L) == bool(y.any())
+        x = x + scale * y
+    return rms(x, t["model.norm.weight"]) * config["dim_model_base"] / D
+
+
 def tau(p, n):
     """Expected tokens of a verify of n tokens (1 known + n-1 drafted), acceptance p each."""
     return sum(p ** j for j in range(n))

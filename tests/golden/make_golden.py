@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the golden vectors of tests/golden: tiny float64 models, their outputs, and the outputs of single parts.
 
-Numbers come from hydra_oracle.py beside this file (Hydra) and from the two short references below (the Llama and
-Mamba-2 families of the controls). Not here: the comparison (hydra/nn/golden_test.cc, tests/parity/golden_test.py).
+Numbers come from hydra_oracle.py and blockffn_oracle.py beside this file and from the two short references below (the
+Llama and Mamba-2 families of the controls). Not here: the comparison (hydra/nn/golden_test.cc,
+tests/parity/golden_test.py).
 Run:  python3 tests/golden/make_golden.py [FOLDER]      numpy only; without FOLDER, the files beside this one
 
 FOLDER/NAME/config.json, model.safetensors   the model
@@ -18,6 +19,7 @@ from types import SimpleNamespace as NS
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import blockffn_oracle  # noqa: E402
 import hydra_oracle as oracle  # noqa: E402
 
 T = 77  # tokens, and ids of the vocabulary
@@ -174,6 +176,17 @@ def write_mamba2(root):
     write_case(folder, "plain", np.arange(T), pos, doc, hidden, hidden @ embed.T)
 
 
+# ---------------------------------------------------------------- BlockFFN's decoders
+def write_blockffn(root):
+    """Both kinds of attention."""
+    for name, attn, changes in (("blockffn_mla", "mla", {}), ("blockffn_gqa", "vanilla", dict(H=6, kv=2))):
+        config, tensors = blockffn_oracle.small_model(attn, 51, **changes)
+        folder, ids = os.path.join(root, name), np.random.default_rng(52).integers(0, config["vocab_size"], size=T)
+        write_model(folder, config, tensors)
+        pos, doc = oracle.one_doc(T)
+        write_case(folder, "plain", ids, pos, doc, blockffn_oracle.small_decoder(config, tensors, ids), None)
+
+
 # ---------------------------------------------------------------- single parts
 def ssd_part(prefix, rng, c, doc):
     """Inputs, outputs and last state of the SSD stages; the state comes from the recurrence, a token at a time."""
@@ -230,6 +243,7 @@ def main():
     write_hydra(root)
     write_llama(root)
     write_mamba2(root)
+    write_blockffn(root)
     write_parts(root)
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 import blockffn_oracle as oracle  # noqa: E402
 
 HYDRALM = os.path.abspath(sys.argv[1])
-ENGINES = ("torch",)
+ENGINES = [("torch", ()), ("runtime", ("--kv-dtype", "f32")), ("runtime", ("--kv-dtype", "f32", "--split", "1"))]
 TOLERANCE = 1e-4  # specs/blockffn.md 9: fp32, relative to the largest logit
 T, V = 20, 64
 DEPTHS = {"Small": 2, "Medium": 1, "Large": 1, "XLarge": 1, "3B": 1}
@@ -159,12 +159,12 @@ class BlockFfn(unittest.TestCase):
                 ids = np.random.default_rng(number).integers(0, V, T)
                 want, active = decoder(config, state, ids)
                 self.assertTrue(0.2 < active < 0.8, active)
-                for engine in ENGINES:
+                for engine, flags in ENGINES:
                     out = Path(temporary, "logits.npy")
-                    must("logits", "--engine", engine, "-m", model, "--ids", ",".join(map(str, ids)), "-o", out)
+                    must("logits", "--engine", engine, *flags, "-m", model, "--ids", ",".join(map(str, ids)), "-o", out)
                     got = np.load(out)
                     difference = np.abs(got - want).max() / np.abs(want).max()
-                    self.assertLess(difference, TOLERANCE, f"{name} {engine}")
+                    self.assertLess(difference, TOLERANCE, f"{name} {engine} {flags}")
 
     def test_counts_of_the_published_sizes(self):
         for name, count in COUNTS.items():

@@ -49,6 +49,14 @@ MAMBA2 = {"model_type": "mamba2", "vocab_size": 70, "hidden_size": 18, "num_hidd
           "head_dim": 6, "expand": 2, "state_size": 7, "n_groups": 2, "conv_kernel": 3, "chunk_size": 8,
           "tie_word_embeddings": True, "torch_dtype": "float32"}
 
+# specs/blockffn.md 3
+MINICPM = {"model_type": "minicpm", "vocab_size": 70, "hidden_size": 30, "num_hidden_layers": 3,
+           "num_attention_heads": 3, "num_key_value_heads": 1, "attention_type": "vanilla", "rope_theta": 100.0,
+           "rms_norm_eps": 1e-5, "scale_emb": 3.0, "scale_depth": 1.4, "dim_model_base": 10,
+           "tie_word_embeddings": False, "num_experts": 37, "expert_size": 16, "norm_after_router": "rms",
+           "torch_dtype": "float32"}
+LATENT = {"attention_type": "mla", "q_lora_rank": 10, "kv_lora_rank": 9, "qk_nope_head_dim": 7, "qk_rope_head_dim": 4}
+
 # specs/hydra.md 8
 NANO = {
     "model_type": "hydra", "vocab_size": 2048, "hidden_size": 192, "num_hidden_layers": 6, "torch_dtype": "float32",
@@ -71,6 +79,13 @@ def cases():
     yield "llama, one head", dict(LLAMA, num_attention_heads=1, tie_word_embeddings=True)
     yield "mamba2", MAMBA2
     yield "mamba2, one group, no conv bias", dict(MAMBA2, n_groups=1, use_conv_bias=False)
+    yield "minicpm", MINICPM
+    yield "minicpm, latent attention", dict(MINICPM, **LATENT)
+    yield "minicpm, six latent heads, tied", dict(MINICPM, **LATENT, num_attention_heads=6, tie_word_embeddings=True)
+    yield "minicpm, one expert", dict(MINICPM, num_experts=1, expert_size=32)
+    for seed in (7, 8):
+        rng = np.random.default_rng(seed)
+        yield f"hydra with BlockFFN, seed {seed}", hydra(rng, moe_kind="blockffn", num_experts=9, expert_size=48)
     yield "hydra-nano", NANO
     yield "transformer-nano", dict(LLAMA, vocab_size=2048, hidden_size=192, intermediate_size=544, num_hidden_layers=6,
                                    num_attention_heads=6, num_key_value_heads=6, head_dim=32, tie_word_embeddings=True)

@@ -23,8 +23,8 @@ GLOBALS = {
 }
 # Functions of the kernels' headers that are no kernels: sizes of memory, and weights in another layout.
 NO_TWIN = {"SsdScratchFloats", "AttentionScratchFloats", "AttentionTrainScratchFloats", "MambaScratchFloats",
-           "AttentionTileQueries", "MambaSums", "PackedBytes", "MatrixBytes", "Pack", "DecodeMatrixRow",
-           "InfluenceScratchFloats", "InfluenceScratchDoubles"}
+           "AttentionTileQueries", "MambaSums", "PackedBytes", "MatrixBytes", "Pack", "NarrowBytes", "PackNarrow",
+           "DecodeMatrixRow", "InfluenceScratchFloats", "InfluenceScratchDoubles"}
 
 
 def read(path):

@@ -25,6 +25,11 @@ FAMILIES = {
     "mamba2": dict(model_type="mamba2", vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=16, expand=2,
                    head_dim=16, num_heads=4, n_groups=1, conv_kernel=4, chunk_size=16, layer_norm_epsilon=1e-5,
                    tie_word_embeddings=True, torch_dtype="float32", time_step_limit=[0.0, float("inf")]),
+    "blockffn": dict(model_type="minicpm", vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3,
+                     num_attention_heads=2, attention_type="mla", q_lora_rank=16, kv_lora_rank=24, qk_nope_head_dim=8,
+                     qk_rope_head_dim=4, rope_theta=10000.0, rms_norm_eps=1e-5, scale_emb=2.0, scale_depth=1.4,
+                     dim_model_base=32, num_experts=8, expert_size=16, norm_after_router="rms",
+                     tie_word_embeddings=False, torch_dtype="float32", max_position_embeddings=256),
 }
 
 
