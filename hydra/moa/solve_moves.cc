@@ -84,6 +84,12 @@ class Mover {
       Add(u, move.rule, 1, sums);
     }
   }
+  // What a move would make of the sums, until the next call.
+  const Sums& After(const Move& move) {
+    after_ = sums_;
+    Apply(move, &after_);
+    return after_;
+  }
   // The sums anew, so that no rounding gathers.
   void Take(const Move& move) {
     for (const int64_t u : move.units) choice_[static_cast<size_t>(u)] = move.rule;
@@ -125,18 +131,18 @@ class Mover {
     }
   }
 
+  // Not bounded by time: without it there is no plan.
   bool MoveIntoCaps() {
     Move best;
     double least = INFINITY;
     ForMoves([&](const Move& move) {
-      Sums sums = sums_;
-      Apply(move, &sums);
+      const Sums& sums = After(move);
       const double relief = excess_ - Excess(sums);
       if (relief <= kLittle) return;
       const double price = (program_.Value(sums.costs) - value_) / relief;
       if (price < least) least = price, best = move;
     });
-    if (best.units.empty() || Over()) return false;
+    if (best.units.empty() || (limits_.stopped && limits_.stopped())) return false;
     Take(best);
     return true;
   }
@@ -156,10 +162,7 @@ class Mover {
     ForMoves([&](const Move& move) {
       double gain = 0;
       for (const int64_t u : move.units) gain += Gain(u, move.rule);
-      if (gain <= most) return;
-      Sums sums = sums_;
-      Apply(move, &sums);
-      if (Excess(sums) == 0) most = gain, best = move;
+      if (gain > most && Excess(After(move)) == 0) most = gain, best = move;
     });
     if (best.units.empty()) return false;
     Take(best);
@@ -212,7 +215,7 @@ class Mover {
   const SolveLimits& limits_;
   double begin_;
   Choice choice_;
-  Sums sums_;
+  Sums sums_, after_;
   std::vector<double> values_;  // [U, R] ValueOf
   double value_ = 0, excess_ = 0;
 };

@@ -46,7 +46,7 @@ std::vector<Program> ProgramsOf(const Problem& problem, Rng& rng) {
     programs.push_back(Program::Of(problem, p));
     for (size_t other = 0; other < problem.profiled.size(); ++other)
       if (static_cast<int64_t>(other) != p)
-        programs.back().most[other] = static_cast<double>(problem.n_units()) * (1 + 1.5 * rng.Uniform());
+        programs.back().most[other] = static_cast<double>(problem.n_units()) * (2 + 1.5 * rng.Uniform());
   }
   return programs;
 }
@@ -54,7 +54,7 @@ std::vector<Program> ProgramsOf(const Problem& problem, Rng& rng) {
 TEST(Solve, CbcEqualsEnumeration) {
   if (!HasCbc()) GTEST_SKIP() << "no CBC in this build";
   for (const int64_t max_rules : {0, 1})
-    for (uint64_t seed = 1; seed <= 10; ++seed) {
+    for (uint64_t seed = 1; seed <= 40; ++seed) {  // its preprocessing fails at a few of a hundred
       Problem problem = RandomProblem(4, 4, 2, seed);
       problem.max_rules = max_rules;
       Rng rng(seed);
@@ -90,8 +90,9 @@ TEST(Solve, MovesAreAllowedAndNearTheBest) {
         worst = std::max(worst, got->value / want - 1);
       }
     }
-  EXPECT_GE(found * 10, possible * 6);  // few units leave little room for single moves
-  EXPECT_LT(worst, 0.25);
+  EXPECT_GT(possible, 80);
+  EXPECT_GE(found * 10, possible * 8);  // few units leave little room for single moves
+  EXPECT_LT(worst, 0.15);
 }
 
 // The least cost by used blocks, unit after unit.
