@@ -25,7 +25,7 @@ ChatPrompt ChatPrompter::Render(const std::vector<ChatMessage>& messages) const 
 }
 
 std::vector<std::string> ChatPrompter::Stops() const {
-  if (form_.form() == ChatForm::kPlain) return {"\nUser:"};  // models that know no turns write the user's too
+  if (name() == "plain") return {"\nUser:"};  // models that know no turns write the user's too
   return {};
 }
 

@@ -112,7 +112,7 @@ int Connection::ReadHead(std::string* why) {
     if (end != std::string::npos) break;
     from = received_.size() > 3 ? received_.size() - 3 : 0;
     const size_t line = received_.size() - (received_.rfind('\n') == std::string::npos ? 0 : received_.rfind('\n'));
-    if (received_.size() > HttpOptions::kHeaderBytes || line > HttpOptions::kHeaderLine + 1) {
+    if (received_.size() > HttpOptions::kHeaderBytes || line > HttpOptions::kHeaderLine + 3) {
       *why = StrCat("a line of the head may have ", HttpOptions::kHeaderLine, " bytes, all of it ",
                     HttpOptions::kHeaderBytes);
       return kHeadTooLarge;
@@ -129,9 +129,11 @@ int Connection::ReadHead(std::string* why) {
   return CheckHead(head, why);
 }
 
-// Lines that httplib would act upon and must not are left out: ranges, encodings.
+// Of the headers httplib gets what it needs to read the body; others that it would act upon (ranges, encodings) it must
+// not see.
 int Connection::CheckHead(std::string_view head, std::string* why) {
-  static const std::set<std::string> kLeftOut{"range", "if-range", "accept-encoding", "te", "upgrade"};
+  static const std::set<std::string> kForHttplib{"connection", "content-length", "transfer-encoding", "content-type",
+                                                 "expect"};
   bool has_length = false;
   size_t lines = 0;
   std::string method;
@@ -175,7 +177,7 @@ int Connection::CheckHead(std::string_view head, std::string* why) {
       chunked_ = true;
     }
     request.headers.emplace(name, value);
-    if (kLeftOut.count(name) == 0) head_.append(line).append("\r\n");
+    if (kForHttplib.count(name) > 0) head_.append(line).append("\r\n");
   }
   if (has_length && chunked_) return kBadRequest;  // two answers to where the body ends
   if (length_ > options_.max_body) {

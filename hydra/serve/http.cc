@@ -175,7 +175,9 @@ class HttpServer::Impl : public httplib::Server {
     const HandlerWithResponse fault = [this](const httplib::Request& request, httplib::Response& out) {
       if (!out.body.empty() || out.content_provider_) return HandlerResponse::Unhandled;
       if (const int why = t_connection->body_fault(); why != 0) out.status = why;
-      Apply(callbacks_.fault(out.status, ""), request, out);
+      HttpReply reply = callbacks_.fault(out.status, "");
+      reply.close = true;  // what follows on the connection may be anything
+      Apply(reply, request, out);
       return HandlerResponse::Handled;
     };
     set_error_handler(fault);
