@@ -248,7 +248,9 @@ TEST(DecodeSteps, PromptsInTheSamePassesChangeNoBitOfAText) {
         const size_t n = piece.empty() ? 0 : 1;
         const auto behind = DecodeSteps::Pass({&self, 1}, {&text.back(), 1}, {&prompts, n});
         EXPECT_EQ(behind.size(), n * static_cast<size_t>(c.config.vocab_size));
-        if (n > 0) EXPECT_LT(testing::Difference(behind, model.Forward({&same, 1}, pool, own)), testing::kTolF32);
+        if (n > 0) {
+          EXPECT_LT(testing::Difference(behind, model.Forward({&same, 1}, pool, own)), testing::kTolF32);
+        }
         at += piece.size();
         do text.push_back(sampler.Pick(steps.logits()));
         while (text.size() < alone.text.size() && steps.Knows(text.back()));

@@ -176,7 +176,9 @@ TEST(Engine, SeveralAnswersReadTheirPromptOnce) {
       for (uint64_t i = 0; i < 4; ++i) {
         EXPECT_EQ(results[i].ids, WritePlainly(kit, RandomPrompt(200, 12), 15, {.temperature = 1, .seed = 30 + i}).ids);
         // With the cache off, only texts that begin while another one runs can take its prompt over.
-        if (i == 1 || (i > 0 && cache > 0)) EXPECT_EQ(results[i].end->cached_tokens, 199) << i;
+        if (i == 1 || (i > 0 && cache > 0)) {
+          EXPECT_EQ(results[i].end->cached_tokens, 199) << i;
+        }
       }
     }
 }

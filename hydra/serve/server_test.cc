@@ -72,13 +72,13 @@ struct Reply {
   [[nodiscard]] Json json() const { return Json::parse(body); }
 };
 
-struct Desk {
-  explicit Desk(ServerOptions options = {}, int64_t family = 0)
+struct ServerDesk {
+  explicit ServerDesk(ServerOptions options = {}, int64_t family = 0)
       : kit(testing::Families()[static_cast<size_t>(family)].config) {
     options.http.port = 0;
     server = std::make_unique<Server>(std::move(options), kit.metrics);
   }
-  ~Desk() { server->Stop(0); }
+  ~ServerDesk() { server->Stop(0); }
   void Serve(EngineOptions options = {}) {
     engine = kit.Start(std::move(options));
     served.emplace(ServedModel{.model = kit.model, .tokenizer = kit.tokenizer, .engine = *engine});
@@ -137,7 +137,7 @@ struct Desk {
 const std::string kAsk = R"({"prompt": "hello", "max_tokens": 5, "temperature": 0})";
 
 TEST(Server, HealthGoesFromLoadingToTheEnd) {
-  Desk desk;
+  ServerDesk desk;
   Reply reply = desk.Ask("GET", "/health");
   EXPECT_EQ(reply.status, 503);
   EXPECT_EQ(reply.json()["error"]["message"], "Loading model");
@@ -152,7 +152,7 @@ TEST(Server, HealthGoesFromLoadingToTheEnd) {
   EXPECT_EQ(text.json()["usage"]["completion_tokens"], 5);
   // A request that was begun may end, new ones are refused.
   Client begun(desk.server->port());
-  begun.Send(Desk::Request("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 300, "stream": true})"));
+  begun.Send(ServerDesk::Request("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 300, "stream": true})"));
   EXPECT_NE(begun.Receive("data: ").find("200 OK"), std::string::npos);
   std::thread stop([&] { desk.server->Stop(30); });
   EXPECT_NE(begun.Receive().find("[DONE]"), std::string::npos);
@@ -164,7 +164,7 @@ TEST(Server, OnlyKeysHostsAndOriginsThatAreKnownMayAsk) {
   options.api_keys = {"secret"};
   options.allowed_hosts = {"models.example"};
   options.cors_origin = "https://page.example";
-  Desk desk(std::move(options));
+  ServerDesk desk(std::move(options));
   desk.Serve();
   const std::string key = "Authorization: Bearer secret\r\n";
   EXPECT_EQ(desk.Ask("GET", "/v1/models").status, 401);
@@ -192,7 +192,7 @@ TEST(Server, OnlyKeysHostsAndOriginsThatAreKnownMayAsk) {
 TEST(Server, LimitsHoldAtTheirBoundsAndNotOneBeyond) {
   ServerOptions options;
   options.http.max_body = 2000;
-  Desk desk(std::move(options));
+  ServerDesk desk(std::move(options));
   desk.Serve();
   const auto padded = [&](size_t n) { return kAsk + std::string(n - kAsk.size(), ' '); };
   EXPECT_EQ(desk.Ask("POST", "/v1/completions", padded(2000)).status, 200);
@@ -210,7 +210,7 @@ TEST(Server, LimitsHoldAtTheirBoundsAndNotOneBeyond) {
 }
 
 TEST(Server, DamagedRequestsAreRefusedAndTheNextIsAnswered) {
-  Desk desk;
+  ServerDesk desk;
   desk.Serve();
   struct Bad {
     std::string text;
@@ -243,7 +243,7 @@ TEST(Server, DamagedRequestsAreRefusedAndTheNextIsAnswered) {
     SCOPED_TRACE(each.text);
     Client client(desk.server->port());
     client.Send(each.text);
-    const Reply reply = Desk::Parse(client.Receive());
+    const Reply reply = ServerDesk::Parse(client.Receive());
     EXPECT_EQ(reply.status, each.status) << reply.body;
     EXPECT_TRUE(reply.json().contains("error")) << reply.body;
   }
@@ -252,13 +252,13 @@ TEST(Server, DamagedRequestsAreRefusedAndTheNextIsAnswered) {
   std::ostringstream size;
   size << std::hex << kAsk.size();
   client.Send(StrCat(chunked, size.str(), "\r\n", kAsk, "\r\n0\r\n\r\n"));
-  EXPECT_EQ(Desk::Parse(client.Receive()).status, 200);
+  EXPECT_EQ(ServerDesk::Parse(client.Receive()).status, 200);
   EXPECT_EQ(desk.Ask("POST", "/v1/completions", kAsk).status, 200);
   EXPECT_TRUE(desk.BecomesIdle());
 }
 
 TEST(Server, AConnectionServesRequestAfterRequest) {
-  Desk desk;
+  ServerDesk desk;
   desk.Serve();
   Client client(desk.server->port());
   for (int i = 0; i < 20; ++i) {
@@ -270,7 +270,7 @@ TEST(Server, AConnectionServesRequestAfterRequest) {
 TEST(Server, ConnectionsAreBounded) {
   ServerOptions options;
   options.http.max_connections = 2;
-  Desk desk(std::move(options));
+  ServerDesk desk(std::move(options));
   desk.Serve();
   Client one(desk.server->port()), two(desk.server->port());
   for (Client* each : {&one, &two}) {
@@ -287,25 +287,27 @@ TEST(Server, SlowRequestsRunOutOfTime) {
   ServerOptions options;
   options.http.request_seconds = 0.5;
   options.http.idle_seconds = 0.5;
-  Desk desk(std::move(options));
+  ServerDesk desk(std::move(options));
   desk.Serve();
   Client silent(desk.server->port()), slow(desk.server->port());
   EXPECT_EQ(silent.Receive(), "");  // closed without a word
   slow.Send(
       "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
       "Content-Length: 100\r\n\r\n{");
-  EXPECT_EQ(Desk::Parse(slow.Receive()).status, 408);
+  EXPECT_EQ(ServerDesk::Parse(slow.Receive()).status, 408);
 }
 
 TEST(Server, AClientThatLeavesFreesItsSlot) {
-  Desk desk({}, 2);
+  ServerDesk desk({}, 2);
   desk.Serve({.slots = 1});
   for (const bool stream : {true, false}) {
     const std::string body =
         StrCat(R"({"prompt": "a", "max_tokens": 1000000, "stream": )", stream ? "true" : "false", "}");
     Client client(desk.server->port());
-    client.Send(Desk::Request("POST", "/v1/completions", body));
-    if (stream) EXPECT_NE(client.Receive("data: ").find("200 OK"), std::string::npos);
+    client.Send(ServerDesk::Request("POST", "/v1/completions", body));
+    if (stream) {
+      EXPECT_NE(client.Receive("data: ").find("200 OK"), std::string::npos);
+    }
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
     EXPECT_FALSE(desk.engine->Idle());
     client.Leave();
@@ -315,18 +317,20 @@ TEST(Server, AClientThatLeavesFreesItsSlot) {
 }
 
 TEST(Server, LongRepliesThatAreNoStreamsShowThatTheyLive) {
-  Desk desk({}, 2);
+  ServerDesk desk({}, 2);
   desk.Serve();
   const Reply reply = desk.Ask("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 20000})");
   EXPECT_EQ(reply.status, 200);
   EXPECT_EQ(reply.json()["usage"]["completion_tokens"], 20000);
-  if (reply.head.find("chunked") != std::string::npos) EXPECT_EQ(reply.body[0], ' ');  // unless the machine is fast
+  if (reply.head.find("chunked") != std::string::npos) {  // unless the machine is fast
+    EXPECT_EQ(reply.body[0], ' ');
+  }
 }
 
 TEST(Server, ARequestThatTakesTooLongEnds) {
   ServerOptions options;
   options.limits.seconds = 0.3;
-  Desk desk(std::move(options), 2);
+  ServerDesk desk(std::move(options), 2);
   desk.Serve();
   const Reply reply = desk.Ask("POST", "/v1/completions", R"({"prompt": "a", "max_tokens": 1000000, "stream": true})");
   EXPECT_NE(reply.body.find("--timeout"), std::string::npos) << reply.body;
@@ -342,7 +346,7 @@ TEST(Server, NotesAndMetricsHoldNoText) {
     const std::lock_guard lock(mutex);
     lines.push_back(line);
   };
-  Desk desk(std::move(options));
+  ServerDesk desk(std::move(options));
   desk.Serve();
   EXPECT_EQ(desk.Ask("POST", "/v1/completions", R"({"prompt": "sesame", "max_tokens": 3})").status, 200);
   const Reply metrics = desk.Ask("GET", "/metrics");
@@ -359,7 +363,7 @@ TEST(Server, NotesAndMetricsHoldNoText) {
 }
 
 TEST(Server, ThePageRunsItsOwnScriptOnly) {
-  Desk desk;
+  ServerDesk desk;
   const Reply page = desk.Ask("GET", "/");
   EXPECT_EQ(page.status, 200);
   EXPECT_NE(page.head.find("Content-Security-Policy: default-src 'none'; script-src 'sha256-"), std::string::npos);

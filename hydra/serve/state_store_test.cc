@@ -31,7 +31,9 @@ void ExpectStatus(F&& f, int status, const std::string& code = "") {
     ADD_FAILURE() << "no error, wanted " << status;
   } catch (const ApiError& error) {
     EXPECT_EQ(error.status(), status) << error.what();
-    if (!code.empty()) EXPECT_EQ(error.code(), code) << error.what();
+    if (!code.empty()) {
+      EXPECT_EQ(error.code(), code) << error.what();
+    }
   }
 }
 

@@ -10,8 +10,8 @@ namespace {
 
 using testing::Kit;
 
-struct Desk {
-  explicit Desk(size_t family = 0)
+struct CallDesk {
+  explicit CallDesk(size_t family = 0)
       : kit(testing::Families()[family].config),
         engine(kit.Start({.slots = 1})),
         served{.model = kit.model, .tokenizer = kit.tokenizer, .engine = *engine} {
@@ -45,12 +45,14 @@ void ExpectRefused(F&& f, int status, const std::string& param, const std::strin
   } catch (const ApiError& error) {
     EXPECT_EQ(error.status(), status) << error.what();
     EXPECT_EQ(error.param(), param) << error.what();
-    if (!code.empty()) EXPECT_EQ(error.code(), code) << error.what();
+    if (!code.empty()) {
+      EXPECT_EQ(error.code(), code) << error.what();
+    }
   }
 }
 
 TEST(TextCall, AChatIsReadWithItsDefaults) {
-  Desk desk;
+  CallDesk desk;
   const TextCall call = desk.Chat("");
   EXPECT_TRUE(call.chat);
   EXPECT_FALSE(call.stream);
@@ -67,7 +69,7 @@ TEST(TextCall, AChatIsReadWithItsDefaults) {
 }
 
 TEST(TextCall, FieldsAreObeyed) {
-  Desk desk;
+  CallDesk desk;
   const TextCall call = desk.Chat(
       R"("model": "gpt-x", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "seed": 12,
          "stop": ["a", "b"], "n": 2, "presence_penalty": 1, "frequency_penalty": -1, "logit_bias": {"65": 5},
@@ -98,7 +100,7 @@ TEST(TextCall, FieldsAreObeyed) {
 }
 
 TEST(TextCall, NumbersAreBounded) {
-  Desk desk;
+  CallDesk desk;
   struct Bound {
     const char *name, *low, *below, *high, *above;
   };
@@ -127,7 +129,7 @@ TEST(TextCall, NumbersAreBounded) {
 }
 
 TEST(TextCall, ListsAreBounded) {
-  Desk desk;
+  CallDesk desk;
   const auto stops = [](int n, int bytes) {
     Json list = Json::array();
     for (int i = 0; i < n; ++i) list.push_back(std::string(static_cast<size_t>(bytes), 'x'));
@@ -153,7 +155,7 @@ TEST(TextCall, ListsAreBounded) {
 }
 
 TEST(TextCall, MessagesAreTextsOfKnownRoles) {
-  Desk desk;
+  CallDesk desk;
   const auto prompt = [&](const std::string& messages) {
     return desk.kit.tokenizer.Decode(desk.Chat("", messages).texts[0].prompt);
   };
@@ -175,7 +177,7 @@ TEST(TextCall, MessagesAreTextsOfKnownRoles) {
 }
 
 TEST(TextCall, CompletionsTakeTextsIdsAndListsOfThem) {
-  Desk desk;
+  CallDesk desk;
   EXPECT_EQ(desk.Complete(R"("prompt": "ab")").texts[0].prompt, (std::vector<int32_t>{'a', 'b'}));
   EXPECT_EQ(desk.Complete(R"("prompt": "ab")").texts[0].max_tokens, 16);
   EXPECT_EQ(desk.Complete(R"("prompt": [1, 2, 319])").texts[0].prompt, (std::vector<int32_t>{1, 2, 319}));
@@ -201,7 +203,7 @@ TEST(TextCall, CompletionsTakeTextsIdsAndListsOfThem) {
 }
 
 TEST(TextCall, ControlsAreCheckedAgainstTheModel) {
-  Desk desk;
+  CallDesk desk;
   EXPECT_EQ(desk.Chat(R"("hydralm": {"controls": {"ban_experts": [1], "moe_top_k": 1}})").texts[0].controls.ban_experts,
             std::vector<int64_t>{1});
   for (const char* bad : {R"({"ban_experts": [99]})", R"({"nonsense": 1})", R"({"moe_top_k": 0.5})", "[]"})
@@ -209,14 +211,14 @@ TEST(TextCall, ControlsAreCheckedAgainstTheModel) {
   ExpectRefused([&] { (void)desk.Chat(R"("hydralm": {"memory": ["none"]})"); }, 400, "hydralm.memory");
   ExpectRefused([&] { (void)desk.Chat(R"("hydralm": {"state": "s"})"); }, 400, "hydralm.state");
   ExpectRefused([&] { (void)desk.Chat(R"("hydralm": 5)"); }, 400, "hydralm");
-  Desk dense(1);
+  CallDesk dense(1);
   ExpectRefused([&] { (void)dense.Chat(R"("hydralm": {"controls": {"moe_top_k": 1}})"); }, 400, "hydralm.controls");
 }
 
 TEST(TextCall, ASavedStateMustBeTheBeginningOfThePrompt) {
   const TempDir folder;
   StateStore store(folder / "states", 1 << 30);
-  Desk desk;
+  CallDesk desk;
   ForwardScratch scratch;
   SequenceState state(desk.kit.model);
   const std::vector<int32_t> begin{'a', 'b', 'c'};

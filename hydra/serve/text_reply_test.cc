@@ -23,8 +23,8 @@ std::vector<Json> Events(const std::string& stream) {
   return events;
 }
 
-struct Desk {
-  explicit Desk(bool chat, int texts = 1)
+struct ReplyDesk {
+  explicit ReplyDesk(bool chat, int texts = 1)
       : kit(testing::Families()[0].config),
         engine(kit.Start({.slots = 1})),
         served{.model = kit.model, .tokenizer = kit.tokenizer, .engine = *engine} {
@@ -48,7 +48,7 @@ TextPiece End(int text, FinishReason reason, int64_t cached = 0) {
 }
 
 TEST(TextReply, AChatsStreamComesInItsOrder) {
-  Desk desk(true, 2);
+  ReplyDesk desk(true, 2);
   desk.call.include_usage = true;
   TextReply reply(desk.call, desk.served);
   std::string stream = reply.Begin();
@@ -84,7 +84,7 @@ TEST(TextReply, AChatsStreamComesInItsOrder) {
 }
 
 TEST(TextReply, AFailureIsAnEventAndEndsTheStream) {
-  Desk desk(true);
+  ReplyDesk desk(true);
   TextReply reply(desk.call, desk.served);
   TextPiece failed{.text = 0, .end = TextEnd{.error_status = 500, .error = "a logit is NaN"}};
   const std::vector<Json> events = Events(reply.Chunks(failed));
@@ -99,7 +99,7 @@ TEST(TextReply, LogprobsHaveBothForms) {
   PickedToken first{.id = 'h', .position = 2, .logprob = -0.5, .best = {{'h', -0.5}, {'i', -1.0}}};
   PickedToken part{.id = 0xE2, .position = 3, .logprob = -INFINITY, .best = {{'x', -0.1}}};
   {
-    Desk desk(true);
+    ReplyDesk desk(true);
     desk.call.logprobs = 2;
     TextReply reply(desk.call, desk.served);
     reply.Add(Piece(0, "h", {first, part}));
@@ -116,7 +116,7 @@ TEST(TextReply, LogprobsHaveBothForms) {
     EXPECT_EQ(content[1]["logprob"], -9999.0);
     EXPECT_EQ(content[1]["bytes"], Json::array({0xE2}));
   }
-  Desk desk(false);
+  ReplyDesk desk(false);
   desk.call.logprobs = 1;
   desk.call.echo = true;
   desk.call.echoed = {"ab"};
@@ -138,7 +138,7 @@ TEST(TextReply, LogprobsHaveBothForms) {
 }
 
 TEST(TextReply, TracesComeWithTheTextsOfWhatTheyPointAt) {
-  Desk desk(true);
+  ReplyDesk desk(true);
   desk.call.trace = true;
   TextReply reply(desk.call, desk.served);
   const std::vector<Json> begin = Events(reply.Begin());
