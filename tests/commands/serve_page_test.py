@@ -15,10 +15,11 @@ from playwright.sync_api import expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from serving import Serving  # noqa: E402
-from tiny_models import make_model, make_text, make_tokenizer  # noqa: E402
+from tiny_models import make_model, make_text, make_tokenizer, without_ends  # noqa: E402
 
 HYDRALM = os.path.abspath(sys.argv[1])
 CHROMIUM = "/usr/bin/chromium"  # of the Debian package
+expect.set_options(timeout=20000)
 
 # What models write, and what must never become anything but text.
 MARKDOWN = """# Title <img src=x onerror=alert(1)>
@@ -47,9 +48,9 @@ class PageTest(unittest.TestCase):
         cls.temporary = tempfile.TemporaryDirectory()
         cls.folder = cls.temporary.name
         tokenizer = make_tokenizer(HYDRALM, cls.folder)
-        cls.models = {"hydra": make_model(HYDRALM, f"{cls.folder}/hydra", "hydra", tokenizer),
-                      "llama": make_model(HYDRALM, f"{cls.folder}/llama", "llama", tokenizer,
-                                          max_position_embeddings=4096)}
+        cls.models = {"hydra": without_ends(make_model(HYDRALM, f"{cls.folder}/hydra", "hydra", tokenizer)),
+                      "llama": without_ends(make_model(HYDRALM, f"{cls.folder}/llama", "llama", tokenizer,
+                                                       max_position_embeddings=4096))}
         cls.served = Serving(HYDRALM, cls.models["hydra"])
         cls.playwright = sync_playwright().start()
         cls.browser = cls.playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -5,6 +5,7 @@
 # (serve_page_test.py), limits and damaged requests (hydra/serve/server_test.cc), hours of it (serve_soak.py).
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from serving import Serving, in_threads  # noqa: E402
-from tiny_models import make_model, make_text, make_tokenizer, run  # noqa: E402
+from tiny_models import make_model, make_text, make_tokenizer, run, without_ends  # noqa: E402
 
 HYDRALM = os.path.abspath(sys.argv[1])
 FAMILIES = ("hydra", "llama", "mamba2")
@@ -35,8 +36,8 @@ class ServeTest(unittest.TestCase):
         cls.folder = cls.temporary.name
         tokenizer = make_tokenizer(HYDRALM, cls.folder)
         wide = {"llama": {"max_position_embeddings": 4096}}
-        cls.models = {family: make_model(HYDRALM, f"{cls.folder}/{family}", family, tokenizer, **wide.get(family, {}))
-                      for family in FAMILIES}
+        cls.models = {family: without_ends(make_model(HYDRALM, f"{cls.folder}/{family}", family, tokenizer,
+                                                      **wide.get(family, {}))) for family in FAMILIES}
         cls.served = {family: Serving(HYDRALM, cls.models[family], "--parallel", "3", "--snapshot-every", "64",
                                       "--alias", "gpt-x") for family in FAMILIES}
 
@@ -146,6 +147,22 @@ class ServeTest(unittest.TestCase):
         self.assertGreater(sum(sample.value for sample in asked), 0)
         causes = {sample.labels["cause"] for sample in families["hydralm_prefix_misses"].samples}
         self.assertIn("new", causes)
+
+    def test_the_examples_of_the_docs(self):
+        page = (Path(__file__).parents[2] / "docs/serve.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"^```(sh|python)( state)?\n(.*?)^```$", page, re.M | re.S)
+        self.assertGreaterEqual(len(blocks), 5)
+        with tempfile.TemporaryDirectory() as states, \
+                Serving(HYDRALM, self.models["hydra"], "--state-dir", states) as served:
+            for kind, _, block in blocks:
+                block = block.replace("http://127.0.0.1:8080/", served.url)
+                if kind == "sh" and not shutil.which("curl"):
+                    continue
+                with self.subTest(block=block):
+                    words = ["sh", "-e"] if kind == "sh" else [sys.executable, "-"]
+                    done = run(*words, input=block.replace("curl ", "curl -sS --fail-with-body "))
+                    self.assertEqual(done.returncode, 0, done)
+                    self.assertTrue(done.stdout.strip(), done)
 
     # ---- Texts ----
 
@@ -303,7 +320,7 @@ class ServeTest(unittest.TestCase):
 
     def test_a_second_signal_ends_at_once(self):
         with Serving(HYDRALM, self.models["mamba2"]) as served:
-            events = served.stream("/v1/completions", {"prompt": "a", "max_tokens": 1000000})
+            events = served.stream("/v1/completions", {"prompt": "a", "max_tokens": 1000000, "temperature": 0})
             next(events)
             served.process.send_signal(signal.SIGINT)
             time.sleep(0.5)
@@ -315,7 +332,7 @@ class ServeTest(unittest.TestCase):
 
     def test_a_client_that_leaves_frees_its_slot(self):
         served = self.served["mamba2"]
-        events = served.stream("/v1/completions", {"prompt": "a", "max_tokens": 1000000})
+        events = served.stream("/v1/completions", {"prompt": "a", "max_tokens": 1000000, "temperature": 0})
         next(events)
         self.assertEqual(served.busy(), 1)
         cancelled = served.metric("requests_cancelled_total")
@@ -325,7 +342,7 @@ class ServeTest(unittest.TestCase):
 
     def test_a_full_queue_is_said_so(self):
         with Serving(HYDRALM, self.models["mamba2"], "--parallel", "1", "--queue", "1") as served:
-            streams = [served.stream("/v1/completions", {"prompt": "a", "max_tokens": 1000000})]
+            streams = [served.stream("/v1/completions", {"prompt": "a", "max_tokens": 1000000, "temperature": 0})]
             next(streams[0])
             waiting = socket.create_connection((served.host, served.port))
             body = json.dumps({"prompt": "a", "max_tokens": 5, "stream": True})
