@@ -35,7 +35,8 @@
 namespace hydra::cli {
 namespace {
 
-constexpr double kDrainSeconds = 30;  // that requests get to end
+constexpr double kDrainSeconds = 30;      // that requests get to end
+constexpr int64_t kServePlanStep = 1024;  // of plan lengths: prompts that begin alike mostly have one (specs/moa.md 1)
 
 // "2026-01-31T12:00:00Z"
 std::string Now() {
@@ -121,6 +122,11 @@ class ServeRun {
                                  .queue = flags_.queue,
                                  .cache_bytes = flags_.cache_bytes(),
                                  .snapshot_every = flags_.snapshot_every};
+    if (runner.plan)
+      options.plan = [&runner](int64_t tokens) {
+        const int64_t ctx = runner.model.options().ctx_size;
+        return runner.plan.At(PlanLength(std::min(tokens, ctx), kServePlanStep, ctx));
+      };
     if (flags_.speculation.on())
       options.speculation = [this, &runner, draft](ForwardScratch& scratch) {
         return MakeSpeculation(flags_.speculation, runner.model, draft, *runner.pool, scratch);
@@ -139,6 +145,7 @@ class ServeRun {
       served->packs.push_back({std::filesystem::path(pack.path).stem().string(), pack});
     served->memory = runner.memory;
     served->add_packs = flags_.model.memory_merge == "add";
+    if (runner.plan) served->plan = [&runner](int64_t N) { return runner.plan.At(N); };
     served->drafter = flags_.speculation.drafter;
     served->created = static_cast<int64_t>(std::time(nullptr));
     served->description =

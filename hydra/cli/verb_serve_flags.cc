@@ -58,7 +58,6 @@ void AddServeFlags(CLI::App* verb, ServeFlags* flags) {
   AddSpeculationFlags(verb, &flags->speculation);
   AddRuntimeFlags(verb, &flags->model);
   AddMemoryFlags(verb, &flags->model);
-  AddActivationFlag(verb, &flags->model);
 }
 
 void CheckServeFlags(const ServeFlags& flags) {

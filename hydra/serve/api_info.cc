@@ -87,7 +87,7 @@ Json ModelJson(const ServedModel& served, const std::string& name) {
 
 Json PropsJson(const ServedModel& served) {
   const ModelConfig& config = served.model.config();
-  const SequenceState probe(served.model);
+  const SequenceState probe(served.model, {}, served.plan ? served.plan(served.model.options().ctx_size) : KvPlan());
   Json layers = Json::array(), spans = Json::array(), packs = Json::array();
   for (size_t i = 0; i < config.layers.size(); ++i) {
     layers.push_back(LayerParts(config.layers[i]));

@@ -16,8 +16,11 @@ namespace {
 constexpr double kClientWait = 0.005;  // seconds until a text whose client takes nothing is looked at again
 
 // What makes sequences of the same tokens differ.
-std::string KindOf(const Controls& controls, const MemoryOverlay* memory) {
-  return ControlsJson(controls) + (memory != nullptr ? "|" + memory->text() : "");
+std::string KindOf(const Controls& controls, const MemoryOverlay* memory, const KvPlan& plan) {
+  std::string kind = ControlsJson(controls);
+  if (memory != nullptr) kind += "|" + memory->text();
+  if (plan) kind += StrCat("|", plan.name, " at ", plan.length);
+  return kind;
 }
 
 size_t JobsOf(const auto& waiting) {
@@ -50,8 +53,6 @@ Engine::Engine(const Model& model, const Tokenizer& tokenizer, ThreadPool& pool,
       chunks_(options_.slots),
       slots_(static_cast<size_t>(options_.slots)),
       views_(slots_.size()) {
-  const SequenceState probe(model);
-  needs_snapshots_ = probe.layout().constant_bytes > 0;
   if (options_.speculation) (void)options_.speculation(scratch_);  // it can, or says why not
   thread_ = std::thread([this] { Loop(); });
 }
@@ -214,35 +215,43 @@ std::optional<Engine::Waiting> Engine::NextWaiting() {
 
 RunningText::Start Engine::FindStart(TextRequest& request, const Job& job, size_t texts) {
   RunningText::Start start;
-  if (needs_snapshots_ && (cache_.on() || texts > 1)) start.snapshot_every = options_.snapshot_every;
   if (options_.speculation && request.speculate) start.speculation = options_.speculation(scratch_);
   if (request.base) {
     start.prompt_pos = request.base->pos();
     start.sequence = std::make_unique<CachedSequence>(std::move(*request.base));
-    start.sequence->kind = KindOf(start.sequence->state.controls(), start.sequence->state.memory().get());
-    start.sequence->owner = request.owner;
     request.base.reset();
-    return start;
+    const SequenceState& state = start.sequence->state;
+    start.sequence->kind = KindOf(state.controls(), state.memory().get(), state.plan());
+  } else {
+    const auto tokens = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
+    const KvPlan plan = options_.plan ? options_.plan(tokens) : KvPlan();
+    const std::string kind = KindOf(request.controls, request.memory.get(), plan);
+    start.sequence = FindPrefix(request, job, kind, &start.prompt_pos);
+    if (start.sequence == nullptr) {
+      SequenceState state(model_, request.controls, plan);
+      state.SetMemory(request.memory);
+      start.sequence = std::make_unique<CachedSequence>(std::move(state));
+      start.sequence->kind = kind;
+    }
   }
-  const std::string kind = KindOf(request.controls, request.memory.get());
-  const auto running = Running(cache_.on() ? nullptr : &job);
+  start.sequence->owner = request.owner;
+  const bool goes_back = start.sequence->state.layout().constant_bytes == 0;
+  if (!goes_back && (cache_.on() || texts > 1)) start.snapshot_every = options_.snapshot_every;
+  return start;
+}
+
+std::unique_ptr<CachedSequence> Engine::FindPrefix(const TextRequest& request, const Job& job, const std::string& kind,
+                                                   int64_t* prompt_pos) {
   metrics_.Add(Metrics::Count::kPrefixQueries);
   PrefixFound found{.miss = PrefixMiss::kLogprobs};
   if (!request.prompt_logprobs)
-    found = cache_.Find({.prompt = request.prompt, .owner = request.owner, .kind = kind}, running);
-  if (found.from != nullptr) {
-    metrics_.Add(Metrics::Count::kPrefixHits);
-    start.prompt_pos = found.prompt_pos;
-    start.sequence = cache_.Use(found);
-  } else {
-    metrics_.AddMiss(found.miss);
-    SequenceState state(model_, request.controls);
-    state.SetMemory(request.memory);
-    start.sequence = std::make_unique<CachedSequence>(std::move(state));
-    start.sequence->owner = request.owner;
-    start.sequence->kind = kind;
-  }
-  return start;
+    found = cache_.Find({.prompt = request.prompt, .owner = request.owner, .kind = kind},
+                        Running(cache_.on() ? nullptr : &job));
+  metrics_.AddMiss(found.miss);
+  if (found.from == nullptr) return nullptr;
+  metrics_.Add(Metrics::Count::kPrefixHits);
+  *prompt_pos = found.prompt_pos;
+  return cache_.Use(found);
 }
 
 void Engine::Begin(size_t slot, const Waiting& waiting) {

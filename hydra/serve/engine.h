@@ -33,6 +33,8 @@ struct EngineOptions {
   int64_t queue = 64;                      // jobs that wait for a slot; one more is refused
   int64_t cache_bytes = int64_t{1} << 30;  // of the prefix cache; 0: off
   int64_t snapshot_every = 1024;           // tokens between snapshots of states that cannot go back
+  // The plan of a sequence that is to have so many tokens; none: what the config says.
+  std::function<KvPlan(int64_t)> plan{};
   // Makes what guesses tokens for one text; none: plain steps.
   std::function<std::unique_ptr<Speculation>(ForwardScratch&)> speculation{};
   // Called before each pass with the number of texts in it; what it throws counts as thrown by the pass.
@@ -94,6 +96,9 @@ class Engine {
   [[nodiscard]] std::optional<Waiting> NextWaiting();
   void Begin(size_t slot, const Waiting& waiting);
   [[nodiscard]] RunningText::Start FindStart(TextRequest& request, const Job& job, size_t texts);
+  // A sequence that has a beginning of the prompt, `prompt_pos` tokens of it; null: there is none.
+  [[nodiscard]] std::unique_ptr<CachedSequence> FindPrefix(const TextRequest& request, const Job& job,
+                                                           const std::string& kind, int64_t* prompt_pos);
   // Ends what was cancelled, has no room, or waits for its client; then frees the slots of ended texts.
   void Sweep();
   void Free(size_t slot);
@@ -130,7 +135,6 @@ class Engine {
   Trace trace_;
   PrefixCache cache_;
   ChunkRule chunks_;
-  bool needs_snapshots_;  // states of this model cannot go back by themselves
   std::vector<std::unique_ptr<RunningText>> slots_;
   uint64_t passes_ = 0;
 

@@ -12,6 +12,7 @@ namespace hydra::serve {
 namespace {
 
 constexpr int64_t kPromptLogitRows = 64;  // of one pass, where the logits of all tokens of a prompt are wanted
+constexpr uint64_t kTrimEach = 16;        // passes between two looks at what snapshots take
 constexpr uint64_t kOldestTurn = 4;       // every so many passes the oldest prompt comes first, else the shortest
 
 }  // namespace
@@ -113,7 +114,7 @@ void Engine::RunPass(std::vector<RunningText*> writing, std::vector<RunningText*
     Guarded(*text, [&] { text->TookStep(share); });
   }
   CountPass(moved, writing);
-  if (needs_snapshots_) cache_.Trim(Running());
+  if (passes_ % kTrimEach == 0) cache_.Trim(Running());
   chunks_.Measured(static_cast<int>(writing.size()), prompt_tokens, Seconds() - start);
 }
 

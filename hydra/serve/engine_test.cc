@@ -44,6 +44,8 @@ class Oracle : public Drafter {
     at_ = text.size();
     return at_ < text_.size() ? 0 : -1;
   }
+  void Read(std::span<const int32_t>) override {}
+  [[nodiscard]] const Rates& expected() const override { return expected_; }
   std::span<const int32_t> Draft(int n) override {
     draft_.clear();
     for (size_t i = at_; i < text_.size() && draft_.size() < static_cast<size_t>(n); ++i)
@@ -54,6 +56,7 @@ class Oracle : public Drafter {
 
  private:
   const std::string name_ = "oracle";
+  const Rates expected_{0.9, 0.9, 0.9, 0.9};
   std::vector<int32_t> text_, draft_;
   size_t at_ = 0;
 };

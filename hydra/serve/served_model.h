@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "hydra/model/controls.h"
+#include "hydra/model/kv_filling.h"
 #include "hydra/runtime/memory_overlay.h"
 #include "hydra/runtime/model.h"
 #include "hydra/runtime/sampler.h"
@@ -40,6 +42,7 @@ struct ServedModel {
   std::vector<NamedPack> packs{};                 // that requests may name
   std::shared_ptr<const MemoryOverlay> memory{};  // all of them together: what requests get that name none
   bool add_packs = false;                         // rows that several packs have are added up
+  std::function<KvPlan(int64_t)> plan{};          // of plan length N; none: no plan
   std::string drafter{};                          // "off", "ngram", ..
   int64_t created = 0;                            // seconds since 1970
   std::string description{};                      // "3,151,515 parameters (hydra), F32"

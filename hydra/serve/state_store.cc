@@ -167,11 +167,14 @@ StateStore::Entry StateStore::Save(const std::string& owner, const std::string& 
 }
 
 SequenceState StateStore::Load(const std::string& owner, const std::string& name, const Model& model,
-                               std::shared_ptr<const MemoryOverlay> memory) const {
+                               std::shared_ptr<const MemoryOverlay> memory,
+                               const std::function<KvPlan(int64_t)>& plan) const {
   const Descriptor file = OpenState(owner, name);
   const std::string path = PathOf(file.get());
   try {
-    return SequenceState::Load(path, model, nullptr, std::move(memory));
+    const int64_t N = SequenceState::PlanLengthIn(path), ctx = model.options().ctx_size;
+    if (N > ctx) throw Error(ErrorCode::kUsage, StrCat("its plan is for ", N, " tokens: --ctx-size is ", ctx));
+    return SequenceState::Load(path, model, plan ? plan(N > 0 ? N : ctx) : KvPlan(), std::move(memory));
   } catch (const Error& error) {
     std::string what = error.what();
     if (what.starts_with(path)) what = what.substr(std::min(path.size() + 2, what.size()));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -33,10 +34,11 @@ class StateStore {
   // By name. Throw ApiError: 400 for a bad name, 404 for one that is not there, 507 beyond the quota or on a full disk.
   [[nodiscard]] std::vector<Entry> List(const std::string& owner) const;
   Entry Save(const std::string& owner, const std::string& name, const SequenceState& state);
-  // The state as it was saved, or an error: 400 "state_mismatch" where it is of another model or other packs, or
-  // damaged.
+  // The state as it was saved, or an error: 400 "state_mismatch" where it is of another model, plan or other packs, or
+  // damaged. plan: of a plan length; none: no plan.
   [[nodiscard]] SequenceState Load(const std::string& owner, const std::string& name, const Model& model,
-                                   std::shared_ptr<const MemoryOverlay> memory) const;
+                                   std::shared_ptr<const MemoryOverlay> memory,
+                                   const std::function<KvPlan(int64_t)>& plan = {}) const;
   void Delete(const std::string& owner, const std::string& name);
 
   // [A-Za-z0-9_-][A-Za-z0-9._-]{0,63}

@@ -298,7 +298,7 @@ void LoadState(const std::string& name, bool has_controls, const ServedModel& se
                TextCall* call) {
   if (caller.states == nullptr)
     throw ApiError(kBadRequest, "hydralm.state: this server keeps no states (--state-dir)", "hydralm.state");
-  SequenceState state = caller.states->Load(caller.owner, name, served.model, call->texts[0].memory);
+  SequenceState state = caller.states->Load(caller.owner, name, served.model, call->texts[0].memory, served.plan);
   for (TextRequest& text : call->texts) {
     const auto ids = state.ids();
     if (ids.size() >= text.prompt.size() || !std::equal(ids.begin(), ids.end(), text.prompt.begin()))
