@@ -3,7 +3,9 @@
 #include "hydra/serve/api_info.h"
 
 #include <algorithm>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -135,9 +137,10 @@ Json SlotsJson(const ServedModel& served) {
 Json TokenizeJson(const ServedModel& served, const std::string& body) {
   const Json json = ParseBody(body);
   Fields fields(json);
-  const auto content = fields.Text("content");
+  const auto content = fields.Text(json.contains("content") ? "content" : "prompt");
   if (!content) throw ApiError(kBadRequest, "content: is missing", "content");
-  const bool add_special = fields.Bool("add_special").value_or(false);
+  const bool add_special =
+      fields.Bool(json.contains("add_special") ? "add_special" : "add_special_tokens").value_or(false);
   const bool parse_special = fields.Bool("parse_special").value_or(true);
   try {
     return {
@@ -163,7 +166,15 @@ Json DetokenizeJson(const ServedModel& served, const std::string& body) {
           "tokens");
     ids.push_back(id.get<int32_t>());
   }
-  return {{"content", served.tokenizer.Decode(ids)}};
+  const std::string text = served.tokenizer.Decode(ids);
+  return {{"content", text}, {"prompt", text}};
+}
+
+Json TokenizerInfoJson(const ServedModel& served) {
+  const auto spelled = [&](std::optional<int32_t> id) {
+    return id ? Json(std::string(served.tokenizer.TokenText(*id))) : Json(nullptr);
+  };
+  return {{"bos_token", spelled(served.tokenizer.bos_id())}, {"eos_token", spelled(served.tokenizer.eos_id())}};
 }
 
 }  // namespace hydra::serve

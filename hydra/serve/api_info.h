@@ -17,5 +17,6 @@ namespace hydra::serve {
 [[nodiscard]] Json SlotsJson(const ServedModel& served);                                // GET /slots
 [[nodiscard]] Json TokenizeJson(const ServedModel& served, const std::string& body);    // POST /tokenize
 [[nodiscard]] Json DetokenizeJson(const ServedModel& served, const std::string& body);  // POST /detokenize
+[[nodiscard]] Json TokenizerInfoJson(const ServedModel& served);                        // GET /tokenizer_info
 
 }  // namespace hydra::serve

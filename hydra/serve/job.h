@@ -39,6 +39,7 @@ struct TextRequest {
   std::optional<SequenceState> base{};    // a saved sequence; the prompt begins with all its tokens
   int logprobs = -1;                      // >= 0: of each token, and this many of the most probable in its place
   bool prompt_logprobs = false;  // of the prompt's tokens too; nothing of the prompt is then taken from a cache
+  bool end_logprob = false;      // the end token is among the tokens too, where logprobs are asked for
   bool trace = false;            // what each new token did in the model
   bool speculate = true;         // where the engine can
   bool keep_state = false;       // the sequence comes back with the end
@@ -58,12 +59,12 @@ struct PickedToken {
 struct TextEnd {
   FinishReason reason = FinishReason::kLength;
   int error_status = 0;  // HTTP's, where it failed; 0: it did not
-  std::string error;
+  std::string error{};
   int64_t prompt_tokens = 0, cached_tokens = 0;  // of the prompt; those that were not computed again
   int64_t new_tokens = 0;                        // written, without the end token
   int64_t guessed = 0, accepted = 0;             // tokens that a drafter guessed; those that were right
   double queue_seconds = 0, prompt_seconds = 0, write_seconds = 0;
-  std::shared_ptr<SequenceState> state;  // with keep_state
+  std::shared_ptr<SequenceState> state{};  // with keep_state
 };
 
 // What came of a text since the last piece.

@@ -131,11 +131,6 @@ bool RunningText::Pick(std::span<const float> logits) {
   if (picked_at_ > 0) parts_.metrics.Observe(Metrics::Time::kBetweenTokens, now - picked_at_);
   picked_at_ = now;
   if (request_.filter) request_.filter->Accept(id);
-  if (std::ranges::find(request_.end_ids, id) != request_.end_ids.end()) {
-    ids_.push_back(id);
-    End(FinishReason::kEnd);
-    return false;
-  }
   PickedToken token{.id = id, .position = static_cast<int64_t>(ids_.size())};
   if (request_.logprobs >= 0) {
     const Logprobs given(logits);
@@ -143,6 +138,11 @@ bool RunningText::Pick(std::span<const float> logits) {
     token.best = given.Best(request_.logprobs, vocab_);
   }
   ids_.push_back(id);
+  if (std::ranges::find(request_.end_ids, id) != request_.end_ids.end()) {
+    End(FinishReason::kEnd);
+    if (request_.logprobs >= 0 && request_.end_logprob) piece_.tokens.push_back(std::move(token));
+    return false;
+  }
   ++counts_.new_tokens;
   const bool more = counts_.new_tokens < request_.max_tokens;
   token.guessed = more && steps_ != nullptr && steps_->Knows(id);

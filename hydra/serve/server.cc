@@ -128,6 +128,7 @@ Server::Route Server::RouteOf(const std::string& path) {
       {"/v1/states", {.name = "/v1/states"}},
       {"/tokenize", {.name = "/tokenize"}},
       {"/detokenize", {.name = "/detokenize"}},
+      {"/tokenizer_info", {.name = "/tokenizer_info"}},
       {"/metrics", {.name = "/metrics"}},
       {"/props", {.name = "/props"}},
       {"/slots", {.name = "/slots"}}};
@@ -216,6 +217,7 @@ HttpReply Server::Dispatch(HttpRequest& request, HttpClient& client, const std::
   if (get && path == "/slots") return JsonReply(SlotsJson(Served()));
   if (post && path == "/tokenize") return JsonReply(TokenizeJson(Served(), request.body));
   if (post && path == "/detokenize") return JsonReply(DetokenizeJson(Served(), request.body));
+  if (get && path == "/tokenizer_info") return JsonReply(TokenizerInfoJson(Served()));
   throw ApiError(kNotFound, request.method + " " + path.substr(0, 80) + ": is not served", "", "not_found");
 }
 

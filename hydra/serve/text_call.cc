@@ -336,6 +336,7 @@ void MakeTexts(std::vector<TextRequest> prompts, const Shared& shared, const Ser
       text.owner = prompt.owner;
       text.logprobs = call->logprobs;
       text.prompt_logprobs = call->echo && call->logprobs >= 0;
+      text.end_logprob = !call->chat;  // as OpenAI lists them
       text.trace = prompt.trace;
       text.speculate = prompt.speculate;
     }

@@ -106,8 +106,8 @@ Json TextReply::OldLogprobs(const std::vector<PickedToken>& tokens, int64_t* sai
     names.push_back(Name(token.id));
     logprobs.push_back(Number(token.logprob));
     Json others = Json::object();
-    for (const TokenLogprob& other : token.best) others[Name(other.id)] = Number(other.logprob);
-    others[Name(token.id)] = Number(token.logprob);
+    for (const TokenLogprob& other : token.best) others.emplace(Name(other.id), Number(other.logprob));
+    others.emplace(Name(token.id), Number(token.logprob));  // of names that tokens share, the most probable one counts
     best.push_back(std::isnan(token.logprob) ? Json(nullptr) : std::move(others));
     offsets.push_back(*said);
     if (token.id < served_.tokenizer.vocab_size()) *said += Characters(served_.tokenizer.TokenBytes(token.id));
