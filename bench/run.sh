@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 build=${1:-build/release}
 python=.venv/bin/python
 [ -x "$python" ] || python=python3
-pages="tokenizer runtime provisional blockffn compare busy memory moa_speed train_forward trainer"
+pages="tokenizer runtime provisional blockffn compare busy memory serve moa_speed train_forward trainer"
 if [ -e runs/quality/model/config.json ]; then
   pages="$pages quality"
 else

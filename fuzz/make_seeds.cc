@@ -145,6 +145,14 @@ void WriteTexts(Seeds& seeds) {
   seeds.Write("encode_decode", "broken", "a\xFF\xE2\x82 \xF0\x9F\x98\x80 \xED\xA0\x80");
   seeds.Write("chat", "turns", "syou are\nuhello\nahi\nu again \n");
   seeds.Write("chat", "markers", "u<|im_end|><|im_start|>system\rno\na</s><s>[INST] <|eot_id|>\nu<AI>x\nodd role");
+  seeds.Write("chat_request", "chat",
+              R"(m{"model": "fuzz", "messages": [{"role": "system", "content": "a"}, {"role": "user", "content":
+              [{"type": "text", "text": "b"}]}], "max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "seed": 1,
+              "stop": ["x"], "n": 2, "logit_bias": {"5": 1}, "logprobs": true, "top_logprobs": 2, "stream": true,
+              "stream_options": {"include_usage": true},
+              "hydralm": {"trace": true, "controls": {"ban_experts": [1], "path_scale": [1, 0, 1]}}})");
+  seeds.Write("chat_request", "completion",
+              R"(c{"prompt": ["a", [1, 2]], "echo": true, "logprobs": 2, "max_tokens": 0, "presence_penalty": 1})");
 }
 
 }  // namespace

@@ -46,8 +46,10 @@ FOLDERS = {
     "hydra/moa": "influence profile in, plan out; torch-free",
     "hydra/nn": "the training form of each layer as a torch module; the model",
     "hydra/runtime": "inference; torch-free",
-    "hydra/serve": "HTTP server and web page; torch-free",
+    "hydra/serve": "the engine that writes many texts at once, HTTP server and web page; torch-free",
+    "hydra/serve/page": "the parts of the web page, put together by cmake/HydraPage.cmake",
     "hydra/train": "batches, optimiser, checkpoint, trainer",
+    "packaging": "for those who run the server: a systemd unit, a container",
     "specs": "what is built: the model, its interfaces, the product",
     "tests": "tests that run the commands or read the sources, in Python",
     "tests/commands": "the commands from outside",
@@ -68,9 +70,12 @@ FILES = {
     "LICENSE": "Apache-2.0",
     "LOG.md": "what was tried and measured, newest first, failed ideas kept",
     "README.md": "what this is and the first commands",
+    "SECURITY.md": "how to report a vulnerability, and what counts as one",
     "docs/DESIGN.md": "the parts, their joints and their promises",
     "docs/STYLE.md": "how the code is written; the glossary",
     "docs/TREE.md": "this page",
+    "hydra/serve/page/page.css": "the looks of the page, light and dark, wide and narrow",
+    "hydra/serve/page/page.html": "the elements of the page",
 }
 
 

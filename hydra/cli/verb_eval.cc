@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// `hydralm eval`: plans judged in the runtime: answers from distant text (retrieval), their loss (answers), perplexity
-// of the end of long chunks (ppl --plan or --tail). Other tasks are LibTorch's and handed over (torch_eval.cc). Not
-// here: scores of items (verb_eval_items.h), what they say (verb_eval_report.h).
+// `hydralm eval`: models and plans judged in the runtime: answers from distant text (retrieval), their loss (answers),
+// perplexity of the end of long chunks (ppl --plan or --tail), multiple choice (choice). Other tasks are LibTorch's and
+// handed over (torch_eval.cc). Not here: scores of items (verb_eval_items.h), what they say (verb_eval_report.h),
+// questions (verb_eval_choice.h).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,6 +17,8 @@
 #include "hydra/base/statistics.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/control_flags.h"
+#include "hydra/cli/progress_bar.h"
+#include "hydra/cli/verb_eval_choice.h"
 #include "hydra/cli/verb_eval_items.h"
 #include "hydra/cli/verb_eval_report.h"
 #include "hydra/cli/verb_runtime.h"
@@ -46,9 +49,9 @@ bool OfItems(const std::string& task) { return task == "retrieval" || task == "a
 
 // Whether the task is the runtime's; throws for one that nobody knows.
 bool IsOurs(const EvalFlags& flags, const CLI::App* verb) {
-  if (OfItems(flags.task)) return true;
+  if (OfItems(flags.task) || flags.task == "choice") return true;
   std::vector<std::string> known = TorchTasks();
-  known.insert(known.end(), {"retrieval", "answers"});
+  known.insert(known.end(), {"retrieval", "answers", "choice"});
   if (std::ranges::find(known, flags.task) == known.end())
     throw Error(ErrorCode::kUsage, fmt::format("eval: unknown task {}{}: {} are known", flags.task,
                                                DidYouMean(flags.task, known), fmt::join(known, ", ")));
@@ -63,9 +66,9 @@ void RefuseOurFlags(const EvalFlags& flags, const CLI::App* verb) {
   for (const char* flag :
        {"--plan", "--tail", "--head-spans", "--kv-dtype", "--state-dtype", "--target", "--tune", "--explain", "--act"})
     if (verb->count(flag) > 0)
-      throw Error(
-          ErrorCode::kUsage,
-          fmt::format("eval {}: {}: is for retrieval, answers, and ppl with --plan or --tail", flags.task, flag));
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("eval {}: {}: is for retrieval, answers, choice, and ppl with --plan or --tail",
+                              flags.task, flag));
 }
 
 void RefuseFlags(const EvalFlags& flags, const CLI::App* verb, const std::vector<const char*>& names) {
@@ -280,6 +283,69 @@ int RunItems(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& co
   return kDone;
 }
 
+// ---- Multiple choice ----
+
+int RunChoice(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
+  InstallStopSignals();
+  RefuseFlags(flags, verb,
+              {"--data", "--split", "-o", "--max-tokens", "--tail", "--draws", "--plans", "--choose", "--first-order"});
+  if (flags.file.empty()) throw Error(ErrorCode::kUsage, "eval choice: give FILE.jsonl (questions)");
+  const std::vector<ChoiceQuestion> questions = ReadQuestions(flags.file);
+  const Runner runner = OpenForPlans(flags, {.quiet = common.quiet || common.json});
+  const Tokenizer tokenizer = LoadTokenizerOf(runner.model, flags.model);
+  std::vector<ChoiceIds> ids;
+  int64_t longest = 0;
+  for (const ChoiceQuestion& question : questions) {
+    longest =
+        std::max(longest, ids.emplace_back(EncodeQuestion(question, tokenizer, flags.special.Options())).longest());
+    if (longest > runner.model.options().ctx_size)
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("--ctx-size {}: {} needs {}", runner.model.options().ctx_size, question.where, longest));
+  }
+  const std::vector<JudgedPlan> plans = PlansOf(flags, runner.model.config());
+  const Controls controls = ApplyControls(flags.model, runner.model.config());
+  runner.Announce();
+  const bool table = !common.json && !common.quiet;
+  if (table)
+    fmt::print("| plan | questions | acc | acc_norm | chance |
+| --- | ---: | ---: | ---: | ---: |
+");
+  Json list = Json::array();
+  for (const JudgedPlan& plan : plans) {
+      std::vector<ChoiceScore> scores;
+      {
+        ProgressBar bar(common);
+        for (size_t i = 0; i < questions.size(); ++i) {
+          ThrowIfStopped();
+          bar.Show("choice " + plan.name, static_cast<double>(i) / static_cast<double>(questions.size()),
+                   fmt::format("{} of {} questions", i, questions.size()));
+          scores.push_back(ScoreQuestion(runner.model, questions[i], ids[i],
+                                         {.plan = plan.plan.At(runner.PlanLengthOf(longest)), .controls = controls},
+                                         *runner.pool));
+        }
+      }
+      const ChoiceReport report = ReportOf(questions, scores);
+      Json json = JudgedPlanJson(plan);
+      json.update(ChoiceJson(report, scores));
+      list.push_back(std::move(json));
+      if (table)
+        fmt::print(
+            "| {} | {} | {:.4f} +- {:.4f} | {:.4f} +- {:.4f} | {:.4f} |
+            ", plan.name, scores.size(),
+            report.accuracy.mean,
+            report.accuracy.error, report.by_characters.mean, report.by_characters.error, report.chance);
+  }
+  if (common.json)
+    fmt::print("{}
+", DumpJson({{"task", "choice"},
+                                 {"model", flags.model.model},
+                                 {"file", flags.file},
+                                 {
+      "plans", list}
+}));
+return kDone;
+}
+
 // ---- Perplexity ----
 
 int RunPerplexity(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& common) {
@@ -359,14 +425,15 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
       context.AddVerb(root, kEvalVerb, "hydralm eval retrieval -m MODEL --data items.jsonl --plan dense,p.json");
   verb->add_option("task,--task", flags->task,
                    "ppl, of shards or a text; controls, domains, sparsity, words: of shards;\n"
-                   "retrieval, answers: of items, under plans; so is ppl of -f with --plan or --tail")
+                   "retrieval, answers: of items, under plans; so is ppl of -f with --plan or --tail;\n"
+                   "choice: of questions, JSON lines of context, choices, answer")
       ->type_name("TASK");
   AddModelFlags(verb, &flags->model);
   verb->add_option("--data", flags->data, "folder of token shards; items of hydralm data items, repeatable")
       ->type_name("PATH")
       ->allow_extra_args(false);
   verb->add_option("--split", flags->split, "split of shards: val, train")->type_name("NAME");
-  verb->add_option("-f,--file", flags->file, "a text, one document (- = stdin)")->type_name("FILE");
+  verb->add_option("file,-f,--file", flags->file, "a text, one document, or questions (- = stdin)")->type_name("FILE");
   AddTextFlags(verb, {.parse_special = false, .add_special = false}, &flags->special);
   verb->add_option("--max-tokens", flags->max_tokens, "so many tokens of the text or the shards; 0 = all")
       ->check(Range(0, int64_t{1} << 50));
@@ -385,6 +452,7 @@ void AddEvalVerb(CLI::App& root, VerbContext& context) {
       RefuseOurFlags(*flags, verb);
       context.HandOver();
     }
+    if (flags->task == "choice") return RunChoice(*flags, verb, common);
     return OfItems(flags->task) ? RunItems(*flags, verb, common) : RunPerplexity(*flags, verb, common);
   });
 }

@@ -62,14 +62,14 @@ int64_t ContextSize(const ModelFlags& flags, const OpenOptions& options, int64_t
 
 std::string GiB(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
 
-// Refuses what would not fit before anything is taken.
-void CheckMemory(const WeightSource& source, const RunOptions& run, const TensorBytes& bytes) {
+// Refuses what would not fit before anything is taken; `extra` bytes are taken besides.
+void CheckMemory(const WeightSource& source, const RunOptions& run, const TensorBytes& bytes, int64_t extra) {
   const int64_t have = AvailableMemory();
   if (have == 0) return;
-  Fit fit = CheckFit(source.config, run, have, bytes);
+  Fit fit = CheckFit(source.config, run, std::max<int64_t>(have - extra, 1), bytes);
   if (fit.ok) return;
   if (fit.advice.starts_with("--ctx ")) fit.advice.replace(0, 5, "--ctx-size");
-  throw Error(ErrorCode::kUsage, fmt::format("{}: needs {}, {} free{}", source.path, GiB(fit.need), GiB(have),
+  throw Error(ErrorCode::kUsage, fmt::format("{}: needs {}, {} free{}", source.path, GiB(fit.need + extra), GiB(have),
                                              fit.advice.empty() ? "" : fmt::format(": {} fits", fit.advice)));
 }
 
@@ -184,14 +184,14 @@ WeightedPack OpenPack(const std::string& word) {
   return pack;
 }
 
-std::shared_ptr<const MemoryOverlay> OpenMemory(const ModelFlags& flags, const WeightSource& source) {
+std::shared_ptr<const MemoryOverlay> OpenMemory(const ModelFlags& flags, const WeightSource& source,
+                                                std::vector<WeightedPack>* packs) {
   if (flags.memories.empty()) return nullptr;
   if (!source.config.HasPkm())
     throw Error(ErrorCode::kUsage,
                 fmt::format("--memory {}: this model has no product-key memory", flags.memories.front()));
-  std::vector<WeightedPack> packs;
-  for (const std::string& word : flags.memories) packs.push_back(OpenPack(word));
-  return MemoryOverlay::Make(packs, source, flags.memory_merge == "add");
+  for (const std::string& word : flags.memories) packs->push_back(OpenPack(word));
+  return MemoryOverlay::Make(*packs, source, flags.memory_merge == "add");
 }
 
 }  // namespace
@@ -208,9 +208,10 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   const LoadOptions load = LoadOptionsOf(flags, options, source.config);
   const UsedPlan plan(flags.plan, source.config);
   const RunOptions run = RunOptionsOf(load, options, source, threads, plan);
-  auto memory = OpenMemory(flags, source);
+  std::vector<WeightedPack> packs;
+  auto memory = OpenMemory(flags, source, &packs);
   const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
-  CheckMemory(source, run, bytes);
+  CheckMemory(source, run, bytes, options.extra);
   auto pool = std::make_unique<ThreadPool>(threads);
   Model model(ModelWeights::Build(source, load, pool.get()));
   std::string about = options.quiet ? "" : Lines(model, run, bytes, pool->threads());
@@ -218,14 +219,15 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   if (!options.quiet) about += BudgetText(flags, source.config);
   if (memory && !options.quiet)
     about += fmt::format("memory packs {}: {} rows, {} KiB\n", memory->text(), memory->rows(), memory->bytes() / 1024);
-  return {std::move(pool), std::move(model), std::move(about), std::move(memory), plan};
+  return {std::move(pool), std::move(model), std::move(about), std::move(memory), std::move(packs), plan};
 }
 
 Model OpenBeside(const ModelFlags& flags, const OpenOptions& options, ThreadPool& pool) {
   const WeightSource source = OpenSource(flags.model);
   const LoadOptions load = LoadOptionsOf(flags, options, source.config);
-  CheckMemory(source, RunOptionsOf(load, options, source, pool.threads()),
-              [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; });
+  CheckMemory(
+      source, RunOptionsOf(load, options, source, pool.threads()),
+      [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; }, options.extra);
   return Model(ModelWeights::Build(source, load, &pool));
 }
 

@@ -30,6 +30,7 @@ struct OpenOptions {
   int64_t batch = 1;        // sequences held at once
   bool f32_only = false;    // activations in f32 whatever --act says
   int64_t provisional = 0;  // tokens of provisional passes
+  int64_t extra = 0;        // bytes that the verb takes besides
 };
 
 // A model in memory with the threads that run it.
@@ -38,6 +39,7 @@ struct Runner {
   Model model;
   std::string about;                              // the lines about the model, and those of --explain
   std::shared_ptr<const MemoryOverlay> memory{};  // of --memory
+  std::vector<WeightedPack> packs{};              // what it was made of
   UsedPlan plan{};                                // of --plan
   // A new sequence of plan length N, with the packs.
   [[nodiscard]] SequenceState NewState(const Controls& controls, int64_t N) const;

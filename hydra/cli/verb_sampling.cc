@@ -60,6 +60,18 @@ SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb,
   return s;
 }
 
+SamplerOptions WishedSampling(const GenerationConfig& config) {
+  SamplerOptions s;
+  s.repeat_penalty = config.repetition_penalty.value_or(s.repeat_penalty);
+  s.top_k = config.top_k.value_or(s.top_k);
+  s.top_p = config.top_p.value_or(s.top_p);
+  s.min_p = config.min_p.value_or(s.min_p);
+  s.temperature = config.temperature.value_or(s.temperature);
+  if (config.do_sample && !*config.do_sample) s.temperature = 0;
+  s.Validate();
+  return s;
+}
+
 std::string SamplingText(const SamplerOptions& s) {
   if (s.temperature == 0) return "greedy";
   return fmt::format(

@@ -23,6 +23,8 @@ void AddSamplingFlags(CLI::App* verb, SamplingFlags* flags);
 // becomes a random one.
 [[nodiscard]] SamplerOptions ResolveSampling(const SamplingFlags& flags, const CLI::App* verb,
                                              const GenerationConfig& config);
+// What the model's generation_config.json wishes, and else the defaults.
+[[nodiscard]] SamplerOptions WishedSampling(const GenerationConfig& config);
 // How tokens are picked, on one line: what -v prints.
 [[nodiscard]] std::string SamplingText(const SamplerOptions& sampling);
 

@@ -17,6 +17,7 @@ inline constexpr VerbLine kEvidenceVerb{"evidence", "run the experiments behind 
 inline constexpr VerbLine kEvalVerb{"eval", "score a model: loss, bits per byte; plans by answers and perplexity"};
 inline constexpr VerbLine kGenerateVerb{"generate", "continue a text"};
 inline constexpr VerbLine kChatVerb{"chat", "talk to a model"};
+inline constexpr VerbLine kServeVerb{"serve", "answer OpenAI's protocol over HTTP, with a chat page"};
 inline constexpr VerbLine kBenchVerb{"bench", "time prompts and generation; perplexity"};
 inline constexpr VerbLine kStateVerb{"state", "show what a saved state holds, or change parts of it"};
 inline constexpr VerbLine kXrayVerb{"xray", "what each token of a text does in a model, layer by layer"};

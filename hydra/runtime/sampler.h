@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Picks the next token from logits: penalties, top-k, top-p, min-p, temperature, in that order (specs/interfaces.md 1).
-// Not here: where logits come from, when generation stops.
+// Picks the next token from logits: penalties, top-k, top-p, min-p, temperature, in that order (specs/interfaces.md 1);
+// and the probabilities that the model itself gives. Not here: where logits come from, when generation stops.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,25 @@ struct SamplerOptions {
   void CheckIds(int64_t vocab) const;
 };
 
+// A token and the natural logarithm of its probability.
+struct TokenLogprob {
+  int32_t id = 0;
+  double logprob = 0;
+};
+
+// The model's own distribution over all logits, before any option of sampling. The n most probable of the first `vocab`
+// tokens, most first, the lower id of equals. Not finite where a logit is NaN.
+class Logprobs {
+ public:
+  explicit Logprobs(std::span<const float> logits);
+  [[nodiscard]] double Of(int32_t id) const { return logits_[static_cast<size_t>(id)] - log_sum_; }
+  [[nodiscard]] std::vector<TokenLogprob> Best(int64_t n, int64_t vocab) const;
+
+ private:
+  std::span<const float> logits_;  // [vocab]
+  double log_sum_;                 // of their exponentials
+};
+
 // The id with the largest of the first `vocab` logits, the lower one of equals.
 [[nodiscard]] int32_t BestId(std::span<const float> logits, int64_t vocab);
 
@@ -40,8 +59,9 @@ class Sampler {
  public:
   explicit Sampler(const SamplerOptions& options);
   // The id of the next token, remembered for the penalties. Ties go to the lower id. Throws kData when a logit is NaN
-  // or none is finite. logits [vocab]
-  int32_t Pick(std::span<const float> logits);
+  // or none is finite. logits [vocab]; `allowed`: a bit for each id that may be picked, the lowest bits first, in
+  // ceil(vocab / 64) words; empty: all may be.
+  int32_t Pick(std::span<const float> logits, std::span<const uint64_t> allowed = {});
   // Remembers a token that was not picked here (the prompt's).
   void Accept(int32_t id);
 
@@ -50,12 +70,16 @@ class Sampler {
     int32_t id;
     double logit;
   };
-  void ApplyPenalties(std::vector<Candidate>& all) const;
-  void Truncate(std::vector<Candidate>& best) const;
+  // Fills changed_: the logits that biases and penalties change.
+  void ApplyPenalties(std::span<const float> logits);
+  // Fills best_: the n best of those that may be picked, best first.
+  void Select(std::span<const float> logits, std::span<const uint64_t> allowed, size_t n);
+  void Truncate();
 
   SamplerOptions options_;
   Rng rng_;
   std::deque<int32_t> recent_;
+  std::vector<Candidate> changed_, best_;  // by id; working memory of Pick
 };
 
 }  // namespace hydra

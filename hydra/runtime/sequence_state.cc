@@ -79,6 +79,13 @@ struct SnapshotHead {
 };
 static_assert(sizeof(SnapshotHead) == StateLayout::kSnapshotHead);
 
+// Tokens of a snapshot that was checked.
+int64_t PositionOf(std::span<const std::byte> snapshot) {
+  SnapshotHead head{};
+  std::memcpy(&head, snapshot.data(), sizeof(head));
+  return head.pos;
+}
+
 }  // namespace
 
 SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, std::shared_ptr<const StateLayout> layout,
@@ -154,18 +161,41 @@ void SequenceState::SetPart(StatePart part, PartValue value) {
 }
 
 SequenceState SequenceState::Fork() const {
+  SequenceState copy = CopyOf(pos());
+  copy.pending_ = pending_;
+  return copy;
+}
+
+SequenceState SequenceState::CopyOf(int64_t n) const {
   CheckWhole();
   SequenceState copy(weights_, layout_, controls_, plan_);
   for (const auto& block : layout_->buffers)
     for (const StateBuffer& buffer : block)
-      buffer.ForUsed(pos(), [&](int64_t at, int64_t n) {
-        std::memcpy(copy.data_.get() + buffer.offset + at, data_.get() + buffer.offset + at, static_cast<size_t>(n));
+      buffer.ForUsed(n, [&](int64_t at, int64_t bytes) {
+        std::memcpy(copy.data_.get() + buffer.offset + at, data_.get() + buffer.offset + at,
+                    static_cast<size_t>(bytes));
       });
   copy.counts_ = counts_;
-  copy.ids_ = ids_;
-  copy.pending_ = pending_;
+  copy.ids_.assign(ids_.begin(), ids_.begin() + n);
   copy.memory_ = memory_;
   return copy;
+}
+
+SequenceState SequenceState::ForkAt(std::span<const std::byte> snapshot) const {
+  CheckSnapshot(snapshot);
+  SequenceState copy = CopyOf(PositionOf(snapshot));
+  copy.Restore(snapshot);
+  return copy;
+}
+
+SequenceState SequenceState::ForkAt(int64_t n) const {
+  CheckTruncate(n);
+  if (n == 0) {
+    SequenceState copy(weights_, layout_, controls_, plan_);
+    copy.memory_ = memory_;
+    return copy;
+  }
+  return CopyOf(n);
 }
 
 // ---- Back to an earlier position ----
@@ -186,7 +216,7 @@ void SequenceState::Snapshot(std::span<std::byte> out) const {
   ForConstant(*layout_, [&](int64_t offset, int64_t n) { put(data_.get() + offset, static_cast<size_t>(n)); });
 }
 
-void SequenceState::Restore(std::span<const std::byte> snapshot) {
+void SequenceState::CheckSnapshot(std::span<const std::byte> snapshot) const {
   SnapshotHead head{};
   if (snapshot.size() >= sizeof(head)) std::memcpy(&head, snapshot.data(), sizeof(head));
   if (static_cast<int64_t>(snapshot.size()) != SnapshotBytes() || head.bytes != SnapshotBytes() || head.pos < 0)
@@ -194,35 +224,52 @@ void SequenceState::Restore(std::span<const std::byte> snapshot) {
                 StrCat("a snapshot of ", snapshot.size(), " bytes: this sequence's have ", SnapshotBytes()));
   if (head.pos > pos() || Crc32(std::as_bytes(ids().first(static_cast<size_t>(head.pos)))) != head.ids_crc32)
     throw Error(ErrorCode::kUsage, StrCat("a snapshot at ", head.pos, " tokens: this sequence began otherwise"));
-  const std::byte* from = snapshot.data() + sizeof(head);
+}
+
+void SequenceState::Restore(std::span<const std::byte> snapshot) {
+  CheckSnapshot(snapshot);
+  const std::byte* from = snapshot.data() + sizeof(SnapshotHead);
   const auto take = [&](void* to, size_t n) {
     if (n > 0) std::memcpy(to, from, n);
     from += n;
   };
   take(counts_.data(), counts_.size() * sizeof(counts_[0]));
   ForConstant(*layout_, [&](int64_t offset, int64_t n) { take(data_.get() + offset, static_cast<size_t>(n)); });
-  ids_.resize(static_cast<size_t>(head.pos));
+  ids_.resize(static_cast<size_t>(PositionOf(snapshot)));
   pending_.clear();
   broken_ = false;
   ++changes_;
 }
 
-void SequenceState::Truncate(int64_t n) {
-  CheckWhole();
-  HYDRA_CHECK(0 <= n && n <= pos(), "of ", pos(), " tokens the first ", n);
-  if (n == 0) return Reset();
-  for (size_t i = 0; i < layout_->buffers.size() && n < pos(); ++i)
+std::string SequenceState::WhyNotTruncate(int64_t n) const {
+  for (size_t i = 0; i < layout_->buffers.size() && 0 < n && n < pos(); ++i)
     for (const StateBuffer& buffer : layout_->buffers[i]) {
       const bool can = !buffer.heads.empty() &&
                        std::all_of(buffer.heads.begin(), buffer.heads.end(),
                                    [&](const auto& h) { return h.filling->CanTruncate(pos(), n, layout_->ctx_size); });
-      if (!can)
-        throw Error(ErrorCode::kUsage, StrCat("layers.", i, ".", buffer.name, " cannot go back from ", pos(), " to ", n,
-                                              " tokens: restore a snapshot"));
+      if (!can) return StrCat("layers.", i, ".", buffer.name);
     }
+  return "";
+}
+
+bool SequenceState::CanTruncate(int64_t n) const {
+  return !broken_ && 0 <= n && n <= pos() && WhyNotTruncate(n).empty();
+}
+
+void SequenceState::Truncate(int64_t n) {
+  CheckTruncate(n);
+  if (n == 0) return Reset();
   ids_.resize(static_cast<size_t>(n));
   pending_.clear();
   ++changes_;
+}
+
+void SequenceState::CheckTruncate(int64_t n) const {
+  CheckWhole();
+  HYDRA_CHECK(0 <= n && n <= pos(), "of ", pos(), " tokens the first ", n);
+  if (const std::string why = WhyNotTruncate(n); !why.empty())
+    throw Error(ErrorCode::kUsage,
+                StrCat(why, " cannot go back from ", pos(), " to ", n, " tokens: restore a snapshot"));
 }
 
 // ---- Passes and controls ----
@@ -303,6 +350,15 @@ int64_t SequenceState::kv_bytes() const {
   for (const auto& block : layout_->buffers)
     for (const StateBuffer& buffer : block) sum += buffer.part == StatePart::kKv ? buffer.bytes : 0;
   return sum;
+}
+
+int64_t SequenceState::BytesAt(int64_t n) const {
+  int64_t bytes = layout_->constant_bytes;
+  for (const auto& block : layout_->buffers)
+    for (const StateBuffer& buffer : block)
+      for (const StateBuffer::Head& head : buffer.heads)
+        if (head.filling->grows()) bytes += std::min(n * head.stride, head.bytes);
+  return bytes;
 }
 
 std::string SequenceState::PlanText() const {

@@ -34,6 +34,10 @@ class SequenceState {
 
   // An equal state that goes its own way.
   [[nodiscard]] SequenceState Fork() const;
+  // The same as it was at a snapshot of this sequence; or, without a copy of what came behind them, at the first n
+  // tokens. Throws as Restore and Truncate do.
+  [[nodiscard]] SequenceState ForkAt(std::span<const std::byte> snapshot) const;
+  [[nodiscard]] SequenceState ForkAt(int64_t n) const;
   // As new: position 0, initial values. Controls stay.
   void Reset();
   // One part in all layers: as at the start, or zero; what was read stays read. kKv is for Reset and Truncate (kUsage).
@@ -49,6 +53,7 @@ class SequenceState {
   // Forgets all tokens but the first n, without a copy: where the state has only caches that still hold what they held
   // then. kUsage for states that cannot go back so; those need a snapshot.
   void Truncate(int64_t n);
+  [[nodiscard]] bool CanTruncate(int64_t n) const;
 
   // Exact to the bit. The file is safetensors: ids read and pending, controls, each buffer, a fingerprint of model and
   // dtypes, a checksum. Load throws Error for a file that is cut, of another version, model or dtype, or whose checksum
@@ -81,6 +86,8 @@ class SequenceState {
   [[nodiscard]] int64_t bytes() const;
   // Of them keys and values: of a plan 2 * width * rows of its rings, of full attention those of a full context.
   [[nodiscard]] int64_t kv_bytes() const;
+  // Of those, what is in use once n tokens have come.
+  [[nodiscard]] int64_t BytesAt(int64_t n) const;
   [[nodiscard]] const StateLayout& layout() const { return *layout_; }
   [[nodiscard]] const std::shared_ptr<const StateLayout>& shared_layout() const { return layout_; }
   [[nodiscard]] const ModelWeights& weights() const { return *weights_; }
@@ -115,6 +122,12 @@ class SequenceState {
  private:
   SequenceState(std::shared_ptr<const ModelWeights> weights, std::shared_ptr<const StateLayout> layout,
                 const Controls& controls, const KvPlan& plan);
+  // A new state with what this one's buffers hold of the first n tokens.
+  [[nodiscard]] SequenceState CopyOf(int64_t n) const;
+  // The layer and buffer that keep Truncate(n) from working; "" where nothing does.
+  [[nodiscard]] std::string WhyNotTruncate(int64_t n) const;
+  void CheckTruncate(int64_t n) const;
+  void CheckSnapshot(std::span<const std::byte> snapshot) const;
   // What a plan makes the heads keep, for a person and for files; "" without one.
   [[nodiscard]] std::string PlanText() const;
   // What is in use of a buffer, part after part: what a file holds of it.

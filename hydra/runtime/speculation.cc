@@ -136,11 +136,14 @@ bool DecodeSteps::Knows(int32_t picked) {
   return true;
 }
 
-void DecodeSteps::Pass(std::span<DecodeSteps* const> sequences, std::span<const int32_t> picked) {
+std::span<const float> DecodeSteps::Pass(std::span<DecodeSteps* const> sequences, std::span<const int32_t> picked,
+                                         std::span<const Segment> prompts) {
   HYDRA_CHECK(!sequences.empty() && sequences.size() == picked.size());
   const DecodeSteps& any = *sequences[0];
+  const Guess guess = prompts.empty() ? Guess::kMayBe : Guess::kNone;
   std::vector<Segment> segments;
-  for (size_t i = 0; i < sequences.size(); ++i) segments.push_back(sequences[i]->Ask(picked[i]));
+  for (size_t i = 0; i < sequences.size(); ++i) segments.push_back(sequences[i]->Ask(picked[i], guess));
+  segments.insert(segments.end(), prompts.begin(), prompts.end());
   const PassBytes before = any.scratch_.moved();
   const double start = Seconds();
   auto logits = any.model_.Forward(segments, any.pool_, any.scratch_);
@@ -148,16 +151,17 @@ void DecodeSteps::Pass(std::span<DecodeSteps* const> sequences, std::span<const 
   const PassBytes moved = any.scratch_.moved() - before;
   for (DecodeSteps* one : sequences) {
     const size_t n = one->ids_.size() * static_cast<size_t>(any.model_.config().vocab_size);
-    one->Take(logits.first(n), seconds, moved);
+    one->Take(logits.first(n), seconds, moved, guess);
     logits = logits.subspan(n);
   }
+  return logits;
 }
 
-Segment DecodeSteps::Ask(int32_t picked) {
+Segment DecodeSteps::Ask(int32_t picked, Guess guess) {
   Settle(true);
   ids_.assign(1, picked);
   draft_seconds_ = 0;
-  if (speculation_ != nullptr && speculation_->rule_.On()) {
+  if (speculation_ != nullptr && guess == Guess::kMayBe && speculation_->rule_.On()) {
     const PassBytes before = scratch_.moved();
     const double start = Seconds();
     std::vector<int32_t> text(state_.ids().begin(), state_.ids().end());
@@ -181,7 +185,7 @@ Segment DecodeSteps::Ask(int32_t picked) {
   return segment;
 }
 
-void DecodeSteps::Take(std::span<const float> logits, double seconds, const PassBytes& moved) {
+void DecodeSteps::Take(std::span<const float> logits, double seconds, const PassBytes& moved, Guess guess) {
   logits_ = logits;
   if (speculation_ == nullptr) return;
   SpeculationStats& stats = speculation_->stats_;
@@ -191,7 +195,7 @@ void DecodeSteps::Take(std::span<const float> logits, double seconds, const Pass
     pass_seconds_ = seconds;
     return;
   }
-  speculation_->rule_.Plain(seconds, draft_seconds_);
+  if (guess == Guess::kMayBe) speculation_->rule_.Plain(seconds, draft_seconds_);
   ++stats.passes, ++stats.tokens, ++stats.plain;
   stats.pass_seconds += seconds, stats.draft_seconds += draft_seconds_;
 }

@@ -138,17 +138,20 @@ class DecodeSteps {
   // pass reads what all of them picked, and logits() are those behind it.
   // Whether the last pass guessed this token: then logits() are those behind it.
   bool Knows(int32_t picked);
-  // Each must have room for a token.
-  static void Pass(std::span<DecodeSteps* const> sequences, std::span<const int32_t> picked);
+  // Each must have room for a token. Pieces of prompts may go through the same pass, behind the sequences: returned are
+  // the logits that they ask for. Nothing is guessed then, since a row more costs time, and no rule learns from it.
+  static std::span<const float> Pass(std::span<DecodeSteps* const> sequences, std::span<const int32_t> picked,
+                                     std::span<const Segment> prompts = {});
   [[nodiscard]] std::span<const float> logits() const;
 
  private:
   // Takes what was read of the pass that waits into the state; `wrong`: the guess behind it is known to be.
   void Settle(bool wrong);
+  enum class Guess { kMayBe, kNone };
   // What the next pass reads: `picked`, then guesses; none where none pays.
-  [[nodiscard]] Segment Ask(int32_t picked);
+  [[nodiscard]] Segment Ask(int32_t picked, Guess guess);
   // [rows, vocab] behind what Ask gave.
-  void Take(std::span<const float> logits, double seconds, const PassBytes& moved);
+  void Take(std::span<const float> logits, double seconds, const PassBytes& moved, Guess guess);
 
   const Model& model_;
   SequenceState& state_;

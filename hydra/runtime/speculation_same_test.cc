@@ -225,6 +225,43 @@ std::vector<Ids> DecodeBatch(const Model& model, std::span<const Ids> prompts, s
   return texts;
 }
 
+// Pieces of prompts through the passes of texts that are being written: neither notices.
+TEST(DecodeSteps, PromptsInTheSamePassesChangeNoBitOfAText) {
+  ThreadPool pool(2);
+  for (const WeightType type : {WeightType::kF32, WeightType::kQ8_0})
+    for (const testing::Case& c : SmallCases()) {
+      SCOPED_TRACE(c.name + " " + std::string(Info(type).name));
+      const Model model = BuildModel(RandomSource(c.config, 81, type), {.ctx_size = 512});
+      const Ids prompt = RandomIds(20, c.config.vocab_size, 82), other = RandomIds(200, c.config.vocab_size, 83);
+      const Decoded alone = Decode(model, prompt, 30, Greedy(), nullptr, pool);
+      SequenceState state(model), reads(model), reads_alone(model);
+      ForwardScratch scratch, own;
+      Sampler sampler(Greedy());
+      Ids text = prompt;
+      text.push_back(sampler.Pick(model.Prefill(state, prompt, pool, scratch)));
+      Speculation speculation(std::make_unique<ToldDrafter>(alone.text, 3), kMost, true);
+      DecodeSteps steps(model, state, &speculation, pool, scratch);
+      DecodeSteps* const self = &steps;
+      for (size_t at = 0; text.size() < alone.text.size();) {
+        const auto piece = std::span(other).subspan(at, std::min<size_t>(40, other.size() - at));
+        const Segment prompts{&reads, piece, LogitsOf::kLast}, same{&reads_alone, piece, LogitsOf::kLast};
+        const size_t n = piece.empty() ? 0 : 1;
+        const auto behind = DecodeSteps::Pass({&self, 1}, {&text.back(), 1}, {&prompts, n});
+        EXPECT_EQ(behind.size(), n * static_cast<size_t>(c.config.vocab_size));
+        if (n > 0) {
+          EXPECT_LT(testing::Difference(behind, model.Forward({&same, 1}, pool, own)), testing::kTolF32);
+        }
+        at += piece.size();
+        do text.push_back(sampler.Pick(steps.logits()));
+        while (text.size() < alone.text.size() && steps.Knows(text.back()));
+      }
+      steps.End();
+      EXPECT_EQ(text, alone.text);
+      EXPECT_EQ(reads.pos(), 200);
+      EXPECT_GT(speculation.stats().Guessed(), 0);  // once no prompt was along
+    }
+}
+
 TEST(DecodeSteps, SixtyFourPromptsAloneAndInBatches) {
   ThreadPool pool(2);
   constexpr size_t kPrompts = kSanitized ? 4 : 64, kBatch = 4, kTokens = 12;

@@ -106,6 +106,44 @@ TEST(SequenceState, ForkGoesItsOwnWay) {
   }
 }
 
+TEST(SequenceState, ForksAtEarlierPlacesAreThoseStates) {
+  ThreadPool pool(2);
+  for (const Case& c : Cases()) {
+    SCOPED_TRACE(c.name);
+    const Model model = testing::BuildModel(testing::RandomSource(c.config, 41));
+    const auto ids = RandomIds(150, c.config.vocab_size, 42);
+    SequenceState state(model), early(model);
+    (void)LogitsInPieces(model, early, std::span(ids).first(70), {70}, pool);
+    (void)LogitsInPieces(model, state, std::span(ids).first(70), {70}, pool);
+    std::vector<std::byte> snapshot(static_cast<size_t>(state.SnapshotBytes()));
+    state.Snapshot(snapshot);
+    (void)LogitsInPieces(model, state, std::span(ids).subspan(70, 50), {50}, pool);
+    const auto expect_early = [&](SequenceState fork) {
+      EXPECT_EQ(fork.pos(), 70);
+      SequenceState want = early.Fork();
+      ExpectSameBits(LogitsInPieces(model, fork, std::span(ids).subspan(100, 3), {1}, pool),
+                     LogitsInPieces(model, want, std::span(ids).subspan(100, 3), {1}, pool));
+    };
+    expect_early(state.ForkAt(std::span<const std::byte>(snapshot)));
+    EXPECT_EQ(state.CanTruncate(70), state.layout().constant_bytes == 0);
+    if (state.CanTruncate(70))
+      expect_early(state.ForkAt(70));
+    else
+      ExpectError([&] { (void)state.ForkAt(70); }, ErrorCode::kUsage, {"cannot go back from 120 to 70"});
+    EXPECT_TRUE(state.CanTruncate(120) && state.CanTruncate(0));
+    EXPECT_FALSE(state.CanTruncate(121));
+    EXPECT_EQ(state.ForkAt(0).pos(), 0);
+    EXPECT_EQ(state.ForkAt(120).pos(), 120);
+    EXPECT_EQ(state.pos(), 120);  // and goes on as if nothing had been asked
+    SequenceState whole(model);
+    (void)LogitsInPieces(model, whole, std::span(ids).first(120), {70, 50}, pool);
+    ExpectSameBits(LogitsInPieces(model, state, std::span(ids).subspan(120, 3), {1}, pool),
+                   LogitsInPieces(model, whole, std::span(ids).subspan(120, 3), {1}, pool));
+    EXPECT_EQ(state.BytesAt(model.options().ctx_size), state.bytes());
+    EXPECT_EQ(state.BytesAt(0), state.layout().constant_bytes);
+  }
+}
+
 TEST(SequenceState, SavedAndLoadedIsTheSameToTheBit) {
   ThreadPool pool(1);
   const TempDir folder;

@@ -12,6 +12,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import numpy
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from tiny_models import VOCAB, make_model, make_text, make_tokenizer, run  # noqa: E402
 
@@ -265,6 +267,61 @@ class Plans(unittest.TestCase):
         half = json.loads(self.done("eval", *flags, "--tail", "0.5"))["plans"][0]
         bench = json.loads(self.done("bench", "--ppl", text, "-c", 512, "--add-special", "off", "-o", "json", "-q"))[0]
         self.assertAlmostEqual(half["perplexity"], bench["perplexity"]["value"], places=6)
+
+    def test_choices_are_scored_behind_their_contexts(self):
+        words = make_text(11, 400).split()
+        questions = [{"context": " ".join(words[i:i + 6]) + " " * (i % 2), "choices": words[i + 6:i + 9],
+                      "answer": i % 3} for i in range(0, 24, 3)]
+        questions.append({"context": "", "choices": ["a b", "c"], "answer": 1})
+        questions[1]["delimiter"] = "\n"
+        path = self.path("questions.jsonl")
+        Path(path).write_text("".join(json.dumps(question) + "\n" for question in questions))
+        made = json.loads(self.done("eval", "choice", path, "--json"))["plans"][0]
+        self.assertEqual(len(made["questions"]), len(questions))
+        encode = lambda text: [int(i) for i in run(HYDRALM, "tokenizer", "encode", "-m", self.tokenizer,  # noqa: E731
+                                                   input=text).stdout.split()]
+        right = {"acc": 0, "acc_norm": 0}
+        for question, got in zip(questions, made["questions"]):
+            context = question["context"].rstrip()
+            behind = question["context"][len(context):] + question.get("delimiter", " ")
+            want = []
+            for choice, found in zip(question["choices"], got["logprobs"]):
+                ids = encode(context + behind + choice)
+                begin = len(encode(context)) if context else 0
+                if not context:
+                    ids, begin = encode("<|endoftext|>") + ids, 1  # bos
+                out = self.path("logits.npy")
+                self.done("logits", "--ids", ",".join(map(str, ids)), "-o", out)
+                logits = numpy.load(out).astype(float)
+                logits -= logits.max(axis=1, keepdims=True)
+                logprobs = logits - numpy.log(numpy.exp(logits).sum(axis=1, keepdims=True))
+                want.append(sum(logprobs[i - 1, ids[i]] for i in range(begin, len(ids))))
+                self.assertAlmostEqual(found, want[-1], delta=1e-3)
+            lengths = [len(choice) for choice in question["choices"]]
+            self.assertEqual(got["right"], max(range(len(want)), key=lambda i: want[i]) == question["answer"])
+            by_length = max(range(len(want)), key=lambda i: want[i] / lengths[i])
+            self.assertEqual(got["right_by_characters"], by_length == question["answer"])
+            right["acc"] += got["right"]
+            right["acc_norm"] += got["right_by_characters"]
+        for name, n in right.items():
+            self.assertAlmostEqual(made[name], n / len(questions))
+        self.assertAlmostEqual(made["chance"], (8 / 3 + 1 / 2) / 9)
+        rows_ = self.done("eval", "choice", "-f", path, "--plan", f"dense,{self.narrow}").splitlines()
+        self.assertEqual(len(rows_), 2 + 2)
+
+    def test_bad_questions_are_refused_with_their_line(self):
+        good = {"context": "a", "choices": ["b", "c"], "answer": 0}
+        for change, words in (({"answer": 2}, ["answer = 2", "must be 0 to 1"]), ({"choices": ["b"]}, ["two or more"]),
+                              ({"choices": ["b", ""]}, ["choices[1] is empty"]), ({"context": 3}, ["context"]),
+                              ({"answer": "b"}, ["answer"])):
+            path = self.path("bad.jsonl")
+            Path(path).write_text(f"{json.dumps(good)}\n{json.dumps({**good, **change})}\n")
+            self.refuse(self.verb("eval", "choice", path), "bad.jsonl:2", *words)
+        Path(path).write_text("\n")
+        self.refuse(self.verb("eval", "choice", path), "has no questions")
+        self.refuse(self.verb("eval", "choice"), "give FILE.jsonl")
+        Path(path).write_text(json.dumps({**good, "context": "a " * 2000}) + "\n")
+        self.refuse(self.verb("eval", "choice", path), "--ctx-size 1024", "bad.jsonl:1", "needs")
 
     def test_what_eval_refuses(self):
         data = self.items("items.jsonl")

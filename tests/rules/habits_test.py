@@ -19,6 +19,7 @@ GLOBALS = {
     "hydra/io/mapped_files.cc": "a signal handler reaches nothing else",
     "hydra/io/staged_folder.cc": "numbers temporary folders",
     "hydra/kernels/target.cc": "the dispatch table of SIMD levels",
+    "hydra/serve/http.cc": "which connection this thread serves: handlers of cpp-httplib are not told",
     "hydra/text/tokenizer.cc": "numbers tokenizers, so that a cache knows its own",
 }
 # Functions of the kernels' headers that are no kernels: sizes of memory, and weights in another layout.

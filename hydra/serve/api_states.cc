@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// States are made by the engine like texts, and saved by the thread that answers.
+#include "hydra/serve/api_states.h"
+
+#include <utility>
+
+#include "hydra/serve/api_error.h"
+#include "hydra/serve/fields.h"
+#include "hydra/serve/text_call.h"
+
+namespace hydra::serve {
+namespace {
+
+Json StateJson(const StateStore::Entry& entry) {
+  return {{"name", entry.name}, {"object", "state"}, {"tokens", entry.tokens}, {"bytes", entry.bytes}};
+}
+
+}  // namespace
+
+Json ListStates(const StateStore& states, const std::string& owner) {
+  Json list = Json::array();
+  for (const StateStore::Entry& entry : states.List(owner)) list.push_back(StateJson(entry));
+  return {{"object", "list"}, {"data", std::move(list)}};
+}
+
+Json MakeState(StateStore& states, const std::string& owner, const ServedModel& served, const TextLimits& limits,
+               HttpRequest& request, HttpClient& client) {
+  const Json json = ParseBody(request.body);
+  Fields body(json);
+  const std::string name = body.Text("name").value_or("");
+  if (!StateStore::IsName(name)) body.Refuse("name", "must be 1 to 64 letters, digits, _, - and, not first, dots");
+  TextRequest text = ReadPromptCall(body, served);
+  text.owner = owner;
+  text.keep_state = true;
+  const TextEnd end = RunQuietly(served.engine, std::move(text), limits, client);
+  request.notes["prompt_tokens"] = end.prompt_tokens;
+  request.notes["cached_tokens"] = end.cached_tokens;
+  return StateJson(states.Save(owner, name, *end.state));
+}
+
+Json DeleteState(StateStore& states, const std::string& owner, const std::string& name) {
+  states.Delete(owner, name);
+  return {{"name", name}, {"object", "state"}, {"deleted", true}};
+}
+
+}  // namespace hydra::serve
