@@ -306,44 +306,34 @@ int RunChoice(const EvalFlags& flags, const CLI::App* verb, const CommonFlags& c
   const Controls controls = ApplyControls(flags.model, runner.model.config());
   runner.Announce();
   const bool table = !common.json && !common.quiet;
-  if (table)
-    fmt::print("| plan | questions | acc | acc_norm | chance |
-| --- | ---: | ---: | ---: | ---: |
-");
+  if (table) fmt::print("| plan | questions | acc | acc_norm | chance |\n| --- | ---: | ---: | ---: | ---: |\n");
   Json list = Json::array();
   for (const JudgedPlan& plan : plans) {
-      std::vector<ChoiceScore> scores;
-      {
-        ProgressBar bar(common);
-        for (size_t i = 0; i < questions.size(); ++i) {
-          ThrowIfStopped();
-          bar.Show("choice " + plan.name, static_cast<double>(i) / static_cast<double>(questions.size()),
-                   fmt::format("{} of {} questions", i, questions.size()));
-          scores.push_back(ScoreQuestion(runner.model, questions[i], ids[i],
-                                         {.plan = plan.plan.At(runner.PlanLengthOf(longest)), .controls = controls},
-                                         *runner.pool));
-        }
+    std::vector<ChoiceScore> scores;
+    {
+      ProgressBar bar(common);
+      for (size_t i = 0; i < questions.size(); ++i) {
+        ThrowIfStopped();
+        bar.Show("choice " + plan.name, static_cast<double>(i) / static_cast<double>(questions.size()),
+                 fmt::format("{} of {} questions", i, questions.size()));
+        scores.push_back(ScoreQuestion(runner.model, questions[i], ids[i],
+                                       {.plan = plan.plan.At(runner.PlanLengthOf(longest)), .controls = controls},
+                                       *runner.pool));
       }
-      const ChoiceReport report = ReportOf(questions, scores);
-      Json json = JudgedPlanJson(plan);
-      json.update(ChoiceJson(report, scores));
-      list.push_back(std::move(json));
-      if (table)
-        fmt::print(
-            "| {} | {} | {:.4f} +- {:.4f} | {:.4f} +- {:.4f} | {:.4f} |
-            ", plan.name, scores.size(),
-            report.accuracy.mean,
-            report.accuracy.error, report.by_characters.mean, report.by_characters.error, report.chance);
+    }
+    const ChoiceReport report = ReportOf(questions, scores);
+    Json json = JudgedPlanJson(plan);
+    json.update(ChoiceJson(report, scores));
+    list.push_back(std::move(json));
+    if (table)
+      fmt::print("| {} | {} | {:.4f} +- {:.4f} | {:.4f} +- {:.4f} | {:.4f} |\n", plan.name, scores.size(),
+                 report.accuracy.mean, report.accuracy.error, report.by_characters.mean, report.by_characters.error,
+                 report.chance);
   }
   if (common.json)
-    fmt::print("{}
-", DumpJson({{"task", "choice"},
-                                 {"model", flags.model.model},
-                                 {"file", flags.file},
-                                 {
-      "plans", list}
-}));
-return kDone;
+    fmt::print("{}\n",
+               DumpJson({{"task", "choice"}, {"model", flags.model.model}, {"file", flags.file}, {"plans", list}}));
+  return kDone;
 }
 
 // ---- Perplexity ----

@@ -215,8 +215,7 @@ int SearchPlans(const PlanMakeFlags& flags, const CommonFlags& common) {
 }
 
 // Writes one plan that was not searched for.
-int WriteOne(const PlanMakeFlags& flags, const CommonFlags& common, const AttentionPlan& plan,
-             const std::string& path) {
+int WriteOne(const CommonFlags& common, const AttentionPlan& plan, const std::string& path) {
   plan.Save(path);
   if (common.json)
     fmt::print("{}\n", DumpJson({{"plans", Json::array({PlanJson(path, plan)})}}));

@@ -79,20 +79,20 @@ int64_t PeakOf(const std::string& bytes, F&& load, std::string* refusal = nullpt
   const std::string path = dir / "x";
   WriteFileAtomic(path, bytes);
   const std::clock_t begin = std::clock();
-  memory_counter::Counter& counter = memory_counter::counter;
+  memory_counter::Counter& counter = memory_counter::TheCounter();
   counter = {.on = true};
   try {
     load(path);
   } catch (const Error& error) {
-    TheCounter().on = false;
+    counter.on = false;
     if (refusal != nullptr) *refusal = error.what();
   } catch (...) {
-    TheCounter().on = false;
+    counter.on = false;
     throw;
   }
-  TheCounter().on = false;
+  counter.on = false;
   EXPECT_LT(std::clock() - begin, 10 * CLOCKS_PER_SEC);  // 1 s; the slack is for sanitizers
-  return TheCounter().peak;
+  return counter.peak;
 }
 
 template <class F>

@@ -178,7 +178,7 @@ TEST(Sampler, NothingButWhatIsAllowedIsPicked) {
 
 TEST(Logprobs, AreThoseOfTheSoftmax) {
   const std::vector<float> logits{1, 3, 3, -INFINITY, 2, 9};
-  const Logprobs given(std::span(logits).first(5));
+  const Logprobs given(std::span<const float>(logits).first(5));
   double total = 0;
   for (size_t i = 0; i < 5; ++i) total += std::exp(double{logits[i]});
   EXPECT_NEAR(given.Of(0), 1 - std::log(total), 1e-12);

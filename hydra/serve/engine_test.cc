@@ -26,7 +26,6 @@ using testing::Kit;
 using testing::Plain;
 using testing::RandomPrompt;
 using testing::Result;
-using testing::Run;
 using testing::WritePlainly;
 
 std::vector<TextRequest> One(TextRequest request) {
@@ -125,22 +124,22 @@ TEST(Engine, TheSecondTurnReadsWhatIsNewAndOneIntervalAtMost) {
     Kit kit(family.config);
     const auto engine = kit.Start({.slots = 2, .snapshot_every = kInterval});
     const std::vector<int32_t> first = RandomPrompt(500, 9);
-    const Result one = Run(*engine, Greedy(first, 40));
+    const Result one = testing::Run(*engine, Greedy(first, 40));
     std::vector<int32_t> second = first;
     second.insert(second.end(), one.ids.begin(), one.ids.end());
     for (const int32_t id : RandomPrompt(20, 10)) second.push_back(id);
     const auto n = static_cast<int64_t>(second.size());
     const Plain want = WritePlainly(kit, second, 20, {.temperature = 0});
-    const Result two = Run(*engine, Greedy(second, 20));
+    const Result two = testing::Run(*engine, Greedy(second, 20));
     ExpectSameText(two.ids, want);
     EXPECT_GE(two.end->cached_tokens, n - 20 - 1);  // the last token of the answer was not read
     // Another end of the same conversation, and the same question once more.
     std::vector<int32_t> other(second.begin(), second.begin() + 520);
     other.push_back(second[520] ^ 1);
-    const Result three = Run(*engine, Greedy(other, 10));
+    const Result three = testing::Run(*engine, Greedy(other, 10));
     ExpectSameText(three.ids, WritePlainly(kit, other, 10, {.temperature = 0}));
     EXPECT_GE(three.end->cached_tokens, 520 - kInterval);
-    const Result again = Run(*engine, Greedy(second, 20));
+    const Result again = testing::Run(*engine, Greedy(second, 20));
     EXPECT_EQ(again.end->prompt_tokens, n);
     ExpectSameText(again.ids, want);
     EXPECT_GE(again.end->cached_tokens, n - 20 - kInterval);
@@ -153,11 +152,11 @@ TEST(Engine, SequencesOfAnotherKeyAreNeverUsed) {
   const auto engine = kit.Start();
   TextRequest mine = Greedy(RandomPrompt(100, 11), 4);
   mine.owner = "anna";
-  (void)Run(*engine, std::move(mine));
+  (void)testing::Run(*engine, std::move(mine));
   for (const char* owner : {"bert", "anna"}) {
     TextRequest request = Greedy(RandomPrompt(100, 11), 4);
     request.owner = owner;
-    EXPECT_EQ(Run(*engine, std::move(request)).end->cached_tokens > 0, std::string(owner) == "anna") << owner;
+    EXPECT_EQ(testing::Run(*engine, std::move(request)).end->cached_tokens > 0, std::string(owner) == "anna") << owner;
   }
 }
 
@@ -208,7 +207,7 @@ TEST(Engine, GuessesChangeNoToken) {
     EXPECT_LT(accepted, guessed);
     TextRequest plain = Greedy(prompt, 60);
     plain.speculate = false;
-    EXPECT_EQ(Run(*engine, std::move(plain)).end->guessed, 0);
+    EXPECT_EQ(testing::Run(*engine, std::move(plain)).end->guessed, 0);
   }
 }
 
@@ -220,19 +219,19 @@ TEST(Engine, EndsWhereItShould) {
   TextRequest ends = Greedy(prompt, 40);
   ends.end_ids = {want.ids[10]};
   const auto first = std::ranges::find(want.ids, want.ids[10]) - want.ids.begin();
-  const Result ended = Run(*engine, std::move(ends));
+  const Result ended = testing::Run(*engine, std::move(ends));
   EXPECT_EQ(ended.end->reason, FinishReason::kEnd);
   EXPECT_EQ(static_cast<std::ptrdiff_t>(ended.ids.size()), first);
-  const std::string all = Run(*engine, Greedy(prompt, 40)).words;
+  const std::string all = testing::Run(*engine, Greedy(prompt, 40)).words;
   const auto letter = std::ranges::find_if(all.begin() + 8, all.end(), [](char c) { return 'a' <= c && c <= 'z'; });
   ASSERT_NE(letter, all.end()) << all;
   TextRequest stops = Greedy(prompt, 40);
   stops.stops = {std::string(1, *letter)};
-  const Result stopped = Run(*engine, std::move(stops));
+  const Result stopped = testing::Run(*engine, std::move(stops));
   EXPECT_EQ(stopped.end->reason, FinishReason::kStop);
   EXPECT_EQ(stopped.words, all.substr(0, all.find(*letter)));
   TextRequest none = Greedy(prompt, 0);
-  const Result read = Run(*engine, std::move(none));
+  const Result read = testing::Run(*engine, std::move(none));
   EXPECT_EQ(read.end->reason, FinishReason::kLength);
   EXPECT_TRUE(read.ids.empty());
 }
@@ -242,7 +241,7 @@ TEST(Engine, AFullContextEndsAText) {
   Kit kit(config);
   const Model small = hydra::testing::BuildModel(hydra::testing::RandomSource(config, 71), {.ctx_size = 64});
   Engine engine(small, kit.tokenizer, kit.pool, kit.metrics, {});
-  const Result result = Run(engine, Greedy(RandomPrompt(50, 14), 100));
+  const Result result = testing::Run(engine, Greedy(RandomPrompt(50, 14), 100));
   EXPECT_EQ(result.end->reason, FinishReason::kContext);
   EXPECT_EQ(result.ids.size(), 15U);  // the last one is picked and not read
 }
@@ -258,11 +257,11 @@ TEST(Engine, LogprobsAreThoseOfTheModel) {
     const Segment whole{&state, prompt, LogitsOf::kAll};
     const auto logits = kit.model.Forward({&whole, 1}, pool, scratch);
     const auto engine = kit.Start();
-    (void)Run(*engine, Greedy(prompt, 1));  // a cached prefix is of no use: its logits are gone
+    (void)testing::Run(*engine, Greedy(prompt, 1));  // a cached prefix is of no use: its logits are gone
     TextRequest request = Greedy(prompt, 3);
     request.logprobs = 2;
     request.prompt_logprobs = true;
-    const Result result = Run(*engine, std::move(request));
+    const Result result = testing::Run(*engine, std::move(request));
     ASSERT_EQ(result.tokens.size(), 153U);
     EXPECT_EQ(result.end->cached_tokens, 0);
     EXPECT_TRUE(std::isnan(result.tokens[0].logprob));
@@ -288,7 +287,7 @@ TEST(Engine, TracesTellOfEachTokenThatWasRead) {
     const auto engine = kit.Start(std::move(options));
     TextRequest request = Greedy(prompt, 12);
     request.trace = true;
-    const Result result = Run(*engine, std::move(request));
+    const Result result = testing::Run(*engine, std::move(request));
     ASSERT_EQ(result.traces.size(), 11U);  // all but the last one picked
     for (size_t i = 0; i < result.traces.size(); ++i) {
       EXPECT_EQ(result.traces[i].trace.position, 40 + static_cast<int64_t>(i));
@@ -353,7 +352,7 @@ TEST(Engine, ALogitThatIsNotFiniteEndsItsTextAlone) {
     EXPECT_EQ(engine->failure(), "");
     // What it read is not kept for others.
     poisoned.back() = 1;
-    EXPECT_EQ(Run(*engine, Greedy(poisoned, 2)).end->cached_tokens, 0);
+    EXPECT_EQ(testing::Run(*engine, Greedy(poisoned, 2)).end->cached_tokens, 0);
   }
 }
 
@@ -389,10 +388,10 @@ TEST(Engine, ATextWhosePassesFailAloneEndsWithTheReason) {
     if (fails.exchange(false)) throw std::runtime_error("out of luck");
   };
   const auto engine = kit.Start(std::move(options));
-  const Result first = Run(*engine, Greedy(RandomPrompt(10, 25), 5));
+  const Result first = testing::Run(*engine, Greedy(RandomPrompt(10, 25), 5));
   EXPECT_EQ(first.end->error_status, 500);
   EXPECT_EQ(first.end->error, "out of luck");
-  EXPECT_EQ(Run(*engine, Greedy(RandomPrompt(10, 25), 5)).ids.size(), 5U);
+  EXPECT_EQ(testing::Run(*engine, Greedy(RandomPrompt(10, 25), 5)).ids.size(), 5U);
 }
 
 TEST(Engine, AFilterDecidesWhatMayComeAndItsFaultsAreItsTexts) {
@@ -415,12 +414,12 @@ TEST(Engine, AFilterDecidesWhatMayComeAndItsFaultsAreItsTexts) {
   const auto engine = kit.Start();
   TextRequest request = Greedy(RandomPrompt(10, 26), 20);
   request.filter = std::make_unique<OnlyDigits>(-1);
-  const Result result = Run(*engine, std::move(request));
+  const Result result = testing::Run(*engine, std::move(request));
   EXPECT_EQ(result.words.size(), 20U);
   EXPECT_EQ(result.words.find_first_not_of("0123456789"), std::string::npos) << result.words;
   TextRequest faulty = Greedy(RandomPrompt(10, 26), 20);
   faulty.filter = std::make_unique<OnlyDigits>(4);
-  const Result failed = Run(*engine, std::move(faulty));
+  const Result failed = testing::Run(*engine, std::move(faulty));
   EXPECT_EQ(failed.end->error, "a filter that fails");
   EXPECT_EQ(failed.words.size(), 4U);
 }
@@ -462,7 +461,7 @@ TEST(Engine, AClientThatTakesNothingHoldsNothingUp) {
   const auto engine = kit.Start({.slots = 2});
   const auto slow = engine->Submit(One(Greedy(RandomPrompt(20, 33), 3000)));
   // Its pieces stay within bounds while another text is written.
-  EXPECT_EQ(Run(*engine, Greedy(RandomPrompt(20, 34), 1000)).ids.size(), 1000U);
+  EXPECT_EQ(testing::Run(*engine, Greedy(RandomPrompt(20, 34), 1000)).ids.size(), 1000U);
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
   EXPECT_TRUE(slow->Full());
   EXPECT_EQ(Collect(*slow)[0].ids.size(), 3000U);
@@ -476,12 +475,12 @@ TEST(Engine, KeptStatesGoOnExactly) {
     const std::vector<int32_t> prompt = RandomPrompt(80, 35);
     TextRequest keeps = Greedy({prompt.begin(), prompt.begin() + 60}, 0);
     keeps.keep_state = true;
-    const Result kept = Run(*engine, std::move(keeps));
+    const Result kept = testing::Run(*engine, std::move(keeps));
     ASSERT_NE(kept.end->state, nullptr);
     EXPECT_EQ(kept.end->state->pos(), 60);
     TextRequest goes_on = Greedy(prompt, 20);
     goes_on.base = kept.end->state->Fork();
-    const Result result = Run(*engine, std::move(goes_on));
+    const Result result = testing::Run(*engine, std::move(goes_on));
     EXPECT_EQ(result.end->cached_tokens, 60);
     ExpectSameText(result.ids, WritePlainly(kit, prompt, 20, {.temperature = 0}));
   }

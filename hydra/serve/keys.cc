@@ -45,7 +45,8 @@ std::optional<std::string> Keys::OwnerOf(std::string_view authorization) const {
   if (!scheme || !known) return std::nullopt;
   constexpr size_t kOwnerBytes = 16;
   // Of the hash, so that the name of a folder on disk tells nothing that a key could be compared with.
-  return Hex(std::span(Sha256::Of(std::as_bytes(std::span(digest)))).first(kOwnerBytes));
+  const Sha256Digest owner = Sha256::Of(std::as_bytes(std::span(digest)));
+  return Hex(std::span(owner).first(kOwnerBytes));
 }
 
 }  // namespace hydra::serve
