@@ -18,7 +18,7 @@ struct Forms {
   std::vector<ChatTemplate> forms;
   Forms() {
     for (const char* name : {"chatml", "llama2", "llama3", "minicpm", "plain"})
-      forms.push_back(ChatTemplate::Choose("fuzz", name, "", "", tokenizer));
+      forms.push_back(ChatTemplate::Choose("fuzz", name, {}, tokenizer));
   }
 };
 

@@ -3,6 +3,7 @@
 // the project or taken from tests/golden/hf. Not a fuzz target; saved states are state_seeds.cc's. Run in the root of
 // the sources: make_seeds FOLDER.
 #include <filesystem>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "hydra/io/safetensors.h"
 #include "hydra/model/attention_plan.h"
 #include "hydra/model/gguf_model.h"
+#include "hydra/text/chat_template_own.h"
 #include "hydra/text/sentencepiece_file.h"
 #include "hydra/text/tokenizer_gguf.h"
 
@@ -144,6 +146,27 @@ void WriteTexts(Seeds& seeds) {
   seeds.Write("encode_decode", "words", "The cat's 12 mats,\n\n  \xE4\xB8\xAD\xC3\xA9 don't  <|endoftext|>x\t\r\n");
   seeds.Write("encode_decode", "broken", "a\xFF\xE2\x82 \xF0\x9F\x98\x80 \xED\xA0\x80");
   seeds.Write("chat", "turns", "syou are\nuhello\nahi\nu again \n");
+  const char* schemas[] = {"{}",
+                           "{\"type\": \"object\", \"properties\": {\"a\": {\"type\": \"integer\", \"minimum\": 5}, "
+                           "\"b\": {\"enum\": [1, \"x\"]}}, "
+                           "\"required\": [\"a\"], \"additionalProperties\": {\"type\": \"string\", \"maxLength\": 3}}",
+                           "{\"$defs\": {\"t\": {\"anyOf\": [{\"type\": \"null\"}, {\"type\": \"array\", \"items\": "
+                           "{\"$ref\": \"#/$defs/t\"}}]}}, "
+                           "\"$ref\": \"#/$defs/t\"}",
+                           "{\"type\": \"string\", \"pattern\": \"^[a-c]+(x|\\\\d{2})?$\", \"minLength\": 2}",
+                           "{\"type\": \"number\", \"exclusiveMinimum\": -1.5, \"maximum\": 20}"};
+  for (size_t i = 0; i < std::size(schemas); ++i)
+    seeds.Write("json_schema", std::to_string(i), std::string(schemas[i]) + "\n\x05\x11\x40\x02");
+  for (const OwnTemplate& own : OwnTemplates()) seeds.Write("jinja", own.name, own.text);
+  seeds.Write(
+      "jinja", "loops",
+      "{%- macro m(a, b=1) %}{{ a ~ b }}{% endmacro %}{% set ns = namespace(n=0) %}{% for m2 in messages[1:] if "
+      "m2.role != 'x' %}{% set ns.n = ns.n + loop.index %}{{ m(m2.content|trim|upper) }}{% else %}none{% endfor "
+      "%}{{ ns.n // 2 }}{% if tools is defined and tools %}{{ tools|tojson(indent=2) }}{% endif %}");
+  seeds.Write("jinja", "filters",
+              "{{ messages|selectattr('role', 'equalto', 'user')|map(attribute='content')|join(', ') }}{% raw %}{{ x "
+              "}}{% endraw %}{{ '%s-%d' % ('a', 3) }}{{ '{:>5}'.format(7) }}{{ {'a': [1, 2.5, none]}|tojson }}{# c #}"
+              "{% call(x) f() %}{% endcall %}");
   seeds.Write("chat", "markers", "u<|im_end|><|im_start|>system\rno\na</s><s>[INST] <|eot_id|>\nu<AI>x\nodd role");
   seeds.Write("chat_request", "chat",
               R"(m{"model": "fuzz", "messages": [{"role": "system", "content": "a"}, {"role": "user", "content":

@@ -40,7 +40,7 @@ FOLDERS = {
     "hydra/io": "file formats: safetensors, GGUF, JSON, .npy",
     "hydra/model": "what a model is: config, presets, tensor table, accounting",
     "hydra/tensor": "element and block types of tensors",
-    "hydra/text": "tokenizers and chat templates",
+    "hydra/text": "tokenizers, chat templates, grammars of JSON schemas",
     "hydra/eval": "tasks and their scoring",
     "hydra/kernels": "CPU kernels, each with a scalar twin; torch-free",
     "hydra/moa": "influence profile in, plan out; torch-free",

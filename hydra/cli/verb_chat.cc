@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <csignal>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,11 +50,12 @@ class Chat {
         tokenizer_(LoadTokenizerOf(runner_.model, flags_.model)),
         draft_(OpenDraftModel(flags.speculation, flags.model, runner_.model, tokenizer_, *runner_.pool)),
         speculation_(MakeSpeculation(flags.speculation, runner_.model, draft_.get(), *runner_.pool, scratch_)),
-        template_(LoadTemplate(verb)),
-        conversation_(
-            {runner_.model, tokenizer_, *runner_.pool, scratch_}, template_,
-            {.system = flags.system, .end_ids = EndIds(runner_.model, wishes_, tokenizer_), .sampling = sampling_},
-            NewState()) {
+        template_(LoadTemplate()),
+        conversation_({runner_.model, tokenizer_, *runner_.pool, scratch_}, template_,
+                      {.system = SystemMessage(verb),
+                       .end_ids = EndIds(runner_.model, wishes_, tokenizer_),
+                       .sampling = sampling_},
+                      NewState()) {
     sampling_.CheckIds(tokenizer_.vocab_size());
     runner_.Announce();
     runner_.AnnouncePlan(runner_.PlanLengthOf(-1));
@@ -81,12 +83,18 @@ class Chat {
   }
 
  private:
-  ChatTemplate LoadTemplate(const CLI::App* verb) const {
+  [[nodiscard]] ChatTemplate LoadTemplate() const {
     std::vector<std::string> warnings;
-    const ChatTemplate found = ChatTemplate::Load(flags_.model.model, flags_.chat_template, tokenizer_, &warnings);
+    ChatTemplate found = ChatTemplate::Load(flags_.model.model, flags_.chat_template, tokenizer_, &warnings);
     PrintWarnings(warnings);
-    // --system "": no system message, not even the template's own.
-    return verb->count("--system") > 0 && flags_.system.empty() ? found.WithoutDefaultSystem() : found;
+    return found;
+  }
+
+  // --system "": an empty message where the template has one of its own, else none.
+  [[nodiscard]] std::optional<std::string> SystemMessage(const CLI::App* verb) const {
+    const bool given = verb->count("--system") > 0;
+    if (!given || (flags_.system.empty() && !template_.HasDefaultSystem())) return std::nullopt;
+    return flags_.system;
   }
 
   [[nodiscard]] SequenceState NewState() const {
@@ -191,12 +199,11 @@ void AddChatVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<ChatFlags>();
   CLI::App* verb = context.AddVerb(root, kChatVerb, "hydralm chat -m SmolLM2-135M-Instruct.gguf");
   AddModelFlags(verb, &flags->model);
-  verb->add_option("--system", flags->system,
-                   "what the model is told first; \"\" = nothing; default: its template's own")
+  verb->add_option("--system", flags->system, "what the model is told first; \"\" = empty; default: its template's own")
       ->type_name("TEXT");
   verb->add_option("--chat-template", flags->chat_template,
-                   "chatml, llama2, llama3, minicpm or plain; default: the model's")
-      ->type_name("NAME");
+                   "chatml, llama2, llama3, minicpm, plain, or a Jinja file; default: the model's")
+      ->type_name("NAME|FILE");
   verb->add_option("-n,--n-predict", flags->max_tokens, "tokens of an answer at most; -1 = to its end")
       ->check(Range(-1, 1 << 30));
   AddPinFlag(verb, &flags->pins);

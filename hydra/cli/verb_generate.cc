@@ -22,6 +22,8 @@
 #include "hydra/io/file.h"
 #include "hydra/io/json.h"
 #include "hydra/runtime/pins.h"
+#include "hydra/text/grammar_mask.h"
+#include "hydra/text/json_schema.h"
 
 namespace hydra::cli {
 namespace {
@@ -30,7 +32,7 @@ struct GenerateFlags {
   ModelFlags model;
   SamplingFlags sampling;
   SpeculationFlags speculation;
-  std::string text, file, load, save;
+  std::string text, file, load, save, json_schema;
   int64_t max_tokens = 512;
   std::vector<std::string> stops, pins;
 };
@@ -84,12 +86,28 @@ std::string EndText(const GenerateResult& result, const GenerateFlags& flags, co
     case FinishReason::kLength: return fmt::format("length: -n {}", flags.max_tokens);
     case FinishReason::kContext: return fmt::format("context full: --ctx-size {}", generator.model.options().ctx_size);
     case FinishReason::kStop: return "stop string";
+    case FinishReason::kComplete: return fmt::format("complete: --json-schema {}", flags.json_schema);
     case FinishReason::kCancelled: return "interrupted";
     case FinishReason::kEnd: break;
   }
   const int32_t id = state.pending().back();
   return fmt::format("end token {} (id {})",
                      id < generator.tokenizer.vocab_size() ? OneLine(generator.tokenizer.TokenText(id)) : "", id);
+}
+
+// What --json-schema says; null without.
+std::shared_ptr<const Grammar> ReadGrammar(const GenerateFlags& flags) {
+  constexpr uint64_t kMostBytes = uint64_t{16} << 20;
+  if (flags.json_schema.empty()) return nullptr;
+  const Json schema = ParseJson(ReadFile(flags.json_schema, kMostBytes), flags.json_schema);
+  return std::make_shared<const Grammar>(JsonSchemaGrammar(schema, flags.json_schema));
+}
+
+std::unique_ptr<GrammarMatcher> MakeMatcher(std::shared_ptr<const Grammar> grammar, const Model& model,
+                                            const Tokenizer& tokenizer, const std::vector<int32_t>& end_ids) {
+  if (grammar == nullptr) return nullptr;
+  auto trie = std::make_shared<const TokenTrie>(tokenizer, model.config().vocab_size);
+  return std::make_unique<GrammarMatcher>(std::make_shared<GrammarMasks>(std::move(grammar), std::move(trie)), end_ids);
 }
 
 void PrintJson(const std::string& prompt, const GenerateResult& r, const SamplerOptions& sampling,
@@ -125,6 +143,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   if (const auto folder = std::filesystem::path(flags.save).parent_path();
       !folder.empty() && !std::filesystem::is_directory(folder))
     throw Error(ErrorCode::kIo, fmt::format("--state-save {}: no such folder: {}", flags.save, folder.string()));
+  const std::shared_ptr<const Grammar> grammar = ReadGrammar(flags);
   const GenerationConfig config = LoadWishes(flags.model.model);
   const SamplerOptions sampling = ResolveSampling(flags.sampling, verb, config);
   const double start = Seconds();
@@ -149,13 +168,16 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const auto draft = OpenDraftModel(flags.speculation, flags.model, runner.model, tokenizer, *runner.pool);
   const auto speculation = MakeSpeculation(flags.speculation, runner.model, draft.get(), *runner.pool, scratch);
   const Generator generator{runner.model, tokenizer, *runner.pool, scratch};
+  const std::vector<int32_t> end_ids = EndIds(runner.model, config, tokenizer);
+  const auto matcher = MakeMatcher(grammar, runner.model, tokenizer, end_ids);
   const GenerateOptions options{.max_tokens = flags.max_tokens,
-                                .end_ids = EndIds(runner.model, config, tokenizer),
+                                .end_ids = end_ids,
                                 .stops = flags.stops,
                                 .cancelled = StopRequested,
                                 .continues = !flags.load.empty(),
                                 .to_be_continued = !flags.save.empty(),
-                                .speculation = speculation.get()};
+                                .speculation = speculation.get(),
+                                .grammar = matcher.get()};
   generator.Check(state, prompt, options);
   runner.Announce();
   if (!common.quiet) fmt::print(stderr, "{}", DrafterMemory(speculation.get(), draft.get()));
@@ -168,6 +190,8 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   const GenerateResult result =
       generator.Generate(state, sampler, prompt, options, common.json ? Generator::OnText() : Show);
   if (!common.json) Show("\n");
+  if (matcher && result.reason != FinishReason::kComplete && !matcher->can_end())
+    PrintWarnings({fmt::format("--json-schema {}: the text ends before it is complete", flags.json_schema)});
   if (!flags.save.empty()) state.Save(flags.save);
   if (common.json) {
     const Json plan =
@@ -194,6 +218,7 @@ void AddGenerateVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--stop", flags->stops, "end before this text; repeatable")->type_name("TEXT");
   verb->add_option("--state-save", flags->save, "keep the sequence in a file")->type_name("FILE");
   verb->add_option("--state-load", flags->load, "go on from such a file; a prompt is read after it")->type_name("FILE");
+  verb->add_option("--json-schema", flags->json_schema, "write JSON that fits this schema")->type_name("FILE");
   AddPinFlag(verb, &flags->pins);
   AddSamplingFlags(verb, &flags->sampling);
   AddSpeculationFlags(verb, &flags->speculation);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `hydralm tokenizer train|encode|decode|info`. Not here: the tokenizer itself (text/tokenizer.h, text/bpe_train.h).
+// `hydralm tokenizer train|encode|decode|info`. Not here: chat (verb_tokenizer_chat.cc), the tokenizer itself
+// (text/tokenizer.h, text/bpe_train.h).
 #include <fmt/format.h>
 
 #include <charconv>
@@ -16,6 +17,7 @@
 #include "hydra/base/utf8.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/model_flags.h"
+#include "hydra/cli/verb_tokenizer_chat.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/data/text_input.h"
 #include "hydra/io/file.h"
@@ -434,6 +436,7 @@ void AddTokenizerVerb(CLI::App& root, VerbContext& context) {
   AddTrain(*verb, context);
   AddEncode(*verb, context);
   AddDecode(*verb, context);
+  AddTokenizerChat(*verb, context);
   AddInfo(*verb, context);
 }
 

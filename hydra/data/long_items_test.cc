@@ -38,7 +38,7 @@ class LongItems : public ::testing::Test {
     const PromptFrame frame = chat ? PromptFrame::Chat(tokenizer_, Form()) : PromptFrame::Raw(tokenizer_);
     return {tokenizer_, frame, ItemDocuments::Load(dir_ / "texts", tokenizer_, split), split};
   }
-  [[nodiscard]] ChatTemplate Form() const { return ChatTemplate::Choose("test", "chatml", "", "", tokenizer_); }
+  [[nodiscard]] ChatTemplate Form() const { return ChatTemplate::Choose("test", "chatml", {}, tokenizer_); }
   [[nodiscard]] static std::vector<int32_t> Prompt(const ItemHaystack& text, size_t question = 0) {
     std::vector<int32_t> ids = text.shared;
     ids.insert(ids.end(), text.questions[question].ids.begin(), text.questions[question].ids.end());

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "hydra/base/error.h"
 #include "hydra/runtime/pins.h"
 
 namespace hydra {
@@ -41,7 +40,7 @@ GenerateResult Conversation::Say(const std::string& text, const AnswerOptions& o
                            .end_ids = options_.end_ids,
                            .cancelled = options.cancelled,
                            .speculation = options.speculation};
-  if (form_.form() == ChatForm::kPlain) generate.stops.push_back(kPlainUser);
+  if (form_.plain()) generate.stops.push_back(kPlainUser);
   const std::vector<int32_t> ids = TurnIds(text);
   std::vector<int64_t> pins;
   for (const std::string& pin : options.pins)
@@ -55,11 +54,11 @@ std::vector<int32_t> Conversation::TurnIds(const std::string& text) const {
   const Tokenizer& tokenizer = generator_.tokenizer;
   if (length() == 0) {
     std::vector<ChatMessage> messages;
-    if (!options_.system.empty()) messages.push_back({"system", options_.system});
+    if (options_.system) messages.push_back({"system", *options_.system});
     messages.push_back({"user", text});
     return form_.Encode(tokenizer, messages, true);
   }
-  if (form_.form() == ChatForm::kPlain && SaidUser()) {  // the model has begun the user's turn itself
+  if (form_.plain() && SaidUser()) {  // the model has begun the user's turn itself
     std::vector<int32_t> ids = tokenizer.Encode(" " + text + "\n", {.parse_special = false});
     for (const int32_t id : tokenizer.Encode("Assistant:", {.parse_special = false})) ids.push_back(id);
     return ids;
@@ -67,21 +66,9 @@ std::vector<int32_t> Conversation::TurnIds(const std::string& text) const {
   return LaterTurnIds(text);
 }
 
-// A later turn is what it adds to a conversation of one turn, the end of the answer before it included.
+// A later turn is what it adds to a conversation, the end of the answer before it included.
 std::vector<int32_t> Conversation::LaterTurnIds(const std::string& text) const {
-  const Tokenizer& tokenizer = generator_.tokenizer;
-  std::vector<ChatMessage> messages;
-  if (!options_.system.empty()) messages.push_back({"system", options_.system});
-  messages.push_back({"user", "x"});
-  const std::vector<int32_t> before = form_.Encode(tokenizer, messages, true);
-  messages.push_back({"assistant", ""});
-  messages.push_back({"user", text});
-  std::vector<int32_t> ids = form_.Encode(tokenizer, messages, true);
-  const auto [differs, rest] = std::mismatch(before.begin(), before.end(), ids.begin(), ids.end());
-  if (differs != before.end())
-    throw Error(ErrorCode::kConfig,
-                StrCat("chat template ", form_.name(), ": its turns do not follow one another as tokens"));
-  ids.erase(ids.begin(), rest);
+  std::vector<int32_t> ids = form_.LaterTurn(generator_.tokenizer, options_.system, text);
   // Where the model has said its end itself, it and what the template puts before it are there already.
   const auto pending = state_.pending();
   if (!pending.empty() && std::ranges::find(options_.end_ids, pending.back()) != options_.end_ids.end())

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,8 @@
 namespace hydra {
 
 struct ConversationOptions {
-  std::string system{};            // the first message; "": the template's own, where it has one
-  std::vector<int32_t> end_ids{};  // end an answer, besides those of the template
+  std::optional<std::string> system{};  // the first message; none: the template's own, where it has one
+  std::vector<int32_t> end_ids{};       // end an answer, besides those of the template
   SamplerOptions sampling{};
 };
 
@@ -36,8 +37,8 @@ class Conversation {
     std::vector<std::string> pins{};  // texts whose tokens stay landmarks, wherever the user says them
   };
   // One turn: reads what the user says and writes the answer. Cancelled, the state still has all that was said: what is
-  // not read yet is pending. Throws as Generator::Check does, and kConfig for a template whose turns do not follow one
-  // another as tokens; nothing is said then.
+  // not read yet is pending. Throws as Generator::Check and ChatTemplate::Render do, and kConfig for a template in
+  // whose text answers do not show; nothing is said then.
   GenerateResult Say(const std::string& text, const AnswerOptions& options, const Generator::OnText& on_text);
 
   [[nodiscard]] const SequenceState& state() const { return state_; }

@@ -21,7 +21,7 @@ struct Talk {
     model = std::make_unique<Model>(testing::BuildModel(testing::RandomSource(config, seed)));
   }
   [[nodiscard]] Conversation Begin(SamplerOptions sampling = {.temperature = 0}) {
-    const ChatTemplate form = ChatTemplate::Choose("test", "chatml", "", "", tokenizer);
+    const ChatTemplate form = ChatTemplate::Choose("test", "chatml", {}, tokenizer);
     return Conversation({*model, tokenizer, pool, scratch}, form,
                         {.system = "be brief", .end_ids = {0}, .sampling = sampling}, SequenceState(*model));
   }

@@ -37,6 +37,7 @@ const char* FinishReasonName(FinishReason reason) {
     case FinishReason::kContext: return "context";
     case FinishReason::kEnd: return "end_token";
     case FinishReason::kStop: return "stop_string";
+    case FinishReason::kComplete: return "complete";
     case FinishReason::kCancelled: return "cancelled";
   }
   return "";
@@ -144,6 +145,8 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   // A model's vocabulary may be padded beyond its tokenizer's: those ids mean nothing.
   const auto vocab = static_cast<size_t>(std::min<int64_t>(tokenizer.vocab_size(), model.config().vocab_size));
   DecodeSteps steps(model, state, speculation, pool, scratch);
+  if (options.grammar != nullptr)
+    steps.SetFilter([&](std::span<const int32_t> ids) { return options.grammar->Admitted(ids); });
   while (options.max_tokens < 0 || static_cast<int64_t>(result.ids.size()) < options.max_tokens) {
     if (!state.pending().empty()) {  // all but the first time
       if (Cancelled(options)) {
@@ -162,16 +165,23 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
       if (options.on_xray) TellXray(trace, options, logits, true, Seconds() - asked, scratch.moved() - before);
       ++result.steps;
     }
-    const int32_t id = sampler.Pick(logits.first(vocab));
+    const int32_t id = options.grammar == nullptr
+                           ? sampler.Pick(logits.first(vocab))
+                           : sampler.Pick(logits.first(vocab), options.grammar->Mask().words());
     state.SetPending({id});
     if (std::find(options.end_ids.begin(), options.end_ids.end(), id) != options.end_ids.end()) {
       result.reason = FinishReason::kEnd;
       break;
     }
+    if (options.grammar != nullptr) options.grammar->Accept(id);
     result.ids.push_back(id);
     show(stops.Feed(utf8.Push(tokenizer.TokenBytes(id))));
     if (stops.stopped()) {
       result.reason = FinishReason::kStop;
+      break;
+    }
+    if (options.grammar != nullptr && options.grammar->is_over()) {
+      result.reason = FinishReason::kComplete;
       break;
     }
   }

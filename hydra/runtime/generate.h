@@ -18,6 +18,7 @@
 #include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/speculation.h"
 #include "hydra/runtime/xray.h"
+#include "hydra/text/grammar_mask.h"
 #include "hydra/text/tokenizer.h"
 
 namespace hydra {
@@ -27,9 +28,10 @@ enum class FinishReason {
   kContext,    // the context is full
   kEnd,        // an end token
   kStop,       // a stop string
+  kComplete,   // the grammar is at its end
   kCancelled,  // `cancelled` said so
 };
-// "length", "context", "end_token", "stop_string", "cancelled": what --json says.
+// "length", "context", "end_token", "stop_string", "complete", "cancelled": what --json says.
 [[nodiscard]] const char* FinishReasonName(FinishReason reason);
 
 struct GenerateOptions {
@@ -43,6 +45,9 @@ struct GenerateOptions {
   bool continues = false, to_be_continued = false;
   // Guesses of the next tokens, which change none; null: plain steps.
   Speculation* speculation = nullptr;
+  // Holds the new text to a grammar from where it is, with the end_ids as its own; null: anything. Tokens that it
+  // forbids are never picked, and no guess is made of them; the text ends where the grammar is at its end.
+  GrammarMatcher* grammar = nullptr;
   // Called with each token when the model has read it, which the last one picked is not. No guesses are made then.
   std::function<void(const XrayToken&)> on_xray{};
   bool prompt_entropy = false;  // for on_xray, of the prompt's tokens too: logits of all of them

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "hydra/base/error.h"
 #include "hydra/base/testing.h"
@@ -14,6 +15,7 @@
 #include "hydra/runtime/speed.h"
 #include "hydra/runtime/testing.h"
 #include "hydra/runtime/testing_tokenizer.h"
+#include "hydra/text/json_schema.h"
 
 namespace hydra {
 namespace {
@@ -171,6 +173,50 @@ TEST(Generate, StopStringsCutTheText) {
   const GenerateResult result = s.Write(state, s.prompt, {.max_tokens = 40, .stops = {"\x01\x02 never", stop}});
   EXPECT_EQ(result.reason, FinishReason::kStop);
   EXPECT_EQ(result.text, text.substr(0, text.find(stop)));
+}
+
+// A random model says anything: held to a schema it says what fits, with guesses and without, and ends there.
+TEST(Generate, AGrammarHoldsTheTextWhateverIsGuessed) {
+  const Writer s;
+  const Json schema = ParseJson(
+      R"({"type": "object", "properties": {"a": {"type": "string", "maxLength": 5}, "b": {"type": "array",
+          "maxItems": 3,
+          "items": {"enum": ["x", 1, null]}}}, "required": ["a", "b"]})",
+      "schema");
+  const auto masks =
+      std::make_shared<GrammarMasks>(std::make_shared<const Grammar>(JsonSchemaGrammar(schema, "schema")),
+                                     std::make_shared<const TokenTrie>(s.tokenizer, s.model.config().vocab_size));
+  for (const uint64_t seed : {1, 2, 3}) {
+    std::vector<int32_t> plain;
+    for (const bool guess : {false, true}) {
+      SCOPED_TRACE(StrCat("seed ", seed, guess ? ", with guesses" : ""));
+      SequenceState state(s.model);
+      Sampler sampler({.top_k = 0, .top_p = 1, .min_p = 0, .temperature = 2, .seed = seed});
+      GrammarMatcher matcher(masks, {});
+      Speculation speculation(std::make_unique<NgramDrafter>(), 4, true);
+      const GenerateResult result = s.generator.Generate(
+          state, sampler, s.prompt,
+          {.max_tokens = 2000, .speculation = guess ? &speculation : nullptr, .grammar = &matcher}, {});
+      EXPECT_EQ(result.reason, FinishReason::kComplete) << result.text;
+      EXPECT_TRUE(matcher.is_over());
+      const Json made = ParseJson(result.text, "made");
+      EXPECT_TRUE(made["a"].is_string() && made["b"].size() <= 3) << result.text;
+      if (!guess) plain = result.ids;
+      EXPECT_EQ(result.ids, plain);
+    }
+  }
+  // An end token is picked only where the text may end.
+  SequenceState state(s.model);
+  Sampler sampler({.temperature = 0, .logit_bias = {{0, 1e9}}});
+  const auto number = std::make_shared<GrammarMasks>(
+      std::make_shared<const Grammar>(JsonSchemaGrammar(ParseJson(R"({"type": "integer"})", "schema"), "schema")),
+      std::make_shared<const TokenTrie>(s.tokenizer, s.model.config().vocab_size));
+  GrammarMatcher matcher(number, {0});
+  const GenerateResult result =
+      s.generator.Generate(state, sampler, s.prompt, {.max_tokens = 50, .end_ids = {0}, .grammar = &matcher}, {});
+  EXPECT_EQ(result.reason, FinishReason::kEnd);
+  EXPECT_FALSE(result.text.empty());
+  EXPECT_EQ(result.text.find_first_not_of("-0123456789"), std::string::npos) << result.text;
 }
 
 TEST(Generate, CancelledItGoesOnWhereItStopped) {

@@ -170,7 +170,8 @@ Segment DecodeSteps::Ask(int32_t picked, Guess guess) {
     int n = kind_ < 0 ? 0 : speculation_->rule_.Choose(kind_);
     n = static_cast<int>(std::min<int64_t>(n, Room() - 1));
     if (n > 0) {
-      const auto guesses = speculation_->drafter_->Draft(n);
+      auto guesses = speculation_->drafter_->Draft(n);
+      if (filter_) guesses = guesses.first(std::min(guesses.size(), filter_(guesses)));
       ids_.insert(ids_.end(), guesses.begin(), guesses.end());
     }
     draft_seconds_ = Seconds() - start;

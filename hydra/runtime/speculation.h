@@ -6,9 +6,11 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "hydra/runtime/drafter.h"
@@ -127,6 +129,10 @@ class DecodeSteps {
   DecodeSteps(const DecodeSteps&) = delete;
   DecodeSteps& operator=(const DecodeSteps&) = delete;
 
+  // How many of some guesses are worth trying, from the first one on: those behind could not be picked.
+  using Filter = std::function<size_t(std::span<const int32_t> guesses)>;
+  void SetFilter(Filter filter) { filter_ = std::move(filter); }
+
   // Logits [vocab] of the token behind `picked`, until the next pass with this scratch.
   std::span<const float> Next(int32_t picked);
   // Tokens that the context still has room for.
@@ -158,6 +164,7 @@ class DecodeSteps {
   Speculation* speculation_;
   ThreadPool& pool_;
   ForwardScratch& scratch_;
+  Filter filter_;
   // The last pass.
   std::span<const float> logits_;  // [rows, vocab]
   std::vector<int32_t> ids_;       // what was picked before it, then the guesses

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Conversations against the texts that the templates themselves give (rendered by Jinja once, copied here), the order
-// of choices, and contents that spell markers.
+// Conversations through templates: those of ours, a model's own wherever it is kept, contents that spell markers, turns
+// and their ends, tools. Not here: Jinja itself (jinja_test.cc), the templates of models (tests/parity/jinja_test.py).
 #include "hydra/text/chat_template.h"
 
 #include <gtest/gtest.h>
@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "hydra/base/testing.h"
@@ -19,15 +20,11 @@ namespace hydra {
 namespace {
 
 const std::string kUser = "<\xE7\x94\xA8\xE6\x88\xB7>";
-// As the model card's tokenizer_config.json has it.
-const std::string kSmolText =
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou "
-    "are a "
-    "helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + "
-    "message['role'] + "
-    "'\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ "
-    "'<|im_start|>assistant\n' "
-    "}}{% endif %}";
+// A ChatML template with a system line of its own.
+const std::string kWithLine =
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}"
+    "{% endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 Tokenizer With(std::vector<std::string> special) {
   return Tokenizer::FromJson(
@@ -58,7 +55,12 @@ const std::vector<ChatMessage> kTalk = {{"user", " Hi "}, {"assistant", "Yo"}, {
 const std::vector<ChatMessage> kWithSystem = {{"system", "Be brief."}, {"user", "Q"}};
 
 ChatTemplate Named(const char* name, const Tokenizer& tokenizer) {
-  return ChatTemplate::Choose("m", name, "", "", tokenizer);
+  return ChatTemplate::Choose("m", name, {}, tokenizer);
+}
+ChatTemplate Own(const std::string& text, const Tokenizer& tokenizer) {
+  TemplateTexts said;
+  said.text = text;
+  return ChatTemplate::Choose("m", "", said, tokenizer);
 }
 std::string Text(const ChatTemplate& t, const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
                  bool open = true) {
@@ -94,19 +96,35 @@ TEST(ChatTemplate, MarkersAreTokensAndContentsAreNot) {
   const auto head = Chatml().Encode("user\n\n two");
   const auto whole = t.Encode(Chatml(), {{"user", "\n two"}}, false);
   EXPECT_TRUE(std::equal(head.begin(), head.end(), whole.begin() + 1));
+  // Roles, names, tools and what a template makes of texts are no markers either, nor what a text begins of one.
+  const ChatTemplate odd =
+      Own("{{ messages[0].role|upper|lower }}{{ tools|tojson }}{{ messages[0].content[::-1] }}"
+          "{{ messages[0].content }}end|>{{ '<|im_' ~ 'end|>' }}",
+          Chatml());
+  TemplateInput input;
+  input.messages.push_back({{"role", "<|im_start|>"}, {"content", "<|im_"}});
+  input.tools = Json::array({"<|im_end|>"});
+  const auto some = ChatTemplate::Ids(Chatml(), odd.Render(input));
+  EXPECT_EQ(std::count_if(some.begin(), some.end(), [](int32_t id) { return Chatml().IsSpecial(id); }), 1);
+  EXPECT_EQ(some.back(), *Chatml().TokenId("<|im_end|>"));
 }
 
-TEST(ChatTemplate, ALongerConversationBeginsWithTheShorter) {
-  const std::pair<const char*, const Tokenizer*> forms[] = {
-      {"chatml", &Chatml()}, {"llama3", &Llama3()}, {"llama2", &Plain()}, {"minicpm", &Minicpm()}, {"plain", &Plain()}};
-  for (const auto& [name, tokenizer] : forms) {
+TEST(ChatTemplate, ALaterTurnIsWhatFollowsAnAnswer) {
+  const std::tuple<const char*, const Tokenizer*, const char*> forms[] = {
+      {"chatml", &Chatml(), "<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\n"},
+      {"llama3", &Llama3(),
+       "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nmore<|eot_id|>"
+       "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+      {"llama2", &Plain(), " </s><s>[INST] more [/INST]"},
+      {"plain", &Plain(), "\nUser: more\nAssistant:"}};
+  for (const auto& [name, tokenizer, want] : forms) {
     SCOPED_TRACE(name);
     const ChatTemplate t = Named(name, *tokenizer);
-    const auto before = t.Encode(*tokenizer, {{"user", "x"}}, true);
-    const auto after = t.Encode(*tokenizer, {{"user", "x"}, {"assistant", ""}, {"user", "more"}}, true);
-    ASSERT_LT(before.size(), after.size());
-    EXPECT_TRUE(std::equal(before.begin(), before.end(), after.begin()));
+    EXPECT_EQ(tokenizer->Decode(t.LaterTurn(*tokenizer, std::nullopt, "more")), want);
+    EXPECT_EQ(tokenizer->Decode(t.LaterTurn(*tokenizer, "a system", "more")), want);
   }
+  ExpectError([&] { (void)Own("{{ messages[-1].content }}", Chatml()).LaterTurn(Chatml(), std::nullopt, "x"); },
+              ErrorCode::kConfig, {"answers", "do not show"});
 }
 
 TEST(ChatTemplate, EndsOfAnswers) {
@@ -115,130 +133,139 @@ TEST(ChatTemplate, EndsOfAnswers) {
             (std::vector<int32_t>{id(Chatml(), "<|im_end|>"), id(Chatml(), "<|endoftext|>")}));
   EXPECT_EQ(Named("llama3", Llama3()).EndIds(Llama3()),
             (std::vector<int32_t>{id(Llama3(), "<|eot_id|>"), id(Llama3(), "<|end_of_text|>")}));
+  EXPECT_EQ(Named("llama2", Plain()).EndIds(Plain()), std::vector<int32_t>{id(Plain(), "</s>")});
   EXPECT_EQ(Named("plain", Plain()).EndIds(Plain()), std::vector<int32_t>{id(Plain(), "</s>")});
+  EXPECT_EQ(Own("{{ raise_exception('no') }}", Plain()).EndIds(Plain()), std::vector<int32_t>{id(Plain(), "</s>")});
+}
+
+TEST(ChatTemplate, KnowsWhetherItHasASystemMessageOfItsOwn) {
+  EXPECT_TRUE(Own(kWithLine, Chatml()).HasDefaultSystem());
+  EXPECT_FALSE(Named("chatml", Chatml()).HasDefaultSystem());
+  EXPECT_FALSE(Own("{{ raise_exception('no') }}", Chatml()).HasDefaultSystem());
+  EXPECT_EQ(Text(Own(kWithLine, Chatml()), Chatml(), {{"user", "Q"}}),
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
 }
 
 TEST(ChatTemplate, IsChosenInOrder) {
   std::vector<std::string> warnings;
-  const auto choose = [&](const char* name, const char* chosen, std::string_view text, const Tokenizer& tokenizer) {
+  const auto choose = [&](const char* name, const char* chosen, const std::string& text, const Tokenizer& tokenizer) {
     warnings.clear();
-    return ChatTemplate::Choose("m", name, chosen, text, tokenizer, &warnings);
+    TemplateTexts said;
+    said.chosen = chosen;
+    said.text = text;
+    return ChatTemplate::Choose("m", name, said, tokenizer, &warnings).name();
   };
-  EXPECT_EQ(choose("plain", "chatml", kSmolText, Chatml()).form(), ChatForm::kPlain);
-  EXPECT_EQ(choose("", "plain", kSmolText, Chatml()).form(), ChatForm::kPlain);
-  const ChatTemplate smol = choose("", "", kSmolText, Chatml());
-  EXPECT_EQ(smol.form(), ChatForm::kChatml);
+  EXPECT_EQ(choose("plain", "chatml", kWithLine, Chatml()), "plain");
+  EXPECT_EQ(choose("", "plain", kWithLine, Chatml()), "plain");
+  EXPECT_EQ(choose("", "", kWithLine, Chatml()), "the model's own");
   EXPECT_TRUE(warnings.empty());
-  EXPECT_EQ(smol.default_system(), "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-  EXPECT_EQ(Text(smol, Chatml(), {{"user", "Q"}}),
-            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-            "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
-  EXPECT_EQ(Text(smol.WithoutDefaultSystem(), Chatml(), {{"user", "Q"}}),
-            "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n");
-  EXPECT_EQ(Text(smol, Chatml(), kWithSystem, false),
-            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n");
-  EXPECT_EQ(choose("chatml", "", kSmolText, Chatml()).default_system(), smol.default_system());
-  EXPECT_EQ(choose("", "", "unknown {{ x }}", Llama3()).form(), ChatForm::kLlama3);
+  EXPECT_EQ(choose("", "", "", Llama3()), "llama3");
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_NE(warnings[0].find("llama3"), std::string::npos);
-  EXPECT_EQ(choose("", "", "", Minicpm()).form(), ChatForm::kMinicpm);
+  EXPECT_EQ(choose("", "", "", Minicpm()), "minicpm");
   EXPECT_EQ(warnings.size(), 1u);
+  const TempDir dir;
+  WriteFileAtomic(dir / "mine.jinja", "{{ messages[0].content }}!");
+  EXPECT_EQ(Text(ChatTemplate::Choose("m", dir / "mine.jinja", {}, Chatml()), Chatml(), {{"user", "Q"}}), "Q!");
 }
 
 TEST(ChatTemplate, RefusesByName) {
-  const auto bad = [](const char* name, const char* chosen, std::string_view text, const Tokenizer& t, ErrorCode code,
+  const auto bad = [](const char* name, const char* chosen, const char* text, const Tokenizer& t, ErrorCode code,
                       std::initializer_list<std::string_view> parts) {
-    ExpectError([&] { (void)ChatTemplate::Choose("m", name, chosen, text, t); }, code, parts);
+    TemplateTexts said;
+    said.chosen = chosen;
+    said.text = text;
+    ExpectError([&] { (void)ChatTemplate::Choose("m", name, said, t); }, code, parts);
   };
   bad("gemma", "", "", Chatml(), ErrorCode::kUsage, {"--chat-template gemma", "chatml|llama2|llama3|minicpm|plain"});
   bad("", "gemma", "", Chatml(), ErrorCode::kConfig, {"hydralm_chat_template", "gemma"});
-  bad("", "", "", Plain(), ErrorCode::kConfig, {"m", "not known", "chatml|llama2|llama3|minicpm|plain"});
-  bad("", "", "{{ x }}", Plain(), ErrorCode::kConfig, {"not known"});
+  bad("", "", "", Plain(), ErrorCode::kConfig, {"m has no chat template", "chatml|llama2|llama3|minicpm|plain"});
+  bad("", "", "{{ x", Plain(), ErrorCode::kFormat, {"m: chat template: line 1, column 1"});
   bad("chatml", "", "", Plain(), ErrorCode::kConfig, {"<|im_start|>", "vocabulary"});
-  bad("", "", kSmolText, Plain(), ErrorCode::kConfig, {"<|im_start|>"});
   bad("", "", "", With({"<|im_start|>", "<|im_end|>", kUser, "<AI>"}), ErrorCode::kConfig, {"chatml and minicpm"});
-  const ChatTemplate t = Named("chatml", Chatml());
+  const ChatTemplate t = Named("plain", Plain());
   ExpectError(
       [&] {
-        (void)t.Encode(Chatml(), {{"tool", "x"}}, true);
+        (void)t.Encode(Plain(), {{"tool", "x"}}, true);
       },
-      ErrorCode::kUsage, {"messages[0].role", "tool"});
-  ExpectError(
-      [&] {
-        (void)t.Encode(Chatml(), {{"user", "x"}, {"system", "y"}}, true);
-      },
-      ErrorCode::kUsage, {"messages[1]", "first"});
+      ErrorCode::kUsage, {"chat template plain: line", "raise_exception", "tool"});
 }
 
 TEST(ChatTemplate, IsReadFromFoldersAndGguf) {
+  const auto text_of = [&](const std::string& path) {
+    return Text(ChatTemplate::Load(path, "", Chatml()), Chatml(), {{"user", "Q"}});
+  };
+  const auto config = [](const nlohmann::json& json) { return json.dump(); };
   const TempDir dir;
-  const auto load = [&](const std::string& path) { return ChatTemplate::Load(path, "", Chatml()); };
-  WriteFileAtomic(dir / "tokenizer_config.json", nlohmann::json{{"chat_template", kSmolText}}.dump());
-  EXPECT_NE(load(dir.path()).default_system(), "");
-  EXPECT_NE(load(dir / "model.safetensors").default_system(), "");
-  WriteFileAtomic(dir / "chat_template.jinja", "{{ unknown }}");  // the newer place wins
-  EXPECT_EQ(load(dir.path()).default_system(), "");
-  WriteFileAtomic(dir / "tokenizer_config.json", R"({"hydralm_chat_template": "plain"})");
-  EXPECT_EQ(load(dir.path()).form(), ChatForm::kPlain);
-  GgufMetadata metadata;
-  metadata.SetText("tokenizer.chat_template", kSmolText);
-  const auto none = [](size_t) { return std::span<const std::byte>(); };
-  WriteGguf(dir / "a.gguf", metadata, {}, none);
-  EXPECT_NE(load(dir / "a.gguf").default_system(), "");
-  metadata.SetText("hydralm.chat_template", "plain");
-  WriteGguf(dir / "b.gguf", metadata, {}, none);
-  EXPECT_EQ(load(dir / "b.gguf").form(), ChatForm::kPlain);
-}
-
-// Jinja reads every line end as \n and drops one at the end, so editors and git change nothing.
-TEST(ChatTemplate, LineEndsDoNotHideAKnownText) {
-  const auto system_of = [](const std::string& text) {
-    std::vector<std::string> warnings;
-    const ChatTemplate t = ChatTemplate::Choose("m", "", "", text, Chatml(), &warnings);
-    return warnings.empty() ? t.default_system() : "unknown";
-  };
-  const std::string known = system_of(kSmolText);
-  ASSERT_NE(known, "unknown");
-  std::string crlf, cr;
-  for (const char c : kSmolText) crlf += c == '\n' ? "\r\n" : std::string(1, c), cr += c == '\n' ? '\r' : c;
-  EXPECT_EQ(system_of(kSmolText + "\n"), known);
-  EXPECT_EQ(system_of(kSmolText + "\r\n"), known);
-  EXPECT_EQ(system_of(crlf), known);
-  EXPECT_EQ(system_of(crlf + "\r\n"), known);
-  EXPECT_EQ(system_of(cr), known);
-  EXPECT_EQ(system_of(kSmolText + "\n\n"), "unknown");  // Jinja writes the first of the two
-  EXPECT_EQ(system_of(kSmolText + " "), "unknown");
-}
-
-TEST(ChatTemplate, TheTextDecidesWhereverItIsKept) {
-  const auto known = [](const std::string& path) {
-    std::vector<std::string> warnings;
-    return !ChatTemplate::Load(path, "", Chatml(), &warnings).default_system().empty() && warnings.empty();
-  };
-  const nlohmann::json named = {{{"name", "tool_use"}, {"template", "{{ t }}"}},
-                                {{"name", "default"}, {"template", kSmolText}}};
+  WriteFileAtomic(dir / "tokenizer_config.json",
+                  config({{"chat_template", "one {{ bos_token }}"}, {"bos_token", "<b>"}}));
+  EXPECT_EQ(text_of(dir.path()), "one <b>");
+  EXPECT_EQ(text_of(dir / "model.safetensors"), "one <b>");
+  WriteFileAtomic(dir / "chat_template.jinja", "two\n");  // the newer place wins
+  EXPECT_EQ(text_of(dir.path()), "two");
+  WriteFileAtomic(dir / "tokenizer_config.json", config({{"hydralm_chat_template", "plain"}}));
+  EXPECT_EQ(text_of(dir.path()), "User: Q\nAssistant:");
   const auto folder_with = [&](const char* file, const nlohmann::json& value) {
-    const TempDir dir;
-    WriteFileAtomic(dir / file, nlohmann::json{{"chat_template", value}}.dump());
-    return known(dir.path());
+    const TempDir other;
+    WriteFileAtomic(other / file, config({{"chat_template", value}}));
+    return text_of(other.path());
   };
-  EXPECT_TRUE(folder_with("tokenizer_config.json", named));
-  EXPECT_TRUE(folder_with("tokenizer_config.json", {{{"name", "only"}, {"template", kSmolText}}}));
-  EXPECT_FALSE(folder_with("tokenizer_config.json",
-                           {{{"name", "a"}, {"template", kSmolText}}, {{"name", "b"}, {"template", kSmolText}}}));
-  EXPECT_TRUE(folder_with("chat_template.json", kSmolText));
-  EXPECT_TRUE(folder_with("chat_template.json", named));
+  const nlohmann::json named = {{{"name", "tool_use"}, {"template", "tools"}},
+                                {{"name", "default"}, {"template", "talk"}}};
+  EXPECT_EQ(folder_with("tokenizer_config.json", named), "talk");
+  EXPECT_EQ(folder_with("chat_template.json", named), "talk");
+  EXPECT_EQ(folder_with("tokenizer_config.json", nlohmann::json::array({named[1]})), "talk");
   const auto gguf_with = [&](std::initializer_list<std::pair<const char*, std::string>> texts) {
-    const TempDir dir;
+    const TempDir other;
     GgufMetadata metadata;
     for (const auto& [key, text] : texts) metadata.SetText(key, text);
-    WriteGguf(dir / "a.gguf", metadata, {}, [](size_t) { return std::span<const std::byte>(); });
-    return known(dir / "a.gguf");
+    WriteGguf(other / "a.gguf", metadata, {}, [](size_t) { return std::span<const std::byte>(); });
+    return text_of(other / "a.gguf");
   };
-  EXPECT_TRUE(
-      gguf_with({{"tokenizer.chat_template.default", kSmolText}, {"tokenizer.chat_template.tool_use", "{{ t }}"}}));
-  EXPECT_TRUE(gguf_with({{"tokenizer.chat_template", kSmolText}, {"tokenizer.chat_template.tool_use", "{{ t }}"}}));
-  EXPECT_TRUE(gguf_with({{"tokenizer.chat_template.only", kSmolText + "\n"}}));
+  EXPECT_EQ(gguf_with({{"tokenizer.chat_template", "talk"}, {"tokenizer.chat_template.tool_use", "tools"}}), "talk");
+  EXPECT_EQ(gguf_with({{"tokenizer.chat_template.only", "talk"}}), "talk");
+  EXPECT_EQ(gguf_with({{"tokenizer.chat_template", "talk"}, {"hydralm.chat_template", "plain"}}),
+            "User: Q\nAssistant:");
+}
+
+TEST(ChatTemplate, AnotherTemplateMayBeForTools) {
+  TemplateTexts said;
+  said.text = "talk";
+  said.others = {{"tool_use", "{{ tools|length }} tools"}};
+  const ChatTemplate t = ChatTemplate::Choose("m", "", said, Chatml());
+  TemplateInput input;
+  input.messages = Json::array();
+  EXPECT_EQ(t.Render(input).bytes(), "talk");
+  input.tools = Json::array({Json::object(), Json::object()});
+  EXPECT_EQ(t.Render(input).bytes(), "2 tools");
+  EXPECT_TRUE(t.TakesTools());
+  EXPECT_FALSE(Own("talk", Chatml()).TakesTools());
+}
+
+TEST(ChatTemplate, AdaptsMessagesOfOpenAi) {
+  const std::string head = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls|default([]) %}";
+  const ChatTemplate objects = Own(head + "{{ c.function.arguments|tojson }}{% endfor %}{% endfor %}", Chatml());
+  const ChatTemplate texts = Own(head + "{{ c.function.arguments + '.' }}{% endfor %}{% endfor %}", Chatml());
+  const Json messages = ParseJson(
+      R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+          {"role": "assistant", "content": null,
+           "tool_calls": [{"function": {"name": "f", "arguments": "{\"x\": 1}"}}]}])",
+      "messages");
+  const auto shown = [&](const ChatTemplate& t) {
+    TemplateInput input;
+    input.messages = t.Adapted(messages);
+    return t.Render(input).bytes();
+  };
+  EXPECT_EQ(shown(objects), "ab{\"x\": 1}");
+  EXPECT_EQ(shown(texts), "ab{\"x\": 1}.");
+  const auto bad = [&](const char* json, std::initializer_list<std::string_view> parts) {
+    ExpectError([&] { (void)objects.Adapted(ParseJson(json, "messages")); }, ErrorCode::kUsage, parts);
+  };
+  bad(R"([{"role": "user", "content": 5}])", {"messages[0].content = 5"});
+  bad(R"([{"role": "user", "content": "a"}, {"content": "a"}])", {"messages[1].role"});
+  bad(R"([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}])",
+      {"messages[0].content[0]", "text"});
+  bad(R"({"role": "user"})", {"messages: must be a list"});
 }
 
 }  // namespace

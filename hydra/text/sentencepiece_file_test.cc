@@ -11,6 +11,7 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <random>
 
 #include "hydra/base/testing.h"
@@ -158,36 +159,40 @@ TEST_F(SentencePiece, TokenizerConfigChangesTheStepsAround) {
 TEST_F(SentencePiece, MarkersOfChatsMayBePlainText) {
   const Tokenizer tokenizer = Tokenizer::Load(dir_.path());
   ASSERT_FALSE(tokenizer.TokenId(kUserMark));
-  const ChatTemplate form = ChatTemplate::Choose("m", "minicpm", "", "", tokenizer);
+  const ChatTemplate form = ChatTemplate::Choose("m", "minicpm", {}, tokenizer);
   const auto text = [&](const std::vector<int32_t>& ids) { return tokenizer.Decode(ids, {.skip_special = true}); };
   const auto one = form.Encode(tokenizer, {{"user", " ab "}}, true);
   auto want = tokenizer.Encode(kUserMark + "ab<AI>", {.parse_special = false, .add_special = true});
   EXPECT_EQ(one, want);  // as the published template is rendered and encoded
   const auto two = form.Encode(tokenizer, {{"user", "ab"}, {"assistant", "c"}, {"user", "d"}}, true);
-  EXPECT_TRUE(std::equal(one.begin(), one.end(), two.begin()));
   EXPECT_EQ(text(two), kUserMark + "ab<AI>c" + kUserMark + "d<AI>");
-  const std::vector<int32_t> rest(two.begin() + static_cast<ptrdiff_t>(one.size()), two.end());
-  EXPECT_EQ(rest, tokenizer.Encode("c" + kUserMark + "d<AI>", {.continues = true}));
+  const auto rest = form.LaterTurn(tokenizer, std::nullopt, "d");  // behind an answer, whose tokens stay what they are
+  EXPECT_EQ(rest, tokenizer.Encode(kUserMark + "d<AI>", {.continues = true}));
   EXPECT_EQ(form.EndIds(tokenizer), std::vector<int32_t>{2});
 }
 
 TEST_F(SentencePiece, TheFamilyOfTheModelChoosesTheForm) {
   const Tokenizer tokenizer = Tokenizer::Load(dir_.path());
   std::vector<std::string> warnings;
-  const auto load = [&](const std::string& path) { return ChatTemplate::Load(path, "", tokenizer, &warnings).form(); };
-  ExpectError([&] { (void)load(dir_.path()); }, ErrorCode::kConfig, {"is not known"});
+  const auto load = [&](const std::string& path) { return ChatTemplate::Load(path, "", tokenizer, &warnings).name(); };
+  ExpectError([&] { (void)load(dir_.path()); }, ErrorCode::kConfig, {"has no chat template"});
   WriteFileAtomic(dir_ / "config.json", ConfigJson(BlockFfnNano()));
-  EXPECT_EQ(load(dir_.path()), ChatForm::kMinicpm);
+  EXPECT_EQ(load(dir_.path()), "minicpm");
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_NE(warnings[0].find("no chat template: minicpm is used"), std::string::npos);
   GgufMetadata metadata;
   metadata.SetText("hydra.config", ConfigJson(BlockFfnNano()));
-  EXPECT_EQ(load(Gguf(metadata)), ChatForm::kMinicpm);
+  EXPECT_EQ(load(Gguf(metadata)), "minicpm");
+  // Published templates of the family leave bos to the tokenizer.
+  Config(R"({"chat_template": "{{ '<' ~ messages[0].content ~ '>' }}"})");
+  const ChatTemplate own = ChatTemplate::Load(dir_.path(), "", tokenizer);
+  EXPECT_EQ(own.name(), "the model's own");
+  EXPECT_EQ(own.Encode(tokenizer, {{"user", "ab"}}, true), tokenizer.Encode("<ab>", {.add_special = true}));
   Config(R"({"hydralm_chat_template": "plain"})");
-  EXPECT_EQ(load(dir_.path()), ChatForm::kPlain);
+  EXPECT_EQ(load(dir_.path()), "plain");
   WriteFileAtomic(dir_ / "config.json", ConfigJson(TransformerNano()));
   Config("{}");
-  ExpectError([&] { (void)load(dir_.path()); }, ErrorCode::kConfig, {"is not known"});
+  ExpectError([&] { (void)load(dir_.path()); }, ErrorCode::kConfig, {"has no chat template"});
 }
 
 // ---- Bad files ----

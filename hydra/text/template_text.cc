@@ -49,10 +49,41 @@ void ReadValue(const Json& object, TemplateTexts* out) {
   Choose(std::move(named), out);
 }
 
+// The named special tokens of tokenizer_config.json, or, where that lacks one, of special_tokens_map.json: a text or an
+// object with "content".
+void ReadNamedTokens(const Json& config, const Json& map, TemplateTexts* out) {
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
+    for (const Json* object : {&config, &map}) {
+      if (!object->is_object() || !object->contains(key)) continue;
+      const Json& value = (*object)[key];
+      const std::string text = value.is_string() ? value.get<std::string>() : TextOf(value, "content");
+      if (!text.empty()) out->tokens.emplace_back(key, text);
+      break;
+    }
+}
+
+// Those that a GGUF file names by their ids.
+void ReadNamedTokens(const GgufFile& file, TemplateTexts* out) {
+  constexpr std::pair<const char*, const char*> kKeys[] = {{"bos_token", "tokenizer.ggml.bos_token_id"},
+                                                           {"eos_token", "tokenizer.ggml.eos_token_id"},
+                                                           {"unk_token", "tokenizer.ggml.unknown_token_id"},
+                                                           {"sep_token", "tokenizer.ggml.seperator_token_id"},
+                                                           {"pad_token", "tokenizer.ggml.padding_token_id"}};
+  if (file.Find("tokenizer.ggml.tokens") == nullptr) return;
+  for (const auto& [name, key] : kKeys) {
+    const auto id = file.FindInt(key);
+    if (!id || *id < 0) continue;
+    file.ForEachText("tokenizer.ggml.tokens", [&, name = name](size_t i, std::string_view text) {
+      if (i == static_cast<size_t>(*id)) out->tokens.emplace_back(name, text);
+    });
+  }
+}
+
 }  // namespace
 
 TemplateTexts ReadTemplateTexts(const GgufFile& file) {
   TemplateTexts out;
+  ReadNamedTokens(file, &out);
   out.chosen = file.FindText("hydralm.chat_template").value_or("");
   out.text = file.FindText(kGgufTemplate).value_or("");
   std::vector<std::pair<std::string, std::string>> named;
@@ -74,6 +105,7 @@ TemplateTexts ReadTemplateTexts(const std::string& path) {
     out.text = ReadFile(own.string(), kMaxTemplateBytes);
   if (out.text.empty()) ReadValue(ReadTemplateFile(folder / "chat_template.json"), &out);
   if (out.text.empty()) ReadValue(config, &out);
+  ReadNamedTokens(config, ReadTemplateFile(folder / "special_tokens_map.json"), &out);
   return out;
 }
 

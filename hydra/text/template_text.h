@@ -15,6 +15,8 @@ struct TemplateTexts {
   std::string chosen;  // hydralm_chat_template of tokenizer_config.json, hydralm.chat_template of a .gguf; may be empty
   std::string text;    // the template for plain conversations; empty where there is none
   std::vector<std::pair<std::string, std::string>> others;  // name, text: those for tools and the like
+  // "bos_token", "pad_token", ... and their texts, where the files name them: variables of every template.
+  std::vector<std::pair<std::string, std::string>> tokens;
 };
 
 // Of a model folder, a .gguf, or the folder of a .safetensors file. In a folder the first of chat_template.jinja,

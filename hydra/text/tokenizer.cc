@@ -146,6 +146,8 @@ struct Tokenizer::Impl {
   void GuessEnds();
   void EncodeText(std::string_view text, bool at_start, Scratch::Data& scratch, std::vector<int32_t>& ids) const;
   void EncodePiece(std::string_view piece, Scratch::Data& scratch, std::vector<int32_t>& ids) const;
+  [[nodiscard]] std::optional<std::vector<TextMark>> MarksOf(std::string_view part, size_t offset,
+                                                             std::span<const TextMark> strange, TextStart start) const;
   void CheckId(int32_t id) const {
     if (id < 0 || id >= tokens.size()) {
       throw Error(ErrorCode::kData, fmt::format("token id {}: must be 0..{}", id, tokens.size() - 1));
@@ -316,25 +318,49 @@ void Tokenizer::Encode(std::string_view text, const EncodeOptions& options, Scra
   data.cache.Prepare(impl.serial, text.size());
   if (options.add_special) ids.insert(ids.end(), impl.surround.before.begin(), impl.surround.before.end());
   const std::string_view valid = MendUtf8(text, data.mended);
-  impl.raw_added.Split(valid, options.parse_special, [&](std::string_view part, int32_t added) {
+  HYDRA_CHECK(options.strange.empty() || valid.data() == text.data(), "marked text is not valid UTF-8");
+  impl.raw_added.Split(valid, options.parse_special, options.strange, [&](std::string_view part, int32_t added) {
     if (added >= 0) {
       ids.push_back(added);
       return;
     }
     const bool begins = part.data() == valid.data(), first = begins && !options.continues;
+    const TextStart start = begins && options.continues ? TextStart::kGoesOn : TextStart::kOwn;
+    const auto marks = impl.MarksOf(part, static_cast<size_t>(part.data() - valid.data()), options.strange, start);
     std::string normalized;
-    if (!impl.normalizer.empty())
-      part = normalized =
-          impl.normalizer.Apply(part, begins && options.continues ? TextStart::kGoesOn : TextStart::kOwn);
-    impl.normalized_added.Split(part, options.parse_special, [&](std::string_view inner, int32_t inner_added) {
-      if (inner_added >= 0) {
-        ids.push_back(inner_added);
-      } else {
-        impl.EncodeText(inner, first && inner.data() == part.data(), data, ids);
-      }
-    });
+    if (!impl.normalizer.empty()) part = normalized = impl.normalizer.Apply(part, start);
+    impl.normalized_added.Split(part, options.parse_special && marks, marks ? *marks : std::vector<TextMark>(),
+                                [&](std::string_view inner, int32_t inner_added) {
+                                  if (inner_added >= 0) {
+                                    ids.push_back(inner_added);
+                                  } else {
+                                    impl.EncodeText(inner, first && inner.data() == part.data(), data, ids);
+                                  }
+                                });
   });
   if (options.add_special) ids.insert(ids.end(), impl.surround.after.begin(), impl.surround.after.end());
+}
+
+// Where the strange bytes of a part are once it is normalized: a text's beginning, normalized alone, is as long as
+// within the whole, up to what its last character becomes together with the next one. None where finding out would take
+// too long: no special token is then looked for.
+std::optional<std::vector<TextMark>> Tokenizer::Impl::MarksOf(std::string_view part, size_t offset,
+                                                              std::span<const TextMark> strange,
+                                                              TextStart start) const {
+  constexpr size_t kMostWork = size_t{64} << 20;  // bytes
+  std::vector<TextMark> marks;
+  if (strange.empty() || !normalized_added.has_special()) return marks;
+  auto mark = std::ranges::partition_point(strange, [&](const TextMark& m) { return m.end <= offset; });
+  for (; mark != strange.end() && mark->begin < offset + part.size(); ++mark) {
+    TextMark inside = {std::max(mark->begin, offset) - offset, std::min(mark->end - offset, part.size()), mark->source};
+    if (!normalizer.empty()) {
+      if ((marks.size() + 1) * part.size() > kMostWork) return std::nullopt;
+      if (inside.begin > 0) inside.begin = normalizer.Apply(part.substr(0, inside.begin), start).size();
+      inside.end = normalizer.Apply(part.substr(0, inside.end), start).size();
+    }
+    marks.push_back(inside);
+  }
+  return marks;
 }
 
 void Tokenizer::Impl::EncodeText(std::string_view text, bool at_start, Scratch::Data& scratch,

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "hydra/base/utf8.h"  // Utf8Stream: text from a stream of tokens
+#include "hydra/text/marked_text.h"
 
 namespace hydra {
 
@@ -28,6 +29,9 @@ struct EncodeOptions {
   bool parse_special = true;  // special tokens written in the text become their ids; off for text of strangers
   bool add_special = false;   // what the file's post-processor puts around a text (<s>, ...)
   bool continues = false;     // the text goes on behind other tokens: SentencePiece's space is not put before it
+  // Bytes of strangers within the text, in ascending order: no special token begins, ends or lies in them. For valid
+  // UTF-8, as MarkedText has it.
+  std::span<const TextMark> strange{};
 };
 
 struct DecodeOptions {

@@ -61,14 +61,15 @@ size_t AddedTokenFinder::NextStart(std::string_view text, size_t at) const {
   return at;
 }
 
-AddedTokenFinder::Match AddedTokenFinder::LongestAt(std::string_view text, size_t at) const {
+AddedTokenFinder::Match AddedTokenFinder::LongestAt(std::string_view text, size_t at, size_t special_end) const {
   Match best{-1, 0};
   int node = 0;
   for (size_t i = at; i < text.size(); ++i) {
     const auto edge = edges_.find(static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(text[i]));
     if (edge == edges_.end()) break;
     node = edge->second;
-    if (const int token = ends_[static_cast<size_t>(node)]; token >= 0) best = {token, i + 1 - at};
+    const int token = ends_[static_cast<size_t>(node)];
+    if (token >= 0 && (i < special_end || !tokens_[static_cast<size_t>(token)].special)) best = {token, i + 1 - at};
   }
   return best;
 }

@@ -7,11 +7,13 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
+#include "hydra/text/marked_text.h"
 #include "hydra/text/pretokenizer_regex.h"
 
 namespace hydra {
@@ -35,15 +37,19 @@ class AddedTokenFinder {
   AddedTokenFinder(std::vector<AddedToken> tokens, const std::vector<std::string>& texts);
 
   [[nodiscard]] bool empty() const { return tokens_.empty(); }
+  [[nodiscard]] bool has_special() const { return std::ranges::any_of(tokens_, &AddedToken::special); }
 
   // Calls found(part, id) for the parts of `text` in order: id -1 for text between tokens (never empty). With
   // parse_special off, special tokens are text. A token that lies in the white space that the token before it took by
-  // rstrip is found too, as `tokenizers` does; its part may then be empty.
+  // rstrip is found too, as `tokenizers` does; its part may then be empty. `strange`: bytes of the text that no special
+  // token touches.
   template <class Found>
-  void Split(std::string_view text, bool parse_special, Found&& found) const {
+  void Split(std::string_view text, bool parse_special, std::span<const TextMark> strange, Found&& found) const {
     size_t done = 0;
+    auto mark = strange.begin();
     for (size_t at = NextStart(text, 0); at < text.size();) {
-      const Match match = LongestAt(text, at);
+      while (mark != strange.end() && mark->end <= at) ++mark;
+      const Match match = LongestAt(text, at, mark == strange.end() ? text.size() : std::max(mark->begin, at));
       if (match.token < 0) {
         at = NextStart(text, at + 1);
         continue;
@@ -65,7 +71,8 @@ class AddedTokenFinder {
   };
   // The first place from `at` on where a token may start; the text's size where there is none.
   [[nodiscard]] size_t NextStart(std::string_view text, size_t at) const;
-  [[nodiscard]] Match LongestAt(std::string_view text, size_t at) const;
+  // A special token ends at `special_end` at the latest.
+  [[nodiscard]] Match LongestAt(std::string_view text, size_t at, size_t special_end) const;
   // Whether the token counts at [begin, end), which lstrip and rstrip then widen, lstrip not before `done`.
   [[nodiscard]] bool Admit(size_t token, bool parse_special, std::string_view text, size_t done, size_t& begin,
                            size_t& end) const;

@@ -89,12 +89,12 @@ class Typed(ChatTest):
         self.assertIn(b"last turn", got.stderr)
         self.assertEqual(self.chat("/load /no/such/file\nhello\n").stdout, b"")  # another conversation would follow
 
-    def test_an_empty_system_message_is_none(self):
+    def test_an_empty_system_message_takes_the_place_of_the_templates_own(self):
         folder = Path(self.folder) / "system"
         folder.mkdir()
         for file in Path(self.model).iterdir():
             (folder / file.name).write_bytes(file.read_bytes())
-        # the template of SmolLM2-Instruct, which has a system line of its own
+        # a template that has a system line of its own, which an empty message takes the place of
         text = (
             "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
             "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
@@ -103,8 +103,9 @@ class Typed(ChatTest):
             "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
         (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": text}))
         state = f"{self.folder}/system.state"
-        for flags, begins in (((), "<|im_start|>system\nYou are"), (("--system", ""), "<|im_start|>user\nhi"),
-                              (("--system", "x"), "<|im_start|>system\nx<|im_end|>\n<|im_start|>user\nhi")):
+        turn = "<|im_end|>\n<|im_start|>user\nhi"
+        for flags, begins in (((), "<|im_start|>system\nYou are"), (("--system", ""), f"<|im_start|>system\n{turn}"),
+                              (("--system", "x"), f"<|im_start|>system\nx{turn}")):
             got = run(HYDRALM, "chat", "-m", str(folder), "--temp", "0", "-n", "1", "-q", *flags,
                       input=f"hi\n/save {state}\n")
             self.assertEqual(got.returncode, 0, got)
