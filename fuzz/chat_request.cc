@@ -24,6 +24,7 @@ struct Desk {
   Desk() {
     served.chat = std::make_unique<const serve::ChatPrompter>(
         tokenizer, ChatTemplate::Load(std::filesystem::temp_directory_path().string(), "chatml", tokenizer));
+    served.forms = std::make_unique<serve::TextForms>(tokenizer, model.config().vocab_size);
     served.name = "fuzz";
     served.context = 2000;
     served.longest = 100;

@@ -31,6 +31,7 @@
 #include "hydra/serve/served_model.h"
 #include "hydra/serve/server.h"
 #include "hydra/serve/state_store.h"
+#include "hydra/serve/text_forms.h"
 
 namespace hydra::cli {
 namespace {
@@ -136,6 +137,7 @@ class ServeRun {
 
   void Describe(const Runner& runner, const GenerationConfig& wishes, serve::ServedModel* served) const {
     const Model& model = runner.model;
+    served->forms = std::make_unique<serve::TextForms>(served->tokenizer, model.config().vocab_size);
     served->name = ModelName(model.path());
     served->aliases = flags_.aliases;
     served->sampling = WishedSampling(wishes);

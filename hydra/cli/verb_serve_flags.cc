@@ -33,8 +33,8 @@ int64_t ServeFlags::cache_bytes() const { return cache_ram == "0" ? 0 : ParseByt
 void AddServeFlags(CLI::App* verb, ServeFlags* flags) {
   AddModelFlags(verb, &flags->model);
   verb->add_option("--chat-template", flags->chat_template,
-                   "chatml, llama2, llama3, minicpm or plain; default: the model's")
-      ->type_name("NAME");
+                   "chatml, llama2, llama3, minicpm, plain, or a Jinja file; default: the model's")
+      ->type_name("NAME|FILE");
   verb->add_option("--alias", flags->aliases, "another name for the model; repeatable")->type_name("NAME");
   verb->add_option("--host", flags->host, "address to listen on")->type_name("HOST");
   verb->add_option("--port", flags->port, "0 = any that is free")->check(Range(0, 65535));

@@ -11,11 +11,15 @@
 
 namespace hydra::testing {
 
-// Token i is the byte i; special tokens follow from 256 on.
-inline Tokenizer ByteTokenizer(const std::vector<std::string>& special = {}) {
+// Token i is the byte i; special tokens follow from 256 on. The tokens of the bytes of `twice` are those bytes twice,
+// so that nothing says them alone.
+inline Tokenizer ByteTokenizer(const std::vector<std::string>& special = {}, const std::string& twice = "") {
   constexpr int kBytes = 256;
   nlohmann::json vocab, added = nlohmann::json::array();
-  for (int i = 0; i < kBytes; ++i) vocab[ToByteLevel(std::string(1, static_cast<char>(i)))] = i;
+  for (int i = 0; i < kBytes; ++i) {
+    const auto byte = static_cast<char>(i);
+    vocab[ToByteLevel(std::string(twice.find(byte) == std::string::npos ? 1 : 2, byte))] = i;
+  }
   for (size_t i = 0; i < special.size(); ++i)
     added.push_back({{"id", kBytes + i},
                      {"content", special[i]},

@@ -22,8 +22,8 @@ class ChatPrompter {
   // The tokenizer must outlive it.
   ChatPrompter(const Tokenizer& tokenizer, ChatTemplate form);
 
-  // Throws Error(kUsage) for messages that the template does not take.
-  [[nodiscard]] ChatPrompt Render(const std::vector<ChatMessage>& messages) const;
+  // Of messages, tools and variables; contents must be texts. Throws Error(kUsage) for what the template does not take.
+  [[nodiscard]] ChatPrompt Render(TemplateInput input) const;
   // Ids and texts that end an answer, besides the model's own ends.
   [[nodiscard]] std::vector<int32_t> EndIds() const { return form_.EndIds(tokenizer_); }
   [[nodiscard]] std::vector<std::string> Stops() const;
@@ -33,6 +33,7 @@ class ChatPrompter {
   const Tokenizer& tokenizer_;
   ChatTemplate form_;
   std::vector<int32_t> turn_ends_;
+  bool takes_tools_;
 };
 
 }  // namespace hydra::serve

@@ -3,7 +3,6 @@
 // and cancelled neighbours; what fails ends one text. Not here: the cache alone (prefix_cache_test.cc), HTTP.
 #include "hydra/serve/engine.h"
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -15,6 +14,8 @@
 #include "hydra/base/testing.h"
 #include "hydra/runtime/drafter.h"
 #include "hydra/serve/testing.h"
+#include "hydra/serve/text_forms.h"
+#include "hydra/text/json_schema.h"
 
 namespace hydra::serve {
 namespace {
@@ -394,34 +395,42 @@ TEST(Engine, ATextWhosePassesFailAloneEndsWithTheReason) {
   EXPECT_EQ(testing::Run(*engine, Greedy(RandomPrompt(10, 25), 5)).ids.size(), 5U);
 }
 
-TEST(Engine, AFilterDecidesWhatMayComeAndItsFaultsAreItsTexts) {
-  class OnlyDigits : public TokenFilter {
-   public:
-    explicit OnlyDigits(int faults_at) : faults_at_(faults_at) {
-      for (int id = '0'; id <= '9'; ++id) allowed_[static_cast<size_t>(id) / 64] |= uint64_t{1} << (id % 64);
-    }
-    std::span<const uint64_t> Allowed() override {
-      if (faults_at_ >= 0 && said_ == faults_at_) throw std::runtime_error("a filter that fails");
-      return allowed_;
-    }
-    void Accept(int32_t) override { ++said_; }
+TextRequest Held(TextForms& forms, const std::string& schema, const std::vector<int32_t>& end_ids = {}) {
+  TextRequest request = Greedy(RandomPrompt(10, 26), 40);
+  request.end_ids = end_ids;
+  const auto masks = forms.Get(schema, [&] { return JsonSchemaGrammar(Json::parse(schema), "schema"); });
+  request.grammar = std::make_unique<GrammarMatcher>(masks, end_ids);
+  return request;
+}
 
-   private:
-    std::array<uint64_t, 5> allowed_{};  // 320 bits
-    int faults_at_, said_ = 0;
-  };
+TEST(Engine, AGrammarDecidesWhatMayComeAndWhenTheTextEnds) {
+  for (const auto& family : testing::Families()) {
+    SCOPED_TRACE(family.name);
+    Kit kit(family.config);
+    TextForms forms(kit.tokenizer, testing::kVocab);
+    const std::string schema = R"({"type": "string", "pattern": "^[0-9]{8}$"})";
+    const Result plain = testing::Run(*kit.Start(), Held(forms, schema));
+    EXPECT_EQ(plain.end->reason, FinishReason::kComplete);
+    ASSERT_EQ(plain.words.size(), 10U) << plain.words;
+    EXPECT_EQ(plain.words.find_first_not_of("0123456789", 1), 9U) << plain.words;
+    // With guesses, a third of them wrong, and beside a text that is free.
+    const auto engine = kit.Start({.speculation = Guesses(Joined(RandomPrompt(10, 26), plain.ids))});
+    const auto free = engine->Submit(One(Greedy(RandomPrompt(10, 27), 20)));
+    EXPECT_EQ(testing::Run(*engine, Held(forms, schema)).ids, plain.ids);
+    ExpectSameText(Collect(*free)[0].ids, WritePlainly(kit, RandomPrompt(10, 27), 20, {.temperature = 0}));
+  }
+}
+
+TEST(Engine, AFormThatTheVocabularyCannotSayEndsItsTextAlone) {
   Kit kit(testing::Families()[0].config);
+  TextForms forms(hydra::testing::ByteTokenizer({"<|im_start|>", "<|im_end|>"}, "a"), testing::kVocab);
   const auto engine = kit.Start();
-  TextRequest request = Greedy(RandomPrompt(10, 26), 20);
-  request.filter = std::make_unique<OnlyDigits>(-1);
-  const Result result = testing::Run(*engine, std::move(request));
-  EXPECT_EQ(result.words.size(), 20U);
-  EXPECT_EQ(result.words.find_first_not_of("0123456789"), std::string::npos) << result.words;
-  TextRequest faulty = Greedy(RandomPrompt(10, 26), 20);
-  faulty.filter = std::make_unique<OnlyDigits>(4);
-  const Result failed = testing::Run(*engine, std::move(faulty));
-  EXPECT_EQ(failed.end->error, "a filter that fails");
-  EXPECT_EQ(failed.words.size(), 4U);
+  const Result failed = testing::Run(*engine, Held(forms, R"({"const": "1a"})"));
+  EXPECT_EQ(failed.end->error_status, 500);
+  EXPECT_NE(failed.end->error.find("no token of the vocabulary"), std::string::npos) << failed.end->error;
+  EXPECT_EQ(failed.words, "\"1");
+  EXPECT_EQ(kit.metrics.Value(Metrics::Count::kNanResets), 0);
+  EXPECT_EQ(testing::Run(*engine, Held(forms, R"({"const": 12})")).words, "12");
 }
 
 TEST(Engine, QueuesAreBoundedAndStoppingEndsWhatRuns) {

@@ -20,7 +20,7 @@
 #include "hydra/runtime/sampler.h"
 #include "hydra/runtime/sequence_state.h"
 #include "hydra/runtime/xray.h"
-#include "hydra/serve/token_filter.h"
+#include "hydra/text/grammar_mask.h"
 
 namespace hydra::serve {
 
@@ -34,10 +34,10 @@ struct TextRequest {
   SamplerOptions sampling{};
   Controls controls{};
   std::shared_ptr<const MemoryOverlay> memory{};
-  std::unique_ptr<TokenFilter> filter{};  // null: every token may come
-  std::string owner{};                    // whose cached prefixes it may use, and who may use its own
-  std::optional<SequenceState> base{};    // a saved sequence; the prompt begins with all its tokens
-  int logprobs = -1;                      // >= 0: of each token, and this many of the most probable in its place
+  std::unique_ptr<GrammarMatcher> grammar{};  // that the text is held to, with the end_ids as its own; null: to none
+  std::string owner{};                        // whose cached prefixes it may use, and who may use its own
+  std::optional<SequenceState> base{};        // a saved sequence; the prompt begins with all its tokens
+  int logprobs = -1;                          // >= 0: of each token, and this many of the most probable in its place
   bool prompt_logprobs = false;  // of the prompt's tokens too; nothing of the prompt is then taken from a cache
   bool end_logprob = false;      // the end token is among the tokens too, where logprobs are asked for
   bool trace = false;            // what each new token did in the model

@@ -120,17 +120,26 @@ void RunningText::TookPiece(std::span<const float> logits) {
 void RunningText::BeginWriting() {
   steps_ =
       std::make_unique<DecodeSteps>(parts_.model, sequence_->state, speculation_.get(), parts_.pool, parts_.scratch);
+  if (request_.grammar)
+    steps_->SetFilter([this](std::span<const int32_t> ids) { return request_.grammar->Admitted(ids); });
 }
 
 // ---- Writing ----
 
+std::span<const uint64_t> RunningText::Allowed() {
+  if (!request_.grammar) return {};
+  try {
+    return request_.grammar->Mask().words();
+  } catch (const Error& error) {  // the vocabulary has nothing that fits: no fault of the model's numbers
+    throw Error(ErrorCode::kUsage, error.what());
+  }
+}
+
 bool RunningText::Pick(std::span<const float> logits) {
-  const std::span<const uint64_t> allowed = request_.filter ? request_.filter->Allowed() : std::span<const uint64_t>();
-  const int32_t id = sampler_.Pick(logits.first(static_cast<size_t>(vocab_)), allowed);
+  const int32_t id = sampler_.Pick(logits.first(static_cast<size_t>(vocab_)), Allowed());
   const double now = Seconds();
   if (picked_at_ > 0) parts_.metrics.Observe(Metrics::Time::kBetweenTokens, now - picked_at_);
   picked_at_ = now;
-  if (request_.filter) request_.filter->Accept(id);
   PickedToken token{.id = id, .position = static_cast<int64_t>(ids_.size())};
   if (request_.logprobs >= 0) {
     const Logprobs given(logits);
@@ -143,6 +152,7 @@ bool RunningText::Pick(std::span<const float> logits) {
     if (request_.logprobs >= 0 && request_.end_logprob) piece_.tokens.push_back(std::move(token));
     return false;
   }
+  if (request_.grammar) request_.grammar->Accept(id);
   ++counts_.new_tokens;
   const bool more = counts_.new_tokens < request_.max_tokens;
   token.guessed = more && steps_ != nullptr && steps_->Knows(id);
@@ -150,6 +160,10 @@ bool RunningText::Pick(std::span<const float> logits) {
   writer_.Add(std::move(token), &piece_);
   if (writer_.stopped()) {
     End(FinishReason::kStop);
+    return false;
+  }
+  if (request_.grammar && request_.grammar->is_over()) {
+    End(FinishReason::kComplete);
     return false;
   }
   if (!more) {

@@ -92,6 +92,8 @@ class RunningText {
  private:
   [[nodiscard]] std::vector<int64_t> PlacesOfSnapshots(int64_t every) const;
   void AddPromptLogprobs(std::span<const float> logits, int64_t first);
+  // The tokens that may come next, as Sampler::Pick wants them.
+  [[nodiscard]] std::span<const uint64_t> Allowed();
   // Picks a token behind what was read. False where the text ended with it.
   bool Pick(std::span<const float> logits);
   void TellTrace(std::span<const float> logits, const PassShare& share);

@@ -17,6 +17,7 @@
 #include "hydra/serve/chat_prompter.h"
 #include "hydra/serve/engine.h"
 #include "hydra/serve/metrics.h"
+#include "hydra/serve/text_forms.h"
 #include "hydra/text/tokenizer.h"
 
 namespace hydra::serve {
@@ -34,6 +35,7 @@ struct ServedModel {
   Engine& engine;
   std::unique_ptr<const ChatPrompter> chat{};  // null: the model has no template
   std::string no_chat{};                       // why
+  std::unique_ptr<TextForms> forms{};          // of its vocabulary
   std::string name{};                          // as requests say
   std::vector<std::string> aliases{};          // other names for it
   SamplerOptions sampling{};                   // of requests that leave it open; each has a seed of its own

@@ -82,6 +82,7 @@ struct ServerDesk {
   void Serve(EngineOptions options = {}) {
     engine = kit.Start(std::move(options));
     served.emplace(ServedModel{.model = kit.model, .tokenizer = kit.tokenizer, .engine = *engine});
+    served->forms = std::make_unique<TextForms>(kit.tokenizer, testing::kVocab);
     served->name = "tiny";
     served->context = 1 << 20;
     served->longest = 100;

@@ -15,6 +15,8 @@
 #include "hydra/base/rng.h"
 #include "hydra/base/utf8.h"
 #include "hydra/io/file.h"
+#include "hydra/serve/chat_tools.h"
+#include "hydra/text/json_schema.h"
 
 namespace hydra::serve {
 namespace {
@@ -173,21 +175,30 @@ std::string ContentOf(const Json& message, const std::string& where) {
   return text;
 }
 
-std::vector<ChatMessage> ReadMessages(Fields& body) {
+// Contents are texts, also those that were parts.
+Json ReadMessages(Fields& body) {
   const Json* list = body.Find("messages");
   if (list == nullptr || !list->is_array() || list->empty() || static_cast<int64_t>(list->size()) > kMostMessages)
     throw ApiError(kBadRequest, StrCat("messages: must be a list of 1 to ", kMostMessages, " messages"), "messages");
-  std::vector<ChatMessage> messages;
+  Json messages = Json::array();
   for (size_t i = 0; i < list->size(); ++i) {
     const Json& message = (*list)[i];
     const std::string where = StrCat("messages[", i, "]");
     if (!message.is_object() || !message.contains("role") || !message["role"].is_string())
-      throw ApiError(kBadRequest, where + ".role: must be system, user or assistant", where + ".role");
+      throw ApiError(kBadRequest, where + ".role: must be system, user, assistant or tool", where + ".role");
     std::string role = message["role"].get<std::string>();
     if (role == "developer") role = "system";
-    if (role == "tool" || role == "function" || message.contains("tool_calls"))
-      throw ApiError(kBadRequest, where + ": tools are not served", where);
-    messages.push_back({std::move(role), ContentOf(message, where)});
+    if (role == "function" || message.contains("function_call"))
+      throw ApiError(kBadRequest, where + ": functions are called as tools", where);
+    const bool calls = message.contains("tool_calls") && !message["tool_calls"].is_null();
+    const bool silent = calls && (!message.contains("content") || message["content"].is_null());
+    Json one = Json::object();
+    one["role"] = role;
+    one["content"] = silent ? "" : ContentOf(message, where);
+    if (calls) one["tool_calls"] = CheckedCalls(message["tool_calls"], where);
+    for (const char* name : {"name", "tool_call_id"})
+      if (message.contains(name) && message[name].is_string()) one[name] = message[name];
+    messages.push_back(std::move(one));
   }
   return messages;
 }
@@ -260,15 +271,57 @@ std::vector<Prompt> ReadPrompts(Fields& body, const ServedModel& served) {
 
 // ---- Both ----
 
+// f(), whose errors name a part of a field.
+template <class F>
+auto WithParam(const std::string& param, F&& f) {
+  try {
+    return f();
+  } catch (const Error& error) {
+    throw ApiError(kBadRequest, error.what(), param);
+  }
+}
+
+// What response_format holds texts to; null: nothing.
+std::shared_ptr<GrammarMasks> ReadFormat(Fields& body, const ServedModel& served) {
+  auto format = body.Object("response_format");
+  if (!format) return nullptr;
+  const std::string type = format->Text("type").value_or("");
+  if (type == "text") return nullptr;
+  if (type == "json_object") return served.forms->Get(type, JsonObjectGrammar);
+  if (type != "json_schema") body.Refuse("response_format", "type must be text, json_object or json_schema");
+  const std::string where = "response_format.json_schema.schema";
+  auto named = format->Object("json_schema");
+  const Json* schema = named ? named->Find("schema") : nullptr;
+  if (schema == nullptr) throw ApiError(kBadRequest, where + ": is missing", where);
+  return WithParam(where, [&] {
+    return served.forms->Get("schema " + DumpJson(*schema), [&] { return JsonSchemaGrammar(*schema, where); });
+  });
+}
+
+// What holds calls of tools to their form; null: no tool may be called.
+std::shared_ptr<GrammarMasks> FormOf(const ChatTools& tools, const ServedModel& served) {
+  if (tools.allowed.is_null()) return nullptr;
+  const ToolGrammarOptions options{.before = std::string(kCallBefore),
+                                   .after = std::string(kCallAfter),
+                                   .text = !tools.required,
+                                   .several = tools.several};
+  const std::string key = StrCat("tools ", tools.required, " ", tools.several, " ", DumpJson(tools.allowed));
+  return WithParam("tools", [&] {
+    return served.forms->Get(key, [&] { return ToolCallGrammar(tools.allowed, "tools", options); });
+  });
+}
+
 // What all texts of a call have in common, apart from their prompts and lengths.
 struct Shared {
   SamplerOptions sampling;
   std::vector<std::string> stops;
   OwnFields own;
+  std::shared_ptr<GrammarMasks> form;
 };
 Shared ReadShared(Fields& body, const ServedModel& served, TextCall* call, TextRequest* text) {
   CheckModel(body, served);
-  Shared shared{.sampling = ReadSampling(body, served), .stops = ReadStops(body), .own = {}};
+  Shared shared{
+      .sampling = ReadSampling(body, served), .stops = ReadStops(body), .own = {}, .form = ReadFormat(body, served)};
   shared.own = ReadOwn(body, served, text, &call->ignored);
   call->trace = text->trace = shared.own.trace;
   call->seed = static_cast<int64_t>(shared.sampling.seed & INT64_MAX);
@@ -339,6 +392,7 @@ void MakeTexts(std::vector<TextRequest> prompts, const Shared& shared, const Ser
       text.end_logprob = !call->chat;  // as OpenAI lists them
       text.trace = prompt.trace;
       text.speculate = prompt.speculate;
+      if (shared.form) text.grammar = std::make_unique<GrammarMatcher>(shared.form, text.end_ids);
     }
   }
 }
@@ -348,8 +402,6 @@ void RefuseUnserved(Fields& body, std::initializer_list<const char*> names) {
   for (const char* name : names) {
     const Json* value = body.Find(name);
     if (value == nullptr || (value->is_array() && value->empty()) || IsText(*value, "none")) continue;
-    const bool plain = value->is_object() && value->contains("type") && IsText((*value)["type"], "text");
-    if (plain) continue;  // of response_format
     body.Refuse(name, "is not served");
   }
 }
@@ -361,11 +413,21 @@ TextCall ReadChatCall(const Json& json, const ServedModel& served, const Caller&
   TextCall call;
   call.chat = true;
   TextRequest text;
-  const Shared shared = ReadShared(body, served, &call, &text);
-  RefuseUnserved(body, {"tools", "tool_choice", "functions", "function_call", "response_format", "audio"});
-  const std::vector<ChatMessage> messages = ReadMessages(body);
+  Shared shared = ReadShared(body, served, &call, &text);
+  RefuseUnserved(body, {"functions", "function_call", "audio"});
+  const ChatTools tools = ReadTools(body);
+  if (const auto calls = FormOf(tools, served)) {
+    if (shared.form) body.Refuse("response_format", "is for texts without tools");
+    shared.form = calls;
+    call.calls = true;
+  }
+  TemplateInput input{.messages = ReadMessages(body), .tools = tools.told};
+  if (const Json* variables = body.Find("chat_template_kwargs")) {
+    if (!variables->is_object()) body.Refuse("chat_template_kwargs", "must be an object");
+    input.variables = *variables;
+  }
   const ChatPrompter& prompter = PrompterOf(served);
-  ChatPrompt prompt = OfField("messages", [&] { return prompter.Render(messages); });
+  ChatPrompt prompt = OfField("messages", [&] { return prompter.Render(std::move(input)); });
   if (prompt.ids.empty()) throw ApiError(kBadRequest, "messages: have no tokens", "messages");
   const bool logprobs = body.Bool("logprobs").value_or(false);
   const auto top = body.Whole("top_logprobs", 0, kMostTopLogprobs);
@@ -393,7 +455,7 @@ TextCall ReadCompletionCall(const Json& json, const ServedModel& served, const C
   TextCall call;
   TextRequest text;
   const Shared shared = ReadShared(body, served, &call, &text);
-  RefuseUnserved(body, {"suffix", "response_format"});
+  RefuseUnserved(body, {"suffix"});
   if (const auto best = body.Whole("best_of", 1, INT32_MAX); best && *best != call.choices)
     body.Refuse("best_of", "must be n: texts are not compared");
   call.echo = body.Bool("echo").value_or(false);
@@ -430,7 +492,8 @@ TextRequest ReadPromptCall(Fields& body, const ServedModel& served) {
   if (!own.state.empty())
     throw ApiError(kBadRequest, "hydralm.state: a new state begins at its first token", "hydralm.state");
   if (body.Find("messages") != nullptr) {
-    ChatPrompt prompt = OfField("messages", [&] { return PrompterOf(served).Render(ReadMessages(body)); });
+    ChatPrompt prompt =
+        OfField("messages", [&] { return PrompterOf(served).Render({.messages = ReadMessages(body)}); });
     // A conversation goes on behind its last message: the head of an answer is left to the request that wants one.
     const int64_t end = prompt.borders.empty() ? static_cast<int64_t>(prompt.ids.size()) : prompt.borders.back();
     prompt.ids.resize(static_cast<size_t>(end));

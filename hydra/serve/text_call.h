@@ -22,8 +22,9 @@ inline constexpr int64_t kMostMessages = 1024, kMostStops = 16, kMostChoices = 8
 struct TextCall {
   bool chat = false;
   bool stream = false, include_usage = false;
-  bool echo = false;  // of completions: the prompt stands before the text
-  int logprobs = -1;  // -1: none are shown; of chats without top_logprobs 0
+  bool echo = false;   // of completions: the prompt stands before the text
+  int logprobs = -1;   // -1: none are shown; of chats without top_logprobs 0
+  bool calls = false;  // of chats: tools may be called
   bool trace = false;
   int64_t seed = 0;                    // of the first text
   std::vector<TextRequest> texts{};    // prompts times choices

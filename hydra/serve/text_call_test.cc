@@ -3,6 +3,8 @@
 #include "hydra/serve/text_call.h"
 
 #include "hydra/base/testing.h"
+#include "hydra/io/file.h"
+#include "hydra/serve/chat_tools.h"
 #include "hydra/serve/testing.h"
 
 namespace hydra::serve {
@@ -18,6 +20,7 @@ struct CallDesk {
     const TempDir empty;
     served.chat =
         std::make_unique<const ChatPrompter>(kit.tokenizer, ChatTemplate::Load(empty.path(), "chatml", kit.tokenizer));
+    served.forms = std::make_unique<TextForms>(kit.tokenizer, testing::kVocab);
     served.name = "tiny";
     served.aliases = {"gpt-x"};
     served.context = 4096;
@@ -174,6 +177,107 @@ TEST(TextCall, MessagesAreTextsOfKnownRoles) {
   desk.served.chat = nullptr;
   desk.served.no_chat = "no template";
   ExpectRefused([&] { (void)desk.Chat(""); }, 400, "messages", "no_chat_template");
+}
+
+TEST(TextCall, FormatsBecomeGrammars) {
+  CallDesk desk;
+  const std::string schema = R"({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})";
+  const auto format = [&](const std::string& inside) {
+    return R"("n": 2, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": )" + inside +
+           "}}";
+  };
+  for (const std::string& fields :
+       {std::string(R"("n": 2, "response_format": {"type": "json_object"})"), format(schema)}) {
+    const TextCall call = desk.Chat(fields);
+    ASSERT_EQ(call.texts.size(), 2U);
+    EXPECT_FALSE(call.calls);
+    for (const TextRequest& text : call.texts) {  // each has its own
+      ASSERT_NE(text.grammar, nullptr);
+      EXPECT_TRUE(text.grammar->Mask().Has('{'));
+      EXPECT_FALSE(text.grammar->Mask().Has('a'));
+      EXPECT_FALSE(text.grammar->Mask().Has(257));  // the end of a turn
+      text.grammar->Accept('{');
+    }
+  }
+  (void)desk.Chat(format(schema));
+  EXPECT_EQ(desk.served.forms->size(), 2U);
+  EXPECT_NE(desk.Complete(R"("prompt": "a", )" + format(schema)).texts[0].grammar, nullptr);
+  EXPECT_EQ(desk.Chat(R"("response_format": {"type": "text"})").texts[0].grammar, nullptr);
+  ExpectRefused([&] { (void)desk.Chat(R"("response_format": {"type": "xml"})"); }, 400, "response_format");
+  for (const char* bad : {R"({"not": {}})", "5", R"({"type": "tuple"})"})
+    ExpectRefused([&] { (void)desk.Chat(format(bad)); }, 400, "response_format.json_schema.schema");
+  ExpectRefused([&] { (void)desk.Chat(R"("response_format": {"type": "json_schema", "json_schema": {"name": "x"}})"); },
+                400, "response_format.json_schema.schema");
+}
+
+// A function of that name which takes one number.
+std::string Tool(const std::string& name) {
+  return R"({"type": "function", "function": {"name": ")" + name +
+         R"(", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}})";
+}
+
+TEST(TextCall, ToolsAreToldAndHoldCallsToTheirForm) {
+  CallDesk desk;
+  const std::string tools = "\"tools\": [" + Tool("one") + ", " + Tool("two") + "]";
+  const TextCall free = desk.Chat(tools);
+  EXPECT_TRUE(free.calls);
+  EXPECT_NE(desk.kit.tokenizer.Decode(free.texts[0].prompt).find("\"two\""), std::string::npos);
+  EXPECT_TRUE(free.texts[0].grammar->Mask().Has('a'));
+  EXPECT_TRUE(free.texts[0].grammar->Mask().Has(257));
+  // What may be called, letter by letter.
+  const auto calls = [&](const std::string& choice, const std::string& name) {
+    const TextCall call = desk.Chat(tools + ", \"tool_choice\": " + choice);
+    const std::string text = std::string(kCallBefore) + R"({"name": ")" + name + "\"";
+    const std::vector<int32_t> ids(text.begin(), text.end());
+    return call.texts[0].grammar->Admitted(ids) == ids.size();
+  };
+  EXPECT_TRUE(calls("\"required\"", "one"));
+  EXPECT_TRUE(calls("\"required\"", "two"));
+  EXPECT_FALSE(calls("\"required\"", "three"));
+  const std::string named = R"({"type": "function", "function": {"name": "two"}})";
+  EXPECT_FALSE(calls(named, "one"));
+  EXPECT_TRUE(calls(named, "two"));
+  EXPECT_FALSE(desk.Chat(tools + R"(, "tool_choice": "required")").texts[0].grammar->Mask().Has('a'));
+  const TextCall none = desk.Chat(tools + R"(, "tool_choice": "none")");
+  EXPECT_EQ(none.texts[0].grammar, nullptr);
+  EXPECT_EQ(none.texts[0].prompt, desk.Chat("").texts[0].prompt);
+  for (const char* choice : {"\"some\"", R"({"type": "function", "function": {"name": "three"}})", "5"})
+    ExpectRefused([&] { (void)desk.Chat(tools + ", \"tool_choice\": " + choice); }, 400, "tool_choice");
+  ExpectRefused([&] { (void)desk.Chat(R"("tool_choice": "required")"); }, 400, "tool_choice");
+  ExpectRefused([&] { (void)desk.Chat(tools + R"(, "response_format": {"type": "json_object"})"); }, 400,
+                "response_format");
+  ExpectRefused([&] { (void)desk.Chat("\"tools\": [" + Tool("a b") + "]"); }, 400, "tools[0].function.name");
+  ExpectRefused([&] { (void)desk.Chat("\"tools\": [" + Tool("a") + "," + Tool("a") + "]"); }, 400,
+                "tools[1].function.name");
+  std::string many;
+  for (int64_t i = 0; i <= kMostTools; ++i) many += (i == 0 ? "" : ",") + Tool(StrCat("t", i));
+  ExpectRefused([&] { (void)desk.Chat("\"tools\": [" + many + "]"); }, 400, "tools");
+}
+
+TEST(TextCall, ATemplateWithAPlaceForToolsGetsThemAsTheyAre) {
+  CallDesk desk;
+  const TempDir folder;
+  const std::string path = folder / "form.jinja";
+  WriteFileAtomic(path,
+                  "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}{% for m in messages %}{{ m.role }}:"
+                  "{{ m.content }}{% for c in m.tool_calls or [] %}!{{ c.function.arguments.n + 1 }}{% endfor %};"
+                  "{% endfor %}{{ mood }}{% if add_generation_prompt %}>{% endif %}");
+  desk.served.chat = std::make_unique<const ChatPrompter>(desk.kit.tokenizer,
+                                                          ChatTemplate::Load(folder.path(), path, desk.kit.tokenizer));
+  const auto prompt = [&](const std::string& fields, const std::string& messages) {
+    return desk.kit.tokenizer.Decode(desk.Chat(fields, messages).texts[0].prompt);
+  };
+  const std::string hi = R"({"role": "user", "content": "hi"})";
+  EXPECT_EQ(prompt("", "[" + hi + "]"), "user:hi;>");
+  EXPECT_EQ(prompt("\"tools\": [" + Tool("one") + R"(], "chat_template_kwargs": {"mood": "glad"})", "[" + hi + "]"),
+            "[one]user:hi;glad>");
+  const std::string called =
+      R"({"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function",
+          "function": {"name": "one", "arguments": "{\"n\": 6}"}}]}, {"role": "tool", "tool_call_id": "1", "content": "x"})";
+  EXPECT_EQ(prompt("", "[" + hi + ", " + called + "]"), "user:hi;assistant:!7;tool:x;>");
+  ExpectRefused([&] { (void)prompt(R"("chat_template_kwargs": 5)", "[" + hi + "]"); }, 400, "chat_template_kwargs");
+  ExpectRefused([&] { (void)prompt("", R"([{"role": "assistant", "tool_calls": [5]}])"); }, 400,
+                "messages[0].tool_calls[0].function");
 }
 
 TEST(TextCall, CompletionsTakeTextsIdsAndListsOfThem) {

@@ -25,17 +25,6 @@ std::string NewId(const char* prefix) {
   return id;
 }
 
-const char* FinishOf(const TextEnd& end) {
-  switch (end.reason) {
-    case FinishReason::kLength:
-    case FinishReason::kContext: return "length";
-    case FinishReason::kEnd:
-    case FinishReason::kStop:
-    case FinishReason::kCancelled: break;
-  }
-  return "stop";
-}
-
 Json Number(double logprob) { return std::isnan(logprob) ? Json(nullptr) : Json(std::max(logprob, kLeastLogprob)); }
 
 int64_t Characters(std::string_view bytes) {
@@ -65,6 +54,18 @@ Json TextReply::Head(const char* object) const {
           {"created", created_},
           {"model", served_.name},
           {"system_fingerprint", served_.name}};
+}
+
+const char* TextReply::FinishOf(const Text& text) {
+  switch (text.end.reason) {
+    case FinishReason::kLength:
+    case FinishReason::kContext: return "length";
+    case FinishReason::kEnd:
+    case FinishReason::kStop:
+    case FinishReason::kComplete:
+    case FinishReason::kCancelled: break;
+  }
+  return text.calls.empty() ? "stop" : "tool_calls";
 }
 
 // ---- Tokens ----
@@ -134,6 +135,28 @@ Json TextReply::PromptTokens(size_t text) const {
   return names;
 }
 
+CallReader::Part TextReply::Read(const TextPiece& piece) {
+  Text& text = texts_[static_cast<size_t>(piece.text)];
+  text.raw += piece.words;
+  CallReader::Part part{.words = piece.words, .calls = {}};
+  if (call_.calls) {
+    part = text.reader.Feed(piece.words);
+    if (piece.end) part.words += text.reader.Finish().words;
+  }
+  text.words += part.words;
+  for (const ToolCall& call : part.calls) text.calls.push_back(call);
+  return part;
+}
+
+Json TextReply::CallJson(const ToolCall& call, size_t index, bool in_stream) {
+  Json json = Json::object();
+  if (in_stream) json["index"] = index;
+  json["id"] = NewId("call_");
+  json["type"] = "function";
+  json["function"] = {{"name", call.name}, {"arguments", call.arguments}};
+  return json;
+}
+
 // ---- Numbers ----
 
 void TextReply::Note(const TextPiece& piece) {
@@ -174,14 +197,14 @@ Json TextReply::Timings() const {
 Json TextReply::Notes() const {
   Json notes = Usage();
   notes["texts"] = texts_.size();
-  notes["finish_reason"] = failure_ ? "error" : open_ > 0 ? "cancelled" : FinishOf(texts_[0].end);
+  notes["finish_reason"] = failure_ ? "error" : open_ > 0 ? "cancelled" : FinishOf(texts_[0]);
   notes.update(Timings());
   return notes;
 }
 
 std::string TextReply::Words() const {
   std::string all;
-  for (const Text& text : texts_) all += text.words;
+  for (const Text& text : texts_) all += text.raw;
   return all;
 }
 
@@ -211,32 +234,37 @@ std::string TextReply::Begin() const {
 std::string TextReply::Chunks(const TextPiece& piece) {
   Note(piece);
   Text& text = texts_[static_cast<size_t>(piece.text)];
-  text.words += piece.words;
+  const size_t calls_before = text.calls.size();
+  const CallReader::Part part = Read(piece);
   if (failure_) return Failure(*failure_);
   std::string events;
-  const auto send = [&](const std::string& words, const std::vector<PickedToken>& tokens, const char* finish) {
+  // delta: what chats have in the place of words. full: with the piece's tokens and traces.
+  const auto send = [&](const std::string& words, Json delta, bool full, const char* finish) {
     Json chunk = Head(call_.chat ? "chat.completion.chunk" : "text_completion");
     Json choice = Json::object();
     choice["index"] = piece.text;
-    if (call_.chat) {
-      choice["delta"] = Json::object();
-      if (finish == nullptr) choice["delta"]["content"] = words;
-    } else {
+    if (call_.chat)
+      choice["delta"] = std::move(delta);
+    else
       choice["text"] = words;
-    }
     choice["logprobs"] = nullptr;
-    if (call_.logprobs >= 0 && !tokens.empty())
-      choice["logprobs"] = call_.chat ? ChatLogprobs(tokens) : OldLogprobs(tokens, &text.said);
+    if (full && call_.logprobs >= 0 && !piece.tokens.empty())
+      choice["logprobs"] = call_.chat ? ChatLogprobs(piece.tokens) : OldLogprobs(piece.tokens, &text.said);
     choice["finish_reason"] = finish == nullptr ? Json(nullptr) : Json(finish);
     chunk["choices"] = Json::array({std::move(choice)});
     if (call_.include_usage) chunk["usage"] = nullptr;
-    if (call_.trace && finish == nullptr) chunk["hydralm"] = Own(tokens, piece.traces);
+    if (full && call_.trace) chunk["hydralm"] = Own(piece.tokens, piece.traces);
     events += Event(chunk);
   };
-  const bool says = !piece.words.empty() || (call_.logprobs >= 0 && !piece.tokens.empty()) ||
+  const bool says = !part.words.empty() || (call_.logprobs >= 0 && !piece.tokens.empty()) ||
                     (call_.trace && (!piece.tokens.empty() || !piece.traces.empty()));
-  if (says) send(piece.words, piece.tokens, nullptr);
-  if (piece.end) send("", {}, FinishOf(*piece.end));
+  if (says) send(part.words, Json::object({{"content", part.words}}), true, nullptr);
+  for (size_t i = 0; i < part.calls.size(); ++i) {
+    Json delta = Json::object();
+    delta["tool_calls"] = Json::array({CallJson(part.calls[i], calls_before + i, true)});
+    send("", std::move(delta), false, nullptr);
+  }
+  if (piece.end) send("", Json::object(), false, FinishOf(text));
   return events;
 }
 
@@ -258,10 +286,18 @@ std::string TextReply::Failure(const ApiError& error) { return Event(ErrorJson(e
 
 void TextReply::Add(TextPiece piece) {
   Note(piece);
+  (void)Read(piece);
   Text& text = texts_[static_cast<size_t>(piece.text)];
-  text.words += piece.words;
   std::ranges::move(piece.tokens, std::back_inserter(text.tokens));
   std::ranges::move(piece.traces, std::back_inserter(text.traces));
+}
+
+Json TextReply::MessageJson(const Text& text) {
+  Json message = {{"role", "assistant"}, {"content", text.words}, {"refusal", nullptr}};
+  if (text.calls.empty()) return message;
+  if (text.words.empty()) message["content"] = nullptr;
+  for (const ToolCall& call : text.calls) message["tool_calls"].push_back(CallJson(call, 0, false));
+  return message;
 }
 
 Json TextReply::Whole() const {
@@ -272,14 +308,14 @@ Json TextReply::Whole() const {
     Json choice = Json::object();
     choice["index"] = i;
     if (call_.chat)
-      choice["message"] = {{"role", "assistant"}, {"content", text.words}, {"refusal", nullptr}};
+      choice["message"] = MessageJson(text);
     else
       choice["text"] = (call_.echo ? call_.echoed[i / static_cast<size_t>(call_.choices)] : "") + text.words;
     int64_t said = 0;
     choice["logprobs"] = nullptr;
     if (call_.logprobs >= 0)
       choice["logprobs"] = call_.chat ? ChatLogprobs(text.tokens) : OldLogprobs(text.tokens, &said);
-    choice["finish_reason"] = FinishOf(text.end);
+    choice["finish_reason"] = FinishOf(text);
     if (call_.trace) choice["hydralm"] = Own(text.tokens, text.traces);
     choices.push_back(std::move(choice));
   }

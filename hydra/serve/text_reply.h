@@ -10,6 +10,7 @@
 
 #include "hydra/io/json.h"
 #include "hydra/serve/api_error.h"
+#include "hydra/serve/chat_tools.h"
 #include "hydra/serve/job.h"
 #include "hydra/serve/served_model.h"
 #include "hydra/serve/text_call.h"
@@ -42,7 +43,9 @@ class TextReply {
 
  private:
   struct Text {
-    std::string words;
+    std::string raw, words;  // all that was written; without calls
+    CallReader reader;
+    std::vector<ToolCall> calls;
     std::vector<PickedToken> tokens;
     std::vector<XrayToken> traces;
     TextEnd end;
@@ -58,6 +61,11 @@ class TextReply {
   // The token as text: "bytes:\xe2\x80" where it is a part of a character.
   [[nodiscard]] std::string Name(int32_t id) const;
   void Note(const TextPiece& piece);
+  // What a piece says and calls, once each: added to its text.
+  CallReader::Part Read(const TextPiece& piece);
+  [[nodiscard]] static Json CallJson(const ToolCall& call, size_t index, bool in_stream);
+  [[nodiscard]] static Json MessageJson(const Text& text);
+  [[nodiscard]] static const char* FinishOf(const Text& text);
   [[nodiscard]] Json Timings() const;
 
   const TextCall& call_;

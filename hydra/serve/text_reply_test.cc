@@ -137,6 +137,43 @@ TEST(TextReply, LogprobsHaveBothForms) {
   EXPECT_EQ(logprobs["text_offset"], Json::array({0, 1, 2}));
 }
 
+TEST(TextReply, CallsOfToolsStandBesideTheWords) {
+  ReplyDesk desk(true);
+  desk.call.calls = true;
+  const std::string text =
+      "Let me see.\n<tool_call>\n{\"name\": \"one\", \"arguments\": {\"n\": 1}}\n</tool_call>\n"
+      "<tool_call>\n{\"name\": \"two\", \"arguments\": {}}\n</tool_call>";
+  TextReply whole(desk.call, desk.served);
+  whole.Add(Piece(0, text));
+  whole.Add(End(0, FinishReason::kComplete));
+  const Json choice = whole.Whole()["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "tool_calls");
+  EXPECT_EQ(choice["message"]["content"], "Let me see.");
+  ASSERT_EQ(choice["message"]["tool_calls"].size(), 2U);
+  EXPECT_EQ(choice["message"]["tool_calls"][0]["function"].dump(), R"({"name":"one","arguments":"{\"n\":1}"})");
+  EXPECT_EQ(choice["message"]["tool_calls"][1]["function"]["name"], "two");
+  EXPECT_NE(choice["message"]["tool_calls"][0]["id"], choice["message"]["tool_calls"][1]["id"]);
+  // The same as a stream of single letters.
+  TextReply stream(desk.call, desk.served);
+  std::string events, words;
+  for (const char c : text) events += stream.Chunks(Piece(0, std::string(1, c)));
+  events += stream.Chunks(End(0, FinishReason::kEnd));
+  Json calls = Json::array();
+  for (const Json& event : Events(events)) {
+    const Json& delta = event["choices"][0]["delta"];
+    if (delta.contains("content")) words += delta["content"].get<std::string>();
+    if (delta.contains("tool_calls")) calls.push_back(delta["tool_calls"][0]);
+  }
+  EXPECT_EQ(words, "Let me see.");
+  ASSERT_EQ(calls.size(), 2U);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(calls[i]["index"], i);
+    EXPECT_EQ(calls[i]["function"], choice["message"]["tool_calls"][i]["function"]);
+  }
+  EXPECT_EQ(Events(events).back()["choices"][0]["finish_reason"], "tool_calls");
+  EXPECT_EQ(stream.Words(), text);
+}
+
 TEST(TextReply, TracesComeWithTheTextsOfWhatTheyPointAt) {
   ReplyDesk desk(true);
   desk.call.trace = true;

@@ -119,6 +119,66 @@ class ServeTest(unittest.TestCase):
             self.client("llama").completions.create(model="llama", prompt="a b c", max_tokens=4096)
         self.assertEqual(caught.exception.code, "context_length_exceeded")
 
+    def test_openais_client_gets_json_of_its_schema(self):
+        schema = {"type": "object", "additionalProperties": False, "required": ["name", "age"],
+                  "properties": {"name": {"type": "string", "maxLength": 8},
+                                 "age": {"type": "integer", "minimum": 0, "maximum": 150},
+                                 "pets": {"type": "array", "items": {"enum": ["cat", "dog"]}, "maxItems": 3}}}
+        form = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
+        for family in FAMILIES:
+            for seed in range(5):
+                with self.subTest(family=family, seed=seed):
+                    got = self.client(family).chat.completions.create(
+                        model=family, messages=[{"role": "user", "content": QUESTION}], max_tokens=400, temperature=1,
+                        seed=seed, response_format=form)
+                    self.assertEqual(got.choices[0].finish_reason, "stop")
+                    value = json.loads(got.choices[0].message.content)
+                    self.assertLessEqual({"name", "age"}, set(value))
+                    self.assertLessEqual(set(value), {"name", "age", "pets"})
+                    self.assertLessEqual(len(value["name"]), 8)
+                    self.assertTrue(isinstance(value["age"], int) and 0 <= value["age"] <= 150, value)
+                    self.assertLessEqual(set(value.get("pets", [])), {"cat", "dog"})
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.client().chat.completions.create(
+                model="hydra", messages=[{"role": "user", "content": "a"}],
+                response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}})
+        self.assertIn("not", str(caught.exception))
+
+    def test_openais_client_calls_tools(self):
+        parameters = {"type": "object", "required": ["city", "days"], "additionalProperties": False,
+                      "properties": {"city": {"enum": ["Rome", "Oslo"]},
+                                     "days": {"type": "integer", "minimum": 1, "maximum": 9}}}
+        tools = [{"type": "function", "function": {"name": name, "description": "a forecast", "parameters": parameters}}
+                 for name in ("weather", "tides")]
+        for family in FAMILIES:
+            with self.subTest(family=family):
+                messages = [{"role": "user", "content": "Rome?"}]
+                ask = {"model": family, "tools": tools, "max_tokens": 400, "temperature": 1, "seed": 3,
+                       "parallel_tool_calls": False}
+                create = self.client(family).chat.completions.create
+                got = create(messages=messages, tool_choice="required", **ask).choices[0]
+                self.assertEqual(got.finish_reason, "tool_calls")
+                self.assertIsNone(got.message.content)
+                call, = got.message.tool_calls
+                self.assertIn(call.function.name, ("weather", "tides"))
+                arguments = json.loads(call.function.arguments)
+                self.assertIn(arguments["city"], ("Rome", "Oslo"))
+                self.assertIn(arguments["days"], range(1, 10))
+                named = {"type": "function", "function": {"name": "tides"}}
+                forced = create(messages=messages, tool_choice=named, **ask).choices[0].message.tool_calls[0]
+                self.assertEqual(forced.function.name, "tides")
+                chunks = [chunk.choices[0] for chunk in create(messages=messages, tool_choice="required", stream=True,
+                                                               **ask)]
+                streamed = [each for chunk in chunks for each in chunk.delta.tool_calls or []]
+                self.assertEqual([each.function.arguments for each in streamed], [call.function.arguments])
+                self.assertEqual(chunks[-1].finish_reason, "tool_calls")
+                # The result goes back, and the model may say what it likes.
+                messages += [got.message.model_dump(exclude_none=True),
+                             {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+                said = create(messages=messages, **ask).choices[0]
+                self.assertIn(said.finish_reason, ("stop", "length", "tool_calls"))
+                self.assertTrue(said.message.content or said.message.tool_calls)
+
     def test_curl(self):
         if not shutil.which("curl"):
             self.skipTest("no curl")
