@@ -112,7 +112,7 @@ bool Resolver::MoreItems(const Case& one) {
 
 std::pair<int64_t, int64_t> Resolver::Bounds(const Case& one, const char* least, const char* most) {
   int64_t low = 0, high = -1;
-  constexpr uint64_t kLarge = uint64_t{1} << 40;
+  static constexpr uint64_t kLarge = uint64_t{1} << 40;
   const auto count = [](const Json& v) { return static_cast<int64_t>(std::min(v.get<uint64_t>(), kLarge)); };
   for (const Json* member : one.members) {
     if (member->contains(least)) low = std::max(low, count(member->at(least)));
