@@ -67,15 +67,16 @@ void RunSpeculationTests(const SpeculationTest& test, const SpeculationFlags& fl
   const Tokenizer tokenizer = LoadTokenizerOf(runner.model, model_flags);
   const bool json = format == RowFormat::kJson || format == RowFormat::kJsonLines;
   Json rows = Json::array();
-  if (!json)
-    fmt::print(
-        "| test | plain t/s | with guesses t/s | ratio | what came of them |\n| --- | ---: | ---: | ---: | --- |\n");
   for (const int64_t prompt : test.prompts)
     for (const int64_t tokens : test.generates) {
       if (prompt == 0 || tokens == 0 || StopRequested()) continue;
       const Measured made = Measure(test, prompt, tokens, flags, model_flags, runner, tokenizer);
       if (made.plain.empty()) continue;
       const Summary plain = Summarise(made.plain), guessed = Summarise(made.guessed);
+      if (!json && rows.empty())
+        fmt::print(
+            "| test | plain t/s | with guesses t/s | ratio | what came of them |\n| --- | ---: | ---: | ---: | --- "
+            "|\n");
       rows.push_back({{"model", ModelName(runner.model.path())},
                       {"text", test.text},
                       {"p", prompt},

@@ -111,7 +111,7 @@ std::unique_ptr<Speculation> MakeSpeculation(const SpeculationFlags& flags, cons
 }
 
 std::string DrafterMemory(const Speculation* speculation, const Model* draft) {
-  if (speculation == nullptr || speculation->drafter().bytes() == 0) return "";
+  if (speculation == nullptr || speculation->drafter().name() == "ngram") return "";
   std::string weights;
   const int64_t bytes = draft == nullptr ? 0 : draft->weights().file_bytes + draft->weights().copied_bytes;
   if (bytes > 0) weights = fmt::format("{} of weights, ", MiB(bytes));  // a part of the model has none of its own

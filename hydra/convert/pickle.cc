@@ -17,7 +17,7 @@ namespace hydra {
 namespace {
 
 constexpr size_t kMaxDims = 8;
-constexpr uint64_t kValueMemory = 64;  // of a value on the stack, and where it is kept
+constexpr uint64_t kValueMemory = 40;  // of an operation: a value of 16 bytes, in a vector that grows by doubling
 constexpr uint64_t kDimsMemory = 2 * (kMaxDims * sizeof(int64_t) + 16);  // of a tensor's shape and strides
 
 // What a name in the file may be. The types of storage follow one another.

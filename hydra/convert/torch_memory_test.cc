@@ -60,8 +60,8 @@ TEST(HostileMemory, AGoodTorchFileLoads) {
   for (int i = 0; i < 300; ++i) names.push_back(std::to_string(i));
   for (const std::string& name : names) {
     p.Text("model.layers." + name + ".mlp.up_proj")
-        .Tensor({.storage = name, .storage_size = 64, .shape = {8, 8}, .strides = {8, 1}});
-    storages.emplace_back(name, std::string(256, '\x3f'));
+        .Tensor({.storage = name, .storage_size = 1024, .shape = {32, 32}, .strides = {32, 1}});
+    storages.emplace_back(name, std::string(4096, '\x3f'));
   }
   ExpectLoads("300 tensors", TorchBytes(p.Op("u."), storages),
               [](const std::string& path) { EXPECT_EQ(TorchFile::Open(path).tensors().size(), 300u); });

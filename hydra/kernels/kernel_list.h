@@ -60,6 +60,7 @@ struct KernelCase {
   std::function<void(Arrays&)> decode;  // after a call: bytes that it wrote become numbers; may be empty
   double flop = 0, bytes = 0;           // of a call: arithmetic; memory read and written. 0: not said
   Arithmetic arithmetic = Arithmetic::kF32;
+  bool by_level = false;  // the twin rounds as the level in use does
 
   [[nodiscard]] Arrays Before() const;
 };

@@ -109,7 +109,7 @@ KernelCase AttentionCase(const AttentionShape& s, int64_t gap, uint64_t seed) {
   c.text = TextOf(s);
   c.written = {{"y", Blank(s.T * ys), in->Terms(), kLargest}};
   c.flop = 2 * Keys(s) * static_cast<double>(s.heads * (s.Dk + s.Dv));
-  if (s.bf16) c.arithmetic = Arithmetic::kBf16;
+  if (s.bf16) c.arithmetic = Arithmetic::kBf16, c.by_level = true;
   if (s.T == 1) c.bytes = Keys(s) * static_cast<double>(keys.k_stride + (s.latent ? 0 : keys.v_stride));
   const auto args = [=](Arrays& out) {
     return AttentionArgs{.q = in->q.data(),

@@ -81,7 +81,7 @@ Sums SumsOf(const std::vector<float>& w, int64_t row, const float* x, int64_t K)
 
 double RandomBlockFfn::ErrorInRoundoffs() const {
   const int64_t n = shape.n, D = shape.D, E = shape.E, de = shape.de;
-  const auto of_row = static_cast<double>(D + 8);
+  const double of_row = static_cast<double>(D) / 4 + 8;  // four partial sums at least
   const std::vector<float> scores = Decoded(router.rows);
   std::vector<double> error(static_cast<size_t>(n * D)), inverse(static_cast<size_t>(n));
   for (int64_t t = 0; t < n; ++t) {
@@ -101,7 +101,7 @@ double RandomBlockFfn::ErrorInRoundoffs() const {
         const double hidden = std::abs(up_sums.sum / (1 + std::exp(-up_sums.sum)));
         // Of the up product, of the gate, of SiLU and the down product. The offset of a quant makes terms as well.
         const double roundoffs = 3 * (1.1 * gate * of_row * up_sums.terms + of_gate * hidden) +
-                                 3 * gate * static_cast<double>(E * de + 30) * hidden;
+                                 3 * gate * (static_cast<double>(E * de) / 4 + 30) * hidden;
         for (int64_t i = 0; i < D; ++i)
           error[static_cast<size_t>(t * D + i)] += roundoffs * std::abs(d[static_cast<size_t>(i * de + j)]);
       }

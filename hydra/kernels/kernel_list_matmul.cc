@@ -163,7 +163,7 @@ KernelCase MatMulCase(const MatMulShape& s, uint64_t seed) {
   c.ref = [=](Arrays& out) { ref::MatMul(args(out), s.act); };
   c.flop = 2 * static_cast<double>(s.N * s.K * s.T);
   c.bytes = static_cast<double>(MatrixBytes(in->weights.packed));
-  if (s.act == ActType::kBF16) c.arithmetic = Arithmetic::kBf16;
+  if (s.act == ActType::kBF16) c.arithmetic = Arithmetic::kBf16, c.by_level = true;
   if (s.act == ActType::kQ8 && IsQuantised(s.type))
     c.arithmetic = s.type == WeightType::kQ8_0 ? Arithmetic::kInt8 : Arithmetic::kInt4;
   return c;

@@ -73,7 +73,9 @@ TEST(Problem, TheUniformPlanCostsOne) {
 }
 
 TEST(Problem, AWiderSpanCostsNoMoreUnlessRaw) {
-  const InfluenceProfile profile = MadeUpProfile({.layers = 2}, 6);
+  InfluenceProfile profile = MadeUpProfile({.layers = 2}, 6);
+  for (auto& [N, length] : profile.lengths)  // a head that likes a narrower window better
+    length.jabs[static_cast<size_t>(profile.At(0, 0, 0, N) + profile.Blocks(N) / 2)] += 1;
   int64_t rises[2] = {0, 0};
   for (const bool raw : {false, true}) {
     const Problem problem = MakeProblem(profile, {.bounds = kHalf, .raw = raw});

@@ -63,10 +63,11 @@ TEST(InfluenceProfile, AWholeWindowCostsNothing) {
   InfluenceProfile profile;
   profile.dense = AttentionPlan::Dense(c);
   InfluenceProfile::Length length = profile.Empty(256);
-  length.items = {1, 0};
+  length.items = {1, 1};
   std::fill(length.jabs.begin(), length.jabs.end(), 1.0);
   profile.lengths[256] = length;
   EXPECT_EQ(profile.Curve(Estimator::kJabs, 256, 2, 0), (std::vector<double>{1, 1, 0, 0, 0}));
+  profile.lengths[256].items = {1, 0};  // nothing to compare with
   EXPECT_TRUE(std::isnan(profile.HalfCorrelation(Estimator::kJabs, 256)));
 }
 

@@ -165,9 +165,8 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
       if (options.on_xray) TellXray(trace, options, logits, true, Seconds() - asked, scratch.moved() - before);
       ++result.steps;
     }
-    const int32_t id = options.grammar == nullptr
-                           ? sampler.Pick(logits.first(vocab))
-                           : sampler.Pick(logits.first(vocab), options.grammar->Mask().words());
+    const int32_t id = options.grammar == nullptr ? sampler.Pick(logits.first(vocab))
+                                                  : sampler.Pick(logits.first(vocab), options.grammar->Mask().words());
     state.SetPending({id});
     if (std::find(options.end_ids.begin(), options.end_ids.end(), id) != options.end_ids.end()) {
       result.reason = FinishReason::kEnd;

@@ -41,8 +41,8 @@ class ChatTemplate {
   // empty: a template of ours or a file; else hydralm_chat_template of tokenizer_config.json (hydralm.chat_template of
   // a .gguf); else the model's own template, wherever it is kept (template_text.h); else, with a warning, the one of
   // ours whose markers are all tokens of the vocabulary; else minicpm, with a warning, where the model's config is of
-  // that family. Throws kUsage for a bad name, kFormat for a template that cannot be parsed, kConfig where none of these
-  // decides or the vocabulary lacks a marker (those of minicpm may be plain text).
+  // that family. Throws kUsage for a bad name, kFormat for a template that cannot be parsed, kConfig where none of
+  // these decides or the vocabulary lacks a marker (those of minicpm may be plain text).
   [[nodiscard]] static ChatTemplate Load(const std::string& path, const std::string& name, const Tokenizer& tokenizer,
                                          std::vector<std::string>* warnings = nullptr);
   // The same for what a model's files say.

@@ -103,7 +103,7 @@ class Chat(RuntimeTest):
         lines = ["a b a b a b a b", "again: a b a b a b", "/stats"]
         for family, drafter in (("llama", "ngram"), ("llama", self.models["llama"]), ("hydra", "self")):
             with self.subTest(family=family, drafter=drafter):
-                plain, guessed = (self.chat(lines, *flags, "-n", "40", family=family)
+                plain, guessed = (self.chat(lines, *flags, family=family)
                                   for flags in ((), ("--spec", drafter, "--spec-n", "3")))
                 self.assertEqual((guessed.returncode, guessed.stdout), (0, plain.stdout), guessed)
                 self.assertNotIn("speculation", plain.stderr)

@@ -26,7 +26,7 @@ def tensors(path):
             for k, v in head.items()}
 
 
-OTHERS = ("hf" + os.sep, "smollm2.json", "weights.safetensors")  # of the other make_*_golden.py
+OTHERS = ("hf" + os.sep, "smollm2.json", "jinja.json", "weights.safetensors")  # of the other make_*_golden.py
 
 
 def files(folder):

@@ -16,6 +16,7 @@ GLOBALS = {
     "hydra/base/new_memory.cc": "tests fill memory that is taken deep inside a pass",
     "hydra/base/thread_pool.cc": "which pool this thread works for",
     "hydra/cli/signals.cc": "a signal handler reaches nothing else",
+    "hydra/io/testing_memory.h": "tests replace operator new, which is told nothing",
     "hydra/io/mapped_files.cc": "a signal handler reaches nothing else",
     "hydra/io/staged_folder.cc": "numbers temporary folders",
     "hydra/kernels/target.cc": "the dispatch table of SIMD levels",
