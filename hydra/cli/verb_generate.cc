@@ -186,7 +186,7 @@ int RunGenerate(const GenerateFlags& flags, const CLI::App* verb, const CommonFl
   InstallStopSignals();
   // A character that the state has begun ends where another text begins.
   const std::string shown = prompt.empty() ? "" : generator.TailOf(state).Finish() + *text;
-  if (!common.json) Show(shown);
+  if (!common.json && matcher == nullptr) Show(shown);  // a text that is held to a schema parses by itself
   const GenerateResult result =
       generator.Generate(state, sampler, prompt, options, common.json ? Generator::OnText() : Show);
   if (!common.json) Show("\n");

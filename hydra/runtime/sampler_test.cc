@@ -32,20 +32,6 @@ TEST(Sampler, GreedyTakesTheBestAndTiesGoToTheLowerId) {
   EXPECT_EQ(sampler.Pick(std::vector<float>{5, 3, 5}), 0);
 }
 
-TEST(Sampler, WhatAMaskForbidsIsLeftOutBeforeAllElse) {
-  const std::vector<float> logits = {9, 8, 1, 7, 2};
-  const std::vector<uint64_t> allowed = {0b10100}, none = {0};
-  Sampler greedy({.temperature = 0});
-  EXPECT_EQ(greedy.Pick(logits, allowed), 4);
-  SamplerOptions o = kPlain;
-  o.top_k = 2;  // of those that are allowed
-  Sampler sampler(o);
-  std::set<int32_t> seen;
-  for (int i = 0; i < 200; ++i) seen.insert(sampler.Pick(logits, allowed));
-  EXPECT_EQ(seen, (std::set<int32_t>{2, 4}));
-  ExpectError([&] { (void)greedy.Pick(logits, none); }, ErrorCode::kData, {"no logit is finite"});
-}
-
 TEST(Sampler, FrequenciesFollowTheSoftmax) {
   const std::vector<float> logits = {0, 1, 2, -1};
   Sampler sampler(kPlain);

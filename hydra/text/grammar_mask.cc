@@ -100,8 +100,8 @@ bool GrammarStack::Step(const Config& from, uint8_t byte, Config* to) {
 
 namespace {
 
-// Calls visit(node, ends) for the nodes of a range of a trie that some text from `from` on has; `ends`: the outermost
-// rule may end there.
+// Calls visit(node, ends, config) for the nodes of a range of a trie that some text from `from` on has; `ends`: the
+// outermost rule may end there.
 template <class Visit>
 void WalkTrie(const TokenTrie& trie, std::pair<int32_t, int32_t> range, const GrammarStack::Config& from,
               GrammarStack* stack, WalkScratch* scratch, Visit&& visit) {
@@ -117,7 +117,7 @@ void WalkTrie(const TokenTrie& trie, std::pair<int32_t, int32_t> range, const Gr
     const TokenTrie::Node& node = nodes[static_cast<size_t>(i)];
     const bool at_end = stack->Step(configs[depth], node.byte, &configs[depth + 1]);
     const bool alive = !configs[depth + 1].empty();
-    if (alive || at_end) visit(i, at_end);
+    if (alive || at_end) visit(i, at_end, configs[depth + 1]);
     if (alive && node.end > i + 1) {
       ends[depth++] = node.end;
       ++i;
@@ -127,11 +127,25 @@ void WalkTrie(const TokenTrie& trie, std::pair<int32_t, int32_t> range, const Gr
   }
 }
 
+bool HasMore(const TokenTrie& trie, int32_t node) { return trie.nodes()[static_cast<size_t>(node)].end > node + 1; }
+
 void AddTokensOf(const TokenTrie& trie, int32_t node, TokenMask* mask) {
   for (const int32_t id : trie.TokensOf(trie.nodes()[static_cast<size_t>(node)])) mask->Set(id);
 }
 
 }  // namespace
+
+GrammarMasks::GrammarMasks(std::shared_ptr<const Grammar> grammar, std::shared_ptr<const TokenTrie> trie)
+    : grammar_(std::move(grammar)), trie_(std::move(trie)) {
+  const auto& states = grammar_->states;
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (states[i].group < 0 || states[i].room < 0) continue;
+    Group& group = groups_[states[i].group];
+    if (group.first < 0 || states[i].room > states[static_cast<size_t>(group.first)].room)
+      group.first = static_cast<int32_t>(i);
+    if (states[i].room == 0) group.last = static_cast<int32_t>(i);
+  }
+}
 
 // States that count characters do the same for every token where more may and must follow than a token has.
 GrammarMasks::Key GrammarMasks::KeyOf(int32_t state) const {
@@ -149,17 +163,80 @@ const GrammarMasks::Info& GrammarMasks::InfoOf(int32_t state) {
   return *at->second;
 }
 
-std::unique_ptr<GrammarMasks::Info> GrammarMasks::Compute(int32_t state) const {
+std::unique_ptr<GrammarMasks::Info> GrammarMasks::Compute(int32_t state) {
+  const Grammar::State& s = grammar_->states[static_cast<size_t>(state)];
+  if (const auto found = groups_.find(s.group); found != groups_.end() && found->second.last >= 0) {
+    Group& group = found->second;
+    if (group.counted == nullptr) group.counted = Count(group);
+    return InfoFrom(*group.counted, s.need, s.room);
+  }
   auto info = std::make_unique<Info>();
   info->inside = TokenMask(trie_->vocab());
   GrammarStack stack(*grammar_);
   const auto n = static_cast<int32_t>(trie_->nodes().size());
   WalkScratch scratch;
-  WalkTrie(*trie_, {0, n}, {{state, -1}}, &stack, &scratch, [&](int32_t node, bool ends) {
+  WalkTrie(*trie_, {0, n}, {{state, -1}}, &stack, &scratch, [&](int32_t node, bool ends, const GrammarStack::Config&) {
     AddTokensOf(*trie_, node, &info->inside);
-    if (ends && trie_->nodes()[static_cast<size_t>(node)].end > node + 1) info->exits.push_back(node);
+    if (ends && HasMore(*trie_, node)) info->exits.push_back(node);
   });
   info->depth = stack.deepest();
+  return info;
+}
+
+// ---- States that count characters ----
+
+// One walk from the state with most room tells how many characters each token begins, and what stands behind the
+// counted text is that behind the state without room, whatever was counted before.
+std::unique_ptr<GrammarMasks::Counted> GrammarMasks::Count(const Group& group) const {
+  auto counted = std::make_unique<Counted>();
+  GrammarStack stack(*grammar_);
+  WalkScratch scratch, behind_scratch;
+  const auto n = static_cast<int32_t>(trie_->nodes().size());
+  const auto add = [&](int32_t node, int32_t chars, std::vector<Counted::Taken>* to) {
+    for (const int32_t id : trie_->TokensOf(trie_->nodes()[static_cast<size_t>(node)])) to->push_back({chars, id});
+  };
+  const auto leave = [&](std::pair<int32_t, int32_t> range, int32_t chars) {
+    WalkTrie(*trie_, range, {{group.last, -1}}, &stack, &behind_scratch,
+             [&](int32_t node, bool ends, const GrammarStack::Config&) {
+               add(node, chars, &counted->leaves);
+               if (ends && HasMore(*trie_, node)) counted->exits.push_back({chars, node});
+             });
+  };
+  const Grammar::State& first = grammar_->states[static_cast<size_t>(group.first)];
+  const auto chars_at = [&](int32_t state) {
+    const Grammar::State& s = grammar_->states[static_cast<size_t>(state)];
+    return s.group == first.group ? first.room - s.room : -1;
+  };
+  leave({0, n}, 0);
+  WalkTrie(*trie_, {0, n}, {{group.first, -1}}, &stack, &scratch,
+           [&](int32_t node, bool, const GrammarStack::Config& config) {
+             int32_t whole = -1, begun = -1;  // characters before this place; with one that is not at its end
+             for (const GrammarStack::Item& item : config) {
+               if (item.frame < 0) whole = std::max(whole, chars_at(item.state));
+               if (item.frame >= 0) begun = std::max(begun, chars_at(stack.FrameAt(item.frame).state));
+             }
+             if (whole < 0 && begun < 0) return;  // behind the counted text
+             add(node, whole < 0 ? begun : whole, &counted->stays);
+             if (whole >= 0) leave({node + 1, trie_->nodes()[static_cast<size_t>(node)].end}, whole);
+           });
+  std::ranges::sort(counted->stays, {}, &Counted::Taken::chars);
+  counted->depth = stack.deepest();
+  return counted;
+}
+
+std::unique_ptr<GrammarMasks::Info> GrammarMasks::InfoFrom(const Counted& counted, int32_t need, int32_t room) const {
+  auto info = std::make_unique<Info>();
+  info->inside = TokenMask(trie_->vocab());
+  info->depth = counted.depth;
+  for (const Counted::Taken& taken : counted.stays) {
+    if (taken.chars > room) break;
+    info->inside.Set(taken.what);
+  }
+  const auto fits = [&](const Counted::Taken& taken) { return need <= taken.chars && taken.chars <= room; };
+  for (const Counted::Taken& taken : counted.leaves)
+    if (fits(taken)) info->inside.Set(taken.what);
+  for (const Counted::Taken& taken : counted.exits)
+    if (fits(taken)) info->exits.push_back(taken.what);
   return info;
 }
 
@@ -177,7 +254,8 @@ void GrammarMatcher::Walk(int32_t node, const GrammarStack::Config& from, TokenM
   const TokenTrie& trie = masks_->trie();
   const auto n = static_cast<int32_t>(trie.nodes().size());
   const int32_t end = node < 0 ? n : trie.nodes()[static_cast<size_t>(node)].end;
-  WalkTrie(trie, {node + 1, end}, from, &stack_, &scratch_, [&](int32_t at, bool) { AddTokensOf(trie, at, mask); });
+  WalkTrie(trie, {node + 1, end}, from, &stack_, &scratch_,
+           [&](int32_t at, bool, const GrammarStack::Config&) { AddTokensOf(trie, at, mask); });
 }
 
 void GrammarMatcher::Compute(TokenMask* mask) {

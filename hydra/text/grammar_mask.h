@@ -86,8 +86,7 @@ struct WalkScratch {
 // What the states of one grammar say about one vocabulary. Thread-safe.
 class GrammarMasks {
  public:
-  GrammarMasks(std::shared_ptr<const Grammar> grammar, std::shared_ptr<const TokenTrie> trie)
-      : grammar_(std::move(grammar)), trie_(std::move(trie)) {}
+  GrammarMasks(std::shared_ptr<const Grammar> grammar, std::shared_ptr<const TokenTrie> trie);
 
   struct Info {
     TokenMask inside;            // tokens that stay within the call, or end with it
@@ -100,13 +99,29 @@ class GrammarMasks {
 
  private:
   using Key = std::tuple<int32_t, int32_t, int32_t>;
+  // What tokens do from the states of a group that counts characters, by how many characters they begin.
+  struct Counted {
+    struct Taken {
+      int32_t chars, what;
+    };
+    std::vector<Taken> stays;          // tokens that are within the counted text to their end
+    std::vector<Taken> leaves, exits;  // tokens that go on behind it; nodes as those of Info
+    int32_t depth = 0;
+  };
+  struct Group {
+    int32_t first = -1, last = -1;  // the states with most room and with none
+    std::unique_ptr<Counted> counted{};
+  };
   [[nodiscard]] Key KeyOf(int32_t state) const;
-  [[nodiscard]] std::unique_ptr<Info> Compute(int32_t state) const;
+  [[nodiscard]] std::unique_ptr<Info> Compute(int32_t state);
+  [[nodiscard]] std::unique_ptr<Counted> Count(const Group& group) const;
+  [[nodiscard]] std::unique_ptr<Info> InfoFrom(const Counted& counted, int32_t need, int32_t room) const;
 
   std::shared_ptr<const Grammar> grammar_;
   std::shared_ptr<const TokenTrie> trie_;
   std::mutex mutex_;
   std::vector<std::pair<Key, std::unique_ptr<Info>>> infos_;  // by key
+  std::unordered_map<int32_t, Group> groups_;
 };
 
 // One text as it grows. Not thread-safe; copies go their own ways.

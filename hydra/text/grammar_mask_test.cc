@@ -41,6 +41,7 @@ const char* const kSchemas[] = {
         "x": {"type": "number", "minimum": -20, "maximum": 20}}, "required": ["name"]})",
     R"({"type": "array", "items": {"anyOf": [{"$ref": "#"}, {"type": "string", "minLength": 3, "maxLength": 9}]}})",
     R"({"type": "string", "maxLength": 4000, "minLength": 40})",
+    R"({"type": "array", "items": {"type": "string", "minLength": 2, "maxLength": 2}})",
     R"({"enum": ["name", "names", "na", {"a": 1, "b": 2}, [10, 20]]})"};
 
 // Whether a token's bytes fit behind what was said.
