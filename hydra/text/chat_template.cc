@@ -37,6 +37,17 @@ std::string OwnNames() {
   return names;
 }
 
+// What a model thought is known by several names, of which templates read one.
+void NameReasoning(Json* message) {
+  for (const char* name : {"reasoning_content", "thinking", "reasoning"}) {
+    if (!message->contains(name) || message->at(name).is_null()) continue;
+    const Json said = message->at(name);
+    (*message)["reasoning_content"] = said;
+    if (!message->contains("thinking")) (*message)["thinking"] = said;
+    return;
+  }
+}
+
 Json TextMessage(const char* role, const std::string& content) { return {{"role", role}, {"content", content}}; }
 
 // The first of ours whose markers the vocabulary has; throws where there are two.
@@ -309,6 +320,7 @@ Json ChatTemplate::Adapted(const Json& messages) const {
                   fmt::format("{}.content = {}: must be a text or a list of parts", where, JsonExcerpt(content)));
     }
     message["content"] = content;
+    NameReasoning(&message);
     if (argument_texts_ || !message.contains("tool_calls") || !message["tool_calls"].is_array()) continue;
     for (Json& call : message["tool_calls"]) {
       if (!call.is_object() || !call.contains("function") || !call["function"].is_object()) continue;

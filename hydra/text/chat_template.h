@@ -76,8 +76,9 @@ class ChatTemplate {
   // Whether it has a place for tools.
   [[nodiscard]] bool TakesTools() const;
   // Messages of OpenAI's form as templates want them: a list of text parts becomes one text, a missing content an empty
-  // one, and the arguments of tool calls, which are texts there, become objects (unless this template puts them out as
-  // texts). Throws kUsage "messages[3].content[0].type = ..." for what is no text.
+  // one, "reasoning" or "thinking" are "reasoning_content" and "thinking" too, as transformers has it, and the
+  // arguments of tool calls, which are texts there, become objects (unless this template puts them out as texts).
+  // Throws kUsage "messages[3].content[0].type = ..." for what is no text.
   [[nodiscard]] Json Adapted(const Json& messages) const;
 
  private:

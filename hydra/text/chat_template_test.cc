@@ -258,6 +258,13 @@ TEST(ChatTemplate, AdaptsMessagesOfOpenAi) {
   };
   EXPECT_EQ(shown(objects), "ab{\"x\": 1}");
   EXPECT_EQ(shown(texts), "ab{\"x\": 1}.");
+  const ChatTemplate thoughts =
+      Own("{% for m in messages %}{{ m.reasoning_content }}{{ m.thinking }};{% endfor %}", Chatml());
+  TemplateInput thought;
+  thought.messages = thoughts.Adapted(
+      ParseJson(R"([{"role": "a", "thinking": "b"}, {"role": "a", "reasoning": "c", "thinking": null}, {"role": "a"}])",
+                "messages"));
+  EXPECT_EQ(thoughts.Render(thought).bytes(), "bb;cNone;;");
   const auto bad = [&](const char* json, std::initializer_list<std::string_view> parts) {
     ExpectError([&] { (void)objects.Adapted(ParseJson(json, "messages")); }, ErrorCode::kUsage, parts);
   };

@@ -383,7 +383,7 @@ Value Run::Item(const Value& object, const Value& key) {
 
 Value Run::Slice(const Value& object, std::span<const Value> bounds) {
   if (object.undefined()) Fail(object.missing().what);
-  if (!object.is_text() && !object.Is(Type::kList)) return UndefinedMember(object, "slice");
+  if (!object.is_text() && !object.Is(Type::kList)) Fail(StrCat("'", TypeName(object), "' has no slices"));
   for (const Value& bound : bounds)
     if (!bound.none()) (void)IntOf(bound, "slice");
   const int64_t n = Length(object), step = bounds[2].none() ? 1 : bounds[2].integer();

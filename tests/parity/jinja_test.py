@@ -85,7 +85,7 @@ class Templates(unittest.TestCase):
         return None
 
     def report(self, differ, compared):
-        self.assertEqual(differ, [], "\n".join([f"{len(differ)} of {compared} differ", *differ[:20]]))
+        self.assertEqual(differ, [], "\n".join([f"{len(differ)} of {compared} differ", *differ[:40]]))
 
     def test_golden_cases_are_those_of_jinja2(self):
         golden = json.loads((ROOT / "tests/golden/jinja.json").read_text())
@@ -141,7 +141,7 @@ class Maker:
             f"{self.text(1)}.{self.pick('find', 'count')}('e')") if depth == 0 else ()))
 
     def items(self, depth=0):
-        return self.pick("[1, 'b', none]", "messages", "[3, 1, 2]", "range(4)", "'xyz'", "tools", "(1, 2)", *((
+        return self.pick("[1, 'b', none]", "messages", "[3, 1, 2]", "(range(4)|list)", "'xyz'", "tools", "(1, 2)", *((
             f"{self.items(1)}[{self.pick('1:', ':-1', '::2', '::-1')}]", f"{self.items(1)}|list",
             f"messages|map(attribute='{self.pick('role', 'content', 'no')}')|list", f"{self.items(1)}|reverse|list",
             f"messages|selectattr('role', '{self.pick('eq', 'in', 'ne')}', 'user')|list", f"[3, 1]|sort",
