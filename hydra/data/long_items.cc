@@ -185,7 +185,8 @@ HaystackMaker::Asked HaystackMaker::AskSummary() const {
   return asked;
 }
 
-HaystackMaker::Asked HaystackMaker::AskCopy(double depth, Rng& rng, std::vector<Planted>* planted) const {
+HaystackMaker::Asked HaystackMaker::AskCopy(double depth, int64_t answer_room, Rng& rng,
+                                            std::vector<Planted>* planted) const {
   const Phrases& phrases = (frame_.chat ? kChatPhrases : kRawPhrases)[1];
   std::vector<std::string> words = words_;
   Asked asked{.before = Ids(phrases.before), .ids = {}, .gold = {}};
@@ -195,6 +196,8 @@ HaystackMaker::Asked HaystackMaker::AskCopy(double depth, Rng& rng, std::vector<
     const auto at = static_cast<size_t>(i);
     std::swap(words[at], words[at + rng.Below(words.size() - at)]);
     const std::vector<int32_t> ids = Ids(" " + words[at]);
+    // Fewer words where a tokenizer spells them with many tokens.
+    if (i > kCopyShown && static_cast<int64_t>(asked.gold.size() + ids.size()) > answer_room) break;
     Append(line, ids);
     Append(i < kCopyShown ? shown : asked.gold, ids);
     if (i < kNamedWords) named += " " + words[at];
@@ -280,7 +283,7 @@ std::vector<HaystackMaker::Asked> HaystackMaker::Ask(const HaystackOptions& opti
     throw Error(ErrorCode::kUsage, "passkey: a text has one pass key: ask at one depth");
   std::vector<Asked> asked;
   for (const double depth : depths)
-    asked.push_back(options.kind == LongItemKind::kCopy ? AskCopy(depth, rng, planted)
+    asked.push_back(options.kind == LongItemKind::kCopy ? AskCopy(depth, options.answer_room, rng, planted)
                                                         : AskPasskey(depth, rng, planted));
   return asked;
 }

@@ -86,7 +86,7 @@ class HaystackMaker {
   [[nodiscard]] std::vector<int32_t> Ids(std::string_view text) const;
   [[nodiscard]] std::vector<int32_t> TakeText(int64_t n, bool ends, Rng& rng, std::vector<std::string>* docs) const;
   [[nodiscard]] std::vector<Asked> Ask(const HaystackOptions& options, Rng& rng, std::vector<Planted>* planted) const;
-  [[nodiscard]] Asked AskCopy(double depth, Rng& rng, std::vector<Planted>* planted) const;
+  [[nodiscard]] Asked AskCopy(double depth, int64_t answer_room, Rng& rng, std::vector<Planted>* planted) const;
   [[nodiscard]] std::vector<Asked> AskLookup(const HaystackOptions& options, const std::vector<double>& depths,
                                              Rng& rng, std::vector<Planted>* planted) const;
   [[nodiscard]] Asked AskPasskey(double depth, Rng& rng, std::vector<Planted>* planted) const;

@@ -66,7 +66,7 @@ void ExpectCase(const std::string& folder, const std::string& name, const Forwar
   for (int64_t t = 0; t < ids.size(0); ++t) {
     if (!real[t].item<bool>()) continue;
     if (golden.at("pos")[t].item<int64_t>() == 0) stepper = Stepper(model, options);
-    const Tensor got = stepper.StepEmbedding(model.at(TensorRole::kEmbedding)[ids[t]]);
+    const Tensor got = stepper.StepEmbedding(model.Embed(ids[t]));
     EXPECT_LT(Difference(got, golden.at("hidden")[t]), kTolF64) << "step " << t;
   }
 }
