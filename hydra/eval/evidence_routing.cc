@@ -159,7 +159,7 @@ class RoutingExperiment final : public TaskExperiment {
             .steps = size == EvidenceSize::kSmoke ? 8
                      : size == EvidenceSize::k29M ? 500
                                                   : 1000,
-            .test_passes = size == EvidenceSize::kSmoke ? 30 : 16};
+            .test_passes = size == EvidenceSize::kSmoke ? 30.0 : 16.0};
   }
 
   void Look(const TaskPlan& plan, nn::Model& model, const std::string&, const ScoreOptions& options,

@@ -127,7 +127,8 @@ class TaskTrainer {
     for (const auto& [step, loss] : now_.curve) curve.push_back({step, loss});
     train::CheckpointContent content{.weights = {},
                                      .optimiser = optimizer_->State(),
-                                     .state = {{"step", now_.step},
+                                     .state = {{"world_size", 1},  // files of the optimiser, which the reader counts
+                                               {"step", now_.step},
                                                {"tokens", now_.tokens},
                                                {"seconds", now_.seconds},
                                                {"diverged", now_.diverged},
