@@ -43,7 +43,8 @@ class TextRun {
         client_(client),
         reply_(call_, served),
         began_(Seconds()),
-        signed_(began_) {
+        signed_(began_),
+        looked_(began_) {
     if (limits_.log_prompts) request_.notes["body"] = request_.body;
     request_.body.clear();
     job_ = SubmitOrRefuse(served.engine, std::move(call_.texts));
@@ -67,8 +68,9 @@ class TextRun {
         if (TooLate()) (void)sink.Write(TextReply::Failure(TimeIsUp(limits_)));
         return;
       }
-      if (!sink.Write(reply_.Chunks(*piece)) || reply_.failure() != nullptr) return;
-      signed_ = Seconds();
+      const std::string events = reply_.Chunks(*piece);
+      if (!sink.Write(events) || reply_.failure() != nullptr) return;
+      if (!events.empty()) signed_ = Seconds();
     }
     (void)sink.Write(reply_.End());
   }
@@ -105,14 +107,18 @@ class TextRun {
   // it.
   std::optional<TextPiece> Next(const char* sign, HttpSink* sink) {
     while (true) {
+      if (Seconds() - looked_ > kLook) {  // also where pieces come without a pause
+        looked_ = Seconds();
+        const HttpClient::State state = client_.state();
+        if (state == HttpClient::State::kGone || TooLate()) return std::nullopt;
+        const bool doubt = state == HttpClient::State::kClosing && !doubted_;
+        if (doubt || Seconds() - signed_ > kSign) {
+          if (sink == nullptr || !sink->Write(sign)) return std::nullopt;
+          signed_ = Seconds();
+          doubted_ |= doubt;
+        }
+      }
       if (auto piece = job_->Take(kLook)) return piece;
-      const HttpClient::State state = client_.state();
-      if (state == HttpClient::State::kGone || TooLate()) return std::nullopt;
-      const bool doubt = state == HttpClient::State::kClosing && !doubted_;
-      if (!doubt && Seconds() - signed_ < kSign) continue;
-      if (sink == nullptr || !sink->Write(sign)) return std::nullopt;
-      signed_ = Seconds();
-      doubted_ |= doubt;
     }
   }
 
@@ -122,7 +128,7 @@ class TextRun {
   HttpClient& client_;
   TextReply reply_;
   std::shared_ptr<Job> job_;
-  double began_, signed_;
+  double began_, signed_, looked_;
   bool doubted_ = false;  // it has closed its side, and got a sign to see whether it reads
 };
 
