@@ -25,8 +25,8 @@
 #include <string_view>
 
 #include "hydra/base/error.h"
-#include "hydra/base/utf8.h"
 #include "hydra/base/number.h"
+#include "hydra/base/utf8.h"
 #include "hydra/base/version.h"
 #include "hydra/cli/help.h"
 

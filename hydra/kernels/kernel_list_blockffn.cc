@@ -94,6 +94,8 @@ double RandomBlockFfn::ErrorInRoundoffs() const {
     const std::vector<float> d = Decoded(down[static_cast<size_t>(e)].rows);
     for (int64_t t = 0; t < n; ++t) {
       const Sums raw = SumsOf(scores, e, x.data() + t * D, D);
+      constexpr double kRoundoff = 6e-8;
+      if (raw.sum < -of_row * kRoundoff * raw.terms) continue;  // not active, however it is rounded
       const double factor = std::abs(double{scale[static_cast<size_t>(e)]}) * inverse[static_cast<size_t>(t)];
       const double gate = factor * std::max(raw.sum, 0.0), of_gate = factor * of_row * raw.terms;
       for (int64_t j = 0; j < de; ++j) {

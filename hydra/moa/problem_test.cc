@@ -74,8 +74,9 @@ TEST(Problem, TheUniformPlanCostsOne) {
 
 TEST(Problem, AWiderSpanCostsNoMoreUnlessRaw) {
   InfluenceProfile profile = MadeUpProfile({.layers = 2}, 6);
-  for (auto& [N, length] : profile.lengths)  // a head that likes a narrower window better
-    length.jabs[static_cast<size_t>(profile.At(0, 0, 0, N) + profile.Blocks(N) / 2)] += 1;
+  for (auto& [N, length] : profile.lengths)  // a head that likes a narrow window better
+    for (int64_t m = profile.Blocks(N) / 2; m + 1 < profile.Blocks(N); ++m)
+      length.jabs[static_cast<size_t>(profile.At(0, 0, 0, N) + m)] += 10;
   int64_t rises[2] = {0, 0};
   for (const bool raw : {false, true}) {
     const Problem problem = MakeProblem(profile, {.bounds = kHalf, .raw = raw});

@@ -27,7 +27,7 @@ class PlanTest(unittest.TestCase):
         cls.tokenizer = make_tokenizer(HYDRALM, cls.folder)
         cls.models = {
             "llama": make_model(HYDRALM, f"{cls.folder}/llama", "llama", cls.tokenizer, max_position_embeddings=4096),
-            "hydra": make_model(HYDRALM, f"{cls.folder}/hydra", "hydra", cls.tokenizer, sliding_window=256),
+            "hydra": make_model(HYDRALM, f"{cls.folder}/hydra", "hydra", cls.tokenizer, sliding_window=2048),
             "mamba2": make_model(HYDRALM, f"{cls.folder}/mamba2", "mamba2", cls.tokenizer)}
         texts = Path(f"{cls.folder}/texts")
         texts.mkdir()
@@ -133,7 +133,8 @@ class Items(PlanTest):
         self.refuse(self.verb(*flags, "--lengths", "100"), "--lengths 100", "256 or more")
         self.refuse(self.verb(*flags, "--lengths", "8192", "-c", "512"), "--ctx-size is 512")
         self.refuse(self.verb(*flags, "--plan", "x.json"), "--plan", "all that it sees")
-        self.refuse(self.verb("data", "items", "-m", "llama", "--text", self.path("none"), "-o", "x"), "no such folder")
+        self.refuse(self.verb("data", "items", "-m", "llama", "--form", "raw", "--text", self.path("none"), "-o", "x"),
+                    "no such folder")
         self.refuse(self.verb(*flags, "--form", "chat", "--chat-template", "jinja", "--lengths", "1024"), "jinja")
 
 
