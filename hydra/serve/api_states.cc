@@ -23,19 +23,22 @@ Json ListStates(const StateStore& states, const std::string& owner) {
   return {{"object", "list"}, {"data", std::move(list)}};
 }
 
-Json MakeState(StateStore& states, const std::string& owner, const ServedModel& served, const TextLimits& limits,
-               HttpRequest& request, HttpClient& client) {
-  const Json json = ParseBody(request.body);
-  Fields body(json);
-  const std::string name = body.Text("name").value_or("");
-  if (!StateStore::IsName(name)) body.Refuse("name", "must be 1 to 64 letters, digits, _, - and, not first, dots");
-  TextRequest text = ReadPromptCall(body, served);
-  text.owner = owner;
-  text.keep_state = true;
-  const TextEnd end = RunQuietly(served.engine, std::move(text), limits, client);
+StateCall ReadStateCall(const std::string& body, const ServedModel& served) {
+  const Json json = ParseBody(body);
+  Fields fields(json);
+  const std::string name = fields.Text("name").value_or("");
+  if (!StateStore::IsName(name)) fields.Refuse("name", "must be 1 to 64 letters, digits, _, - and, not first, dots");
+  return {name, ReadPromptCall(fields, served)};
+}
+
+Json MakeState(StateStore& states, const std::string& owner, StateCall call, const ServedModel& served,
+               const TextLimits& limits, HttpRequest& request, HttpClient& client) {
+  call.text.owner = owner;
+  call.text.keep_state = true;
+  const TextEnd end = RunQuietly(served.engine, std::move(call.text), limits, client);
   request.notes["prompt_tokens"] = end.prompt_tokens;
   request.notes["cached_tokens"] = end.cached_tokens;
-  return StateJson(states.Save(owner, name, *end.state));
+  return StateJson(states.Save(owner, call.name, *end.state));
 }
 
 Json DeleteState(StateStore& states, const std::string& owner, const std::string& name) {

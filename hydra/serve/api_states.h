@@ -15,7 +15,12 @@ namespace hydra::serve {
 // Throw ApiError.
 [[nodiscard]] Json ListStates(const StateStore& states, const std::string& owner);
 // POST {"name", "messages" or "prompt"}: reads the prompt and saves the state behind it.
-[[nodiscard]] Json MakeState(StateStore& states, const std::string& owner, const ServedModel& served,
+struct StateCall {
+  std::string name;
+  TextRequest text;
+};
+[[nodiscard]] StateCall ReadStateCall(const std::string& body, const ServedModel& served);
+[[nodiscard]] Json MakeState(StateStore& states, const std::string& owner, StateCall call, const ServedModel& served,
                              const TextLimits& limits, HttpRequest& request, HttpClient& client);
 [[nodiscard]] Json DeleteState(StateStore& states, const std::string& owner, const std::string& name);
 

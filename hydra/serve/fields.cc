@@ -9,7 +9,7 @@ namespace hydra::serve {
 Json ParseBody(const std::string& body) {
   Json json;
   try {
-    json = ParseJson(body, "body");
+    json = ParseJsonLine(body, "body");  // texts of messages may be long
   } catch (const Error& error) {
     throw ApiError(kBadRequest, error.what(), "", "invalid_json");
   }

@@ -205,9 +205,10 @@ HttpReply Server::Dispatch(HttpRequest& request, HttpClient& client, const std::
   if (post && route.is_text) {
     const ServedModel& served = Served();
     const Caller caller{owner, options_.states.get()};
-    const Json body = ParseBody(request.body);
-    TextCall call =
-        path == "/v1/completions" ? ReadCompletionCall(body, served, caller) : ReadChatCall(body, served, caller);
+    TextCall call = Alone(request.body, [&] {
+      const Json body = ParseBody(request.body);
+      return path == "/v1/completions" ? ReadCompletionCall(body, served, caller) : ReadChatCall(body, served, caller);
+    });
     return AnswerText(std::move(call), served, options_.limits, request, client);
   }
   if (path == "/v1/states" || path.starts_with(kStates)) return StatesReply(request, client, owner);
@@ -215,8 +216,10 @@ HttpReply Server::Dispatch(HttpRequest& request, HttpClient& client, const std::
   if (get && path.starts_with(kModels)) return JsonReply(ModelJson(Served(), path.substr(kModels.size())));
   if (get && path == "/props") return JsonReply(PropsJson(Served()));
   if (get && path == "/slots") return JsonReply(SlotsJson(Served()));
-  if (post && path == "/tokenize") return JsonReply(TokenizeJson(Served(), request.body));
-  if (post && path == "/detokenize") return JsonReply(DetokenizeJson(Served(), request.body));
+  if (post && path == "/tokenize")
+    return Alone(request.body, [&] { return JsonReply(TokenizeJson(Served(), request.body)); });
+  if (post && path == "/detokenize")
+    return Alone(request.body, [&] { return JsonReply(DetokenizeJson(Served(), request.body)); });
   if (get && path == "/tokenizer_info") return JsonReply(TokenizerInfoJson(Served()));
   throw ApiError(kNotFound, request.method + " " + path.substr(0, 80) + ": is not served", "", "not_found");
 }
@@ -230,7 +233,9 @@ HttpReply Server::StatesReply(HttpRequest& request, HttpClient& client, const st
   if (request.method != "POST" || !name.empty())
     throw ApiError(kNotFound, "states: GET, POST or DELETE /v1/states/NAME");
   if (stopping_.load()) throw ApiError(kUnavailable, "Shutting down");
-  return JsonReply(MakeState(states, owner, Served(), options_.limits, request, client));
+  const ServedModel& served = Served();
+  StateCall call = Alone(request.body, [&] { return ReadStateCall(request.body, served); });
+  return JsonReply(MakeState(states, owner, std::move(call), served, options_.limits, request, client));
 }
 
 HttpReply Server::Health() const {

@@ -70,6 +70,14 @@ class Server {
   [[nodiscard]] HttpReply MetricsText() const;
   [[nodiscard]] HttpReply Page() const;
   [[nodiscard]] const ServedModel& Served() const;
+  // f(), for a large body alone: what it is read into takes many times its size.
+  template <class F>
+  auto Alone(const std::string& body, F&& f) {
+    constexpr size_t kLarge = size_t{1} << 18;
+    std::unique_lock lock(large_, std::defer_lock);
+    if (body.size() > kLarge) lock.lock();
+    return f();
+  }
   // What every reply carries.
   [[nodiscard]] HttpReply Finished(HttpReply reply, const HttpRequest& request) const;
   void Done(const HttpRequest& request, int status, double seconds);
@@ -79,6 +87,7 @@ class Server {
   Metrics& metrics_;
   std::atomic<const ServedModel*> served_{nullptr};
   std::atomic<bool> stopping_{false};
+  std::mutex large_;                  // held while a large body is read
   std::unique_ptr<HttpServer> http_;  // last: its threads use all of them
 };
 

@@ -231,7 +231,7 @@ class PageTest(unittest.TestCase):
     def test_controls_of_the_panel_reach_the_model(self):
         page = self.open()
         self.set(page, temperature=0, max_tokens=30)
-        self.say(page, "the same question")
+        self.say(page, "bdfi on fil")
         plain = self.answered(page).first.locator(".body").inner_text()
         with page.expect_request("**/v1/chat/completions") as caught:
             page.get_by_label("ban experts").fill("0, 2")

@@ -191,7 +191,7 @@ class ServeTest(unittest.TestCase):
         # Before so much curl asks whether it may send it (Expect: 100-continue).
         done = run("curl", "-sS", self.served["hydra"].url + "v1/completions", "-H", "Content-Type: application/json",
                    "-d", "@-", input=json.dumps({"prompt": "a", "max_tokens": 1, "user": "x" * 3000000}))
-        self.assertEqual(json.loads(done.stdout)["object"], "text_completion", done)
+        self.assertEqual(json.loads(done.stdout).get("object"), "text_completion", done.stdout[:500])
 
     def test_prometheus_reads_the_metrics(self):
         served = self.served["hydra"]

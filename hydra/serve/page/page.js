@@ -129,8 +129,10 @@ function showList() {
 
 function showUse() {
   if (!props || !current) return;
-  const used = current.used ? `${current.used.toLocaleString('en')} of ` : '';
-  say(`context ${used}${props.context.toLocaleString('en')} tokens`);
+  const used = current.used.toLocaleString('en'), all = props.context.toLocaleString('en');
+  // A state that does not grow has room for any text.
+  if (props.context >= 2 ** 30) say(`context ${used} tokens`);
+  else say(current.used ? `context ${used} of ${all} tokens` : `context ${all} tokens`);
 }
 
 // ---- Messages ----
@@ -156,7 +158,7 @@ function showMessage(message) {
 function fill(article, message) {
   article.textContent = '';
   article.className = message.role + (writing && writing.message === message ? ' writing' : '');
-  add(article, 'div', message.role === 'user' ? 'You' : message.role === 'error' ? 'Error' : props ? props.model : 'Model',
+  add(article, 'div', message.role === 'user' ? 'You' : message.role === 'error' ? 'Error' : message.model || 'Model',
       'who');
   const body = add(article, 'div', undefined, 'body');
   if (message.role === 'assistant') renderMarkdown(message.content, body);
@@ -241,7 +243,7 @@ function requestBody() {
 
 async function answer() {
   const conversation = current;
-  const message = { id: newId(), role: 'assistant', content: '' };
+  const message = { id: newId(), role: 'assistant', content: '', model: props ? props.model : '' };
   const controller = new AbortController();
   writing = { controller, message };
   conversation.messages.push(message);
@@ -324,8 +326,8 @@ function finish(conversation, message, run, kept, failed) {
   const parts = [];
   if (run.first) {
     parts.push(`first token ${((run.first - run.asked) / 1000).toFixed(2)} s`);
-    if (tokens > 1 && run.last > run.first)
-      parts.push(`${((tokens - 1) / ((run.last - run.first) / 1000)).toFixed(1)} tokens/s`);
+    const took = run.timings ? run.timings.write_ms : run.last - run.first;  // chunks may come all at once
+    if (tokens > 1 && took > 0) parts.push(`${(1000 * (tokens - 1) / took).toFixed(1)} tokens/s`);
     parts.push(`${tokens} tokens`);
   }
   if (run.usage) {
