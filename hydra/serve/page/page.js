@@ -87,7 +87,6 @@ function showModel() {
   $('name').textContent = props.model;
   $('about').textContent = props.description;
   document.title = props.model + ' - hydralm';
-  for (const who of document.querySelectorAll('article.assistant .who')) who.textContent = props.model;
   showSampling();
   showControls();
   showUse();
