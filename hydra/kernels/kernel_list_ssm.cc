@@ -232,7 +232,7 @@ Kernel SsdKernel() {
   for (const auto& [H, N] : {std::pair<int64_t, int64_t>{12, 64}, {48, 128}})
     for (const StateDtype state : {StateDtype::kF32, StateDtype::kBF16})
       k.bench.push_back({"ssd_step",
-                         [=](uint64_t seed) {
+                         [H = H, N = N, state](uint64_t seed) {
                            return SsdCase({.T = 1, .H = H, .P = 64, .G = 1, .N = N, .Q = 64, .dt = 0.1, .state = state},
                                           seed);
                          },

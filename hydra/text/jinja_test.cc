@@ -152,6 +152,14 @@ TEST(Jinja, GeneratorsGiveTheirItemsOnce) {
             "1['2'][]1");
 }
 
+TEST(Jinja, TextsThatAreNotUtf8AreMended) {
+  const std::string cut = "a\xE4\xB8";
+  const std::vector<JinjaVariable> variables = {{.name = "x", .value = cut, .source = 3}};
+  const MarkedText text = JinjaTemplate::Parse("{{ x|upper }}{{ x|length }}\xFF", "t").Render(variables, {});
+  EXPECT_EQ(text.bytes(), std::string("A\xEF\xBF\xBD") + "2\xEF\xBF\xBD");
+  EXPECT_EQ(text.marks(), (std::vector<TextMark>{{0, 4, 3}}));
+}
+
 TEST(Jinja, ReadsLineEndsOfAnyKindAlike) {
   const std::string text = "{% if true %}\na\n{% endif %}\nb\n";
   std::string crlf, cr;

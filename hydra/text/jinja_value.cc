@@ -6,6 +6,7 @@
 #include <array>
 
 #include "hydra/base/error.h"
+#include "hydra/base/utf8.h"
 
 namespace hydra {
 
@@ -27,6 +28,11 @@ constexpr const char* kTooDeep = ": lists and objects are nested deeper than 128
 
 void Require(bool enough) {
   if (!enough) throw Error(ErrorCode::kUsage, "the template makes more text and lists than it may");
+}
+
+std::string Valid(const std::string& text) {
+  std::string buffer;
+  return std::string(MendUtf8(text, buffer));
 }
 
 int HeightOf(const Value& value) {
@@ -94,7 +100,7 @@ Value Heap::FromJson(const Json& json, const JinjaVariable& variable, JsonPlace 
     }
     case Json::value_t::number_float: return Value(json.get<double>());
     case Json::value_t::string: {
-      const auto& text = json.get_ref<const std::string&>();
+      const std::string text = Valid(json.get_ref<const std::string&>());
       const bool plain = !variable.outside || (place.is_role && IsChatRole(text));
       return Text(plain ? MarkedText(text) : MarkedText(text, place.source));
     }
@@ -112,7 +118,8 @@ Value Heap::FromJson(const Json& json, const JinjaVariable& variable, JsonPlace 
       std::vector<std::pair<Value, Value>> items;
       items.reserve(json.size());
       for (const auto& [key, value] : json.items()) {
-        const Value name = Text(variable.outside ? MarkedText(key, place.source) : MarkedText(key));
+        const std::string valid = Valid(key);
+        const Value name = Text(variable.outside ? MarkedText(valid, place.source) : MarkedText(valid));
         items.emplace_back(name, FromJson(value, variable, {place.source, key == "role", place.depth + 1}));
       }
       return NewDict(std::move(items));
