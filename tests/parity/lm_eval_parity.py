@@ -37,7 +37,8 @@ TASKS = {
 def questions():
     """The next words of a text, and others."""
     words = make_text(21, 900).split()
-    return [{"context": " ".join(words[i:i + 20]), "choices": [words[i + 20], words[i + 31], " ".join(words[i:i + 3])],
+    other = lambda i: next(word for word in words[i + 21:] if word != words[i + 20])  # noqa: E731
+    return [{"context": " ".join(words[i:i + 20]), "choices": [words[i + 20], other(i), " ".join(words[i:i + 3])],
              "answer": i % 2} for i in range(0, 600, 15)]
 
 
