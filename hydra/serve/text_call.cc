@@ -317,11 +317,15 @@ struct Shared {
   std::vector<std::string> stops;
   OwnFields own;
   std::shared_ptr<GrammarMasks> form;
+  bool endless;  // end tokens never come
 };
 Shared ReadShared(Fields& body, const ServedModel& served, TextCall* call, TextRequest* text) {
   CheckModel(body, served);
-  Shared shared{
-      .sampling = ReadSampling(body, served), .stops = ReadStops(body), .own = {}, .form = ReadFormat(body, served)};
+  Shared shared{.sampling = ReadSampling(body, served),
+                .stops = ReadStops(body),
+                .own = {},
+                .form = ReadFormat(body, served),
+                .endless = body.Bool("ignore_eos").value_or(false)};
   shared.own = ReadOwn(body, served, text, &call->ignored);
   call->trace = text->trace = shared.own.trace;
   call->seed = static_cast<int64_t>(shared.sampling.seed & INT64_MAX);
@@ -374,6 +378,9 @@ void MakeTexts(std::vector<TextRequest> prompts, const Shared& shared, const Ser
     prompt.sampling = shared.sampling;
     for (const std::string& stop : shared.stops) prompt.stops.push_back(stop);
     for (const int32_t id : served.end_ids) prompt.end_ids.push_back(id);
+    constexpr double kNever = -1e30;
+    if (shared.endless)
+      for (const int32_t id : prompt.end_ids) prompt.sampling.logit_bias.emplace_back(id, kNever);
     prompt.owner = caller.owner;
     for (int choice = 0; choice < call->choices; ++choice) {
       TextRequest& text = call->texts.emplace_back();

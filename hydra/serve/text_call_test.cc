@@ -102,6 +102,16 @@ TEST(TextCall, FieldsAreObeyed) {
   EXPECT_EQ(desk.Chat(R"("max_tokens": 7, "max_completion_tokens": 9)").texts[0].max_tokens, 9);
 }
 
+TEST(TextCall, EndTokensMayBeBarred) {
+  CallDesk desk;
+  const TextCall call = desk.Chat(R"("ignore_eos": true, "logit_bias": {"65": 5})");
+  const auto& bias = call.texts[0].sampling.logit_bias;
+  for (const int32_t end : call.texts[0].end_ids)
+    EXPECT_TRUE(std::ranges::any_of(bias, [&](const auto& b) { return b.first == end && b.second < -1e9; })) << end;
+  EXPECT_EQ(bias.size(), call.texts[0].end_ids.size() + 1);
+  EXPECT_TRUE(desk.Chat(R"("ignore_eos": false)").texts[0].sampling.logit_bias.empty());
+}
+
 TEST(TextCall, NumbersAreBounded) {
   CallDesk desk;
   struct Bound {
