@@ -7,12 +7,35 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "hydra/io/json.h"
 #include "hydra/serve/api_error.h"
 
 namespace hydra::serve {
+
+// f(), whose errors are those of a field; or name the part of it that is wrong themselves.
+template <class F>
+auto OfField(const std::string& param, F&& f) {
+  try {
+    return f();
+  } catch (const Error& error) {
+    throw ApiError(kBadRequest, param + ": " + error.what(), param);
+  }
+}
+template <class F>
+auto WithParam(const std::string& param, F&& f) {
+  try {
+    return f();
+  } catch (const Error& error) {
+    throw ApiError(kBadRequest, error.what(), param);
+  }
+}
+
+[[nodiscard]] inline bool IsText(const Json& value, std::string_view text) {
+  return value.is_string() && value.get_ref<const std::string&>() == text;
+}
 
 // The body of a request as an object. 400 where it is none, or is deeper, larger or otherwise than JSON may be here.
 [[nodiscard]] Json ParseBody(const std::string& body);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Requests for texts, /v1/chat/completions and /v1/completions, read from JSON: what is asked for, checked field by
-// field. Not here: the replies (text_reply.h), running them (engine.h).
+// field. Not here: messages and prompts (prompt_fields.h), the replies (text_reply.h), running them (engine.h).
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,8 @@
 
 namespace hydra::serve {
 
-// Bounds of a request, each tested at the bound and one above.
-inline constexpr int64_t kMostMessages = 1024, kMostStops = 16, kMostChoices = 8, kMostTopLogprobs = 20,
-                         kMostPrompts = 128, kMostStopBytes = 256;
+// Bounds of a request, each tested at the bound and one above; others are in prompt_fields.h and chat_tools.h.
+inline constexpr int64_t kMostStops = 16, kMostChoices = 8, kMostTopLogprobs = 20, kMostStopBytes = 256;
 
 struct TextCall {
   bool chat = false;

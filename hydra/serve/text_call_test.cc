@@ -5,6 +5,7 @@
 #include "hydra/base/testing.h"
 #include "hydra/io/file.h"
 #include "hydra/serve/chat_tools.h"
+#include "hydra/serve/prompt_fields.h"
 #include "hydra/serve/testing.h"
 
 namespace hydra::serve {
