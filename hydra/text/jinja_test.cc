@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Templates against what Jinja makes of them (tests/golden/jinja.json, which tests/parity/jinja_test.py holds to
+// Templates against what Jinja makes of them (tests/parity/jinja_cases.json, which tests/parity/jinja_test.py holds to
 // Python's own), marks of what comes from outside, bounds, and the places that errors name. Not here: the templates of
 // models (tests/parity/jinja_test.py).
 #include "hydra/text/jinja.h"
@@ -31,7 +31,7 @@ std::string TextOfOne(const std::string& text, const Json& object = Json::object
 }
 
 TEST(Jinja, IsWhatPythonMakesOfIt) {
-  const Json golden = ParseJson(ReadFile("tests/golden/jinja.json"), "jinja.json");
+  const Json golden = ParseJson(ReadFile("tests/parity/jinja_cases.json"), "jinja_cases.json");
   const std::vector<JinjaVariable> variables = VariablesOf(golden["variables"]);
   const JinjaOptions options{.now = golden["now"].get<std::time_t>()};
   int failing = 0;

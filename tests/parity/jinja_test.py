@@ -88,7 +88,7 @@ class Templates(unittest.TestCase):
         self.assertEqual(differ, [], "\n".join([f"{len(differ)} of {compared} differ", *differ[:40]]))
 
     def test_golden_cases_are_those_of_jinja2(self):
-        golden = json.loads((ROOT / "tests/golden/jinja.json").read_text())
+        golden = json.loads((ROOT / "tests/parity/jinja_cases.json").read_text())
         for text, want in golden["cases"]:
             self.assertEqual(render(text, golden["variables"], golden["now"]), want, text)
 
