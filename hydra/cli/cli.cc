@@ -26,7 +26,6 @@
 
 #include "hydra/base/error.h"
 #include "hydra/base/number.h"
-#include "hydra/base/utf8.h"
 #include "hydra/base/version.h"
 #include "hydra/cli/help.h"
 
@@ -211,8 +210,7 @@ int Fail(int status, const char* code, const std::string& message, bool json) {
     const nlohmann::json body = {{"error", {{"code", code}, {"message", message}}}};
     std::fputs((body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n").c_str(), stdout);
   }
-  std::string mended;
-  std::fprintf(stderr, "hydralm: %s\n", std::string(MendUtf8(message, mended)).c_str());
+  std::fprintf(stderr, "hydralm: %s\n", message.c_str());
   return status;
 }
 

@@ -31,7 +31,7 @@ std::string Floats(int n) {
 std::vector<float> Values(const TorchTensor& tensor) {
   const auto bytes = TorchFile::Gather(tensor);
   std::vector<float> values(bytes.size() / 4);
-  std::memcpy(values.data(), bytes.data(), bytes.size());
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
 }
 
