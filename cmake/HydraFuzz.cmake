@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # fuzz/NAME.cc becomes fuzz_NAME, a libFuzzer program; fuzz/*_seeds.cc write their first inputs. Only with HYDRALM_FUZZ,
-# which needs clang. Targets: fuzz builds all; fuzz_readers those of the four formats that `make check` runs, which need
-# no kernels. Not here: running them (tools/fuzz.sh).
+# which needs clang. Targets: fuzz builds all; fuzz_readers those of the four formats that `make check-slow` runs, which
+# need no kernels. Not here: running them (tools/fuzz.sh).
 include_guard()
 
 file(GLOB programs CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/fuzz/*.cc)

@@ -1,12 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# `make check`: the release build with every test that is not labelled slow, then ASan + UBSan over the torch-free unit
-# tests, then, where clang and libFuzzer are installed, 30 s each of the four fuzz targets of model files. Ends with "N
-# passed, N failed" over all, counted from ctest's own report and a target as one test; a build that fails is one
-# failure. In hydra/kernels sanitised builds leave out UBSan's null, object-size, pointer-overflow and alignment, and in
-# matmul_int8.cc and peak.cc all checks (CMakeLists.txt, HACKING.md).
+# `make check`: the release build with every test that is not labelled slow. Ends with "N passed, N failed", counted
+# from ctest's own report; a build that fails is one failure.
 #   tools/check.sh slow               what takes longer, which continuous integration runs too: the slow tests of the
-#                                     release build, and the commands under ASan + UBSan
+#                                     release build; ASan + UBSan over the torch-free unit tests and the commands; where
+#                                     clang and libFuzzer are installed, 30 s each of the four fuzz targets of model
+#                                     files, a target being one test
 #   tools/check.sh [presets]          only their tests, and no fuzzing: `make tsan` is check.sh tsan
 set -u
 cd "$(dirname "$0")/.."
@@ -16,12 +15,11 @@ failed=0
 # attribute NAME FILE: a number of the report's <testsuite> line.
 attribute() { sed -n "s/.*[ \t]$1=\"\([0-9]*\)\".*/\1/p" "$2" | head -n 1; }
 
-# run PRESET LABELS [ninja target]: builds one preset, runs its tests that `ctest LABELS` selects, and adds to the
-# counts.
+# run PRESET LABELS: builds one preset, runs its tests that `ctest LABELS` selects, and adds to the counts.
 run() {
   labels=$2
   started=$(date +%s)
-  if ! tools/build.sh "$1" ${3:-}; then
+  if ! tools/build.sh "$1"; then
     echo "$1: build failed"
     failed=$((failed + 1))
     return
@@ -71,13 +69,12 @@ run_fuzz() {
 
 if [ "${1:-}" = slow ]; then
   run release "-L slow"
-  run dev "-L python -LE slow"
+  run dev "-LE slow"
+  run_fuzz
 elif [ $# -gt 0 ]; then
   for preset in "$@"; do run "$preset" "-LE slow"; done
 else
   run release "-LE slow"
-  run dev "-L unit -LE slow" unit_tests
-  run_fuzz
 fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -4,7 +4,7 @@
 # in build/fuzz-corpus, logs in build/fuzz-logs, what crashes in build/fuzz-crashes. Ends with "N passed, N failed".
 #
 #   tools/fuzz.sh [targets]           all of them, or those named
-#   tools/fuzz.sh --check             the four of `make check`: 30 s each, corpora thrown away
+#   tools/fuzz.sh --check             the four of `make check-slow`: 30 s each, corpora thrown away
 #   tools/fuzz.sh --compiler          prints the clang++ to be used; fails where there is none
 #
 # Not here: what counts as a failure (fuzz/input.h).
