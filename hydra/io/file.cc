@@ -17,6 +17,7 @@
 #include <system_error>
 #include <utility>
 
+#include "hydra/base/utf8.h"
 #include "hydra/io/mapped_files.h"
 
 namespace hydra {
@@ -66,14 +67,17 @@ std::string WithCommas(uint64_t n) {
 }
 
 std::string OneLine(std::string_view text, size_t max_bytes) {
+  const std::string_view shown = text.substr(0, max_bytes);
   std::string line;
-  for (const char c : text.substr(0, max_bytes)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 32 || byte == 127) {
+  size_t valid = ValidUtf8Prefix(shown);
+  for (size_t i = 0; i < shown.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(shown[i]);
+    if (i == valid || byte < 32 || byte == 127) {
       line += fmt::format("\\x{:02x}", byte);
     } else {
-      line += c;
+      line += shown[i];
     }
+    if (i == valid) valid += 1 + ValidUtf8Prefix(shown.substr(i + 1));
   }
   if (text.size() > max_bytes) line += "...";
   return line;

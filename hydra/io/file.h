@@ -34,7 +34,8 @@ static_assert(std::endian::native == std::endian::little, "every format is littl
 // "1,234,567", as messages print sizes.
 [[nodiscard]] std::string WithCommas(uint64_t n);
 
-// Text of a stranger's file as a message may show it: control characters as \x0a, the end cut off where it is long.
+// Text of a stranger's file as a message may show it: control characters and bytes that are no UTF-8 as \x0a, the end
+// cut off where it is long.
 [[nodiscard]] std::string OneLine(std::string_view text, size_t max_bytes = 300);
 
 [[nodiscard]] inline std::span<const std::byte> AsBytes(std::string_view text) {

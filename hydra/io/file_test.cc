@@ -26,6 +26,8 @@ TEST(CheckedArithmetic, StopsAtSixtyFourBits) {
   EXPECT_EQ(WithCommas(41943040), "41,943,040");
   EXPECT_EQ(OneLine("a\nb"), "a\\x0ab");
   EXPECT_EQ(OneLine("abcdef", 3), "abc...");
+  EXPECT_EQ(OneLine("\xC3\xA9\xC3z\xFF\xE2\x82\xAC"), "\xC3\xA9\\xc3z\\xff\xE2\x82\xAC");
+  EXPECT_EQ(OneLine("a\xC3\xA9", 2), "a\\xc3...");
 }
 
 TEST(File, ReadAndMapAgreeAlsoOnAnEmptyFile) {
