@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ctest: torch slow timeout=1200
+# ctest: torch slow timeout=900
 # `hydralm evidence` from outside, with tiny models and runs: every experiment comes to a report; what was killed goes
 # on to the same results; finished cells are kept; bad input is refused.
 import csv
@@ -22,7 +22,7 @@ def command(out, *words):
     return [HYDRALM, "evidence", *words, "--smoke", "-o", str(out), "--work", f"{out}/work"]
 
 
-def run(out, *words, timeout=600):
+def run(out, *words, timeout=300):
     return subprocess.run(command(out, *words), capture_output=True, text=True, timeout=timeout)
 
 
