@@ -10,13 +10,15 @@ cd "$(dirname "$0")/../.."
 name=$1
 isa=${2:-native}
 peers=$PWD/.cache/peers
+before=  # a header before every unit of C++
 refuse() { echo "$name: $*" >&2; exit 2; }
 
 case $name in
   llama_cpp)
     package=llama-cpp-python version=0.3.36 vendored=llama.cpp
     programs="llama-bench llama-quantize llama-completion llama-lookup llama-server"
-    options="-DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_SERVER=ON" ;;
+    options="-DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_BUILD_SERVER=ON"
+    before=$PWD/bench/peers/tile_config.h ;;
   ik_llama_cpp)
     package=ik-llama-cpp-python version=0.1.5 vendored=ik_llama.cpp
     programs=llama-bench
@@ -54,7 +56,7 @@ if [ ! -x "$build/bin/${programs##* }" ]; then
   echo "$name: building (about 8 minutes on 2 cores)" >&2
   # $options holds flags without spaces.
   cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF \
-    $options > "$peers/log" 2>&1 || refuse "cmake failed: $peers/log"
+    ${before:+"-DCMAKE_CXX_FLAGS=-include $before"} $options > "$peers/log" 2>&1 || refuse "cmake failed: $peers/log"
   cmake --build "$build" --target $programs > "$peers/log" 2>&1 || refuse "the build failed: $peers/log"
 fi
 echo "$build/bin"

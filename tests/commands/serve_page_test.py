@@ -268,6 +268,7 @@ class PageTest(unittest.TestCase):
             page.fill("#key", "secret")
             page.press("#key", "Tab")
             expect(page.locator("#about")).to_contain_text("parameters")
+            self.set(page, max_tokens=20)
             self.say(page, "hi")
             self.answered(page)
             page.reload()
