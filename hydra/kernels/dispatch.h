@@ -44,10 +44,11 @@ void ChooseTarget();
 inline void EnsureTarget() {
   if (!hwy::GetChosenTarget().IsInitialized()) ChooseTarget();
 }
-// Whether the level in use, which Highway takes for AVX3, has int8 dot products (avx3_vnni, avx3_bf16), and those of
-// bf16 (avx3_bf16). After EnsureTarget().
+// Whether the level in use, which Highway takes for AVX3, has int8 dot products (avx3_vnni and better), those of bf16
+// (avx3_bf16 and better), and tiles (avx3_amx). After EnsureTarget().
 [[nodiscard]] bool UseVnni();
 [[nodiscard]] bool UseBf16();
+[[nodiscard]] bool UseAmx();
 
 }  // namespace hydra::kernels::internal
 

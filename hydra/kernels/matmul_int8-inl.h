@@ -294,5 +294,3 @@ inline void Decode(WeightType type, const uint8_t* panel, int64_t k0, int64_t k1
   WithFormat(type, [&](auto format)
                        HYDRA_LAMBDA { DecodeFormat<decltype(format)>(panel, k0 / kBlock, k1 / kBlock, out, stride); });
 }
-
-#undef HYDRA_LAMBDA

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The int8 kernels of every SIMD level: matmul_int8-inl.h, compiled for each, and twice for AVX-512: with VNNI and
-// without. Not here: the driver (matmul.cc).
+// without; beside the former those with tiles of AMX (matmul_amx-inl.h). Not here: the driver (matmul.cc).
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 #include <utility>
 
+#include "hydra/kernels/amx.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul_kernels.h"
 
@@ -28,6 +29,7 @@ namespace plain {
 #include "hydra/kernels/matmul_int8-inl.h"
 #undef HYDRA_VNNI
 #undef HYDRA_ATTR
+#undef HYDRA_LAMBDA
 }  // namespace plain
 
 #if HWY_TARGET == HWY_AVX3
@@ -38,17 +40,21 @@ namespace vnni {
 #include "hydra/kernels/simd_int8-inl.h"
 
 #include "hydra/kernels/matmul_int8-inl.h"
+
+#include "hydra/kernels/matmul_amx-inl.h"
 #undef HYDRA_VNNI
 #undef HYDRA_ATTR
+#undef HYDRA_LAMBDA
 }  // namespace vnni
 HWY_POP_ATTRIBUTES
 #endif
 
-Int8Kernels Int8KernelsOf(bool use_vnni) {
+Int8Kernels Int8KernelsOf(bool use_vnni, bool use_amx) {
 #if HWY_TARGET == HWY_AVX3
+  if (use_amx) return {vnni::kAmxTokens, vnni::kQ8Flip, vnni::AmxInt8, vnni::Decode};
   if (use_vnni) return {vnni::kTileTokens, vnni::kQ8Flip, vnni::Int8, vnni::Decode};
 #endif
-  (void)use_vnni;
+  (void)use_vnni, (void)use_amx;
   return {plain::kTileTokens, plain::kQ8Flip, plain::Int8, plain::Decode};
 }
 
@@ -63,7 +69,7 @@ HWY_EXPORT(Int8KernelsOf);
 
 Int8Kernels GetInt8Kernels() {
   internal::EnsureTarget();
-  return HWY_DYNAMIC_DISPATCH(Int8KernelsOf)(internal::UseVnni());
+  return HWY_DYNAMIC_DISPATCH(Int8KernelsOf)(internal::UseVnni(), internal::UseAmx());
 }
 
 }  // namespace hydra::kernels

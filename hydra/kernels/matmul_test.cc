@@ -110,6 +110,29 @@ TEST(MatMul, RowsGiveTheBitsOfPanels) {
   });
 }
 
+// Integer sums are exact, so long prompts, which tiles of AMX multiply where there are such, give the bits of a step.
+TEST(MatMul, RoundedTokensHaveTheBitsOfOne) {
+  ForEachTarget([](const std::string&) {
+    ThreadPool pool(2);
+    MatMulScratch scratch;
+    constexpr int64_t kRows = 75, kCols = 1280, kMost = 410;
+    const std::vector<float> x = Normals(kMost * kCols, 3);
+    for (const WeightTypeInfo& info : AllWeightTypes()) {
+      if (info.block == 1) continue;
+      SCOPED_TRACE(info.name);
+      const RandomWeights w(info.type, kRows, kCols, 4);
+      for (const int64_t T : {int64_t{17}, int64_t{47}, int64_t{48}, kMost}) {
+        std::vector<float> many(static_cast<size_t>(T * kRows)), one(kRows);
+        MatMul({.w = w.packed, .x = x.data(), .y = many.data(), .T = T}, ActType::kQ8, pool, scratch);
+        for (const int64_t t : {int64_t{0}, T / 2, T - 1}) {
+          MatMul({.w = w.packed, .x = x.data() + t * kCols, .y = one.data(), .T = 1}, ActType::kQ8, pool, scratch);
+          ExpectSameBits(one, {many.begin() + t * kRows, many.begin() + (t + 1) * kRows});
+        }
+      }
+    }
+  });
+}
+
 // A row of y is the same whether its token came alone, with 15 others or gathered, and on any number of threads.
 TEST(MatMul, SmallBatchesAndThreadsChangeNoBit) {
   ForEachTarget([](const std::string&) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loops of MeasurePeak for every SIMD level, and for AVX-512 also with VNNI and with dot products of bf16.
+// The loops of MeasurePeak for every SIMD level, and for AVX-512 also with VNNI, with dot products of bf16, and with
+// tiles of AMX.
 // Not here: the products themselves (matmul_float.cc, matmul_int8.cc).
 #include "hydra/kernels/peak.h"
 
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "hydra/base/clock.h"
+#include "hydra/kernels/amx.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul_kernels.h"
 
@@ -84,16 +86,32 @@ inline double PairFlops(int64_t rounds, float* sink) {
 HWY_POP_ATTRIBUTES
 #endif
 
+#if HWY_TARGET == HWY_AVX3
+// Products of whole tiles of bytes, whatever the weights' bits.
+inline double TileFlops(int64_t rounds) {
+  amx::Shapes shapes;
+  for (int tile = 0; tile < 8; ++tile) shapes.Set(tile, amx::kRows, amx::kRowBytes);
+  amx::Configure(shapes);
+  for (int64_t r = 0; r < rounds; ++r) {
+    amx::AddBytes<0, 4, 6>();
+    amx::AddBytes<1, 4, 7>();
+    amx::AddBytes<2, 5, 6>();
+    amx::AddBytes<3, 5, 7>();
+  }
+  amx::Release();
+  return 4.0 * 2.0 * amx::kRows * amx::kRows * amx::kRowBytes * static_cast<double>(rounds);
+}
+#endif
+
 // bits: of the weights; 0 = f32, 16 = bf16, where the level has its dot products.
-double PeakFlops(int64_t rounds, int bits, bool use_vnni, float* sink) {
+double PeakFlops(int64_t rounds, int bits, bool use_vnni, bool use_amx, float* sink) {
   if (bits == 0) return plain::FmaFlops(rounds, sink);
 #if HWY_TARGET == HWY_AVX3
   if (bits == 16) return bf16::PairFlops(rounds, sink);
-#endif
-#if HWY_TARGET == HWY_AVX3
+  if (use_amx) return TileFlops(rounds);
   if (use_vnni) return vnni::DotFlops(rounds, bits, sink);
 #endif
-  (void)use_vnni;
+  (void)use_vnni, (void)use_amx;
   return plain::DotFlops(rounds, bits, sink);
 }
 
@@ -127,14 +145,14 @@ double MeasurePeak(WeightType type, ActType act, ThreadPool& pool) {
   constexpr size_t kLine = 16;  // a cache line for each worker
   const int bits = IsQuantised(type) && act == ActType::kQ8 ? Bits(type) : GoesInPairs(type, act) ? 16 : 0;
   const auto flops = HYDRA_DISPATCH(PeakFlops);
-  const bool vnni = internal::UseVnni();
+  const bool vnni = internal::UseVnni(), tiles = internal::UseAmx();
   const auto workers = static_cast<size_t>(pool.threads());
   std::vector<double> best(workers * kLine);
   std::vector<float> sinks(workers * kLine);
   pool.Run([&](int worker) {
     const size_t at = static_cast<size_t>(worker) * kLine;
     for (const double end = Seconds() + kSeconds; Seconds() < end;) {
-      const double start = Seconds(), done = flops(kRounds, bits, vnni, &sinks[at]);
+      const double start = Seconds(), done = flops(kRounds, bits, vnni, tiles, &sinks[at]);
       best[at] = std::max(best[at], done / (Seconds() - start));
     }
   });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The choice of the SIMD level: Highway's, plus avx3_vnni and avx3_bf16, which are Highway's AVX3 with kernels of our
-// own where dot products of int8 and of bf16 count. Not here: those kernels (matmul_int8.cc, matmul_bf16.cc).
+// The choice of the SIMD level: Highway's, plus avx3_vnni, avx3_bf16 and avx3_amx, which are Highway's AVX3 with
+// kernels of our own where dot products of int8 and of bf16 count. Not here: those kernels (matmul_int8.cc,
+// matmul_bf16.cc).
 #include "hydra/kernels/target.h"
 
 #include <algorithm>
@@ -9,6 +10,12 @@
 #include <cstdlib>
 #include <mutex>
 #include <string_view>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -19,12 +26,12 @@
 namespace hydra::kernels {
 namespace {
 
-constexpr std::string_view kVnni = "avx3_vnni", kBf16 = "avx3_bf16";
+constexpr std::string_view kVnni = "avx3_vnni", kBf16 = "avx3_bf16", kAmx = "avx3_amx";
 
 struct Level {
   std::string name;
   int64_t highway;  // HWY_AVX2, HWY_NEON, ...
-  bool vnni = false, bf16 = false;
+  bool vnni = false, bf16 = false, amx = false;
 };
 
 // Highway's AVX3_DL is not used: 1.0.3 compiles it with AVX-VNNI, which Zen 4 lacks.
@@ -44,6 +51,21 @@ bool IsBf16([[maybe_unused]] int64_t highway) {
 #endif
 }
 
+// Tiles are 8 KB of registers a thread, which Linux saves for a process that has asked it to.
+bool IsAmx([[maybe_unused]] int64_t highway) {
+#if HWY_ARCH_X86_64 && (HWY_TARGETS & HWY_AVX3) && defined(__linux__)
+  if (!IsBf16(highway)) return false;
+  constexpr unsigned kTile = 1U << 24, kInt8 = 1U << 25;  // CPUID 7, edx
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & (kTile | kInt8)) != (kTile | kInt8)) return false;
+  constexpr int kAskForState = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;
+  return ::syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 std::vector<Level> Levels() {
   std::vector<Level> levels;
   hwy::SetSupportedTargetsForTest(0);  // what the machine has, not what an earlier SetTarget left
@@ -56,6 +78,7 @@ std::vector<Level> Levels() {
     }
     std::string name = hwy::TargetName(bit);
     std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (IsAmx(bit)) levels.push_back({std::string(kAmx), bit, true, true, true});
     if (IsBf16(bit)) levels.push_back({std::string(kBf16), bit, true, true});
     if (IsVnni(bit)) levels.push_back({std::string(kVnni), bit, true});
     levels.push_back({name, bit});
@@ -65,7 +88,7 @@ std::vector<Level> Levels() {
 
 struct Choice {
   std::mutex mutex;
-  std::atomic<bool> vnni{false}, bf16{false};
+  std::atomic<bool> vnni{false}, bf16{false}, amx{false};
   std::string name;  // guarded by mutex; "" = not chosen yet
 };
 Choice& Chosen() {
@@ -86,6 +109,7 @@ void Choose(Choice& choice, std::string_view name, std::string_view where) {
   choice.name = found->name;
   choice.vnni = found->vnni;
   choice.bf16 = found->bf16;
+  choice.amx = found->amx;
   hwy::GetChosenTarget().Update(found->highway);  // last: it says to other threads that the choice is made
 }
 
@@ -108,6 +132,7 @@ void ChooseTarget() {
 
 bool UseVnni() { return Chosen().vnni.load(std::memory_order_relaxed); }
 bool UseBf16() { return Chosen().bf16.load(std::memory_order_relaxed); }
+bool UseAmx() { return Chosen().amx.load(std::memory_order_relaxed); }
 
 }  // namespace internal
 

@@ -8,9 +8,9 @@
 
 namespace hydra::kernels {
 
-// Names of the levels that this machine can run and this build holds, best first: "avx3_bf16" (AVX-512 with VNNI and
-// dot products of bf16), "avx3_vnni" (with VNNI), "avx3", "avx2", the baseline, "scalar" (the emulated one); on 64-bit
-// Arm "neon" alone.
+// Names of the levels that this machine can run and this build holds, best first: "avx3_amx" (AVX-512 with VNNI, dot
+// products of bf16, and int8 tiles of AMX), "avx3_bf16" (without tiles), "avx3_vnni" (with VNNI alone), "avx3", "avx2",
+// the baseline, "scalar" (the emulated one); on 64-bit Arm "neon" alone.
 [[nodiscard]] std::vector<std::string> Targets();
 // The level in use.
 [[nodiscard]] std::string CurrentTarget();

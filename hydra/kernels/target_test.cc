@@ -71,9 +71,10 @@ TEST(Target, ForcedLevelIsTheOneThatRuns) {
   ForEachTarget([&](const std::string& name) {
     EXPECT_EQ(CurrentTarget(), name);
     const int64_t compiled = HYDRA_DISPATCH(CompiledFor)();
-    EXPECT_EQ(internal::UseVnni(), name == "avx3_vnni" || name == "avx3_bf16");
-    EXPECT_EQ(internal::UseBf16(), name == "avx3_bf16");
-    EXPECT_EQ(HasBf16Dots(), name == "avx3_bf16");
+    EXPECT_EQ(internal::UseAmx(), name == "avx3_amx");
+    EXPECT_EQ(internal::UseBf16(), internal::UseAmx() || name == "avx3_bf16");
+    EXPECT_EQ(internal::UseVnni(), internal::UseBf16() || name == "avx3_vnni");
+    EXPECT_EQ(HasBf16Dots(), internal::UseBf16());
     if (name == "avx2") {
       EXPECT_EQ(compiled, HWY_AVX2);
     }
