@@ -2,6 +2,7 @@
 // Tiles of AMX: eight registers of up to 16 rows of 64 bytes, as instructions of the assembler, so that no compiler's
 // intrinsics are needed (GCC 12's tell of 8 of the 64 bytes that a configuration has). Not here: what is multiplied
 // (matmul_amx-inl.h), whether the processor and the system allow it (target.cc).
+// Dims: M rows of A and C, K rows of B.
 #pragma once
 
 #if defined(__x86_64__)

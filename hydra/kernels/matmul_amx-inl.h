@@ -3,6 +3,7 @@
 // tokens over a block. They are the sums that the vectors give and are scaled in the same order, so that no bit tells
 // which of the two it was. Included by matmul_int8.cc after matmul_int8-inl.h, in the namespace with VNNI, whose
 // kernels take the tokens behind the last 16. Not here: the instructions (amx.h).
+// No include guard: it is meant to be included once for each HWY_TARGET with VNNI.
 
 static_assert(kLanes == amx::kRows);
 
