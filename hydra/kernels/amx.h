@@ -51,6 +51,12 @@ inline void AddBytes() {
   asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
 }
 
+// The same of pairs of bf16, A [M, 2 K] and B [K, 16, 2], in sums of f32.
+template <int kC, int kA, int kB>
+inline void AddPairs() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+}
+
 }  // namespace hydra::kernels::amx
 
 #endif

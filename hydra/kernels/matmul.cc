@@ -115,6 +115,8 @@ LevelKernels Kernels() {
           .dot = f.dot,
           .pairs = bf16.pairs,
           .gemm_pairs = bf16.gemm,
+          .pair_tokens = bf16.tokens,
+          .pair_tile = bf16.tile,
           .narrow = narrow.narrow,
           .narrow_slab = narrow.narrow_slab,
           .scaled_silu = narrow.scaled_silu};
@@ -137,7 +139,7 @@ class Driver {
         data_(data),
         kernels_(Kernels()),
         unit_(std::max(kLine, 2 * kernels_.lanes)) {
-    HYDRA_CHECK(kernels_.f32_tokens <= kMostTokens);
+    HYDRA_CHECK(std::max(kernels_.f32_tokens, kernels_.pair_tokens) <= kMostTokens);
   }
 
   void Run() {
@@ -255,7 +257,8 @@ class Driver {
     const int64_t tokens = plan.way != Way::kInt8 ? kernels_.f32_tokens
                            : a.T <= kSmallBatch   ? kSmallBatch
                                                   : kernels_.int8_tokens;
-    data_.prepared.push_back({&a, plan.way, plan.pairs, plan.x_stride, std::min(tokens, a.T), 0});
+    const int64_t stride = plan.pairs ? kernels_.pair_tokens : std::min(tokens, a.T);
+    data_.prepared.push_back({&a, plan.way, plan.pairs, plan.x_stride, stride, 0});
     return static_cast<int64_t>(data_.prepared.size()) - 1;
   }
 
@@ -265,9 +268,10 @@ class Driver {
     const int64_t of_rounded = ListRounded();
     int64_t bytes = of_rounded, floats = 0, tiles = 0;
     for (Prepared& p : data_.prepared) {
-      const int64_t rows = CeilDiv(p.map->T, p.stride) * p.stride, K = p.map->w.cols;
+      const int64_t count = CeilDiv(p.map->T, p.stride), K = p.map->w.cols;
       p.offset = bytes;
-      bytes += p.way == Way::kInt8 ? rows * (K / kBlock) * static_cast<int64_t>(sizeof(XBlock)) : rows * K * 4;
+      bytes += p.way == Way::kInt8 ? count * p.stride * (K / kBlock) * static_cast<int64_t>(sizeof(XBlock))
+                                   : count * TileFloats(p) * 4;
       bytes = CeilDiv(bytes, 64) * 64;
       floats += p.map->T * K;
       tiles += CeilDiv(p.map->T, p.stride);
@@ -292,6 +296,11 @@ class Driver {
         if (end <= 0) break;
       }
     });
+  }
+
+  // Of a tile of floats, or of pairs, which take half of them.
+  static int64_t TileFloats(const Prepared& p) {
+    return p.stride * (p.pairs ? CeilDiv(p.map->w.cols, kBlock) * kBlock : p.map->w.cols);
   }
 
   // Which rows several maps gather from one x, and the bytes that they take once rounded.
@@ -363,7 +372,8 @@ class Driver {
     } else {
       std::array<const float*, kMostTokens> rows;
       for (int64_t t = t0; t < t1; ++t) rows[static_cast<size_t>(t - t0)] = row(t);
-      float* tile_of_x = reinterpret_cast<float*>(data_.x.data() + p.offset) + t0 * K;
+      float* tile_of_x = reinterpret_cast<float*>(data_.x.data() + p.offset) + tile * TileFloats(p);
+      if (p.pairs && kernels_.pair_tile != nullptr) return kernels_.pair_tile(rows.data(), t1 - t0, K, tile_of_x);
       kernels_.interleave(rows.data(), t1 - t0, K, tile_of_x, p.stride);
       if (p.pairs) kernels_.pairs(tile_of_x, K, t1 - t0, p.stride);
     }
@@ -430,7 +440,7 @@ class Driver {
     for (const Plan& plan : data_.plans) {
       int64_t bytes = 0;
       const bool rows = IsQuantised(plan.map->w.type) && !plan.map->w.packed;
-      if (plan.way == Way::kGemm) bytes = 4 * 2 * kernels_.lanes * (kSlab + kGemmTokens + kernels_.f32_tokens);
+      if (plan.way == Way::kGemm) bytes = 4 * 2 * kernels_.lanes * (kSlab + kGemmTokens + kMostTokens);
       if (rows) bytes += 2 * plan.layout.bytes;
       work_bytes_ = std::max(work_bytes_, bytes);
     }
@@ -560,10 +570,11 @@ class Driver {
     const int64_t lanes = kernels_.lanes, K = w.cols;
     auto* slab = reinterpret_cast<float*>(work);
     float* sums = slab + 2 * lanes * kSlab;
-    auto* panel_work = reinterpret_cast<std::byte*>(sums + 2 * lanes * (kGemmTokens + kernels_.f32_tokens));
+    auto* panel_work = reinterpret_cast<std::byte*>(sums + 2 * lanes * (kGemmTokens + kMostTokens));
     GemmCall call{.w = slab,
                   .x = reinterpret_cast<const float*>(data_.x.data() + x.offset),
                   .K = K,
+                  .x_tile = TileFloats(x),
                   .stride = x.stride,
                   .sums = sums,
                   .out = plan.out};

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of slabs of W with many tokens by bf16 dot products: both factors are rounded to pairs of bf16, sums are
-// f32. For AVX-512 with AVX512_BF16; other levels have none. Not here: f32 (matmul_float.cc), the driver (matmul.cc).
+// f32. For AVX-512 with AVX512_BF16, by vectors or by tiles of AMX; other levels have none. Not here: f32
+// (matmul_float.cc), the driver (matmul.cc).
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 #include <utility>
 
+#include "hydra/kernels/amx.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/matmul_kernels.h"
 
@@ -39,7 +41,7 @@ HWY_NOINLINE void GemmTile(const GemmCall& c, int64_t t0) {
     });
   });
   const float* w = c.w;
-  const float* x = c.x + t0 / c.stride * c.stride * c.K + t0 % c.stride + c.k0 / 2 * c.stride;
+  const float* x = c.x + t0 / c.stride * c.x_tile + t0 % c.stride + c.k0 / 2 * c.stride;
   for (int64_t k = c.k0; k < c.k1; k += 2, w += 2 * kPairLanes, x += c.stride) {
     const __m512i w0 = LoadPairs(w), w1 = LoadPairs(w + kPairLanes);
     Unroll<TN>([&](auto t) HYDRA_LAMBDA {
@@ -77,18 +79,80 @@ inline void Gemm(const GemmCall& c) {
     }
   }
 }
+
+// ---- Tiles ----
+
+constexpr int64_t kTilePairs = amx::kRowBytes / 4;  // of a row of x, and rows of W, in a tile
+constexpr int64_t kTileColumns = 2 * kTilePairs;
+
+// PackPairs with zeros up to whole tiles.
+inline void PackTileSlab(float* x, int64_t n, int64_t width, int64_t pitch) {
+  PackPairs(x, n, width, pitch);
+  const int64_t rows = (n + 1) / 2, whole = (rows + kTilePairs - 1) / kTilePairs * kTilePairs;
+  for (int64_t j = rows; j < whole; ++j) std::fill_n(x + j * pitch, width, 0.0f);
+}
+
+// Rows of x to [K / 32][16 tokens][16 pairs]. Rows that are not there stay as they are: their sums are not kept.
+inline void RowTile(const float* const* x, int64_t count, int64_t K, float* out) {
+  for (int64_t t = 0; t < count; ++t)
+    for (int64_t k = 0; k < K; k += kTileColumns) {
+      const __m512 low = _mm512_maskz_loadu_ps(MaskOf(K - k), x[t] + k);
+      __m512 high = _mm512_setzero_ps();
+      if (k + kPairLanes < K) high = _mm512_maskz_loadu_ps(MaskOf(K - k - kPairLanes), x[t] + k + kPairLanes);
+      const __m512bh row = _mm512_cvtne2ps_pbh(high, low);
+      _mm512_storeu_si512(out + (k / kTileColumns * amx::kRows + t) * kTilePairs, reinterpret_cast<__m512i>(row));
+    }
+}
+
+// 16 M tokens times 2 L rows of W.
+template <int M>
+HWY_NOINLINE void TileGemm(const GemmCall& c, int64_t t0) {
+  constexpr int64_t kPitch = 2 * kPairLanes * 4;  // bytes from token to token of the sums, and from pair to pair of W
+  float* kept = c.sums + (t0 - c.t0) * 2 * kPairLanes;
+  const auto sum = [&](auto i) HYDRA_LAMBDA { return kept + (i / 2 * amx::kRows * 2 + i % 2) * kPairLanes; };  // [M][2]
+  Unroll<2 * M>([&](auto i) HYDRA_LAMBDA { c.k0 == 0 ? amx::Zero<i>() : amx::Load<i>(sum(i), kPitch); });
+  const float* x = c.x + t0 / c.stride * c.x_tile;
+  for (int64_t k = c.k0; k < c.k1; k += kTileColumns) {
+    const float* w = c.w + (k - c.k0) / 2 * 2 * kPairLanes;
+    amx::Load<6>(w, kPitch);
+    amx::Load<7>(w + kPairLanes, kPitch);
+    Unroll<M>([&](auto m) HYDRA_LAMBDA {
+      amx::Load<4 + m>(x + m * c.x_tile + k / kTileColumns * amx::kRows * kTilePairs, amx::kRowBytes);
+      amx::AddPairs<2 * m, 4 + m, 6>();
+      amx::AddPairs<2 * m + 1, 4 + m, 7>();
+    });
+  }
+  Unroll<2 * M>([&](auto i) HYDRA_LAMBDA { amx::Store<i>(sum(i), kPitch); });
+  if (c.k1 < c.K) return;
+  const int64_t end = std::min<int64_t>(c.t1, t0 + M * amx::kRows);
+  for (int64_t t = t0; t < end; ++t, kept += 2 * kPairLanes)
+    for (int64_t v = 0; v < 2; ++v)
+      StoreSums(c.out, t, c.n0 + v * kPairLanes, hn::LoadU(FloatTag(), kept + v * kPairLanes));
+}
+
+inline void TilesGemm(const GemmCall& c) {
+  amx::Shapes shapes;
+  for (int tile = 0; tile < 8; ++tile) shapes.Set(tile, amx::kRows, amx::kRowBytes);
+  amx::Configure(shapes);
+  int64_t t = c.t0;
+  for (; t + amx::kRows < c.t1; t += 2 * amx::kRows) TileGemm<2>(c, t);
+  if (t < c.t1) TileGemm<1>(c, t);
+  amx::Release();
+}
+
 #undef HYDRA_LAMBDA
 #undef HYDRA_ATTR
 }  // namespace bf16
 HWY_POP_ATTRIBUTES
 #endif
 
-Bf16Kernels Bf16KernelsOf(bool use_bf16) {
+Bf16Kernels Bf16KernelsOf(bool use_bf16, bool use_amx) {
 #if HWY_TARGET == HWY_AVX3
-  if (use_bf16) return {bf16::PackPairs, bf16::Gemm};
+  if (use_amx) return {bf16::PackTileSlab, bf16::TilesGemm, amx::kRows, bf16::RowTile};
+  if (use_bf16) return {bf16::PackPairs, bf16::Gemm, bf16::kTokens, nullptr};
 #endif
-  (void)use_bf16;
-  return {nullptr, nullptr};
+  (void)use_bf16, (void)use_amx;
+  return {};
 }
 
 }  // namespace HWY_NAMESPACE
@@ -102,7 +166,7 @@ HWY_EXPORT(Bf16KernelsOf);
 
 Bf16Kernels GetBf16Kernels() {
   internal::EnsureTarget();
-  return HWY_DYNAMIC_DISPATCH(Bf16KernelsOf)(internal::UseBf16());
+  return HWY_DYNAMIC_DISPATCH(Bf16KernelsOf)(internal::UseBf16(), internal::UseAmx());
 }
 
 }  // namespace hydra::kernels

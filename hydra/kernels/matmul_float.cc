@@ -239,7 +239,7 @@ HWY_NOINLINE void GemmTile(const GemmCall& c, int64_t t0) {
                   HYDRA_LAMBDA { sums[t][v] = c.k0 == 0 ? hn::Zero(d) : hn::LoadU(d, kept + (2 * t + v) * kLanes); });
   });
   const float* w = c.w;
-  const float* x = c.x + t0 / c.stride * c.stride * c.K + t0 % c.stride + c.k0 * c.stride;
+  const float* x = c.x + t0 / c.stride * c.x_tile + t0 % c.stride + c.k0 * c.stride;
   for (int64_t k = c.k0; k < c.k1; ++k, w += 2 * kLanes, x += c.stride) {
     const auto w0 = hn::LoadU(d, w), w1 = hn::LoadU(d, w + kLanes);
     Unroll<TN>([&](auto t) HYDRA_LAMBDA {

@@ -121,13 +121,15 @@ struct Int8Call {
 };
 
 // A slab of W, [k1 - k0][2 L] f32, times tokens: sums pass from slab to slab through `sums`. Of bf16: the slab is
-// [(k1 - k0) / 2][2 L] pairs, and so are the first halves of the tiles of x, [K / 2][stride].
+// [(k1 - k0) / 2][2 L] pairs, and so are the first halves of the tiles of x, [K / 2][stride]; with AMX tiles of x are
+// [K / 32][16 tokens][16 pairs], and both have zeros behind K.
 struct GemmCall {
   const float* w = nullptr;
   const float* x = nullptr;  // of token 0 and column 0
   int64_t K = 0, k0 = 0, k1 = 0;
+  int64_t x_tile = 0;  // floats from one tile of x to the next
   int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
-  float* sums = nullptr;  // [t1 - t0, 2 L]; read where k0 > 0, written where k1 < K
+  float* sums = nullptr;  // [t1 - t0, 2 L], a tile of tokens more; read where k0 > 0, written where k1 < K
   Output out;
 };
 
@@ -161,10 +163,13 @@ struct LevelKernels {
                     int64_t lanes2);
   void (*gemm)(const GemmCall& call);
   void (*dot)(const DotCall& call);
-  // Null where the level has no dot products of bf16. Rows 2j and 2j + 1 of x [n, width], `pitch` floats apart, become
-  // row j of pairs of bf16 in their place; an odd last row has zeros beside.
+  // These are null where the level has no dot products of bf16. Rows 2j and 2j + 1 of x [n, width], `pitch` floats
+  // apart, become row j of pairs of bf16 in their place; an odd last row has zeros beside.
   void (*pairs)(float* x, int64_t n, int64_t width, int64_t pitch);
   void (*gemm_pairs)(const GemmCall& call);
+  int64_t pair_tokens;  // of a tile
+  // With AMX: `count` rows of x to a tile of pairs. Else null: `interleave` and `pairs` make one.
+  void (*pair_tile)(const float* const* x, int64_t count, int64_t K, float* out);
   void (*narrow)(const DotCall& call);
   // The columns k0 .. k1 - 1 of the rows n .. n + 2 L - 1 of narrow panels, [k1 - k0][2 L]; zeros from row N on.
   void (*narrow_slab)(WeightType type, const std::byte* w, int64_t N, int64_t K, int64_t n, int64_t k0, int64_t k1,
@@ -198,6 +203,8 @@ struct NarrowKernels {
 struct Bf16Kernels {
   decltype(LevelKernels::pairs) pairs;
   decltype(LevelKernels::gemm_pairs) gemm;
+  int64_t tokens;
+  decltype(LevelKernels::pair_tile) tile;
 };
 [[nodiscard]] FloatKernels GetFloatKernels();
 [[nodiscard]] Bf16Kernels GetBf16Kernels();

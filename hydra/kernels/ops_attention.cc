@@ -3,6 +3,7 @@
 // alone (ops_attention_query.cc), rows of the cache (ops_kv.cc), which landmarks there are (hydra/runtime).
 // Dims: R rows of a tile = queries x heads, n keys of a block; Rp, Dkp and Dvp: R, Dk and Dv rounded up to kAlign.
 #include "hydra/base/error.h"
+#include "hydra/kernels/amx.h"
 #include "hydra/kernels/dispatch.h"
 #include "hydra/kernels/ops.h"
 #include "hydra/kernels/ops_attention_blocks.h"
@@ -80,6 +81,8 @@ inline void PairGemm(const PairGemmArgs& g) {
   for (; m + 2 <= g.M; m += 2) PairRows<2>(g, m);
   if (m < g.M) PairRows<1>(g, m);
 }
+
+#include "hydra/kernels/ops_attention_amx-inl.h"
 #undef HYDRA_LAMBDA
 #undef HYDRA_ATTR
 }  // namespace bf16
@@ -93,6 +96,7 @@ struct Tile {
   int64_t R, Rp, Dk, Dkp, Dv, Dvp;
   KvDtype dtype;
   bool bf16 = false;  // products of pairs of bf16
+  bool amx = false;   // those by tiles
   bool first = true;  // no block yet: sums are not defined
 };
 
@@ -151,31 +155,39 @@ HWY_INLINE void PairBlock(Tile* tile, const KeyBlock& block, Score&& score) {
     bf16::PackRows(s.k, block.n, whole(tile->Dk), tile->Dkp);
     k = Bytes(s.k), k_row = tile->Dkp;
   }
-  bf16::PairGemm({.a = k,
-                  .a_row = k_row,
-                  .a_k = 1,
-                  .b = Bytes(s.q),
-                  .b_row = tile->Rp,
-                  .c = s.s,
-                  .c_row = tile->Rp,
-                  .M = block.n,
-                  .N = rows,
-                  .K = (tile->Dk + 1) / 2});
+  const auto gemm = tile->amx ? bf16::TileGemm : bf16::PairGemm;
+  gemm({.a = k,
+        .a_row = k_row,
+        .a_k = 1,
+        .b = Bytes(s.q),
+        .b_row = tile->Rp,
+        .c = s.s,
+        .c_row = tile->Rp,
+        .M = block.n,
+        .N = rows,
+        .K = (tile->Dk + 1) / 2});
   TileSoftmax(*tile, block.n, score);
   bf16::PackPairs(s.s, block.n, rows, tile->Rp);
   Widen(tile->dtype, block.v, block.v_stride, block.n, tile->Dv, s.v, tile->Dvp);
   bf16::PackPairs(s.v, block.n, width, tile->Dvp);
-  bf16::PairGemm({.a = Bytes(s.s),
-                  .a_row = 1,
-                  .a_k = tile->Rp,
-                  .b = Bytes(s.v),
-                  .b_row = tile->Dvp,
-                  .c = s.o,
-                  .c_row = tile->Dvp,
-                  .M = tile->R,
-                  .N = width,
-                  .K = (block.n + 1) / 2,
-                  .beta = tile->first ? nullptr : s.keep});
+  const std::byte* exps = Bytes(s.s);
+  int64_t exps_row = 1, exps_k = tile->Rp;
+  if (tile->amx) {  // tiles want the pairs of a row one after another: behind the pairs is room for them
+    std::byte* turned = reinterpret_cast<std::byte*>(s.s + kKeyBlock / 2 * tile->Rp);
+    bf16::TransposePairs(exps, (block.n + 1) / 2, rows, tile->Rp, turned, kKeyBlock / 2);
+    exps = turned, exps_row = kKeyBlock / 2, exps_k = 1;
+  }
+  gemm({.a = exps,
+        .a_row = exps_row,
+        .a_k = exps_k,
+        .b = Bytes(s.v),
+        .b_row = tile->Dvp,
+        .c = s.o,
+        .c_row = tile->Dvp,
+        .M = tile->R,
+        .N = width,
+        .K = (block.n + 1) / 2,
+        .beta = tile->first ? nullptr : s.keep});
   tile->first = false;
 }
 #endif
@@ -297,7 +309,8 @@ void AttentionTile(const AttentionArgs& a, int64_t t0, int64_t queries) {
             .Dv = Dv,
             .Dvp = RoundUp(Dv),
             .dtype = a.keys.dtype,
-            .bf16 = a.bf16 && internal::UseBf16()};
+            .bf16 = a.bf16 && internal::UseBf16(),
+            .amx = internal::UseAmx()};
   LayOut(a.scratch, a.heads, Dk, Dv, &tile.s);
   LoadTile(a, t0, queries, tile);
   TileKeys(a, t0, queries, &tile);

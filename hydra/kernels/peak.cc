@@ -87,19 +87,22 @@ HWY_POP_ATTRIBUTES
 #endif
 
 #if HWY_TARGET == HWY_AVX3
-// Products of whole tiles of bytes, whatever the weights' bits.
-inline double TileFlops(int64_t rounds) {
+// Products of whole tiles, of pairs of bf16 or of bytes, whatever the weights' bits.
+template <bool kPairs>
+double TileFlops(int64_t rounds) {
   amx::Shapes shapes;
   for (int tile = 0; tile < 8; ++tile) shapes.Set(tile, amx::kRows, amx::kRowBytes);
   amx::Configure(shapes);
   for (int64_t r = 0; r < rounds; ++r) {
-    amx::AddBytes<0, 4, 6>();
-    amx::AddBytes<1, 4, 7>();
-    amx::AddBytes<2, 5, 6>();
-    amx::AddBytes<3, 5, 7>();
+    plain::Unroll<4>([](auto i) HWY_ATTR {
+      if constexpr (kPairs)
+        amx::AddPairs<i, 4 + i / 2, 6 + i % 2>();
+      else
+        amx::AddBytes<i, 4 + i / 2, 6 + i % 2>();
+    });
   }
   amx::Release();
-  return 4.0 * 2.0 * amx::kRows * amx::kRows * amx::kRowBytes * static_cast<double>(rounds);
+  return 4.0 * 2.0 * amx::kRows * amx::kRows * (amx::kRowBytes / (kPairs ? 2 : 1)) * static_cast<double>(rounds);
 }
 #endif
 
@@ -107,8 +110,8 @@ inline double TileFlops(int64_t rounds) {
 double PeakFlops(int64_t rounds, int bits, bool use_vnni, bool use_amx, float* sink) {
   if (bits == 0) return plain::FmaFlops(rounds, sink);
 #if HWY_TARGET == HWY_AVX3
+  if (use_amx) return bits == 16 ? TileFlops<true>(rounds) : TileFlops<false>(rounds);
   if (bits == 16) return bf16::PairFlops(rounds, sink);
-  if (use_amx) return TileFlops(rounds);
   if (use_vnni) return vnni::DotFlops(rounds, bits, sink);
 #endif
   (void)use_vnni, (void)use_amx;

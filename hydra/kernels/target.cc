@@ -55,9 +55,9 @@ bool IsBf16([[maybe_unused]] int64_t highway) {
 bool IsAmx([[maybe_unused]] int64_t highway) {
 #if HWY_ARCH_X86_64 && (HWY_TARGETS & HWY_AVX3) && defined(__linux__)
   if (!IsBf16(highway)) return false;
-  constexpr unsigned kTile = 1U << 24, kInt8 = 1U << 25;  // CPUID 7, edx
+  constexpr unsigned kParts = (1U << 22) | (1U << 24) | (1U << 25);  // of CPUID 7, edx: bf16, tiles, int8
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & (kTile | kInt8)) != (kTile | kInt8)) return false;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kParts) != kParts) return false;
   constexpr int kAskForState = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr int kTileData = 18;
   return ::syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;

@@ -9,7 +9,7 @@
 namespace hydra::kernels {
 
 // Names of the levels that this machine can run and this build holds, best first: "avx3_amx" (AVX-512 with VNNI, dot
-// products of bf16, and int8 tiles of AMX), "avx3_bf16" (without tiles), "avx3_vnni" (with VNNI alone), "avx3", "avx2",
+// products of bf16, and AMX tiles of both), "avx3_bf16" (without tiles), "avx3_vnni" (with VNNI alone), "avx3", "avx2",
 // the baseline, "scalar" (the emulated one); on 64-bit Arm "neon" alone.
 [[nodiscard]] std::vector<std::string> Targets();
 // The level in use.
