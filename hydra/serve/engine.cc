@@ -296,10 +296,6 @@ void Engine::Sweep() {
 
 void Engine::Free(size_t slot) {
   const std::unique_ptr<RunningText> text = std::move(slots_[slot]);
-  const TextEnd& counts = text->counts();
-  metrics_.Add(Metrics::Count::kGeneratedTokens, static_cast<double>(counts.new_tokens));
-  metrics_.Add(Metrics::Count::kDraftTokens, static_cast<double>(counts.guessed));
-  metrics_.Add(Metrics::Count::kAcceptedTokens, static_cast<double>(counts.accepted));
   if (auto sequence = text->TakeSequence()) cache_.Keep(std::move(sequence), Running());
   const std::lock_guard lock(mutex_);
   --busy_;

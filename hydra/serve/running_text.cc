@@ -211,11 +211,15 @@ void RunningText::SnapshotWhereDue() {
 void RunningText::End(FinishReason reason) {
   if (ended()) return;
   end_ = reason;
+  // Before the client hears of the end, so that who asks for the metrics then finds the text in them.
+  parts_.metrics.Add(Metrics::Count::kGeneratedTokens, static_cast<double>(counts_.new_tokens));
   writer_.Finish(&piece_);
   if (steps_) steps_->End();
   if (speculation_) {
     counts_.guessed = speculation_->stats().Guessed();
     counts_.accepted = speculation_->stats().Right();
+    parts_.metrics.Add(Metrics::Count::kDraftTokens, static_cast<double>(counts_.guessed));
+    parts_.metrics.Add(Metrics::Count::kAcceptedTokens, static_cast<double>(counts_.accepted));
   }
   const double written = Seconds() - started_ - counts_.prompt_seconds;
   counts_.write_seconds = reading_ ? 0 : written;
