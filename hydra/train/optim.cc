@@ -177,7 +177,7 @@ std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr,
   std::vector<OptimParam> params;
   for (const auto& [spec, tensor] : model.Tensors()) {
     if (!spec->parameter) continue;
-    const bool table = spec->role == TensorRole::kPkmTable;
+    const bool table = spec->role == TensorRole::kPkmTable, gates = spec->role == TensorRole::kPathGates;
     const bool vocabulary = spec->role == TensorRole::kEmbedding || spec->role == TensorRole::kHead;
     const bool scale = spec->role == TensorRole::kBlockRouterScale && published_groups;
     const bool inner = config.IsMup() && ((spec->shape.size() > 1 && !vocabulary) || scale);
@@ -186,6 +186,7 @@ std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr,
                       .weight_decay = spec->weight_decay || published_groups,
                       .lr_scale = table   ? pkm_table_lr
                                   : inner ? config.head_scale()
+                                  : gates ? kPathGatesRate
                                           : 1.0,
                       .own_clip = spec->role == TensorRole::kBlockRouter,
                       .rows = table});

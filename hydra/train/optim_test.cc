@@ -306,7 +306,8 @@ TEST(AdamW, ParametersOfAModelComeFromTheTable) {
   for (const OptimParam& param : OptimParams(model, 4.0)) {
     EXPECT_EQ(param.name.find("balance_bias"), std::string::npos);
     EXPECT_EQ(param.weight_decay, model.table().FindName(param.name)->weight_decay);
-    EXPECT_EQ(param.lr_scale, param.rows ? 4.0 : 1.0);
+    const bool gates = param.name.find("path_gates") != std::string::npos;
+    EXPECT_EQ(param.lr_scale, param.rows ? 4.0 : gates ? 0.05 : 1.0);
     tables += param.rows;
     decayed += param.weight_decay;
   }
