@@ -71,7 +71,8 @@ eval::BenchResult Bench(const std::vector<std::string>& flags, const std::string
   constexpr double kTick = 0.05;  // seconds that the two clocks may differ by
   std::vector<std::string> command = {Sibling("hydralm"), "bench"};
   command.insert(command.end(), flags.begin(), flags.end());
-  command.insert(command.end(), {"-o", "json", "-q"});
+  // The meter of the read rate holds up to 1 GiB, which would be the peak of a small model.
+  command.insert(command.end(), {"-o", "json", "--no-limits", "-q"});
   eval::BenchResult result;
   const double begin = Seconds(), busy = BusySeconds(), own = OwnSeconds();
   const ChildResult made = RunChild({.command = command, .log = log}, [&](const ChildProcess& child) {

@@ -37,7 +37,7 @@ struct BenchFlags {
   std::vector<std::string> plants;
   double accept = 1;
   int64_t repeats = 5;
-  bool stream = false, interleave = false, profile = false;
+  bool stream = false, interleave = false, profile = false, no_limits = false;
   TextFlags special;  // of --ppl
   SpeculationFlags speculation;
   std::string speculation_text;
@@ -88,7 +88,7 @@ std::vector<SpeedTest> Tests(const BenchFlags& flags) {
 bool WantsSpeed(const BenchFlags& flags, const CLI::App* verb) {
   if (flags.ppl.empty() && !flags.stream) return true;
   for (const char* flag : {"-p", "-n", "-d", "-b", "-r", "--provisional", "--accept", "--plant", "--interleave",
-                           "--profile", "--compare-cmd"})
+                           "--profile", "--no-limits", "--compare-cmd"})
     if (verb->count(flag) > 0) return true;
   return false;
 }
@@ -134,7 +134,7 @@ struct Running {
 };
 
 // `row` holds what all rows of this call share; what was measured of a test is filled in.
-BenchRow MakeRow(const Runner& runner, Running& running, bool profile, double read_bytes_per_s, BenchRow row) {
+BenchRow MakeRow(const Runner& runner, Running& running, const BenchFlags& flags, BenchRow row) {
   row.test = running.test;
   row.samples = running.rates;
   row.rate = Summarise(running.rates);
@@ -142,21 +142,20 @@ BenchRow MakeRow(const Runner& runner, Running& running, bool profile, double re
   row.kv_bytes = running.speed.kv_bytes();
   if (runner.plan) row.plan = runner.plan.About(running.test.plan.length, runner.model.options().kv_dtype);
   row.experts = running.speed.experts();
-  row.read_bytes_per_s = read_bytes_per_s;
   row.token_flops = CountTokenFlops(runner.model.config(), running.test);
-  if (row.token_flops > 0)
+  if (row.token_flops > 0 && !flags.no_limits)
     row.peak_flops = kernels::MeasurePeak(MatrixTypes(runner.model.weights().source).front(),
                                           runner.model.weights().act(), *runner.pool);
   if (!running.compared.empty()) row.compared = Summarise(running.compared);
-  if (profile) row.profile = running.speed.Profile();
+  if (flags.profile) row.profile = running.speed.Profile();
   return row;
 }
 
 // Measures tests in turn, again and again, the other engine after each of ours. A row for each.
 std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std::span<const SpeedTest> tests,
-                              ReadMeter& meter, const BenchRow& common) {
+                              ReadMeter* meter, BenchRow common) {
   const int threads = runner.pool->threads();
-  const double before = meter.Measure().bytes_per_s;
+  const double before = meter ? meter->Measure().bytes_per_s : 0;
   std::vector<Running> all;
   for (const SpeedTest& test : tests) {
     if (StopRequested()) return {};
@@ -169,7 +168,8 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
       one.rates.push_back(static_cast<double>(one.test.tokens()) / one.speed.Run());
       if (!flags.compare.empty()) one.compared.push_back(RunCompared(flags, one.test, threads));
     }
-  const double after = meter.Measure().bytes_per_s;
+  const double after = meter ? meter->Measure().bytes_per_s : 0;
+  if (meter) common.read_bytes_per_s = (before + after) / 2;
   constexpr double kVoid = 0.05;
   if (std::abs(after - before) > kVoid * std::max(before, after))
     fmt::print(stderr,
@@ -179,7 +179,7 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
                before / 1e9, after / 1e9);
   std::vector<BenchRow> rows;
   for (Running& one : all)
-    if (!one.rates.empty()) rows.push_back(MakeRow(runner, one, flags.profile, (before + after) / 2, common));
+    if (!one.rates.empty()) rows.push_back(MakeRow(runner, one, flags, common));
   return rows;
 }
 
@@ -255,7 +255,7 @@ void CheckFlags(const BenchFlags& flags, const CLI::App* verb, bool speed) {
     throw Error(ErrorCode::kUsage, "bench: --spec needs a model with its tokenizer, -m, and no --ppl");
   if (flags.speculation.on())
     for (const char* flag : {"-d", "-b", "--provisional", "--accept", "--plant", "--interleave", "--profile",
-                             "--compare-cmd", "--stream", "--plan"})
+                             "--no-limits", "--compare-cmd", "--stream", "--plan"})
       if (verb->count(flag) > 0)
         throw Error(ErrorCode::kUsage,
                     fmt::format("bench: {}: not with --spec, which times one sequence with and without guesses", flag));
@@ -343,10 +343,10 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
     runner.Announce();
   }
   std::optional<ReadMeter> meter;
-  if (!tests.empty()) meter.emplace(*runner.pool);
+  if (!tests.empty() && !flags.no_limits) meter.emplace(*runner.pool);
   for (size_t i = 0; i < tests.size() && !StopRequested(); i += together)
     for (const BenchRow& made :
-         Measure(flags, runner, std::span<const SpeedTest>(tests).subspan(i, together), *meter, row))
+         Measure(flags, runner, std::span<const SpeedTest>(tests).subspan(i, together), meter ? &*meter : nullptr, row))
       writer.Write(made);
   writer.Finish();
   return StopStatus();
@@ -378,6 +378,7 @@ void AddBenchVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("-r,--repeats", flags->repeats, "repetitions of each test, after a warm-up")->check(Range(1, 10000));
   verb->add_flag("--interleave", flags->interleave, "repeat all tests in turn, so that a slow moment meets each");
   verb->add_flag("--profile", flags->profile, "where the time of each test goes, in one more repetition");
+  verb->add_flag("--no-limits", flags->no_limits, "leave out the machine's read rate and peak: quicker");
   verb->add_option("-o,--format", flags->format, "md, csv, json or jsonl")->type_name("FORMAT");
   verb->add_option("--ppl", flags->ppl, "perplexity on a text, in chunks of 512 or -c; - = stdin")->type_name("FILE");
   AddTextFlags(verb, {.parse_special = false, .add_special = true}, &flags->special);

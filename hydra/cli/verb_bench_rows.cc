@@ -59,6 +59,12 @@ Json ProfileJson(const BenchRow& row) {
           {"without_profile_ms", PlainMs(row)}};
 }
 
+// Of a limit, nothing where it was not measured: its 10^9, and the share of it that `giga` is.
+std::string Giga(std::optional<double> limit) { return limit ? fmt::format("{}", *limit / 1e9) : ""; }
+std::string Share(double giga, std::optional<double> limit) {
+  return limit ? fmt::format("{:.2f}", giga * 1e9 / *limit) : "";
+}
+
 Json RowJson(const BenchRow& row) {
   Json json = {{"model", row.model},     {"params", row.params}, {"file_bytes", row.file_bytes},
                {"threads", row.threads}, {"target", row.target}, {"kernels", row.kernels}};
@@ -75,11 +81,9 @@ Json RowJson(const BenchRow& row) {
     if (row.test.prompt > 0) json["key_tiles"] = row.moved.key_tiles;
     if (!row.plan.is_null()) json["plan"] = row.plan;
     json["gb_per_s"] = GbPerSecond(row);
-    json["read_gb_per_s"] = row.read_bytes_per_s / 1e9;
-    if (row.token_flops > 0) {
-      json["gflop_per_s"] = GflopPerSecond(row);
-      json["peak_gflop_per_s"] = row.peak_flops / 1e9;
-    }
+    if (row.read_bytes_per_s) json["read_gb_per_s"] = *row.read_bytes_per_s / 1e9;
+    if (row.token_flops > 0) json["gflop_per_s"] = GflopPerSecond(row);
+    if (row.peak_flops) json["peak_gflop_per_s"] = *row.peak_flops / 1e9;
     if (const auto& plant = row.test.plant) json["planted"] = {{"active", plant->a}, {"reuse", plant->r}};
     if (row.test.accept != 1) json["planted_acceptance"] = row.test.accept;
     if (row.experts.layers > 0)
@@ -192,12 +196,12 @@ void RowWriter::WriteMarkdown(const BenchRow& row) {
   }
   const Summary& r = row.rate;
   const bool prompt = row.token_flops > 0;
-  fmt::print("| {} | {} | {} | {} | {} | {:.2f} +- {:.2f} | {:.2f} ({:.2f} .. {:.2f}) | {:.2f} | {:.2f} | {:.2f} |",
+  fmt::print("| {} | {} | {} | {} | {} | {:.2f} +- {:.2f} | {:.2f} ({:.2f} .. {:.2f}) | {:.2f} | {:.2f} | {} |",
              row.model, Millions(row.params), row.threads, row.target, TestName(row.test), r.mean, r.sd, r.median,
              r.min, r.max, PerToken(row, row.moved.total()) / 1e6, GbPerSecond(row),
-             GbPerSecond(row) * 1e9 / row.read_bytes_per_s);
+             Share(GbPerSecond(row), row.read_bytes_per_s));
   fmt::print(" {} | {} | {} |", prompt ? fmt::format("{:.1f}", GflopPerSecond(row)) : "",
-             prompt ? fmt::format("{:.2f}", GflopPerSecond(row) * 1e9 / row.peak_flops) : "", row.kernels);
+             prompt ? Share(GflopPerSecond(row), row.peak_flops) : "", row.kernels);
   if (!row.plan.is_null())
     fmt::print(" {} | {:.3f} | {:.1f} |", row.plan["name"].get<std::string>(), row.plan["density"].get<double>(),
                static_cast<double>(row.kv_bytes) / (1 << 20));
@@ -218,8 +222,8 @@ void RowWriter::WriteCsv(const BenchRow& row) {
   fmt::print("\"{}\",{},{},{},{},{},{},{},{},", name, row.params, row.file_bytes, row.threads, row.target,
              row.test.prompt, row.test.generate, row.test.depth, row.test.batch);
   fmt::print("{},{},{},{},{},{},{},{},{},{},{},{},\"{}\",{},{},{},", r.mean, r.sd, r.median, r.min, r.max,
-             WeightsPerToken(row), StatePerToken(row), KvPerToken(row), GbPerSecond(row), row.read_bytes_per_s / 1e9,
-             GflopPerSecond(row), row.peak_flops / 1e9, row.kernels,
+             WeightsPerToken(row), StatePerToken(row), KvPerToken(row), GbPerSecond(row), Giga(row.read_bytes_per_s),
+             GflopPerSecond(row), Giga(row.peak_flops), row.kernels,
              row.compared ? fmt::format("{}", row.compared->median) : "",
              row.perplexity ? fmt::format("{}", row.perplexity->value) : "", row.test.provisional);
   const auto& plant = row.test.plant;

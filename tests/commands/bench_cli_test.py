@@ -72,7 +72,8 @@ class Bench(RuntimeTest):
     def test_keys_and_values_are_counted(self):
         # A step reads the keys up to its own and writes its own.
         rows = json.loads(
-            self.done("bench", "llama", "-p", "0", "-n", "2", "-d", "0,100", "-r", "1", "-o", "json", "-q"))
+            self.done("bench", "llama", "-p", "0", "-n", "2", "-d", "0,100", "-r", "1", "--no-limits", "-o", "json",
+                      "-q"))
         per_token = json.loads(self.done("inspect", "llama", "--json"))["bytes"]["kv_per_token"]
         self.assertEqual([r["bytes_per_tok"]["kv"] for r in rows], [2.5 * per_token, 102.5 * per_token])
 
@@ -88,10 +89,22 @@ class Bench(RuntimeTest):
         self.assertEqual({len(line.split(",")) for line in csv}, {len(csv[0].split(","))})
         self.assertEqual(len(csv), 3)
 
+    def test_limits_are_left_unmeasured(self):
+        flags = ("-p", "8", "-n", "2", "-r", "1", "--no-limits", "-q")
+        for row in json.loads(self.done("bench", "llama", *flags, "-o", "json")):
+            self.assertGreater(row["gb_per_s"], 0)
+            self.assertFalse({"read_gb_per_s", "peak_gflop_per_s"} & set(row), row)
+        prompt, steps = self.done("bench", "llama", *flags).splitlines()[2:]
+        self.assertRegex(prompt, r"\| [\d.]+ \|  \| [\d.]+ \|  \| F32 rows x f32 \|$")
+        self.assertRegex(steps, r"\| [\d.]+ \|  \|  \|  \| F32 rows x f32 \|$")
+        head, *rows = (line.split(",") for line in self.done("bench", "llama", *flags, "-o", "csv").splitlines())
+        for name in ("read_gb_per_s", "peak_gflop_per_s"):
+            self.assertEqual([row[head.index(name)] for row in rows], ["", ""])
+
     def test_presets_with_random_weights(self):
         for kind, word in (("f32", "F32"), ("q8_0", "Q8_0")):
-            got = run(HYDRALM, "bench", "--preset", "hydra-nano", "--type", kind, "-p", "8", "-n", "2", "-r", "1", "-o",
-                      "json")
+            got = run(HYDRALM, "bench", "--preset", "hydra-nano", "--type", kind, "-p", "8", "-n", "2", "-r", "1",
+                      "--no-limits", "-o", "json")
             self.assertEqual(got.returncode, 0, got)
             self.assertEqual(json.loads(got.stdout)[0]["model"], f"hydra-nano {word}")
             self.assertRegex(got.stderr, rf"parameters \(hydra\), .*{word}")
@@ -128,15 +141,15 @@ class Bench(RuntimeTest):
         log = self.path("log")
         command = f"echo {{p}}-{{n}}-{{t}} >> {log}; echo noise; echo 'speed: 250.5 tok/s'"
         rows = json.loads(
-            self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "-o", "json", "-q", "--compare-cmd",
-                      command))
+            self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "--no-limits", "-o", "json", "-q",
+                      "--compare-cmd", command))
         for r in rows:
             self.assertEqual(r["compare"]["tok_per_s"], {"mean": 250.5, "median": 250.5, "min": 250.5, "max": 250.5})
             self.assertAlmostEqual(r["compare"]["ratio"], r["tok_per_s"]["median"] / 250.5)
         self.assertEqual(Path(log).read_text().split(), ["4-0-1"] * 4 + ["0-2-1"] * 4)  # a warm-up, then one each time
         Path(log).unlink()
-        self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "-o", "json", "-q", "--interleave",
-                  "--compare-cmd", command)
+        self.done("bench", "llama", "-p", "4", "-n", "2", "-r", "3", "-t", "1", "--no-limits", "-o", "json", "-q",
+                  "--interleave", "--compare-cmd", command)
         self.assertEqual(Path(log).read_text().split(), ["4-0-1", "0-2-1"] * 4)
         bench = self.done("bench", "llama", "-p", "4", "-n", "0", "-r", "1", "-o", "json", "-q", "--compare-cmd",
                           "echo '[{\"avg_ts\": 77.5, \"stddev_ts\": 1}]'")
@@ -192,7 +205,7 @@ class Bench(RuntimeTest):
     def test_what_does_not_go_with_guesses(self):
         for flag in ("-d", "-b", "--provisional"):
             self.refuse(self.verb("bench", "llama", "--spec", "ngram", flag, "4"), f"{flag}: not with --spec")
-        for flag in ("--interleave", "--profile", "--stream"):
+        for flag in ("--interleave", "--profile", "--no-limits", "--stream"):
             self.refuse(self.verb("bench", "llama", "--spec", "ngram", flag), f"{flag}: not with --spec")
         self.refuse(self.verb("bench", "llama", "--spec-text", "x"), "--spec-text is for --spec")
         short = Path(self.path("few"))

@@ -25,7 +25,8 @@ class BlockFfn(RuntimeTest):
         cls.models["blockffn"] = make_model(HYDRALM, f"{cls.folder}/blockffn", "blockffn", cls.tokenizer)
 
     def rows(self, *flags):
-        return json.loads(self.done("bench", "blockffn", "-p", "0", "-r", "1", "-o", "json", "-q", *flags))
+        return json.loads(self.done("bench", "blockffn", "-p", "0", "-r", "1", "--no-limits", "-o", "json", "-q",
+                                    *flags))
 
     def test_planted_routing(self):
         sparse, dense = self.rows("-n", "40", "--plant", "0.25,0.5", "--plant", "1")

@@ -134,7 +134,7 @@ class Plans(unittest.TestCase):
     # ---- bench, inspect ----
 
     def test_bench_counts(self):
-        flags = ["-p", 300, "-n", 4, "-d", "0,600", "-b", "1,2", "-r", 1, "-o", "json", "-q"]
+        flags = ["-p", 300, "-n", 4, "-d", "0,600", "-b", "1,2", "-r", 1, "--no-limits", "-o", "json", "-q"]
         made = json.loads(self.done("bench", *flags, "--plan", self.plan))
         plain = json.loads(self.done("bench", *flags))
         for row, other in zip(made, plain):
