@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Fetches llama.cpp or ik_llama.cpp (the sources that packages of Python bindings vendor) and builds the tools that we
-# measure against, into a folder of .cache/peers that is named after the instructions they were built for: those of this
-# very processor, or AVX2. Prints the folder of the programs. A second run for the same instructions builds nothing.
+# measure against, into a folder of .cache/peers that is named after the instructions they were built for (those of this
+# very processor, or AVX2) and after the flags. Prints the folder of the programs. A second run builds nothing.
 # Not here: the models (models.sh), measuring (../compare.py).
 #   bench/peers/ggml.sh llama_cpp|ik_llama_cpp [native|avx2]
 set -eu
@@ -37,7 +37,9 @@ case $isa in
 esac
 unpacked=$(echo "$package" | tr - _)-$version
 source=$peers/$unpacked/vendor/$vendored
-build=$peers/$vendored-$version-$instructions
+# Other flags, another folder: what was built before is not taken for what is asked for now.
+flags=$(echo "$options" | cat - ${before:+"$before"} | sha256sum | cut -c 1-8)
+build=$peers/$vendored-$version-$instructions-$flags
 
 if [ ! -x "$build/bin/${programs##* }" ]; then
   mkdir -p "$peers"

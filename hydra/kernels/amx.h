@@ -12,6 +12,7 @@
 namespace hydra::kernels::amx {
 
 inline constexpr int kRows = 16, kRowBytes = 64;  // of a tile, at most
+inline constexpr int64_t kPairs = kRowBytes / 4;  // of bf16 in a row of A, and rows of B that they meet
 
 // Shapes of the tile registers of the calling thread. The processor's own layout.
 struct alignas(64) Shapes {

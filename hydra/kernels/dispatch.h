@@ -44,11 +44,11 @@ void ChooseTarget();
 inline void EnsureTarget() {
   if (!hwy::GetChosenTarget().IsInitialized()) ChooseTarget();
 }
-// Whether the level in use, which Highway takes for AVX3, has int8 dot products (avx3_vnni and better), those of bf16
-// (avx3_bf16 and better), and tiles (avx3_amx). After EnsureTarget().
-[[nodiscard]] bool UseVnni();
-[[nodiscard]] bool UseBf16();
-[[nodiscard]] bool UseAmx();
+// What a level that Highway takes for AVX3 has beside: dot products of int8, those of bf16, tiles of both. Each has
+// what stands before it.
+enum class Extension { kNone, kVnni, kBf16, kAmx };
+// Of the level in use. After EnsureTarget().
+[[nodiscard]] Extension CurrentExtension();
 
 }  // namespace hydra::kernels::internal
 

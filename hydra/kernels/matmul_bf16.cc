@@ -82,13 +82,12 @@ inline void Gemm(const GemmCall& c) {
 
 // ---- Tiles ----
 
-constexpr int64_t kTilePairs = amx::kRowBytes / 4;  // of a row of x, and rows of W, in a tile
-constexpr int64_t kTileColumns = 2 * kTilePairs;
+constexpr int64_t kTileColumns = 2 * amx::kPairs;
 
 // PackPairs with zeros up to whole tiles.
 inline void PackTileSlab(float* x, int64_t n, int64_t width, int64_t pitch) {
   PackPairs(x, n, width, pitch);
-  const int64_t rows = (n + 1) / 2, whole = (rows + kTilePairs - 1) / kTilePairs * kTilePairs;
+  const int64_t rows = (n + 1) / 2, whole = (rows + amx::kPairs - 1) / amx::kPairs * amx::kPairs;
   for (int64_t j = rows; j < whole; ++j) std::fill_n(x + j * pitch, width, 0.0f);
 }
 
@@ -100,7 +99,7 @@ inline void RowTile(const float* const* x, int64_t count, int64_t K, float* out)
       __m512 high = _mm512_setzero_ps();
       if (k + kPairLanes < K) high = _mm512_maskz_loadu_ps(MaskOf(K - k - kPairLanes), x[t] + k + kPairLanes);
       const __m512bh row = _mm512_cvtne2ps_pbh(high, low);
-      _mm512_storeu_si512(out + (k / kTileColumns * amx::kRows + t) * kTilePairs, reinterpret_cast<__m512i>(row));
+      _mm512_storeu_si512(out + (k / kTileColumns * amx::kRows + t) * amx::kPairs, reinterpret_cast<__m512i>(row));
     }
 }
 
@@ -117,7 +116,7 @@ HWY_NOINLINE void TileGemm(const GemmCall& c, int64_t t0) {
     amx::Load<6>(w, kPitch);
     amx::Load<7>(w + kPairLanes, kPitch);
     Unroll<M>([&](auto m) HYDRA_LAMBDA {
-      amx::Load<4 + m>(x + m * c.x_tile + k / kTileColumns * amx::kRows * kTilePairs, amx::kRowBytes);
+      amx::Load<4 + m>(x + m * c.x_tile + k / kTileColumns * amx::kRows * amx::kPairs, amx::kRowBytes);
       amx::AddPairs<2 * m, 4 + m, 6>();
       amx::AddPairs<2 * m + 1, 4 + m, 7>();
     });
@@ -146,12 +145,12 @@ inline void TilesGemm(const GemmCall& c) {
 HWY_POP_ATTRIBUTES
 #endif
 
-Bf16Kernels Bf16KernelsOf(bool use_bf16, bool use_amx) {
+Bf16Kernels Bf16KernelsOf([[maybe_unused]] internal::Extension extension) {
 #if HWY_TARGET == HWY_AVX3
-  if (use_amx) return {bf16::PackTileSlab, bf16::TilesGemm, amx::kRows, bf16::RowTile};
-  if (use_bf16) return {bf16::PackPairs, bf16::Gemm, bf16::kTokens, nullptr};
+  using internal::Extension;
+  if (extension >= Extension::kAmx) return {bf16::PackTileSlab, bf16::TilesGemm, amx::kRows, bf16::RowTile};
+  if (extension >= Extension::kBf16) return {bf16::PackPairs, bf16::Gemm, bf16::kTokens, nullptr};
 #endif
-  (void)use_bf16, (void)use_amx;
   return {};
 }
 
@@ -166,7 +165,7 @@ HWY_EXPORT(Bf16KernelsOf);
 
 Bf16Kernels GetBf16Kernels() {
   internal::EnsureTarget();
-  return HWY_DYNAMIC_DISPATCH(Bf16KernelsOf)(internal::UseBf16(), internal::UseAmx());
+  return HWY_DYNAMIC_DISPATCH(Bf16KernelsOf)(internal::CurrentExtension());
 }
 
 }  // namespace hydra::kernels

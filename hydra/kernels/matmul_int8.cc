@@ -49,12 +49,12 @@ namespace vnni {
 HWY_POP_ATTRIBUTES
 #endif
 
-Int8Kernels Int8KernelsOf(bool use_vnni, bool use_amx) {
+Int8Kernels Int8KernelsOf([[maybe_unused]] internal::Extension extension) {
 #if HWY_TARGET == HWY_AVX3
-  if (use_amx) return {vnni::kAmxTokens, vnni::kQ8Flip, vnni::AmxInt8, vnni::Decode};
-  if (use_vnni) return {vnni::kTileTokens, vnni::kQ8Flip, vnni::Int8, vnni::Decode};
+  using internal::Extension;
+  if (extension >= Extension::kAmx) return {vnni::kAmxTokens, vnni::kQ8Flip, vnni::AmxInt8, vnni::Decode};
+  if (extension >= Extension::kVnni) return {vnni::kTileTokens, vnni::kQ8Flip, vnni::Int8, vnni::Decode};
 #endif
-  (void)use_vnni, (void)use_amx;
   return {plain::kTileTokens, plain::kQ8Flip, plain::Int8, plain::Decode};
 }
 
@@ -69,7 +69,7 @@ HWY_EXPORT(Int8KernelsOf);
 
 Int8Kernels GetInt8Kernels() {
   internal::EnsureTarget();
-  return HWY_DYNAMIC_DISPATCH(Int8KernelsOf)(internal::UseVnni(), internal::UseAmx());
+  return HWY_DYNAMIC_DISPATCH(Int8KernelsOf)(internal::CurrentExtension());
 }
 
 }  // namespace hydra::kernels

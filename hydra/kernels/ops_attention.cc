@@ -309,8 +309,8 @@ void AttentionTile(const AttentionArgs& a, int64_t t0, int64_t queries) {
             .Dv = Dv,
             .Dvp = RoundUp(Dv),
             .dtype = a.keys.dtype,
-            .bf16 = a.bf16 && internal::UseBf16(),
-            .amx = internal::UseAmx()};
+            .bf16 = a.bf16 && internal::CurrentExtension() >= internal::Extension::kBf16,
+            .amx = internal::CurrentExtension() >= internal::Extension::kAmx};
   LayOut(a.scratch, a.heads, Dk, Dv, &tile.s);
   LoadTile(a, t0, queries, tile);
   TileKeys(a, t0, queries, &tile);

@@ -3,8 +3,6 @@
 // namespace of bf16 kernels. Not here: the instructions (amx.h), products with weights (matmul_bf16.cc). No include
 // guard: it is meant to be included once for each HWY_TARGET with dot products of bf16. Dims: as PairGemmArgs.
 
-constexpr int64_t kTilePairs = amx::kRowBytes / 4;  // of a row of a, and rows of b, in a tile
-
 // Up to 16 rows of c from m on times V tiles of columns from n on, over the pairs k0 .. k1 - 1 in steps of `step`.
 template <int V>
 HWY_NOINLINE void TileColumns(const PairGemmArgs& g, int64_t m, int64_t n, int64_t k0, int64_t k1, int64_t step,
@@ -40,7 +38,7 @@ inline void TileGemm(const PairGemmArgs& g) {
       }
   int64_t rows = 0, step = 0;  // of the configuration
   for (int64_t k0 = 0, k1; k0 < g.K; k0 = k1) {
-    const int64_t pairs = std::min(kTilePairs, g.K - k0);
+    const int64_t pairs = std::min(amx::kPairs, g.K - k0);
     k1 = k0 + (g.K - k0) / pairs * pairs;
     const bool first = g.beta == nullptr && k0 == 0;
     for (int64_t m = 0; m < g.M; m += amx::kRows) {
@@ -89,7 +87,7 @@ inline void Transpose16(const std::byte* in, int64_t in_row, std::byte* out, int
 // too.
 inline void TransposePairs(const std::byte* in, int64_t n, int64_t width, int64_t in_row, std::byte* out,
                            int64_t out_row) {
-  for (int64_t j = 0; j < n; j += kTilePairs)
-    for (int64_t i = 0; i < width; i += kTilePairs)
+  for (int64_t j = 0; j < n; j += amx::kPairs)
+    for (int64_t i = 0; i < width; i += amx::kPairs)
       Transpose16(in + 4 * (j * in_row + i), in_row, out + 4 * (i * out_row + j), out_row);
 }

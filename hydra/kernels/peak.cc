@@ -107,14 +107,14 @@ double TileFlops(int64_t rounds) {
 #endif
 
 // bits: of the weights; 0 = f32, 16 = bf16, where the level has its dot products.
-double PeakFlops(int64_t rounds, int bits, bool use_vnni, bool use_amx, float* sink) {
+double PeakFlops(int64_t rounds, int bits, [[maybe_unused]] internal::Extension extension, float* sink) {
   if (bits == 0) return plain::FmaFlops(rounds, sink);
 #if HWY_TARGET == HWY_AVX3
-  if (use_amx) return bits == 16 ? TileFlops<true>(rounds) : TileFlops<false>(rounds);
+  using internal::Extension;
+  if (extension >= Extension::kAmx) return bits == 16 ? TileFlops<true>(rounds) : TileFlops<false>(rounds);
   if (bits == 16) return bf16::PairFlops(rounds, sink);
-  if (use_vnni) return vnni::DotFlops(rounds, bits, sink);
+  if (extension >= Extension::kVnni) return vnni::DotFlops(rounds, bits, sink);
 #endif
-  (void)use_vnni, (void)use_amx;
   return plain::DotFlops(rounds, bits, sink);
 }
 
@@ -148,14 +148,14 @@ double MeasurePeak(WeightType type, ActType act, ThreadPool& pool) {
   constexpr size_t kLine = 16;  // a cache line for each worker
   const int bits = IsQuantised(type) && act == ActType::kQ8 ? Bits(type) : GoesInPairs(type, act) ? 16 : 0;
   const auto flops = HYDRA_DISPATCH(PeakFlops);
-  const bool vnni = internal::UseVnni(), tiles = internal::UseAmx();
+  const internal::Extension extension = internal::CurrentExtension();
   const auto workers = static_cast<size_t>(pool.threads());
   std::vector<double> best(workers * kLine);
   std::vector<float> sinks(workers * kLine);
   pool.Run([&](int worker) {
     const size_t at = static_cast<size_t>(worker) * kLine;
     for (const double end = Seconds() + kSeconds; Seconds() < end;) {
-      const double start = Seconds(), done = flops(kRounds, bits, vnni, tiles, &sinks[at]);
+      const double start = Seconds(), done = flops(kRounds, bits, extension, &sinks[at]);
       best[at] = std::max(best[at], done / (Seconds() - start));
     }
   });

@@ -26,35 +26,17 @@
 namespace hydra::kernels {
 namespace {
 
-constexpr std::string_view kVnni = "avx3_vnni", kBf16 = "avx3_bf16", kAmx = "avx3_amx";
+using internal::Extension;
 
 struct Level {
   std::string name;
   int64_t highway;  // HWY_AVX2, HWY_NEON, ...
-  bool vnni = false, bf16 = false, amx = false;
+  Extension extension = Extension::kNone;
 };
 
-// Highway's AVX3_DL is not used: 1.0.3 compiles it with AVX-VNNI, which Zen 4 lacks.
-bool IsVnni([[maybe_unused]] int64_t highway) {
-#if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX3)
-  return highway == HWY_AVX3 && __builtin_cpu_supports("avx512vnni") != 0;
-#else
-  return false;
-#endif
-}
-
-bool IsBf16([[maybe_unused]] int64_t highway) {
-#if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX3)
-  return IsVnni(highway) && __builtin_cpu_supports("avx512bf16") != 0;
-#else
-  return false;
-#endif
-}
-
 // Tiles are 8 KB of registers a thread, which Linux saves for a process that has asked it to.
-bool IsAmx([[maybe_unused]] int64_t highway) {
-#if HWY_ARCH_X86_64 && (HWY_TARGETS & HWY_AVX3) && defined(__linux__)
-  if (!IsBf16(highway)) return false;
+[[maybe_unused]] bool MayUseTiles() {
+#if HWY_ARCH_X86_64 && defined(__linux__)
   constexpr unsigned kParts = (1U << 22) | (1U << 24) | (1U << 25);  // of CPUID 7, edx: bf16, tiles, int8
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kParts) != kParts) return false;
@@ -63,6 +45,17 @@ bool IsAmx([[maybe_unused]] int64_t highway) {
   return ::syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
 #else
   return false;
+#endif
+}
+
+// The processor's best one. Highway's AVX3_DL is not used: 1.0.3 compiles it with AVX-VNNI, which Zen 4 lacks.
+Extension BestExtension() {
+#if HWY_ARCH_X86
+  if (__builtin_cpu_supports("avx512vnni") == 0) return Extension::kNone;
+  if (__builtin_cpu_supports("avx512bf16") == 0) return Extension::kVnni;
+  return MayUseTiles() ? Extension::kAmx : Extension::kBf16;
+#else
+  return Extension::kNone;
 #endif
 }
 
@@ -78,9 +71,12 @@ std::vector<Level> Levels() {
     }
     std::string name = hwy::TargetName(bit);
     std::ranges::transform(name, name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    if (IsAmx(bit)) levels.push_back({std::string(kAmx), bit, true, true, true});
-    if (IsBf16(bit)) levels.push_back({std::string(kBf16), bit, true, true});
-    if (IsVnni(bit)) levels.push_back({std::string(kVnni), bit, true});
+    if (bit == HWY_AVX3) {
+      const Extension best = BestExtension();
+      if (best >= Extension::kAmx) levels.push_back({"avx3_amx", bit, Extension::kAmx});
+      if (best >= Extension::kBf16) levels.push_back({"avx3_bf16", bit, Extension::kBf16});
+      if (best >= Extension::kVnni) levels.push_back({"avx3_vnni", bit, Extension::kVnni});
+    }
     levels.push_back({name, bit});
   }
   return levels;
@@ -88,7 +84,7 @@ std::vector<Level> Levels() {
 
 struct Choice {
   std::mutex mutex;
-  std::atomic<bool> vnni{false}, bf16{false}, amx{false};
+  std::atomic<Extension> extension{Extension::kNone};
   std::string name;  // guarded by mutex; "" = not chosen yet
 };
 Choice& Chosen() {
@@ -107,9 +103,7 @@ void Choose(Choice& choice, std::string_view name, std::string_view where) {
                                                fmt::join(names, ", ")));
   }
   choice.name = found->name;
-  choice.vnni = found->vnni;
-  choice.bf16 = found->bf16;
-  choice.amx = found->amx;
+  choice.extension = found->extension;
   hwy::GetChosenTarget().Update(found->highway);  // last: it says to other threads that the choice is made
 }
 
@@ -130,15 +124,13 @@ void ChooseTarget() {
   ChooseOnce(choice);
 }
 
-bool UseVnni() { return Chosen().vnni.load(std::memory_order_relaxed); }
-bool UseBf16() { return Chosen().bf16.load(std::memory_order_relaxed); }
-bool UseAmx() { return Chosen().amx.load(std::memory_order_relaxed); }
+Extension CurrentExtension() { return Chosen().extension.load(std::memory_order_relaxed); }
 
 }  // namespace internal
 
 bool HasBf16Dots() {
   internal::EnsureTarget();
-  return internal::UseBf16();
+  return internal::CurrentExtension() >= Extension::kBf16;
 }
 
 std::vector<std::string> Targets() {

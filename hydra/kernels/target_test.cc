@@ -67,21 +67,23 @@ TEST(Target, ListIsBestFirstAndEndsInTheBaseline) {
 }
 
 TEST(Target, ForcedLevelIsTheOneThatRuns) {
+  using internal::Extension;
   std::vector<int64_t> seen;
   ForEachTarget([&](const std::string& name) {
     EXPECT_EQ(CurrentTarget(), name);
     const int64_t compiled = HYDRA_DISPATCH(CompiledFor)();
-    EXPECT_EQ(internal::UseAmx(), name == "avx3_amx");
-    EXPECT_EQ(internal::UseBf16(), internal::UseAmx() || name == "avx3_bf16");
-    EXPECT_EQ(internal::UseVnni(), internal::UseBf16() || name == "avx3_vnni");
-    EXPECT_EQ(HasBf16Dots(), internal::UseBf16());
+    EXPECT_EQ(internal::CurrentExtension(), name == "avx3_amx"    ? Extension::kAmx
+                                            : name == "avx3_bf16" ? Extension::kBf16
+                                            : name == "avx3_vnni" ? Extension::kVnni
+                                                                  : Extension::kNone);
+    EXPECT_EQ(HasBf16Dots(), name == "avx3_amx" || name == "avx3_bf16");
     if (name == "avx2") {
       EXPECT_EQ(compiled, HWY_AVX2);
     }
     if (name == "scalar") {
       EXPECT_TRUE(compiled == HWY_SCALAR || compiled == HWY_EMU128);
     }
-    if (!internal::UseVnni()) seen.push_back(compiled);
+    if (internal::CurrentExtension() == Extension::kNone) seen.push_back(compiled);
   });
   std::ranges::sort(seen);
   EXPECT_EQ(std::ranges::adjacent_find(seen), seen.end()) << "two levels ran the same code";
