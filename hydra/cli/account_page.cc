@@ -20,11 +20,14 @@ constexpr const char* kHead = R"html(<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <style>
-:root { --back: #fbfaf8; --text: #22252a; --dim: #6b7078; --line: #dad7d1; --panel: #ffffff; --a: #1d5fb4; --b: #c2410c; --c: #15803d; }
+:root { --back: #fbfaf8; --text: #22252a; --dim: #6b7078; --line: #dad7d1; --panel: #ffffff; --a: #1d5fb4;
+  --b: #c2410c; --c: #15803d; }
 @media (prefers-color-scheme: dark) {
-  :root { --back: #16181c; --text: #e6e4df; --dim: #9a9fa8; --line: #34383f; --panel: #1f2227; --a: #7db1f5; --b: #fb923c; --c: #6fd08c; }
+  :root { --back: #16181c; --text: #e6e4df; --dim: #9a9fa8; --line: #34383f; --panel: #1f2227; --a: #7db1f5;
+    --b: #fb923c; --c: #6fd08c; }
 }
-body { margin: 0 auto; padding: 1.2rem; max-width: 74rem; background: var(--back); color: var(--text); font: 15px/1.45 system-ui, sans-serif; }
+body { margin: 0 auto; padding: 1.2rem; max-width: 74rem; background: var(--back); color: var(--text);
+  font: 15px/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.25rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
 p { margin: .3rem 0; color: var(--dim); max-width: 60rem; }

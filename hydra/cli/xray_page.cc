@@ -10,12 +10,15 @@ constexpr const char* kHead = R"html(<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy"
+      content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <title>hydralm X-ray</title>
 <style>
-:root { --back: #fbfaf8; --text: #22252a; --dim: #6b7078; --line: #dad7d1; --panel: #ffffff; --hue: 212; --low: 96%; --high: 38%; --mark: #c2410c; }
+:root { --back: #fbfaf8; --text: #22252a; --dim: #6b7078; --line: #dad7d1; --panel: #ffffff; --hue: 212; --low: 96%;
+  --high: 38%; --mark: #c2410c; }
 @media (prefers-color-scheme: dark) {
-  :root { --back: #16181c; --text: #e6e4df; --dim: #9a9fa8; --line: #34383f; --panel: #1f2227; --low: 17%; --high: 66%; --mark: #fb923c; }
+  :root { --back: #16181c; --text: #e6e4df; --dim: #9a9fa8; --line: #34383f; --panel: #1f2227; --low: 17%;
+    --high: 66%; --mark: #fb923c; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; padding: 1.2rem; background: var(--back); color: var(--text); font: 15px/1.45 system-ui, sans-serif; }
@@ -23,16 +26,20 @@ h1 { font-size: 1.15rem; margin: 0 0 .2rem; }
 h2 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 p { margin: .2rem 0; color: var(--dim); }
 label { margin-right: 1rem; }
-select { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line); padding: .15rem .3rem; }
-#text { background: var(--panel); border: 1px solid var(--line); padding: .6rem .7rem; margin: .6rem 0; max-height: 14rem; overflow: auto; white-space: pre-wrap; word-break: break-word; line-height: 1.9; }
-#text button { font: inherit; color: inherit; border: 0; padding: .1rem 0; margin: 0; border-radius: 2px; cursor: pointer; white-space: pre-wrap; }
+select { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line);
+  padding: .15rem .3rem; }
+#text { background: var(--panel); border: 1px solid var(--line); padding: .6rem .7rem; margin: .6rem 0;
+  max-height: 14rem; overflow: auto; white-space: pre-wrap; word-break: break-word; line-height: 1.9; }
+#text button { font: inherit; color: inherit; border: 0; padding: .1rem 0; margin: 0; border-radius: 2px;
+  cursor: pointer; white-space: pre-wrap; }
 #text button.generated { text-decoration: underline; text-decoration-color: var(--mark); text-underline-offset: 3px; }
 #text button.chosen { outline: 2px solid var(--mark); }
 #map { overflow-x: auto; background: var(--panel); border: 1px solid var(--line); padding: .5rem; }
 #map canvas { display: block; }
 #scale { display: flex; align-items: center; gap: .5rem; color: var(--dim); font-size: .85rem; margin: .3rem 0; }
 #scale span.bar { width: 10rem; height: .7rem; border: 1px solid var(--line); }
-#tip { position: fixed; pointer-events: none; background: var(--panel); border: 1px solid var(--line); padding: .25rem .5rem; font-size: .85rem; display: none; max-width: 24rem; }
+#tip { position: fixed; pointer-events: none; background: var(--panel); border: 1px solid var(--line);
+  padding: .25rem .5rem; font-size: .85rem; display: none; max-width: 24rem; }
 #detail { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .6rem; border-bottom: 1px solid var(--line); }
@@ -74,7 +81,8 @@ if (has('pkm')) views['read gate of the product keys'] = l => l.pkm_gate;
 const alone = { 'entropy behind the token': t => t.entropy, 'time, ms': t => t.ms, 'bytes moved': t => t.bytes };
 const shown = text => text === '' ? '\u2205' : text.replace(/\n/g, '\u21b5\n').replace(/\t/g, '\u21e5');
 const short = number => number === null || number === undefined || Number.isNaN(number) ? '' :
-    Math.abs(number) >= 1e6 ? (number / 1e6).toFixed(2) + ' M' : Math.abs(number) >= 100 ? number.toFixed(0) : number.toPrecision(3);
+    Math.abs(number) >= 1e6 ? (number / 1e6).toFixed(2) + ' M' :
+    Math.abs(number) >= 100 ? number.toFixed(0) : number.toPrecision(3);
 // What is on the page now.
   let chosen = 0, grid = null, least = 0, most = 1;
 const W = Math.max(6, Math.min(22, Math.floor(1400 / tokens.length))), H = 20, LEFT = 26;
@@ -120,7 +128,10 @@ function show() {
   g.strokeStyle = css('--mark');
   g.lineWidth = 2;
   g.strokeRect(LEFT + chosen * W, 1, W - 1, height - 2);
-  const mean = x => { const column = grid.map(r => r[x]).filter(v => v !== null && v !== undefined); return column.length ? column.reduce((a, b) => a + b, 0) / column.length : null; };
+  const mean = x => {
+    const column = grid.map(r => r[x]).filter(v => v !== null && v !== undefined);
+    return column.length ? column.reduce((a, b) => a + b, 0) / column.length : null;
+  };
   [...$('text').children].forEach((button, x) => {
     const value = mean(x);
     button.style.background = color(value);
@@ -140,8 +151,9 @@ function add(parent, tag, text, name) {
 
 function detail() {
   const t = tokens[chosen];
-  $('which').textContent = `token ${t.position}: "${shown(t.text)}" (id ${t.id}, ${t.generated ? 'generated' : 'read'})` +
-      (t.entropy === null ? '' : `, entropy ${short(t.entropy)} nats`) + `, ${short(t.bytes)} bytes moved, ${short(t.ms)} ms`;
+  $('which').textContent = `token ${t.position}: "${shown(t.text)}" (id ${t.id}, ` +
+      (t.generated ? 'generated)' : 'read)') + (t.entropy === null ? '' : `, entropy ${short(t.entropy)} nats`) +
+      `, ${short(t.bytes)} bytes moved, ${short(t.ms)} ms`;
   const box = $('detail');
   box.textContent = '';
   const table = add(box, 'table'), head = add(table, 'tr');
@@ -150,15 +162,19 @@ function detail() {
     ...(has('moe') ? ['experts'] : []), ...(has('sga') ? ['landmarks read'] : []),
     ...(has('workspace') ? ['slots read', 'slots written'] : []), ...(has('pkm') ? ['rows read'] : [])]
       .forEach(name => add(head, 'th', name));
-  const list = (row, values, word) => add(row, 'td', (values || []).map(([id, w]) => word(id) + ' ' + short(w)).join('\n'), 'list').style.whiteSpace = 'pre';
+  const list = (row, values, word) => {
+    const lines = (values || []).map(([id, w]) => word(id) + ' ' + short(w));
+    add(row, 'td', lines.join('\n'), 'list').style.whiteSpace = 'pre';
+  };
   t.layers.forEach((l, i) => {
     const row = add(table, 'tr');
     add(row, 'td', i, 'number');
-    on.filter(p => parts.indexOf(p) < 3).forEach(p => add(row, 'td', data.layers[i].includes(p) ? short(l.gate[parts.indexOf(p)]) : '', 'number'));
+    on.filter(p => parts.indexOf(p) < 3).forEach(
+        p => add(row, 'td', data.layers[i].includes(p) ? short(l.gate[parts.indexOf(p)]) : '', 'number'));
     on.forEach(p => add(row, 'td', data.layers[i].includes(p) ? short(l.size[parts.indexOf(p)]) : '', 'number'));
     if (has('moe')) list(row, l.experts, id => '#' + id);
     if (has('sga')) list(row, l.landmarks, p => `${p} "${byPosition.has(p) ? shown(byPosition.get(p).text) : '?'}"`);
-    if (has('workspace')) { list(row, l.slots_read, id => 'slot ' + id); list(row, l.slots_written, id => 'slot ' + id); }
+    if (has('workspace')) [l.slots_read, l.slots_written].forEach(slots => list(row, slots, id => 'slot ' + id));
     if (has('pkm')) list(row, (l.rows || []).slice(0, 8), id => 'row ' + id);
   });
 }
@@ -179,7 +195,8 @@ const cell = event => {
 canvas.onmousemove = event => {
   const [x, y] = cell(event);
   if (x < 0 || x >= tokens.length || y < 0 || y >= grid.length) { tip.style.display = 'none'; return; }
-  tip.textContent = `"${shown(tokens[x].text)}" (${tokens[x].position})` + (grid.length > 1 ? `, layer ${y}` : '') + `: ${short(grid[y][x]) || 'not there'}`;
+  tip.textContent = `"${shown(tokens[x].text)}" (${tokens[x].position})` + (grid.length > 1 ? `, layer ${y}` : '') +
+      `: ${short(grid[y][x]) || 'not there'}`;
   tip.style.display = 'block';
   tip.style.left = Math.min(event.clientX + 12, window.innerWidth - tip.offsetWidth - 8) + 'px';
   tip.style.top = event.clientY + 14 + 'px';

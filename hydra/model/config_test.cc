@@ -278,10 +278,12 @@ TEST(Config, HuggingFaceFormsOfBothGenerationsAreRead) {
   };
   refused(R"("rope_scaling": {"rope_type": "llama3", "factor": 8}})", "low_freq_factor is missing");
   refused(
-      R"("rope_scaling": {"type": "llama3", "factor": -8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 1}})",
+      R"("rope_scaling": {"type": "llama3", "factor": -8, "low_freq_factor": 1, "high_freq_factor": 4,
+           "original_max_position_embeddings": 1}})",
       "rope_scaling.factor");
   refused(
-      R"("rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4, "original_max_position_embeddings": 1}})",
+      R"("rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4,
+           "original_max_position_embeddings": 1}})",
       "must exceed low_freq_factor");
   refused(R"("rope_scaling": 5})", "must be an object");
   refused(R"("rope_parameters": {"partial_rotary_factor": 0.5}})", "partial_rotary_factor");
