@@ -171,9 +171,8 @@ void WriteTexts(Seeds& seeds) {
   seeds.Write("chat_request", "chat",
               R"(m{"model": "fuzz", "messages": [{"role": "system", "content": "a"}, {"role": "user", "content":
               [{"type": "text", "text": "b"}]}], "max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 3,
-               "seed": 1,
-              "stop": ["x"], "n": 2, "logit_bias": {"5": 1}, "logprobs": true, "top_logprobs": 2, "stream": true,
-              "stream_options": {"include_usage": true},
+              "seed": 1, "stop": ["x"], "n": 2, "logit_bias": {"5": 1}, "logprobs": true, "top_logprobs": 2,
+              "stream": true, "stream_options": {"include_usage": true},
               "hydralm": {"trace": true, "controls": {"ban_experts": [1], "path_scale": [1, 0, 1]}}})");
   seeds.Write("chat_request", "completion",
               R"(c{"prompt": ["a", [1, 2]], "echo": true, "logprobs": 2, "max_tokens": 0, "presence_penalty": 1})");

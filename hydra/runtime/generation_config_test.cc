@@ -51,7 +51,7 @@ TEST(GenerationConfig, NamesWhatIsNotObeyed) {
       warnings(R"({"_from_model_config": true, "transformers_version": "4.57.0", "bos_token_id": 1, "pad_token_id": 0,
       "use_cache": true, "temperature": 0.5, "num_beams": 1, "length_penalty": 1.0, "typical_p": 1.0,
       "early_stopping": false, "no_repeat_ngram_size": 0, "suppress_tokens": [], "max_new_tokens": null,
-       "output_scores": false})")
+      "output_scores": false})")
           .empty());
   const std::vector<std::string> got = warnings(
       R"({"num_beams": 4, "no_repeat_ngram_size": 3, "suppress_tokens": [5], "stop_strings": ["z"], "top_k": 3,

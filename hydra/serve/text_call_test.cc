@@ -285,7 +285,7 @@ TEST(TextCall, ATemplateWithAPlaceForToolsGetsThemAsTheyAre) {
   const std::string called =
       R"({"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function",
           "function": {"name": "one", "arguments": "{\"n\": 6}"}}]}, {"role": "tool", "tool_call_id": "1",
-           "content": "x"})";
+          "content": "x"})";
   EXPECT_EQ(prompt("", "[" + hi + ", " + called + "]"), "user:hi;assistant:!7;tool:x;>");
   ExpectRefused([&] { (void)prompt(R"("chat_template_kwargs": 5)", "[" + hi + "]"); }, 400, "chat_template_kwargs");
   ExpectRefused([&] { (void)prompt("", R"([{"role": "assistant", "tool_calls": [5]}])"); }, 400,
