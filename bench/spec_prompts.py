@@ -62,8 +62,8 @@ def smollm2():
     """Class -> prompts."""
     texts_of_prose = prose(COUNT)
     half = COUNT // 2
-    quotes = [chat(f"Here is a text:\n\n{text[:CHARACTERS]}\n\nSummarise it by quoting its most important sentences, "
-                   "word for word.") for text in texts_of_prose[:half]]
+    repeats = [chat(f"Repeat the following text word for word:\n\n{text[:CHARACTERS]}")
+               for text in texts_of_prose[:half]]
     edits = [chat(f"Rename the parameter {name} to new_{name} in this function and write the whole function again:\n\n"
                   f"```python\n{source}\n```") for source, name in functions(half)]
     return {
@@ -71,7 +71,9 @@ def smollm2():
         "prose": [text[:CHARACTERS] for text in texts_of_prose],
         "lists": [chat(f"Write a list of twenty {topic}.") for topic in TOPICS],
         "noise": [noise(seed) for seed in range(COUNT)],
-        "copies": quotes + edits}
+        "summaries": [chat(f"Here is a text:\n\n{text[:CHARACTERS]}\n\nSummarise it by quoting its most important "
+                           "sentences, word for word.") for text in texts_of_prose],
+        "copies": repeats + edits}
 
 
 def bible():

@@ -24,7 +24,7 @@ PLAIN, LOOKUP, LOOKUP_PLAIN = "off", "llama.cpp lookup", "llama.cpp"
 NEVER_BELOW, COPIES_GOAL = 0.97, 1.5
 # row -> model, class of prompts, drafters
 ROWS = {f"SmolLM2 Q8_0: {kind}": ("SmolLM2", kind, ["ngram", "always wrong"])
-        for kind in ("code", "prose", "lists", "noise", "copies")}
+        for kind in ("copies", "code", "prose", "lists", "noise", "summaries")}
 ROWS |= {
     "hydra-nano of make demo: Bible": ("hydra-nano", "Bible", ["ngram", "self", "mamba2-nano"]),
     "mamba2-nano: Bible": ("mamba2-nano", "Bible", ["ngram"])}
@@ -97,17 +97,18 @@ class Sides:
                 "tokens": int(found["tokens"])}
 
     def round(self, model, kind, drafters):
-        """side -> what it did with each prompt."""
+        """side -> what it did with each prompt. Each prompt begins with the next side."""
         calls = {side: lambda prompt, side=side: self.ours(model, prompt, side) for side in [PLAIN, *drafters]}
-        if model == "SmolLM2":
+        if model == "SmolLM2" and kind != "summaries":
             calls[LOOKUP_PLAIN] = lambda prompt: self.theirs(
                 prompt, "llama-completion", r"\beval time = +(?P<seconds>[\d.]+) ms / +(?P<tokens>\d+) runs")
             calls[LOOKUP] = lambda prompt: self.theirs(
                 prompt, "llama-lookup", r"decoded +(?P<tokens>\d+) tokens in +(?P<seconds>[\d.]+) seconds")
         made = {side: [] for side in calls}
-        for prompt in self.prompts[kind]:
-            for side, call in calls.items():
-                made[side].append(call(prompt))
+        for i, prompt in enumerate(self.prompts[kind]):
+            for k in range(len(calls)):
+                side = list(calls)[(i + k) % len(calls)]
+                made[side].append(calls[side](prompt))
         for drafter in drafters:
             for plain, guessed in zip(made[PLAIN], made[drafter]):
                 if plain.pop("text", guessed["text"]) != guessed.pop("text"):
@@ -175,12 +176,14 @@ def text(page):
         "# Guessing tokens ahead", "",
         page.head(f"`hydralm generate --spec`, up to 4 guesses a pass, greedy, {TOKENS} tokens at most for each of 20 "
                   "prompts of a class (bench/spec_prompts.py); a process for each text and side, which take turns "
-                  "prompt by prompt. A rate is that of decoding, over all prompts of a class; figures are median (min "
-                  ".. max) over the rounds. All texts with guesses are those without, to the letter. " +
-                  steady_words(arithmetic=True)), "",
-        prose("\"Always wrong\" is a small model of random weights. The goals are those of a class; the worst prompt "
-              f"is the lowest median ratio of a prompt. mamba2-nano was trained for {MAMBA_STEPS} steps on the demo's "
-              "text. llama.cpp is its lookup decoding (`llama-lookup`), against its plain decoding "
+                  "prompt by prompt, another one first each time. A rate is that of decoding, over all prompts of a "
+                  "class; figures are median (min .. max) over the rounds. All texts with guesses are those without, "
+                  "to the letter. " + steady_words(arithmetic=True)), "",
+        prose("\"Copies\" ask to repeat a text, and to write a function once more with a parameter renamed; "
+              "\"summaries\" ask for sentences to be quoted, of which this model quotes few: what it writes is mostly "
+              "its own. \"Always wrong\" is a small model of random weights. The goals are those of a class; the worst "
+              f"prompt is the lowest median ratio of a prompt. mamba2-nano was trained for {MAMBA_STEPS} steps on the "
+              "demo's text. llama.cpp is its lookup decoding (`llama-lookup`), against its plain decoding "
               "(`llama-completion`), whose texts may differ from ours."), "",
         "| prompts | drafter | plain tok/s | with guesses tok/s | ratio | worst prompt | goal | tokens a pass | right, "
         "by place | MB a token |", "|---" * 10 + "|", *lines(page)]

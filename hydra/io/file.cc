@@ -174,6 +174,7 @@ MappedFile::MappedFile(const std::string& path, uint64_t max_bytes) : path_(path
   void* data = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.fd(), 0);
   if (data == MAP_FAILED) ThrowIo(path, "cannot map", errno);
   data_ = static_cast<const std::byte*>(data);
+  (void)::madvise(data, size_, MADV_HUGEPAGE);  // no harm where the file system has none
   RememberMapping(data_, size_, path_);
 }
 

@@ -94,9 +94,10 @@ class InputFile {
 // A text that a user names, "-" for stdin: at most kMaxTextBytes.
 [[nodiscard]] inline std::string ReadText(const std::string& path) { return ReadFile(path, kMaxTextBytes); }
 
-// A regular file mapped read-only; an empty file is an empty span. Moves keep the addresses. The bytes are as the disk
-// has them: a file truncated by another process while it is mapped kills the reader (SIGBUS; the commands then name the
-// file), so we only ever replace files by rename. Safe to read from many threads.
+// A regular file mapped read-only, in huge pages where the file system has them; an empty file is an empty span. Moves
+// keep the addresses. The bytes are as the disk has them: a file truncated by another process while it is mapped kills
+// the reader (SIGBUS; the commands then name the file), so we only ever replace files by rename. Safe to read from many
+// threads.
 class MappedFile {
  public:
   // kFormat where the file holds more than max_bytes.

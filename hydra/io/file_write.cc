@@ -23,7 +23,7 @@
 namespace hydra {
 namespace {
 
-constexpr size_t kWriteBuffer = 1 << 20;
+constexpr size_t kWriteBuffer = 2 << 20;  // a huge page: so written, a file lies in such in the system's cache
 
 // A descriptor that closes itself; errors of close are seen only where they matter (AtomicFile).
 struct Fd {

@@ -195,32 +195,32 @@ constexpr int kTileTokens = HWY_MAX_BYTES >= 64 ? 6 : 4;
 // The level without SIMD, of processors from before 2013, is spared tiles of several tokens: they take long to compile.
 constexpr bool kLongTiles = HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128;
 
-// f(a constant) with the next tile's tokens where `left` are left; returns how many.
-template <class Fn>
+// f(a constant) with the next tile's tokens where `left` are left; returns how many. `each`: a tile of any size up to
+// the largest, so that few tokens are one; else those are cut, and fewer kinds compiled.
+template <bool each, class Fn>
 HWY_INLINE int64_t NextTile(int64_t left, Fn&& f) {
+  int64_t taken = 0;
+  const auto take = [&](auto tokens) HYDRA_LAMBDA {
+    if (taken > 0 || left < tokens) return;
+    f(tokens);
+    taken = tokens;
+  };
   if constexpr (kLongTiles) {
-    if (kTileTokens > 4 && left >= kTileTokens && left != 8) {  // 8 tokens are two tiles of 4
-      f(std::integral_constant<int, kTileTokens>());
-      return kTileTokens;
-    }
-    if (left >= 4) {
-      f(std::integral_constant<int, 4>());
-      return 4;
-    }
-    if (left >= 2) {
-      f(std::integral_constant<int, 2>());
-      return 2;
-    }
+    if (kTileTokens > 4 && left != 8) take(std::integral_constant<int, kTileTokens>());  // 8 tokens are two tiles of 4
+    if constexpr (each && kTileTokens > 4) take(std::integral_constant<int, 5>());
+    take(std::integral_constant<int, 4>());
+    if constexpr (each) take(std::integral_constant<int, 3>());
+    take(std::integral_constant<int, 2>());
   }
-  f(std::integral_constant<int, 1>());
-  return 1;
+  take(std::integral_constant<int, 1>());
+  return taken;
 }
 
 template <class F, int P>
 HWY_INLINE void Tiles(const Int8Call& c) {
   for (int64_t t = c.t0; t < c.t1;) {
     const int64_t left = std::min(c.t1, (t / c.stride + 1) * c.stride) - t;
-    t += NextTile(left, [&](auto tokens) HYDRA_LAMBDA { Tile<F, P, tokens>(c, t); });
+    t += NextTile<P == 1>(left, [&](auto tokens) HYDRA_LAMBDA { Tile<F, P, tokens>(c, t); });
   }
 }
 
@@ -236,7 +236,7 @@ HWY_NOINLINE void Stream(const Int8Call& c) {
     const BlockAt at[1] = {At<F>(c.panel, b)};
     ahead.Use(EndOf<F>(at[0]));
     for (int64_t t = 0; t < c.t1;)
-      t += NextTile(c.t1 - t, [&](auto tokens) HYDRA_LAMBDA {
+      t += NextTile<false>(c.t1 - t, [&](auto tokens) HYDRA_LAMBDA {
         float* kept = sums + t * kLanes;
         FloatVec part[1][tokens];
         Unroll<tokens>([&](auto i) HYDRA_LAMBDA { part[0][i] = hn::Load(FloatTag(), kept + i * kLanes); });

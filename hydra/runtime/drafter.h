@@ -21,7 +21,7 @@ namespace hydra {
 // Guesses of one text at a time; not thread-safe.
 class Drafter {
  public:
-  static constexpr int kKinds = 4;
+  static constexpr int kKinds = 5;
   using Rates = std::array<double, kKinds>;
 
   virtual ~Drafter() = default;
@@ -32,6 +32,8 @@ class Drafter {
   virtual int Look(std::span<const int32_t> text) = 0;
   // Reads a text before guesses are asked for, which spares the first of them the time.
   virtual void Read(std::span<const int32_t> text) = 0;
+  // After Look: tokens that it has to read first, beside the last one.
+  [[nodiscard]] virtual int64_t behind() const { return 0; }
   // How often a guess of each kind is right, before any was checked.
   [[nodiscard]] virtual const Rates& expected() const = 0;
   // After Look: the next tokens, at most n. They stay until the next call.
@@ -41,7 +43,9 @@ class Drafter {
 };
 
 // What followed the last three tokens, else the last two, where they stood in the text before (the latest such place).
-// The kind of guess is how many tokens before it are the same: 2, 3, up to 7, more.
+// Else, a few tokens behind a place where the text was the same as before, what followed the last token near that
+// place: a copy with a word changed goes on so. The kind of guess is how many tokens before it are the same: 2, 3, up
+// to 7, more, and 1.
 class NgramDrafter : public Drafter {
  public:
   [[nodiscard]] const std::string& name() const override { return name_; }
@@ -52,17 +56,20 @@ class NgramDrafter : public Drafter {
   [[nodiscard]] int64_t bytes() const override;
 
  private:
-  static constexpr Rates kExpected{0.3, 0.45, 0.6, 0.8};
+  static constexpr Rates kExpected{0.3, 0.45, 0.6, 0.8, 0.4};
   static constexpr size_t kLeast = 2, kMost = 3;  // tokens of a key
   // Where the text went on after these tokens: [size][their hash] -> place.
   using Places = std::unordered_map<uint64_t, size_t>;
   // The latest place before the end that follows the last `size` tokens; 0: none.
   [[nodiscard]] size_t Find(size_t size) const;
+  // The place nearest to where the text would go on, had it stayed the same, that follows the last token; 0: none.
+  [[nodiscard]] size_t FindAgain() const;
 
   const std::string name_ = "ngram";
-  std::vector<int32_t> text_;
+  std::vector<int32_t> text_, draft_;
   Places places_[kMost - kLeast + 1];
   size_t found_ = 0;
+  size_t last_found_ = 0, last_end_ = 0;  // the last place found from two tokens or more, and the text's end then
 };
 
 // The most probable tokens of a cheaper model, one after another: another model, or the same with some of its parts
@@ -75,13 +82,14 @@ class ModelDrafter : public Drafter {
   [[nodiscard]] const std::string& name() const override { return name_; }
   int Look(std::span<const int32_t> text) override;
   void Read(std::span<const int32_t> text) override;
+  [[nodiscard]] int64_t behind() const override { return std::ssize(unread_) - 1; }
   [[nodiscard]] const Rates& expected() const override { return kExpected; }
   std::span<const int32_t> Draft(int n) override;
   [[nodiscard]] int64_t bytes() const override { return state_.bytes() + kept_.bytes(); }
 
  private:
-  static constexpr Rates kExpected{0.5, 0.5, 0.5, 0.5};  // it has one kind
-  static constexpr size_t kCatchUp = 256;                // tokens of a text that it reads to get to its end
+  static constexpr Rates kExpected{0.5, 0.5, 0.5, 0.5, 0.5};  // it has one kind
+  static constexpr size_t kCatchUp = 256;                     // tokens of a text that it reads to get to its end
   // Reads all that is unread but the last token; false: the context has no room.
   [[nodiscard]] bool CatchUp();
   [[nodiscard]] int64_t Room() const { return state_.layout().most_tokens - state_.pos(); }

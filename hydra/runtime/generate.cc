@@ -133,6 +133,7 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   }
   const bool read = ReadPrompt(state, input, options, trace, &logits);
   result.prompt_tokens = state.pos() - before;
+  DecodeSteps steps(model, state, speculation, pool, scratch);
   const double prefilled = Seconds();
   result.prefill_seconds = prefilled - start;
   if (!read) {
@@ -144,7 +145,6 @@ GenerateResult Generator::Generate(SequenceState& state, Sampler& sampler, std::
   }
   // A model's vocabulary may be padded beyond its tokenizer's: those ids mean nothing.
   const auto vocab = static_cast<size_t>(std::min<int64_t>(tokenizer.vocab_size(), model.config().vocab_size));
-  DecodeSteps steps(model, state, speculation, pool, scratch);
   if (options.grammar != nullptr)
     steps.SetFilter([&](std::span<const int32_t> ids) { return options.grammar->Admitted(ids); });
   while (options.max_tokens < 0 || static_cast<int64_t>(result.ids.size()) < options.max_tokens) {

@@ -35,36 +35,46 @@ void SpeculationRule::Times::Add(double seconds) {
 }
 
 double SpeculationRule::Cost(int n) const {
-  const double one = costs_[1].median();
-  const auto known = [&](int tokens) { return !costs_[static_cast<size_t>(tokens)].empty(); };
-  const auto cost = [&](int tokens) { return std::max(costs_[static_cast<size_t>(tokens)].median(), one); };
-  if (n == 1 || known(n)) return cost(n);
+  const Times& times = costs_[static_cast<size_t>(n)];
+  const double one = costs_[1].median(), measured = std::max(times.median(), one);
+  if (n == 1 || times.count() >= kEnough) return measured;
+  return times.count() == 0 ? GuessedCost(n) : std::min(measured, GuessedCost(n));
+}
+
+double SpeculationRule::GuessedCost(int n) const {
   // A pass is a reading of the weights and arithmetic for each token: a line through the nearest that is known.
   constexpr double kSlope = 0.08;  // of a plain step, for a token, where no other length was measured
+  const double one = costs_[1].median();
   for (int d = 1; d <= most_; ++d)
-    for (const int near : {n - d, n + d})
-      if (near > 1 && near <= most_ + 1 && known(near)) return one + (cost(near) - one) * (n - 1) / (near - 1);
+    for (const int near : {n - d, n + d}) {
+      if (near <= 1 || near > most_ + 1) continue;
+      const Times& times = costs_[static_cast<size_t>(near)];
+      if (times.count() > 0) return one + (std::max(times.median(), one) - one) * (n - 1) / (near - 1);
+    }
   return one + kSlope * one * (n - 1);
 }
 
-double SpeculationRule::Risk(int n) const { return Cost(n + 1) - Cost(1) + n * draft_.median(); }
+double SpeculationRule::Risk(int n) const { return Cost(n + 1) - Cost(1) + n * DraftCost(); }
 
 bool SpeculationRule::On() const { return always_ || (plain_ >= kFirst && since_plain_ < kRefresh); }
 
-int SpeculationRule::Choose(int kind) const {
+int SpeculationRule::Choose(int kind, double seconds_before) const {
   if (always_) return most_;
   const Kind& known = kinds_[static_cast<size_t>(kind)];
   const double left = kAllowance * Cost(1) + kShare * time_ - lost_;
+  const double doubt = 1 - known.rates[0].right / known.rates[0].tried;  // that all guesses are wrong
   double all = 1, tokens = 1, best = 1 / Cost(1);
   int chosen = 0;
-  for (int n = 1; n <= most_ && Risk(n) <= left; ++n) {
+  bool can_pay = draft_.count() < kEnough;  // if all guesses were right
+  for (int n = 1; n <= most_; ++n) can_pay = can_pay || (n + 1) * Cost(1) > Cost(n + 1) + n * DraftCost();
+  for (int n = 1; n <= most_ && doubt * (seconds_before + Risk(n)) <= left; ++n) {
     const Kind::Rate& rate = known.rates[static_cast<size_t>(n - 1)];
     all *= rate.right / rate.tried;
     tokens += all;
-    const double speed = tokens / (Cost(n + 1) + n * draft_.median());
+    const double speed = tokens / (Cost(n + 1) + n * DraftCost());
     if (speed > best) best = speed, chosen = n;
   }
-  return chosen == 0 && tokens_ >= known.probe_at && Risk(1) <= left ? 1 : chosen;
+  return chosen == 0 && can_pay && tokens_ >= known.probe_at && doubt * (seconds_before + Risk(1)) <= left ? 1 : chosen;
 }
 
 void SpeculationRule::Plain(double seconds, double draft_seconds) {
@@ -107,6 +117,23 @@ Speculation::Speculation(std::unique_ptr<Drafter> drafter, int most, bool always
   HYDRA_CHECK(most >= 1 && most < kProvisionalTokens, most);
   stats_.tried.resize(static_cast<size_t>(most));
   stats_.right.resize(static_cast<size_t>(most));
+}
+
+void Speculation::ReadPrompt(std::span<const int32_t> text) {
+  const double start = Seconds();
+  (void)drafter_->Look(text);
+  const auto tokens = static_cast<double>(std::max<int64_t>(drafter_->behind(), 1));
+  drafter_->Read(text);
+  const double read = Seconds();
+  read_seconds_ = (read - start) / tokens;
+  if (drafter_->Look(text) >= 0) (void)drafter_->Draft(1);
+  rule_.ExpectDraft(Seconds() - read);
+}
+
+DecodeSteps::DecodeSteps(const Model& model, SequenceState& state, Speculation* speculation, ThreadPool& pool,
+                         ForwardScratch& scratch)
+    : model_(model), state_(state), speculation_(speculation), pool_(pool), scratch_(scratch) {
+  if (speculation_ != nullptr && !speculation_->kept_) speculation_->kept_.emplace(state_, speculation_->most_ + 1);
 }
 
 DecodeSteps::~DecodeSteps() {
@@ -166,11 +193,13 @@ Segment DecodeSteps::Ask(int32_t picked, Guess guess) {
     const double start = Seconds();
     std::vector<int32_t> text(state_.ids().begin(), state_.ids().end());
     text.push_back(picked);
-    kind_ = speculation_->drafter_->Look(text);
-    int n = kind_ < 0 ? 0 : speculation_->rule_.Choose(kind_);
+    Drafter& drafter = *speculation_->drafter_;
+    kind_ = drafter.Look(text);
+    const double behind = static_cast<double>(drafter.behind()) * speculation_->read_seconds_;
+    int n = kind_ < 0 ? 0 : speculation_->rule_.Choose(kind_, behind);
     n = static_cast<int>(std::min<int64_t>(n, Room() - 1));
     if (n > 0) {
-      auto guesses = speculation_->drafter_->Draft(n);
+      auto guesses = drafter.Draft(n);
       if (filter_) guesses = guesses.first(std::min(guesses.size(), filter_(guesses)));
       ids_.insert(ids_.end(), guesses.begin(), guesses.end());
     }
@@ -178,11 +207,7 @@ Segment DecodeSteps::Ask(int32_t picked, Guess guess) {
     speculation_->stats_.moved += scratch_.moved() - before;
   }
   Segment segment{.state = &state_, .ids = ids_, .logits = LogitsOf::kAll};
-  if (ids_.size() > 1) {
-    auto& kept = speculation_->kept_;
-    if (!kept) kept.emplace(state_, speculation_->most_ + 1);
-    segment.kept = &*kept;
-  }
+  if (ids_.size() > 1) segment.kept = &*speculation_->kept_;
   return segment;
 }
 

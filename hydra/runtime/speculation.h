@@ -31,21 +31,23 @@ struct SpeculationStats {
   [[nodiscard]] int64_t Right() const;
 };
 
-// How many guesses are worth their time: from how often they were right and from what passes of each length took. A try
-// may lose, if all its guesses are wrong, no more than the ledger still allows, which is a small share of the time so
-// far: so decoding is at most a few percent slower where no guess is right. Times are seconds; no token depends on
-// them.
+// How many guesses are worth their time: from how often they were right and from what passes of each length took. What
+// a try is likely to lose to guesses that are all wrong is no more than the ledger still allows, which is a small share
+// of the time so far: so decoding is at most a few percent slower where no guess is right. Times are seconds; no token
+// depends on them.
 class SpeculationRule {
  public:
   // Up to `most` guesses a pass. `expected`: how often a guess of each kind is right, before anything is known of it.
   // `always`: as many guesses each time, whatever that costs.
   SpeculationRule(int most, const Drafter::Rates& expected, bool always = false);
 
+  // What a guess is expected to take, until some were checked.
+  void ExpectDraft(double seconds) { expected_draft_ = seconds; }
   // Whether a drafter shall look at the text now: not for the first steps, nor once in a while, so that it is known
   // what a plain step takes.
   [[nodiscard]] bool On() const;
-  // Guesses of a kind to try, 0 .. most.
-  [[nodiscard]] int Choose(int kind) const;
+  // Guesses of a kind to try, 0 .. most, where the drafter needs so many seconds before the first one.
+  [[nodiscard]] int Choose(int kind, double seconds_before = 0) const;
   // A pass without guesses; one with some of a kind, of which the first `right` were right, and `judged` became known.
   void Plain(double seconds, double draft_seconds);
   void Tried(int kind, int guesses, int judged, int right, double seconds, double draft_seconds);
@@ -55,7 +57,8 @@ class SpeculationRule {
   static constexpr int kRefresh = 64;                      // passes after which a plain one says anew what it takes
   static constexpr double kDecay = 0.98;                   // of what is known of acceptance, a guess
   static constexpr double kShare = 0.01;                   // of the time that may be lost
-  static constexpr double kAllowance = 0.5;                // plain steps that may be lost besides
+  static constexpr double kAllowance = 0.4;                // plain steps that may be lost besides
+  static constexpr size_t kEnough = 3;                     // times of a length that say what it takes
   static constexpr int kShortWait = 32, kLongWait = 1024;  // tokens until a kind that does not pay is tried again
 
   // The last times of passes of one length. Their median is what such a pass takes: a moment in which the machine was
@@ -63,7 +66,7 @@ class SpeculationRule {
   class Times {
    public:
     void Add(double seconds);
-    [[nodiscard]] bool empty() const { return count_ == 0; }
+    [[nodiscard]] size_t count() const { return count_; }
     [[nodiscard]] double median() const { return median_; }
 
    private:
@@ -80,8 +83,12 @@ class SpeculationRule {
     int64_t probe_at = 0, wait = kShortWait;
   };
 
-  // Seconds of a pass of n tokens: measured, or guessed from those that were.
+  // Seconds of a pass of n tokens: measured, or guessed from those that were. Until there are enough measurements the
+  // guess holds if it is lower: the first pass of a length may take long, and must not be the last one.
   [[nodiscard]] double Cost(int n) const;
+  [[nodiscard]] double GuessedCost(int n) const;
+  // Seconds of making a guess.
+  [[nodiscard]] double DraftCost() const { return draft_.count() > 0 ? draft_.median() : expected_draft_; }
   // Seconds beyond a plain step that n guesses take, all of them wrong.
   [[nodiscard]] double Risk(int n) const;
   // Tokens came; `lost` seconds beyond those of as many plain steps.
@@ -92,6 +99,7 @@ class SpeculationRule {
   std::array<Kind, Drafter::kKinds> kinds_;
   std::vector<Times> costs_;  // [n] of a pass of n tokens
   Times draft_;               // of a guess
+  double expected_draft_ = 0;
   double time_ = 0, lost_ = 0;
   int64_t plain_ = 0, since_plain_ = 0, tokens_ = 0;
 };
@@ -106,8 +114,9 @@ class Speculation {
   [[nodiscard]] const SpeculationStats& stats() const { return stats_; }
   // Memory beside that of plain decoding.
   [[nodiscard]] int64_t bytes() const { return drafter_->bytes() + (kept_ ? kept_->bytes() : 0); }
-  // The drafter reads the text that decoding goes on from, as the model did before its first token.
-  void ReadPrompt(std::span<const int32_t> text) { drafter_->Read(text); }
+  // The drafter reads the text that decoding goes on from, as the model does, and makes a guess, so that it is known
+  // what one takes.
+  void ReadPrompt(std::span<const int32_t> text);
 
  private:
   friend class DecodeSteps;
@@ -116,15 +125,15 @@ class Speculation {
   std::optional<Provisional> kept_;
   SpeculationRule rule_;
   SpeculationStats stats_;
+  double read_seconds_ = 0;  // of the drafter, for a token of a prompt
 };
 
 // The logits of one token after another. Begins where the state has read all tokens but the last one picked.
 class DecodeSteps {
  public:
-  // speculation: null for plain steps. All must outlive it.
+  // speculation: null for plain steps. All must outlive it. The memory for guesses is taken here.
   DecodeSteps(const Model& model, SequenceState& state, Speculation* speculation, ThreadPool& pool,
-              ForwardScratch& scratch)
-      : model_(model), state_(state), speculation_(speculation), pool_(pool), scratch_(scratch) {}
+              ForwardScratch& scratch);
   ~DecodeSteps();
   DecodeSteps(const DecodeSteps&) = delete;
   DecodeSteps& operator=(const DecodeSteps&) = delete;

@@ -31,9 +31,10 @@ TEST(NgramDrafter, GoesOnAsTheTextDidBefore) {
   NgramDrafter drafter;
   EXPECT_EQ(Guesses(drafter, {}, 4), Ids());
   EXPECT_EQ(Guesses(drafter, {1, 2}, 4), Ids());
-  EXPECT_EQ(Guesses(drafter, {1, 2, 3, 1, 2}, 4), (Ids{3, 1, 2}));
+  EXPECT_EQ(Guesses(drafter, {1, 2, 3, 1, 2}, 4), (Ids{3, 1, 2, 3}));  // what repeats is shorter than the guess
+  EXPECT_EQ(Guesses(drafter, {9, 7, 7, 7}, 4), (Ids{7, 7, 7, 7}));
   EXPECT_EQ(Guesses(drafter, {1, 2, 3, 1, 2}, 1), (Ids{3}));
-  EXPECT_EQ(Guesses(drafter, {1, 2, 3, 1, 2, 4}, 4), Ids());  // 2 4 is new
+  EXPECT_EQ(Guesses(drafter, {1, 2, 3, 1, 2, 4}, 4), Ids());  // 2 4 is new, and so is 4
   // Three tokens say more than two, and a later place more than an earlier one.
   EXPECT_EQ(Guesses(drafter, {5, 1, 2, 7, 6, 1, 2, 8, 5, 1, 2}, 2), (Ids{7, 6}));
   EXPECT_EQ(Guesses(drafter, {5, 1, 2, 7, 6, 1, 2, 8, 9, 1, 2}, 2), (Ids{8, 9}));
@@ -55,6 +56,26 @@ TEST(NgramDrafter, KindsAreLengthsOfWhatRepeats) {
   EXPECT_EQ(kind(7), 2);
   EXPECT_EQ(kind(8), 3);
   EXPECT_EQ(kind(30), 3);
+}
+
+TEST(NgramDrafter, FindsTheWayBackIntoACopy) {
+  const Ids source{1, 2, 3, 4, 5, 6, 7, 8};
+  const auto guess = [&](const Ids& copy) {  // the copy as it comes, token by token
+    NgramDrafter drafter;
+    Ids text = source, guesses;
+    text.push_back(100);
+    for (const int32_t id : copy) {
+      text.push_back(id);
+      guesses = Guesses(drafter, text, 2);
+    }
+    return guesses;
+  };
+  EXPECT_EQ(guess({1, 2, 50}), Ids());
+  EXPECT_EQ(guess({1, 2, 50, 4}), (Ids{5, 6}));                        // a token changed
+  EXPECT_EQ(guess({1, 2, 50, 3}), (Ids{4, 5}));                        // put in
+  EXPECT_EQ(guess({1, 2, 4}), (Ids{5, 6}));                            // left out
+  EXPECT_EQ(guess({1, 2, 50, 51, 52, 53, 54, 55, 56, 57, 3}), Ids());  // too long ago
+  EXPECT_EQ(guess({1, 50, 3}), Ids());                                 // nothing was copied before
 }
 
 TEST(NgramDrafter, AnotherTextIsAnother) {
@@ -195,6 +216,19 @@ TEST(SpeculationRule, TriesWhatFailedLessAndLess) {
   const int64_t few = Simulate({0, 0.1, 0, 1000}, 1).guessed, many = Simulate({0, 0.1, 0, 20'000}, 1).guessed;
   EXPECT_LT(many, few + 30);  // once in 1,024 tokens
   EXPECT_GT(many, few + 5);
+}
+
+TEST(SpeculationRule, LeavesADrafterThatCannotPay) {
+  // Each guess takes as long as a step: no share of right ones makes up for it.
+  EXPECT_LT(Simulate({0.9, 0.1, 1.0, 20'000}, 1).guessed, 20);
+  EXPECT_GT(Simulate({0.9, 0.1, 0.5, 20'000}, 1).guessed, 5'000);
+  // What a guess is expected to take holds until it was timed.
+  SpeculationRule rule(4, kExpected);
+  for (int i = 0; i < 3; ++i) rule.Plain(1, 0);
+  EXPECT_EQ(rule.Choose(1), 3);
+  EXPECT_EQ(rule.Choose(1, 0.9), 0);  // it has fallen behind, and would need most of a step to read on
+  rule.ExpectDraft(0.9);              // steps
+  EXPECT_EQ(rule.Choose(1), 0);
 }
 
 TEST(SpeculationRule, NoiseOfTheMachineCostsLittle) {

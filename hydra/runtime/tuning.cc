@@ -19,12 +19,16 @@ namespace {
 using kernels::MatMulArgs;
 using kernels::Tuning;
 
-constexpr double kSeconds = 0.05;                   // that loading may take longer
-constexpr int64_t kLeastBytes = int64_t{8} << 20;   // a smaller model stays in the caches
-constexpr int64_t kRoundBytes = int64_t{64} << 20;  // read in a round: more than most last caches hold
-constexpr int kMostRounds = 5, kLeastRounds = 3;
-constexpr size_t kLeastCalls = 3;  // one a round for each candidate
+constexpr double kSeconds = 0.05;                     // that loading may take longer
+constexpr int64_t kLeastBytes = int64_t{8} << 20;     // a smaller model stays in the caches
+constexpr int64_t kStretchBytes = int64_t{8} << 20;   // read by a candidate before the next one's turn
+constexpr int64_t kWarmBytes = int64_t{256} << 20;    // read first, if there are as many: what was just written is slow
+constexpr int64_t kListedBytes = int64_t{512} << 20;  // of a model's matrices: what there is time to read
+constexpr size_t kMostRounds = 7, kLeastRounds = 5;
 constexpr double kGain = 1.03;
+constexpr double kThreadsGain = 1.1;          // else one busy moment would leave a thread out for ever
+constexpr const char* kMethod = "stretches";  // choices that were measured in another way are not taken
+constexpr std::ptrdiff_t kForgiven = 4;       // one of so many rounds may have met a busy moment
 
 // Products of one token with a model's matrices as a pass lists them: what reads the same input in one call.
 class Reader {
@@ -32,7 +36,7 @@ class Reader {
   Reader(const ModelWeights& weights, ThreadPool& pool) : act_(weights.act()), pool_(pool) {
     int64_t widest = 0, rows = 0;
     weights.ForEachMatrix([&](const std::string& part, const kernels::Matrix& w) {
-      if (bytes_ >= kRoundBytes || part == "embedding" || part == "product-key table") return;  // rows here and there
+      if (bytes_ >= kListedBytes || part == "embedding" || part == "product-key table") return;  // rows here and there
       widest = std::max(widest, w.cols);
       const bool alone =
           part.ends_with("out") || part.ends_with("down") || calls_.empty() || calls_.back().back().w.cols != w.cols;
@@ -50,22 +54,20 @@ class Reader {
       for (MatMulArgs& map : call) map.x = x_.data(), map.y = y, y += map.w.rows;
   }
   [[nodiscard]] int64_t bytes() const { return bytes_; }
-  [[nodiscard]] size_t calls() const { return calls_.size(); }
+  [[nodiscard]] int64_t read() const { return read_; }
 
-  // One round: the candidates take the calls in turn, so that each reads from memory what the others have not just
-  // read. False where the time is up.
-  bool Round(std::vector<Candidate>& candidates, size_t turn, double deadline) {
-    std::vector<double> seconds(candidates.size()), bytes(candidates.size());
-    for (const auto& call : calls_) {
-      const size_t i = turn++ % candidates.size();
-      const double start = Seconds();
-      if (start > deadline) return false;
-      kernels::MatMul(call, {act_, candidates[i].tuning}, pool_, scratch_);
-      seconds[i] += Seconds() - start;
-      for (const MatMulArgs& map : call) bytes[i] += static_cast<double>(kernels::MatrixBytes(map.w));
+  // Reads on from where the last stretch ended, as a pass does: one call behind the other, the first ones behind the
+  // last ones. Another way to read between two calls would take, or spare, the next one what was asked for ahead.
+  void Stretch(Candidate& candidate) {
+    int64_t bytes = 0;
+    const double start = Seconds();
+    while (bytes < kStretchBytes) {
+      const auto& call = calls_[next_++ % calls_.size()];
+      kernels::MatMul(call, {act_, candidate.tuning}, pool_, scratch_);
+      for (const MatMulArgs& map : call) bytes += kernels::MatrixBytes(map.w);
     }
-    for (size_t i = 0; i < candidates.size(); ++i) candidates[i].rates.push_back(bytes[i] / seconds[i]);
-    return true;
+    read_ += bytes;
+    candidate.rates.push_back(static_cast<double>(bytes) / (Seconds() - start));
   }
 
  private:
@@ -74,7 +76,8 @@ class Reader {
   kernels::MatMulScratch scratch_;
   std::vector<std::vector<MatMulArgs>> calls_;
   std::vector<float> x_, y_;
-  int64_t bytes_ = 0;
+  int64_t bytes_ = 0, read_ = 0;  // of all calls; by all stretches
+  size_t next_ = 0;               // call
 };
 
 // Values that one field of a tuning may take, the default first.
@@ -91,35 +94,40 @@ std::vector<Candidate> Vary(const Tuning& base, T Tuning::*field, std::initializ
 
 }  // namespace
 
-Chosen ChooseFastest(const std::vector<Candidate>& candidates) {
+Chosen ChooseFastest(const std::vector<Candidate>& candidates, double gain) {
   std::vector<double> medians;
   for (const Candidate& candidate : candidates) medians.push_back(Summarise(candidate.rates).median);
   const auto best = static_cast<size_t>(std::ranges::max_element(medians) - medians.begin());
-  if (best == 0 || medians[best] < kGain * medians[0]) return {0, true};
-  const auto slower = std::ranges::count_if(candidates[best].rates, [&](double rate) { return rate <= medians[0]; });
-  return {best, slower <= 1};
+  if (best == 0 || medians[best] < gain * medians[0]) return {0, true};
+  const std::vector<double>& rates = candidates[best].rates;
+  const auto slower = std::ranges::count_if(rates, [&](double rate) { return rate <= medians[0]; });
+  return {best, slower <= std::max<std::ptrdiff_t>(1, std::ssize(rates) / kForgiven)};
 }
 
 std::optional<TuningChoice> MeasureTuning(const ModelWeights& weights, ThreadPool& pool, double seconds) {
   Reader reader(weights, pool);
-  if (reader.bytes() < kLeastBytes || reader.calls() < kLeastCalls) return std::nullopt;
+  if (reader.bytes() < kLeastBytes) return std::nullopt;
   const double start = Seconds(), deadline = start + seconds;
   TuningChoice choice{.clear = true};
+  Candidate warm{};
+  while (reader.read() < std::min(reader.bytes(), kWarmBytes) && Seconds() < deadline) reader.Stretch(warm);
   // Chooses among candidates; false where the time was up before they could be told apart.
-  const auto settle = [&](std::vector<Candidate> candidates) {
-    int rounds = 0;
-    while (rounds < kMostRounds && reader.Round(candidates, static_cast<size_t>(rounds), deadline)) ++rounds;
-    if (rounds < kLeastRounds) return choice.clear = false;
-    const Chosen chosen = ChooseFastest(candidates);
+  const auto settle = [&](std::vector<Candidate> candidates, double gain) {
+    const size_t n = candidates.size();
+    size_t turns = 0;
+    for (; turns < n * kMostRounds && Seconds() < deadline; ++turns)
+      reader.Stretch(candidates[(turns + turns / n) % n]);  // each round begins with another one
+    if (turns < n * kLeastRounds) return choice.clear = false;
+    const Chosen chosen = ChooseFastest(candidates, gain);
     choice.tuning = candidates[chosen.index].tuning;
     choice.clear = choice.clear && chosen.clear;
     return true;
   };
   // One field after the other; the last ones stay as they are where the time is up.
-  const bool in_time = settle(Vary<int64_t>(choice.tuning, &Tuning::ahead, {0, 1024, 4096})) &&
-                       settle(Vary<int64_t>(choice.tuning, &Tuning::pieces, {2, 6, 12}));
+  const bool in_time = settle(Vary<int64_t>(choice.tuning, &Tuning::ahead, {0, 1024, 4096, 8192}), kGain) &&
+                       settle(Vary<int64_t>(choice.tuning, &Tuning::pieces, {2, 6, 12}), kGain);
   if (const int all = pool.threads(); in_time && all > 1)
-    (void)settle(Vary<int>(choice.tuning, &Tuning::threads, {0, (all + 1) / 2}));
+    (void)settle(Vary<int>(choice.tuning, &Tuning::threads, {0, (all + 1) / 2}), kThreadsGain);
   choice.about = StrCat("measured in ", static_cast<int>((Seconds() - start) * 1e3 + 0.5), " ms");
   return choice;
 }
@@ -155,7 +163,7 @@ std::string TuningKey(const ModelWeights& weights, const std::string& machine, i
   weights.ForEachMatrix([&](const std::string&, const kernels::Matrix& w) {
     ++matrices[StrCat(Info(w.type).name, w.packed ? " panels " : " rows ", w.rows, "x", w.cols)];
   });
-  std::string key = StrCat(machine, "; ", weights.target, "; ", threads, " threads");
+  std::string key = StrCat(kMethod, "; ", machine, "; ", weights.target, "; ", threads, " threads");
   for (const auto& [matrix, count] : matrices) key += StrCat("; ", count, " ", matrix);
   return key;
 }

@@ -45,15 +45,16 @@ struct Candidate {
   kernels::Tuning tuning;
   std::vector<double> rates{};
 };
-// The fastest by the median of its rounds; the first one, which is the way without a choice, unless another is at least
-// 3% faster. `clear`: the rounds of the one chosen, all but the slowest, are faster than the median of the first.
+// The fastest by the median of its rounds; the first one, which is the way without a choice, unless another is `gain`
+// times as fast. `clear`: the rounds of the one chosen, all but one or a quarter, are faster than the median of the
+// first.
 struct Chosen {
   size_t index;
   bool clear;
 };
-[[nodiscard]] Chosen ChooseFastest(const std::vector<Candidate>& candidates);
+[[nodiscard]] Chosen ChooseFastest(const std::vector<Candidate>& candidates, double gain);
 
-// Measures for at most `seconds` (checked between products). Nothing where the model is too small to matter.
+// Measures for at most `seconds` (checked every few megabytes). Nothing where the model is too small to matter.
 [[nodiscard]] std::optional<TuningChoice> MeasureTuning(const ModelWeights& weights, ThreadPool& pool, double seconds);
 
 // What a choice holds for: a machine, a SIMD level, so many threads, matrices of these types and sizes.

@@ -18,18 +18,23 @@ using kernels::Tuning;
 Candidate Rates(std::vector<double> rates, int64_t ahead = 0) { return {{.ahead = ahead}, std::move(rates)}; }
 
 TEST(ChooseFastest, TheFirstStaysUnlessAnotherIsWellFaster) {
-  EXPECT_EQ(ChooseFastest({Rates({100, 100, 100}), Rates({102, 102, 102})}).index, 0U);
-  EXPECT_EQ(ChooseFastest({Rates({100, 100, 100}), Rates({90, 90, 90})}).index, 0U);
-  const Chosen chosen = ChooseFastest({Rates({100, 101, 99}), Rates({104, 110, 108}), Rates({106, 90, 104})});
+  EXPECT_EQ(ChooseFastest({Rates({100, 100, 100}), Rates({102, 102, 102})}, 1.03).index, 0U);
+  EXPECT_EQ(ChooseFastest({Rates({100, 100, 100}), Rates({90, 90, 90})}, 1.03).index, 0U);
+  const Chosen chosen = ChooseFastest({Rates({100, 101, 99}), Rates({104, 110, 108}), Rates({106, 90, 104})}, 1.03);
   EXPECT_EQ(chosen.index, 1U);
   EXPECT_TRUE(chosen.clear);
+  EXPECT_EQ(ChooseFastest({Rates({100, 100, 100}), Rates({104, 110, 108})}, 1.1).index, 0U);
 }
 
 TEST(ChooseFastest, RoundsThatDisagreeAreNotClear) {
-  // One slow moment is forgiven, two are not.
-  EXPECT_TRUE(ChooseFastest({Rates({100, 100, 100, 100, 100}), Rates({110, 50, 110, 110, 110})}).clear);
-  EXPECT_FALSE(ChooseFastest({Rates({100, 100, 100, 100, 100}), Rates({110, 50, 110, 99, 110})}).clear);
-  EXPECT_TRUE(ChooseFastest({Rates({100, 20, 300}), Rates({90, 90, 90})}).clear);  // nothing to choose
+  // One slow moment is forgiven, or a quarter of them.
+  EXPECT_TRUE(ChooseFastest({Rates({100, 100, 100, 100, 100}), Rates({110, 50, 110, 110, 110})}, 1.03).clear);
+  EXPECT_FALSE(ChooseFastest({Rates({100, 100, 100, 100, 100}), Rates({110, 50, 110, 99, 110})}, 1.03).clear);
+  EXPECT_TRUE(
+      ChooseFastest({Rates(std::vector<double>(8, 100)), Rates({110, 50, 110, 110, 110, 99, 110, 110})}, 1.03).clear);
+  EXPECT_FALSE(
+      ChooseFastest({Rates(std::vector<double>(8, 100)), Rates({110, 50, 110, 99, 110, 99, 110, 110})}, 1.03).clear);
+  EXPECT_TRUE(ChooseFastest({Rates({100, 20, 300}), Rates({90, 90, 90})}, 1.03).clear);  // nothing to choose
 }
 
 TEST(TuningFile, KeepsAChoiceForItsKeyAlone) {

@@ -30,13 +30,16 @@ std::shared_ptr<std::byte> AlignedBytes(int64_t n) {
   return {p, [](std::byte* q) { std::free(q); }};
 }
 
-// Gives whole pages inside these mapped bytes back: they are read from the file again if ever needed.
-void ReleasePages(const std::byte* data, int64_t n) {
+// Advice for whole pages inside these mapped bytes.
+void Advise(const std::byte* data, int64_t n, int advice) {
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(n)) / page * page;
-  if (end > begin) (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  if (end > begin) (void)::madvise(reinterpret_cast<void*>(begin), end - begin, advice);
 }
+
+// Gives pages back: they are read from the file again if ever needed.
+void ReleasePages(const std::byte* data, int64_t n) { Advise(data, n, MADV_DONTNEED); }
 
 class Loader {
  public:
@@ -127,6 +130,8 @@ Matrix Loader::MapRows(const TensorSpec& spec, const StoredTensor& t, int64_t fi
     out_->owners.push_back(t.owner);
     out_->copied_bytes += bytes;
   }
+  // Of rows here and there, huge pages would read and hold what nobody asks for.
+  if (!pack && source_.mapped && t.owner == nullptr) Advise(m.data, bytes, MADV_NOHUGEPAGE);
   const uintptr_t element = t.type == WeightType::kF32 ? 4 : 2;
   if (reinterpret_cast<uintptr_t>(m.data) % element != 0) {  // a foreign file may be unaligned
     out_->owned.push_back(AlignedBytes(bytes));

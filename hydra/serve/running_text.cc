@@ -118,6 +118,7 @@ void RunningText::TookPiece(std::span<const float> logits) {
 }
 
 void RunningText::BeginWriting() {
+  if (speculation_) speculation_->ReadPrompt(sequence_->state.ids());
   steps_ =
       std::make_unique<DecodeSteps>(parts_.model, sequence_->state, speculation_.get(), parts_.pool, parts_.scratch);
   if (request_.grammar)
