@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # What attention plans do to answers (specs/moa.md 9): which prompts the dense model answers, profiles from several
 # seeds, plans and controls, their answers at several lengths from the rings of the runtime, perplexity, the order of
-# predicted losses. A step is made of cells, each a file in RUNS/cells that is kept: the same command goes on after a
-# break, and prints first how long it will take. Writes bench/results/MACHINE/moa.{md,json}. Not here: speed and memory
-# (moa_speed.py).
+# predicted losses. A step is made of cells, each a file that is kept (--cells), plans beside them: the same command
+# goes on after a break, here or on another machine, and prints first how long it will take. Writes
+# bench/results/MACHINE/moa.{md,json} (moa_page.py). Not here: speed and memory (moa_speed.py).
 #   bench/moa.py [BUILD] [--steps gate,profile,plans,test,page] [--only TEXT] [--model FILE] [--text DIR] ...
 import hashlib
 import json
@@ -16,16 +16,15 @@ import sys
 import time
 from pathlib import Path
 
-from common import arguments, built, commit, machine, machine_folder, prose, run
+from cells import RESULTS
+from common import arguments, built, commit, machine, run
+from moa_page import KINDS, TEXT_KINDS, write_page
 from quality_model import texts as package_texts
 
 STEPS = ("gate", "profile", "plans", "test", "page")
-KINDS = ("copy", "lookup", "passkey")
 PACKAGES = {"anarchism": "usr/share/doc/anarchism/markdown/*.md.gz", "dict-foldoc": "usr/share/dictd/foldoc.dict.dz"}
 PIECE = 120_000     # characters of a document at least
 PLANNING = 100e9    # FLOP/s of a profile, for the hours that are printed first
-ENOUGH = 0.9        # share of right answers of the dense model from which a cell enters a ratio
-GOALS = {0.5: 0.95, 0.25: 0.8}  # of the dense model's answers
 
 
 def numbers(text, kind=int):
@@ -37,7 +36,8 @@ def flags():
     parser.add_argument("--steps", default=",".join(STEPS))
     parser.add_argument("--model", default="", help="a folder or .gguf; default SmolLM2-135M-Instruct")
     parser.add_argument("--text", default="", help="folder of texts; default of Debian packages")
-    parser.add_argument("--runs", default="runs/moa")
+    parser.add_argument("--runs", default="runs/moa", help="texts, items, profiles: what can be made again")
+    parser.add_argument("--cells", default=str(RESULTS / "moa"), help="finished cells, and plans")
     parser.add_argument("--lengths", default="1024,2048,4096", help="profiled lengths")
     parser.add_argument("--long", default="6144,8192", help="lengths that are only tested")
     parser.add_argument("--unseen", type=int, default=6144, help="length at which plans are chosen")
@@ -95,8 +95,9 @@ class Study:
         self.args = args
         self.hydralm = Path(args.build) / "hydralm" if args.no_build else built(args.build)
         self.runs = Path(args.runs)
-        self.cells = self.runs / "cells"
-        self.cells.mkdir(parents=True, exist_ok=True)
+        self.cells = Path(args.cells)
+        self.chosen_plans = self.cells / "plans"
+        self.chosen_plans.mkdir(parents=True, exist_ok=True)
         self.lengths, self.long = numbers(args.lengths), numbers(args.long)
         self.densities = numbers(args.densities, float)
         self.text = Path(args.text) if args.text else self.runs / "texts"
@@ -130,6 +131,10 @@ class Study:
 
     def reading(self, length, prompts):
         return prompts * length / self.rate(length)
+
+    def prompts(self, kind, texts, depths):
+        """Whole texts that questions cost to read: pass keys at several depths share what comes before them."""
+        return texts * (1 + depths / 2 if kind == "passkey" and depths > 1 else 1)
 
     def kept(self, cell):
         path = self.cells / f"{cell.name}.json"
@@ -171,10 +176,10 @@ class Study:
         return json.loads(path.read_text())["form"] if path.exists() else "auto"
 
     def chosen(self, seed, density):
-        return self.runs / "plans" / f"moa-{seed}-r{density:g}.json"
+        return self.chosen_plans / f"moa-{seed}-r{density:g}.json"
 
     def file(self, name):
-        return self.runs / "plans" / f"{name}.json"
+        return self.chosen_plans / f"{name}.json"
 
     def bounds(self, density):
         """A bound below what the shortest length can have begins at the next one."""
@@ -191,7 +196,7 @@ class Study:
                     texts, depths = max(1, self.args.texts // 3), max(1, self.args.depths // 2)
                     words = ["--kinds", kind, "--pairs", pairs, "--lengths", length, "--items", texts, "--depths",
                              depths, "--form", form, "--keep", "all", "--split", "calib", "--seed", 11]
-                    prompts = texts * (depths if kind == "passkey" else 1)
+                    prompts = self.prompts(kind, texts, depths)
                     yield Cell(name, {"words": words, "model": self.name}, self.reading(length, prompts),
                                lambda name=name, words=words: self.answered(name, words))
 
@@ -254,9 +259,16 @@ class Study:
                           self.args.items, "--split", "valid", "--seed", 21, "--form", self.form(), "--keep",
                           self.args.keep)
 
+    def made_profile(self, name):
+        """Its folder; made again where only its cell is left."""
+        folder = self.runs / "profiles" / name
+        if not (folder / "profile.safetensors").exists():
+            next(cell for cell in self.profiles() if cell.name == name).make()
+        return folder
+
     def choose(self, seed, density):
         folder = self.runs / "plans" / f"set-{seed}-r{density:g}"
-        made = self.plan("--profile", self.runs / "profiles" / f"profile-{seed}", "--density", self.bounds(density),
+        made = self.plan("--profile", self.made_profile(f"profile-{seed}"), "--density", self.bounds(density),
                          "--name", f"{self.name}-moa-{seed}-r{density:g}", "-o", f"{folder}/")
         judged = self.verb("eval", "answers", "-m", self.model, "--data", self.valid(self.args.unseen), "--plans",
                            folder, "--choose", self.chosen(seed, density), "-o",
@@ -267,7 +279,7 @@ class Study:
     def controls(self):
         """Baselines and controls of each density that is there; all others at 0.25."""
         made = {}
-        profile = self.runs / "profiles/profile-1"
+        profile = self.made_profile("profile-1")
         for density in self.densities:
             out = self.file(f"uniform-r{density:g}")
             made[out.stem] = self.plan("--uniform", density, "-m", self.model, "--profile", profile, "-o", out)
@@ -279,7 +291,7 @@ class Study:
             made[name] = self.plan("--profile", profile, "--density", self.bounds(0.25), "--name", name, "-o",
                                    self.file(name), *words)
         if "summary" in self.args.kinds:
-            made["summary-only"] = self.plan("--profile", self.runs / "profiles/profile-summary", "--density",
+            made["summary-only"] = self.plan("--profile", self.made_profile("profile-summary"), "--density",
                                              self.bounds(0.25), "--name", "summary-only", "-o",
                                              self.file("summary-only"))
         for seed in range(1, self.args.shuffles + 1):
@@ -291,20 +303,19 @@ class Study:
     def first_order(self, length):
         folder = self.runs / "plans/random"
         if not list(folder.glob("*.json")):
-            self.plan("--random", self.args.random, "--seed", 5, "--profile", self.runs / "profiles/profile-1", "-m",
+            self.plan("--random", self.args.random, "--seed", 5, "--profile", self.made_profile("profile-1"), "-m",
                       self.model, "-o", f"{folder}/")
         return self.verb("eval", "answers", "-m", self.model, "--data", self.valid(length), "--plans", folder,
                          "--first-order", "-o", self.runs / "plans" / f"rows-random-{length}.jsonl")
 
     # ---- test ----
 
-    def methods(self, length):
-        """Plan files by method, dense first."""
-        few = length > self.lengths[-1]
+    def methods(self, densities, controls):
+        """Plan files by method, dense first; `controls`: all others at density 0.25, too."""
         files = ["dense"]
-        for density in self.densities:
+        for density in densities:
             files += [self.file(f"uniform-r{density:g}"), self.chosen(1, density)]
-        if not few and 0.25 in self.densities:
+        if controls and 0.25 in densities:
             files += [self.file(name) for name in ("layer", "head", "binary", "estimator-f", "estimator-jsgn")]
             files += [self.file("summary-only")] if "summary" in self.args.kinds else []
             files += [self.file(f"shuffled-{seed}") for seed in range(1, self.args.shuffles + 1)]
@@ -312,18 +323,21 @@ class Study:
         return files
 
     def tests(self):
-        for kind in KINDS:
-            for length in [*self.lengths, *self.long]:
+        """At the profiled lengths all methods answer all questions; pass keys at longer ones, and what documents say
+        next, are left to the plan and the uniform one (those longer ones at the two higher densities)."""
+        for kind in (*KINDS, *TEXT_KINDS):
+            for length in [*self.lengths, *(self.long if kind == "passkey" else [])]:
                 words = ["--kinds", kind, "--lengths", length, "--items", self.args.texts, "--depths",
                          self.args.depths, "--split", "test", "--seed", 31, "--form", self.form(), "--keep", "all",
                          *(["--without"] if kind == "copy" else [])]
-                prompts = self.args.texts * (self.args.depths if kind == "passkey" else 2 if kind == "copy" else 1)
-                files = self.methods(length)
+                prompts = self.prompts(kind, self.args.texts, self.args.depths) * (2 if kind == "copy" else 1)
+                files = self.methods(self.densities[:2] if length in self.long else self.densities,
+                                     length not in self.long and kind not in TEXT_KINDS)
                 yield Cell(f"test-{kind}-{length}", {"words": words, "files": [str(f) for f in files]},
                            self.reading(length, prompts * (len(files) + 1)),
                            lambda kind=kind, length=length, words=words, files=files: self.retrieval(
                                f"{kind}-{length}", words, files))
-        files = self.methods(0)
+        files = self.methods(self.densities, False)
         yield Cell("perplexity", {"tokens": self.args.ppl_tokens, "files": [str(f) for f in files]},
                    len(files) * self.args.ppl_tokens / self.rate(self.lengths[-1]), lambda: self.perplexity(files))
 
@@ -350,148 +364,6 @@ class Study:
         return [cell for cell in makers[step]() if self.args.only in cell.name] if step in makers else []
 
 
-# ---- the page ----
-
-
-def table(head, lines):
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(line)} |" for line in lines), ""]
-
-
-def interval(value):
-    return f"{value['mean']:.2f} ({value['low']:.2f} .. {value['high']:.2f})"
-
-
-def gate_lines(cells):
-    rows = {}
-    for cell in cells.values():
-        if found := re.fullmatch(r"gate-(chat|raw)-(\w+)-(\d+)", cell["name"]):
-            rows.setdefault((found[1], found[2]), {})[int(found[3])] = cell
-    lengths = sorted({length for of in rows.values() for length in of})
-    lines = [[form, kind, *(f"{of[n]['right']:.2f}, {of[n]['nll']:.2f}" if n in of else "" for n in lengths)]
-             for (form, kind), of in sorted(rows.items())]
-    return ["## What the dense model answers", "",
-            prose("Share of right answers and nats a token of the right answer, on calibration documents, before any "
-                  "plan was made. Test prompts have the form with more right answers."), "",
-            *table(["form", "question", *map(str, lengths)], lines)] if rows else []
-
-
-def profile_lines(cells):
-    lines = [[name, str(row["length"]), str(row["items"]), f"{row['loss']:.3f}",
-              *(f"{row['halves'][e]:.3f}" if row["halves"][e] is not None else "" for e in ("jabs", "jsgn", "f"))]
-             for name, cell in sorted(cells.items()) if name.startswith("profile-") for row in cell["lengths"]]
-    return ["## Profiles", "", "Rank correlation of two halves of the items, all heads' curves; stable from 0.9 on:",
-            "", *table(["profile", "length", "items", "loss", "jabs", "jsgn", "f"], lines)] if lines else []
-
-
-def plan_lines(cells):
-    out = []
-    lines = []
-    for name, cell in sorted(cells.items()):
-        if name.startswith("plans-"):
-            judged = {plan["name"]: plan for plan in cell["answers"]["plans"]}
-            best = judged[cell["answers"]["chosen"]]
-            heads = cell["heads"]
-            lines.append([cell["answers"]["chosen"], str(len(cell["set"]["plans"])), f"{best['loss']:.4f}",
-                          f"{best['above_first']:+.4f} +- {best['above_error']:.4f}",
-                          f"{heads['grow']} / {heads['local']} / {heads['whole']}"])
-    if lines:
-        out += ["## Plans", "", "The plan that was chosen of each set by answers at a length that none was made for:",
-                "", *table(["plan", "of", "nats", "above dense", "heads that grow / stay / see all"], lines)]
-    order = [[name.split("-")[-1], f"{of['rank_correlation']:.3f}" if of["rank_correlation"] is not None else "",
-              str(of["plans"])] for name, cell in sorted(cells.items()) if name.startswith("first-order-")
-             for of in cell["first_order"].values()]
-    if order:
-        out += ["Rank correlation of predicted and true loss over plans by chance (0.7 was to be reached):", "",
-                *table(["length", "correlation", "plans"], order)]
-    return out
-
-
-def test_lines(cells):
-    out = []
-    for kind in KINDS:
-        rows = {}
-        for name, cell in cells.items():
-            if found := re.fullmatch(rf"test-{kind}-(\d+)", name):
-                for plan in cell["plans"]:
-                    for one in plan["cells"]:
-                        if one["kind"] == kind:
-                            rows.setdefault(plan["name"], {})[int(found[1])] = one
-        lengths = sorted({length for of in rows.values() for length in of})
-        if not rows:
-            continue
-        dense = rows.get("dense", {})
-        out += [f"## Answers: {kind}", "",
-                prose("Share of right answers from the rings of the runtime, 95% interval over texts; in bold where "
-                      f"the dense model is right in {ENOUGH:.0%} of the cell, which alone enters a ratio."), ""]
-        lines = []
-        for name, of in rows.items():
-            shown = []
-            for n in lengths:
-                text = interval(of[n]["accuracy"]) if n in of else ""
-                strong = n in of and n in dense and dense[n]["accuracy"]["mean"] >= ENOUGH
-                shown.append(f"**{text}**" if strong else text)
-            lines.append([name, *shown])
-        out += table(["plan", *map(str, lengths)], lines)
-        lines = [[name, *(f"{of[n]['nll']['mean']:.3f}" if n in of else "" for n in lengths)]
-                 for name, of in rows.items()]
-        out += ["Nats a token of the right answer:", "", *table(["plan", *map(str, lengths)], lines)]
-    return out
-
-
-def ratio_lines(cells, densities):
-    """Plans and uniform against dense, over the cells in which dense answers."""
-    lines = []
-    for density in densities:
-        for kind in KINDS:
-            for name, cell in sorted(cells.items()):
-                if not (found := re.fullmatch(rf"test-{kind}-(\d+)", name)):
-                    continue
-                of = {plan["name"]: next((c for c in plan["cells"] if c["kind"] == kind), None)
-                      for plan in cell["plans"]}
-                dense = of.get("dense")
-                moa = next((c for n, c in of.items() if re.search(rf"moa-1-r{density:g}(-\d+)?$", n)), None)
-                uniform = next((c for n, c in of.items() if n.endswith(f"uniform-r{100 * density:02.0f}")), None)
-                if not (dense and moa and uniform) or dense["accuracy"]["mean"] < ENOUGH:
-                    continue
-                d, m, u = (c["accuracy"]["mean"] for c in (dense, moa, uniform))
-                goal = GOALS.get(density)
-                met = "" if goal is None else "met" if m >= goal * d else "missed"
-                lines.append([f"{density:g}", kind, found[1], f"{m / d:.2f}", f"{u / d:.2f}",
-                              f"{m / u:.1f}" if u > 0 else "-", met])
-    return ["## Against dense and uniform", "",
-            prose("Right answers by those of the dense model, where that answers; and of the plan by those of the "
-                  f"uniform plan. To reach: {', '.join(f'{g} at density {d:g}' for d, g in GOALS.items())}."), "",
-            *table(["density", "question", "length", "plan / dense", "uniform / dense", "plan / uniform", "goal"],
-                   lines)] if lines else []
-
-
-def perplexity_lines(cells):
-    if "perplexity" not in cells:
-        return []
-    plans = cells["perplexity"]["plans"]
-    first = plans[0]["perplexity"]
-    return ["## Perplexity", "", "Of the last quarter of each chunk of held-out prose:", "",
-            *table(["plan", "density", "perplexity", "by dense"],
-                   [[p["name"], f"{p['density']:.3f}", f"{p['perplexity']:.3f}", f"{p['perplexity'] / first:.3f}"]
-                    for p in plans])]
-
-
-def write_page(study, cells, about):
-    args = study.args
-    out = ["# Attention plans: what they do to answers", "",
-           prose(f"{about['machine']}; commit {about['commit']}; {study.name}. Made by `{about['command']}`. Texts, "
-                 "words and numbers of calibration, choice and test are apart; prompts and fillers were fixed before "
-                 "the first plan. Chance is 1e-5 for numbers of five digits."), ""]
-    for part in (gate_lines(cells), profile_lines(cells), plan_lines(cells), test_lines(cells),
-                 ratio_lines(cells, study.densities), perplexity_lines(cells)):
-        out += part
-    folder = Path(args.out) / machine_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "moa.json").write_text(json.dumps({**about, "cells": cells}, indent=1) + "\n")
-    (folder / "moa.md").write_text("\n".join(out).rstrip() + "\n")
-    print(folder / "moa.md")
-
-
 def main():
     args = flags().parse_args()
     if unknown := set(args.steps.split(",")) - set(STEPS):
@@ -515,7 +387,7 @@ def main():
         made.pop("form", None)
         about = {"machine": machine(), "commit": commit(),
                  "command": " ".join(["bench/moa.py", *map(shlex.quote, sys.argv[1:])])}
-        write_page(study, made, about)
+        write_page(args.out, study.name, study.densities, made, about)
 
 
 if __name__ == "__main__":

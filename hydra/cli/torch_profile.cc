@@ -17,6 +17,7 @@
 #include "hydra/cli/progress_bar.h"
 #include "hydra/cli/torch_model_flags.h"
 #include "hydra/cli/verbs.h"
+#include "hydra/data/long_items.h"
 #include "hydra/eval/influence.h"
 #include "hydra/io/file.h"
 #include "hydra/io/folder_lock.h"
@@ -195,9 +196,10 @@ void PrintTable(const InfluenceProfile& profile, const std::string& path) {
 int RunProfile(ProfileFlags flags, const CommonFlags& common) {
   const ItemFile items = ItemFile::Load(flags.data);
   for (const LongItem& item : items.items)
-    if (item.kind == "passkey")
-      throw Error(ErrorCode::kUsage, StrCat(flags.data, ": item ", OneLine(item.id, 60),
-                                            ": pass keys are for evaluation: no plan is made of them"));
+    for (const LongItemKind kind : {LongItemKind::kPasskey, LongItemKind::kCloze, LongItemKind::kContinuation})
+      if (item.kind == LongItemKindName(kind))
+        throw Error(ErrorCode::kUsage, StrCat(flags.data, ": item ", OneLine(item.id, 60), ": ", item.kind,
+                                              " is for evaluation: no plan is made of it"));
   if (flags.lengths.empty()) flags.lengths = items.lengths;
   std::sort(flags.lengths.begin(), flags.lengths.end());
   flags.lengths.erase(std::unique(flags.lengths.begin(), flags.lengths.end()), flags.lengths.end());

@@ -60,10 +60,10 @@ std::vector<LongItemKind> KindsOf(const ItemsFlags& flags, ItemSplit split) {
                   fmt::format("--kinds {}: {} is there twice", flags.kinds, LongItemKindName(kinds.back())));
     begin = end + 1;
   }
-  if (split == ItemSplit::kCalib && kinds.size() > 1 && std::ranges::count(kinds, LongItemKind::kPasskey) > 0)
-    throw Error(
-        ErrorCode::kUsage,
-        fmt::format("--kinds {}: passkey is for evaluation: alone, or with --split valid or test", flags.kinds));
+  const auto evaluates = std::ranges::find_if(kinds, ForEvaluation);
+  if (split == ItemSplit::kCalib && kinds.size() > 1 && evaluates != kinds.end())
+    throw Error(ErrorCode::kUsage, fmt::format("--kinds {}: {} is for evaluation: alone, or with --split valid or test",
+                                               flags.kinds, LongItemKindName(*evaluates)));
   return kinds;
 }
 
@@ -147,21 +147,46 @@ OwnAnswer GreedyAnswer(const Answerer& by, const std::vector<int32_t>& prompt) {
   return answer;
 }
 
-LongItem ItemOf(const ItemHaystack& text, size_t question, const HaystackOptions& options, const std::string& group) {
-  const ItemQuestion& q = text.questions[question];
-  LongItem item{.id = fmt::format("{}-{}", group, question),
-                .kind = LongItemKindName(options.kind),
-                .length = options.length,
-                .ids = text.shared,
-                .gold = q.gold,
-                .group = group,
-                .prefix = static_cast<int64_t>(text.shared.size()),
-                .depth = q.depth,
-                .docs = text.docs};
-  if (!options.planted) item.kind += "-without";
-  item.ids.insert(item.ids.end(), q.ids.begin(), q.ids.end());
-  item.answer_begin = static_cast<int64_t>(item.ids.size());
-  return item;
+// Adds a text's questions, without answers.
+void AddItems(const ItemHaystack& text, const HaystackOptions& options, const std::string& group,
+              std::vector<LongItem>* items) {
+  for (const ItemQuestion& q : text.questions) {
+    LongItem item{.id = fmt::format("{}-{}", group, items->size()),
+                  .kind = LongItemKindName(options.kind),
+                  .length = options.length,
+                  .ids = text.shared,
+                  .gold = q.gold,
+                  .others = q.others,
+                  .group = group,
+                  .prefix = static_cast<int64_t>(text.shared.size()),
+                  .depth = q.depth,
+                  .docs = text.docs};
+    if (!options.planted) item.kind += "-without";
+    item.ids.insert(item.ids.end(), q.ids.begin(), q.ids.end());
+    item.answer_begin = static_cast<int64_t>(item.ids.size());
+    items->push_back(std::move(item));
+  }
+}
+
+// The questions about one text. One text has one pass key, so several depths are as many texts, which begin alike.
+std::vector<LongItem> QuestionsOf(const HaystackMaker& maker, const HaystackOptions& options,
+                                  const std::string& group) {
+  std::vector<LongItem> items;
+  if (options.kind != LongItemKind::kPasskey || options.depths.size() <= 1) {
+    AddItems(maker.Make(options), options, group, &items);
+    return items;
+  }
+  for (const double depth : options.depths) {
+    HaystackOptions one = options;
+    one.depths = {depth};
+    AddItems(maker.Make(one), options, group, &items);
+  }
+  const std::vector<int32_t>& first = items[0].ids;
+  auto alike = static_cast<std::ptrdiff_t>(first.size());
+  for (const LongItem& item : items)
+    alike = std::min(alike, std::ranges::mismatch(first, item.ids).in1 - first.begin());
+  for (LongItem& item : items) item.prefix = alike;
+  return items;
 }
 
 void SetAnswer(const std::vector<int32_t>& answer, LongItem* item) {
@@ -169,18 +194,12 @@ void SetAnswer(const std::vector<int32_t>& answer, LongItem* item) {
   item->answer_end = static_cast<int64_t>(item->ids.size());
 }
 
-// A text's questions with their right answers, and how the model would have done.
-std::vector<LongItem> AskKnown(const Answerer& by, const ItemHaystack& text, const HaystackOptions& options,
-                               const std::string& group) {
-  std::vector<LongItem> items;
-  std::vector<std::vector<int32_t>> prompts;
-  for (size_t i = 0; i < text.questions.size(); ++i) {
-    items.push_back(ItemOf(text, i, options, group));
-    prompts.push_back(items.back().ids);
-  }
+// Adds the right answers, and how the model would have done.
+void AnswerKnown(const Answerer& by, std::vector<LongItem>* items) {
   std::vector<AnswerTask> tasks;
-  for (size_t i = 0; i < items.size(); ++i) tasks.push_back({.prompt = prompts[i], .answer = items[i].gold});
-  const std::vector<AnswerScore> scores = ScoreAnswers(by.runner.model, tasks, items[0].prefix,
+  for (const LongItem& item : *items)
+    tasks.push_back({.prompt = item.prompt(), .answer = item.gold, .others = {item.others.begin(), item.others.end()}});
+  const std::vector<AnswerScore> scores = ScoreAnswers(by.runner.model, tasks,
                                                        {.controls = by.controls,
                                                         .on_score =
                                                             [](size_t, const AnswerScore&) {
@@ -188,50 +207,44 @@ std::vector<LongItem> AskKnown(const Answerer& by, const ItemHaystack& text, con
                                                               return true;
                                                             }},
                                                        *by.runner.pool);
-  for (size_t i = 0; i < items.size(); ++i) {
-    SetAnswer(items[i].gold, &items[i]);
-    items[i].dense_nll = scores[i].nll / static_cast<double>(scores[i].tokens);
-    items[i].dense_right = scores[i].exact;
+  for (size_t i = 0; i < items->size(); ++i) {
+    LongItem& item = (*items)[i];
+    SetAnswer(item.gold, &item);
+    item.dense_nll = scores[i].nll / static_cast<double>(scores[i].tokens);
+    item.dense_right = item.others.empty() ? scores[i].exact : scores[i].chosen;
   }
+}
+
+// The item of a summary; none where the model's answer is too short or repeats itself.
+std::vector<LongItem> AskSummary(const Answerer& by, std::vector<LongItem> items) {
+  const OwnAnswer answer = GreedyAnswer(by, items[0].ids);
+  if (static_cast<int64_t>(answer.ids.size()) < kLeastAnswer || RepeatedShare(answer.ids) > kMostRepeats) return {};
+  SetAnswer(answer.ids, items.data());
+  items[0].dense_nll = answer.nll;
+  items[0].dense_right = true;  // its own words
   return items;
 }
 
 // The items of one text; none where it is not fit.
 std::vector<LongItem> AskText(const ItemsFlags& flags, const HaystackMaker& maker, const Answerer& by,
-                              HaystackOptions options, bool keep_all) {
-  std::vector<LongItem> kept;
+                              const HaystackOptions& options, bool keep_all) {
   const std::string group = fmt::format("{}-{}-{}", LongItemKindName(options.kind), options.length, options.number);
-  if (options.kind == LongItemKind::kSummary) {
-    const ItemHaystack text = maker.Make(options);
-    LongItem item = ItemOf(text, 0, options, group);
-    const OwnAnswer answer = GreedyAnswer(by, item.ids);
-    if (static_cast<int64_t>(answer.ids.size()) < kLeastAnswer || RepeatedShare(answer.ids) > kMostRepeats) return {};
-    SetAnswer(answer.ids, &item);
-    item.dense_nll = answer.nll;
-    item.dense_right = true;  // its own words
-    return {item};
+  std::vector<LongItem> items = QuestionsOf(maker, options, group);
+  if (options.kind == LongItemKind::kSummary) return AskSummary(by, std::move(items));
+  AnswerKnown(by, &items);
+  std::vector<LongItem> kept;
+  std::vector<bool> fit;
+  for (LongItem& item : items) {
+    fit.push_back(keep_all || item.dense_right);
+    if (fit.back()) kept.push_back(std::move(item));
   }
-  // One text has one pass key: a text for each depth.
-  std::vector<std::vector<double>> asked{options.depths};
-  if (options.kind == LongItemKind::kPasskey && options.depths.size() > 1) {
-    asked.clear();
-    for (const double depth : options.depths) asked.push_back({depth});
-  }
-  for (size_t i = 0; i < asked.size(); ++i) {
-    options.depths = asked[i];
-    const std::string own = asked.size() > 1 ? fmt::format("{}-{}", group, i) : group;
-    std::vector<LongItem> items = AskKnown(by, maker.Make(options), options, own);
-    std::vector<bool> fit;
-    for (const LongItem& item : items) fit.push_back(keep_all || item.dense_right);
-    for (size_t n = 0; n < items.size(); ++n)
-      if (fit[n]) kept.push_back(std::move(items[n]));
-    if (!flags.without || options.kind != LongItemKind::kCopy || std::ranges::find(fit, true) == fit.end()) continue;
-    HaystackOptions bare = options;
-    bare.planted = false;
-    items = AskKnown(by, maker.Make(bare), bare, own + "-without");
-    for (size_t n = 0; n < items.size(); ++n)
-      if (fit[n]) kept.push_back(std::move(items[n]));
-  }
+  if (!flags.without || options.kind != LongItemKind::kCopy || kept.empty()) return kept;
+  HaystackOptions without = options;
+  without.planted = false;
+  items = QuestionsOf(maker, without, group + "-without");
+  AnswerKnown(by, &items);
+  for (size_t i = 0; i < items.size(); ++i)
+    if (fit[i]) kept.push_back(std::move(items[i]));
   return kept;
 }
 
@@ -455,7 +468,8 @@ void AddDataItems(CLI::App& data, VerbContext& context) {
   verb->add_option("-o,--output", flags->out, "the items, as JSON lines; FILE.part until they are whole")
       ->required()
       ->type_name("FILE");
-  verb->add_option("--kinds", flags->kinds, "of summary, copy, lookup, and for evaluation passkey")->type_name("LIST");
+  verb->add_option("--kinds", flags->kinds, "of summary, copy, lookup; for evaluation passkey, cloze, continuation")
+      ->type_name("LIST");
   AddNumbers(verb, "--lengths", &flags->lengths, "tokens of an item, 128 of them for the answer", Range(1, 1 << 24));
   verb->add_option("--items", flags->items, "texts of each length")->check(Range(1, 1000000));
   verb->add_option("--split", flags->split, "calib, valid or test: documents, words and numbers of its own")

@@ -111,9 +111,8 @@ ChoiceScore ScoreQuestion(const Model& model, const ChoiceQuestion& question, co
                           const AnswerOptions& options, ThreadPool& pool) {
   std::vector<AnswerTask> tasks;
   for (const std::vector<int32_t>& choice : ids.choices) tasks.push_back({.prompt = ids.context, .answer = choice});
-  const auto shared = static_cast<int64_t>(ids.context.size());
   ChoiceScore score;
-  for (const AnswerScore& answer : ScoreAnswers(model, tasks, shared, options, pool)) {
+  for (const AnswerScore& answer : ScoreAnswers(model, tasks, options, pool)) {
     score.logprobs.push_back(-answer.nll);
     score.greedy.push_back(answer.exact);
   }

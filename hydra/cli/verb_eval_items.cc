@@ -197,11 +197,13 @@ struct Work {
   std::vector<std::vector<int32_t>> choices;
 };
 
+// A question is chosen from its own other answers, or from those of its haystack.
 void FillTasks(const std::vector<LongItem>& items, Work* work) {
   for (const size_t i : work->at) {
-    AnswerTask task{.prompt = items[i].prompt(), .answer = AnswerOf(items[i])};
-    for (const std::vector<int32_t>& other : work->choices)
-      if (!items[i].gold.empty() && other != items[i].gold) task.others.emplace_back(other);
+    const LongItem& item = items[i];
+    AnswerTask task{.prompt = item.prompt(), .answer = AnswerOf(item)};
+    for (const std::vector<int32_t>& other : item.others.empty() ? work->choices : item.others)
+      if (!item.gold.empty() && other != item.gold) task.others.emplace_back(other);
     work->tasks.push_back(std::move(task));
   }
 }
@@ -242,14 +244,14 @@ std::vector<ItemRow> ScoreItems(const Runner& runner, const std::vector<JudgedPl
       // The nominal length is what the rules see, whatever a prompt has.
       const int64_t N = std::min(first.length, runner.model.options().ctx_size);
       (void)ScoreAnswers(
-          runner.model, work.tasks, first.prefix,
+          runner.model, work.tasks,
           {.plan = plans[p].plan.At(N),
            .controls = options.controls,
            .on_score =
                [&](size_t t, const AnswerScore& score) {
                  const size_t i = work.at[t];
-                 const bool chooses = !work.tasks[t].others.empty();
-                 const ItemRow row{.score = score, .choices = chooses ? static_cast<int64_t>(work.choices.size()) : 0};
+                 const auto others = static_cast<int64_t>(work.tasks[t].others.size());
+                 const ItemRow row{.score = score, .choices = others > 0 ? others + 1 : 0};
                  take(row, p, haystack.items, i);
                  old.text +=
                      RowJson(rows.back(), file, plans[p]).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <utility>
 
+#include "hydra/data/long_items.h"
 #include "hydra/moa/answer_rows.h"
 
 namespace hydra::cli {
@@ -15,6 +16,11 @@ namespace {
 
 const LongItem& ItemOf(const ItemRow& row, const std::vector<JudgedItems>& items) {
   return items[row.items].file.items[row.item];
+}
+
+// The answer that the model writes; of a question with others beside it, the one that it chooses.
+bool IsRight(const ItemRow& row, const std::vector<JudgedItems>& items) {
+  return ItemOf(row, items).others.empty() ? row.score.exact : row.score.chosen;
 }
 
 double NllOf(const ItemRow& row) { return row.score.nll / static_cast<double>(row.score.tokens); }
@@ -90,7 +96,11 @@ void AddSpans(const JudgedPlan& plan, const ModelConfig& config, Cell* cell) {
 
 }  // namespace
 
-double ChanceOf(const std::string& kind) { return kind == "lookup" || kind == "passkey" ? 1e-5 : 0; }
+double ChanceOf(const std::string& kind) {
+  if (kind == LongItemKindName(LongItemKind::kCloze)) return 0.1;
+  if (kind == LongItemKindName(LongItemKind::kContinuation)) return 0.25;
+  return kind == "lookup" || kind == "passkey" ? 1e-5 : 0;
+}
 
 std::vector<Cell> CellsOf(const std::vector<ItemRow>& rows, const std::vector<JudgedPlan>& plans,
                           const std::vector<JudgedItems>& items, const ModelConfig& config,
@@ -99,7 +109,7 @@ std::vector<Cell> CellsOf(const std::vector<ItemRow>& rows, const std::vector<Ju
   std::vector<Cell> cells;
   for (const auto& [key, own] : ByCell(rows, items)) {
     Cell cell{.plan = std::get<0>(key), .kind = std::get<1>(key), .length = std::get<2>(key)};
-    const auto exact = [](const ItemRow& row) -> std::optional<double> { return row.score.exact ? 1 : 0; };
+    const auto exact = [&](const ItemRow& row) -> std::optional<double> { return IsRight(row, items) ? 1 : 0; };
     const auto lead = [&](const ItemRow& row) -> std::optional<double> {
       const auto other = first.find({row.items, row.item});
       if (other == first.end()) return std::nullopt;
@@ -120,7 +130,7 @@ std::vector<Cell> CellsOf(const std::vector<ItemRow>& rows, const std::vector<Ju
       if (depth < 0) continue;
       constexpr int kTenths = 10;
       SampleGroup& tenth = cell.by_depth[std::min(kTenths - 1, static_cast<int>(depth * kTenths))];
-      tenth.sum += row->score.exact ? 1 : 0, ++tenth.n;
+      tenth.sum += IsRight(*row, items) ? 1 : 0, ++tenth.n;
     }
     cells.push_back(std::move(cell));
   }

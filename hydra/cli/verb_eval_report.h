@@ -27,17 +27,17 @@ struct Cell {
   std::string kind{};
   int64_t length = 0;
   int64_t n = 0, haystacks = 0;
-  MeanInterval accuracy{}, nll{};         // of exact answers; of nats a token
+  MeanInterval accuracy{}, nll{};         // of right answers; of nats a token
   MeanInterval lead{};                    // accuracy less that of the first plan on the same items
   std::optional<double> choice{};         // share of right choices; nothing where there is no choice
   double chance = 0;                      // of a right choice by guessing
   double density = 1, span = 0;           // of keys and values; mean rows of a KV head
-  std::map<int, SampleGroup> by_depth{};  // exact answers by tenths of the text
+  std::map<int, SampleGroup> by_depth{};  // right answers by tenths of the text
 };
 [[nodiscard]] std::vector<Cell> CellsOf(const std::vector<ItemRow>& rows, const std::vector<JudgedPlan>& plans,
                                         const std::vector<JudgedItems>& items, const ModelConfig& config,
                                         const ReportOptions& options);
-// Of guessing an exact answer: a number of five digits; 0 for words.
+// Of guessing a right answer: a number of five digits, one of 10 words or of 4 passages; 0 for words in a row.
 [[nodiscard]] double ChanceOf(const std::string& kind);
 
 // The longest length up to which a plan's accuracies of a kind are 0.9 at least, and that divided by the mean span

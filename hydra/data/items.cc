@@ -45,14 +45,24 @@ double NumberOf(const Json& json, const char* key, const std::string& where) {
   return value.get<double>();
 }
 
-std::vector<int32_t> IdsOf(const Json& json, const char* key, const std::string& where) {
-  const Json& list = NeedOf(json, key, where);
+std::vector<int32_t> IdsOf(const Json& list, const std::string& key, const std::string& where) {
   if (!list.is_array()) FailItem(where, key, StrCat(" = ", JsonExcerpt(list), ": must be a list of token ids"));
   std::vector<int32_t> ids;
   ids.reserve(list.size());
   for (size_t i = 0; i < list.size(); ++i)
     ids.push_back(static_cast<int32_t>(WholeOf(list[i], StrCat(key, "[", i, "]"), where, 0, INT32_MAX)));
   return ids;
+}
+
+void ReadOthers(const Json& list, const std::string& where, LongItem* item) {
+  if (!list.is_array()) FailItem(where, "others", StrCat(" = ", JsonExcerpt(list), ": must be a list of answers"));
+  for (size_t i = 0; i < list.size(); ++i) {
+    const std::string key = StrCat("others[", i, "]");
+    item->others.push_back(IdsOf(list[i], key, where));
+    if (item->others.back().empty()) FailItem(where, key, ": must have a token at least");
+  }
+  if (!item->others.empty() && item->gold.empty())
+    FailItem(where, "gold", ": is missing: others are answers beside it");
 }
 
 Json ParseObject(std::string_view line, const std::string& where) {
@@ -130,7 +140,7 @@ LongItem ItemFile::ParseItem(std::string_view line, const std::string& where) {
   item.id = TextOf(json, "id", where);
   item.kind = TextOf(json, "kind", where);
   item.length = WholeOf(NeedOf(json, "length", where), "length", where, 1, kMostTokens);
-  item.ids = IdsOf(json, "ids", where);
+  item.ids = IdsOf(NeedOf(json, "ids", where), "ids", where);
   const auto n = static_cast<int64_t>(item.ids.size());
   const Json& answer = NeedOf(json, "answer", where);
   if (!answer.is_array() || answer.size() != 2)
@@ -138,7 +148,8 @@ LongItem ItemFile::ParseItem(std::string_view line, const std::string& where) {
   item.answer_begin = WholeOf(answer[0], "answer[0]", where, 1, n - 1);
   item.answer_end = WholeOf(answer[1], "answer[1]", where, item.answer_begin + 1, n);
   if (n > item.length) FailItem(where, "ids", StrCat(": ", n, " tokens: must be at most length = ", item.length));
-  if (json.contains("gold")) item.gold = IdsOf(json, "gold", where);
+  if (json.contains("gold")) item.gold = IdsOf(json["gold"], "gold", where);
+  if (json.contains("others")) ReadOthers(json["others"], where, &item);
   item.group = TextOf(json, "group", where);
   item.prefix = WholeOf(NeedOf(json, "prefix", where), "prefix", where, 0, item.answer_begin);
   item.depth = NumberOf(json, "depth", where);
@@ -188,6 +199,7 @@ std::string ItemFile::Line(const LongItem& item) {
       {"docs", item.docs}};
   json["answer"] = {item.answer_begin, item.answer_end};
   json["gold"] = item.gold;
+  if (!item.others.empty()) json["others"] = item.others;
   json["ids"] = item.ids;
   return DumpJson(json) + "\n";
 }
@@ -204,23 +216,28 @@ void ItemFile::CheckIds(const std::string& where, const std::string& tokenizer, 
     throw Error(ErrorCode::kData,
                 StrCat(where, ": tokenizer_sha256 = ", tokenizer_sha256.substr(0, 12), "...: the model's tokenizer is ",
                        tokenizer.substr(0, 12), "...: make the items with this model (hydralm data items)"));
-  for (const LongItem& item : items)
-    for (const std::vector<int32_t>* ids : {&item.ids, &item.gold})
-      for (const int32_t id : *ids)
+  for (const LongItem& item : items) {
+    const auto check = [&](const std::vector<int32_t>& ids) {
+      for (const int32_t id : ids)
         if (id >= vocab)
           throw Error(ErrorCode::kData, StrCat(where, ": item ", OneLine(item.id, 60), ": id ", id,
                                                ": the model has a vocabulary of ", vocab));
+    };
+    check(item.ids);
+    check(item.gold);
+    std::ranges::for_each(item.others, check);
+  }
 }
 
 std::string ItemFile::Sha256() const {
   hydra::Sha256 hash;
   hash.Update(StrCat(tokenizer_sha256, " ", ItemSplitName(split), "\n"));
-  for (const LongItem& item : items)
-    hash.Update(DumpJson({{"id", item.id},
-                          {"length", item.length},
-                          {"ids", item.ids},
-                          {"answer", {item.answer_begin, item.answer_end}}}) +
-                "\n");
+  for (const LongItem& item : items) {
+    Json json{
+        {"id", item.id}, {"length", item.length}, {"ids", item.ids}, {"answer", {item.answer_begin, item.answer_end}}};
+    if (!item.others.empty()) json["others"] = item.others;
+    hash.Update(DumpJson(json) + "\n");
+  }
   return Hex(hash.Finish());
 }
 

@@ -20,16 +20,17 @@ enum class ItemSplit { kCalib, kValid, kTest };
 
 // One prompt with its answer.
 struct LongItem {
-  std::string id = {}, kind = {};            // kind: "summary", "copy", "lookup", "passkey", "copy-without"
-  int64_t length = 0;                        // N, what plans see: prompt + room for the answer
-  std::vector<int32_t> ids = {};             // prompt and answer
-  int64_t answer_begin = 0, answer_end = 0;  // of the answer in ids
-  std::vector<int32_t> gold = {};            // the right answer; empty where there is none but the model's own
-  std::string group = {};                    // items of one group begin with the same `prefix` tokens
+  std::string id = {}, kind = {};                 // kind: a LongItemKind's name, or "copy-without"
+  int64_t length = 0;                             // N, what plans see: prompt + room for the answer
+  std::vector<int32_t> ids = {};                  // prompt and answer
+  int64_t answer_begin = 0, answer_end = 0;       // of the answer in ids
+  std::vector<int32_t> gold = {};                 // the right answer; empty where there is none but the model's own
+  std::vector<std::vector<int32_t>> others = {};  // answers that the right one is chosen from; none: it is written
+  std::string group = {};                         // items of one group begin with the same `prefix` tokens
   int64_t prefix = 0;
   double depth = -1;                   // 0 to 1: where in the text the answer lies; -1: everywhere
   double dense_nll = 0;                // mean nats of the answer's tokens, of the model that answered
-  bool dense_right = false;            // whether that model's own most probable tokens are `gold`
+  bool dense_right = false;            // whether that model writes `gold`, or chooses it
   std::vector<std::string> docs = {};  // names of the documents that the text is of
 
   [[nodiscard]] std::span<const int32_t> prompt() const {

@@ -26,6 +26,7 @@ ItemFile TwoItems() {
                  .answer_begin = 2,
                  .answer_end = 4,
                  .gold = {3, 4},
+                 .others = {{5}, {6, 7}},
                  .group = "g",
                  .prefix = 2,
                  .depth = 0.25,
@@ -59,6 +60,11 @@ TEST(Items, ComeBackFromTheirFile) {
   EXPECT_EQ(other.Sha256(), file.Sha256());
   other.items[0].ids[1] = 5;
   EXPECT_NE(other.Sha256(), file.Sha256());
+  other = file;
+  other.items[0].others[1] = {6};
+  EXPECT_NE(other.Sha256(), file.Sha256());
+  other.items[0].others[1] = {12};
+  ExpectError([&] { other.CheckIds("f", std::string(64, 'a'), 10); }, ErrorCode::kData, {"f: item a", "id 12"});
   file.CheckIds("f", std::string(64, 'a'), 10);
   ExpectError([&] { file.CheckIds("f", std::string(64, 'a'), 9); }, ErrorCode::kData, {"f: item b", "id 9"});
   ExpectError([&] { file.CheckIds("f", std::string(64, 'c'), 10); }, ErrorCode::kData, {"tokenizer_sha256", "ccc"});
@@ -90,6 +96,10 @@ TEST(Items, BadFilesAreRefusedByLineAndField) {
   refused(1, [](Json& j) { j["answer"] = {0, 2}; }, "answer[0]", {"0", "from 1"});
   refused(1, [](Json& j) { j["answer"] = {2, 5}; }, "answer[1]", {"5", "to 4"});
   refused(1, [](Json& j) { j["length"] = 9; }, "length", {"9", "not one of"});
+  refused(1, [](Json& j) { j["others"] = 5; }, "others", {"5", "a list of answers"});
+  refused(1, [](Json& j) { j["others"][1] = Json::array(); }, "others[1]", {"a token at least"});
+  refused(1, [](Json& j) { j["others"][0][0] = "x"; }, "others[0][0]", {"x", "whole number"});
+  refused(1, [](Json& j) { j.erase("gold"); }, "gold", {"missing"});
   refused(2, [](Json& j) { j["length"] = 2; }, "ids", {"3 tokens", "length = 2"});
   refused(2, [](Json& j) { j["dense_nll"] = "x"; }, "dense_nll", {"x", "a number"});
   refused(2, [](Json& j) { j["dense_right"] = 1; }, "dense_right", {"true or false"});

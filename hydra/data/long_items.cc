@@ -20,6 +20,8 @@ constexpr int64_t kToSentence = 64;                      // tokens that somethin
 constexpr double kMostPlanted = 0.9, kListShare = 0.75;  // of the text; of it where a list is as long as it can be
 constexpr double kFirstDepth = 0.02, kLastDepth = 0.9;   // of depths by chance
 
+constexpr const char* kKindNames[] = {"summary", "copy", "lookup", "passkey", "cloze", "continuation"};
+
 struct Phrases {
   const char* before;    // begins the text
   const char* question;  // ends the user's message; %s is what is asked for
@@ -59,17 +61,15 @@ void SharedEnds(const std::vector<int32_t>& a, const std::vector<int32_t>& b, Pr
 
 }  // namespace
 
-const char* LongItemKindName(LongItemKind kind) {
-  constexpr const char* kNames[] = {"summary", "copy", "lookup", "passkey"};
-  return kNames[static_cast<int>(kind)];
-}
+const char* LongItemKindName(LongItemKind kind) { return kKindNames[static_cast<size_t>(kind)]; }
 
 LongItemKind ParseLongItemKind(const std::string& name, const std::string& where) {
-  const std::vector<std::string> names{"summary", "copy", "lookup", "passkey"};
+  const std::vector<std::string> names(std::begin(kKindNames), std::end(kKindNames));
   const auto found = std::ranges::find(names, name);
   if (found != names.end()) return static_cast<LongItemKind>(found - names.begin());
-  throw Error(ErrorCode::kUsage, StrCat(where, " ", OneLine(name, 40), ": must be summary, copy, lookup or passkey",
-                                        DidYouMean(name, names)));
+  throw Error(ErrorCode::kUsage,
+              StrCat(where, " ", OneLine(name, 40), ": must be summary, copy, lookup, passkey, cloze or ",
+                     "continuation", DidYouMean(name, names)));
 }
 
 ItemDocuments ItemDocuments::Load(const std::string& folder, const Tokenizer& tokenizer, ItemSplit split) {
@@ -276,8 +276,7 @@ std::vector<HaystackMaker::Asked> HaystackMaker::Ask(const HaystackOptions& opti
   switch (options.kind) {
     case LongItemKind::kSummary: return {AskSummary()};
     case LongItemKind::kLookup: return AskLookup(options, depths, rng, planted);
-    case LongItemKind::kCopy:
-    case LongItemKind::kPasskey: break;
+    default: break;
   }
   if (options.kind == LongItemKind::kPasskey && depths.size() > 1)
     throw Error(ErrorCode::kUsage, "passkey: a text has one pass key: ask at one depth");
@@ -292,6 +291,8 @@ ItemHaystack HaystackMaker::Make(const HaystackOptions& options) const {
   HYDRA_CHECK(options.length > options.answer_room && options.answer_room > 0, options.length);
   const auto stream = static_cast<uint64_t>(options.kind) * 1'000'003 + static_cast<uint64_t>(options.length);
   Rng rng(options.seed * 0x9E3779B97F4A7C15 + static_cast<uint64_t>(options.number), stream);
+  if (options.kind == LongItemKind::kCloze || options.kind == LongItemKind::kContinuation)
+    return MakeFromText(options, rng);
   std::vector<Planted> planted;
   const std::vector<Asked> asked = Ask(options, rng, &planted);
   if (options.kind == LongItemKind::kCopy && !options.planted)

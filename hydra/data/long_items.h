@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Makes prompts whose answers depend on distant text (specs/moa.md 2 and 9), as token ids, to the token: words to be
-// repeated, numbers to be looked up, a pass key, a summary. Not here: the answers (cli/verb_data_items.h), files of
-// items (items.h).
+// repeated, numbers to be looked up, a pass key, a summary; and what a document itself says next. Not here: the answers
+// (cli/verb_data_items.h), files of items (items.h).
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,12 @@ enum class LongItemKind {
   kSummary,  // of a document; only the model itself can say the answer
   kCopy,     // 48 words in a row; the end repeats 16, the answer is the next 32
   kLookup,   // lines "word-word: number"; the answer is the number of one
-  kPasskey,  // "The pass key is 48213."; for evaluation only
+  // For evaluation only:
+  kPasskey,       // "The pass key is 48213."
+  kCloze,         // the word that comes next, said before, but long ago; chosen from 10 words of the text
+  kContinuation,  // the next 32 tokens, chosen from 4 passages of the document
 };
+constexpr bool ForEvaluation(LongItemKind kind) { return kind >= LongItemKind::kPasskey; }
 [[nodiscard]] const char* LongItemKindName(LongItemKind kind);
 [[nodiscard]] LongItemKind ParseLongItemKind(const std::string& name, const std::string& where);  // throws kUsage
 
@@ -49,8 +53,9 @@ struct PromptFrame {
 
 // One question about a haystack.
 struct ItemQuestion {
-  std::vector<int32_t> ids;   // behind the shared part, to the end of the prompt
-  std::vector<int32_t> gold;  // empty: only the model itself can say
+  std::vector<int32_t> ids;                       // behind the shared part, to the end of the prompt
+  std::vector<int32_t> gold;                      // empty: only the model itself can say
+  std::vector<std::vector<int32_t>> others = {};  // that the right answer is chosen from, by their probability
   double depth = -1;
 };
 
@@ -63,11 +68,13 @@ struct ItemHaystack {
 
 struct HaystackOptions {
   LongItemKind kind = LongItemKind::kCopy;
-  int64_t length = 1024;            // N; the longest prompt has N - answer_room tokens
-  int64_t answer_room = 128;        // tokens
-  std::vector<double> depths = {};  // one question each, 0 to 1; empty: one question at a depth by chance
-  int64_t pairs = 8;                // of kLookup: lines; 0: as many as there is room for
-  bool planted = true;              // of kCopy: false leaves the words out, all else stays
+  int64_t length = 1024;      // N; the longest prompt has N - answer_room tokens
+  int64_t answer_room = 128;  // tokens
+  // One question each, 0 to 1; empty: one question at a depth by chance. Of kCloze and kContinuation their number
+  // counts alone: such questions are spread over the last quarter of the text.
+  std::vector<double> depths = {};
+  int64_t pairs = 8;    // of kLookup: lines; 0: as many as there is room for
+  bool planted = true;  // of kCopy: false leaves the words out, all else stays
   uint64_t seed = 1;
   int64_t number = 0;  // which one of this seed, kind and length
 };
@@ -76,8 +83,8 @@ struct HaystackOptions {
 class HaystackMaker {
  public:
   HaystackMaker(const Tokenizer& tokenizer, PromptFrame frame, ItemDocuments documents, ItemSplit split);
-  // Equal options give equal haystacks. Throws kData where the split has too little text for the length, kUsage where
-  // the length has no room for what is planted.
+  // Equal options give equal haystacks. Throws kData where the split has too little text for the length, or no document
+  // that asks by itself, kUsage where the length has no room for what is planted.
   [[nodiscard]] ItemHaystack Make(const HaystackOptions& options) const;
 
  private:
@@ -91,6 +98,7 @@ class HaystackMaker {
                                              Rng& rng, std::vector<Planted>* planted) const;
   [[nodiscard]] Asked AskPasskey(double depth, Rng& rng, std::vector<Planted>* planted) const;
   [[nodiscard]] Asked AskSummary() const;
+  [[nodiscard]] ItemHaystack MakeFromText(const HaystackOptions& options, Rng& rng) const;  // long_items_text.cc
 
   const Tokenizer& tokenizer_;
   PromptFrame frame_;

@@ -125,6 +125,63 @@ TEST_F(LongItems, TheAnswerStandsInTheTextOnceAndTheQuestionAsksForIt) {
   }
 }
 
+// Sixty words, each said again after all the others.
+std::string Rounds(int number) {
+  std::string text;
+  for (int round = 0; round < 12; ++round)
+    for (int i = 0; i < 60; ++i)
+      text +=
+          StrCat("the wor", std::string{static_cast<char>('a' + (i + number) % 26), static_cast<char>('a' + i / 26)},
+                 round % 2 == 0 ? "s leads to" : "s comes before", " winter. ");
+  return text;
+}
+
+TEST_F(LongItems, DocumentsAskByThemselves) {
+  std::filesystem::create_directories(dir_ / "rounds");
+  for (int i = 0; i < 12; ++i) WriteFileAtomic(dir_ / StrCat("rounds/", i, ".txt"), Rounds(i));
+  for (const bool chat : {false, true}) {
+    const PromptFrame frame = chat ? PromptFrame::Chat(tokenizer_, Form()) : PromptFrame::Raw(tokenizer_);
+    const HaystackMaker maker(tokenizer_, frame, ItemDocuments::Load(dir_ / "rounds", tokenizer_, ItemSplit::kCalib),
+                              ItemSplit::kCalib);
+    for (const LongItemKind kind : {LongItemKind::kCloze, LongItemKind::kContinuation})
+      for (int64_t number = 0; number < 5; ++number) {
+        SCOPED_TRACE(StrCat(LongItemKindName(kind), " ", number));
+        const HaystackOptions options{.kind = kind, .length = 1600, .depths = {0, 0, 0, 0}, .number = number};
+        const ItemHaystack text = maker.Make(options), again = maker.Make(options);
+        ASSERT_EQ(text.questions.size(), 4U);
+        ASSERT_EQ(text.docs.size(), 1U);
+        const std::string document = ReadText(dir_ / StrCat("rounds/", text.docs[0]));
+        for (size_t q = 0; q < 4; ++q) {
+          const ItemQuestion& asked = text.questions[q];
+          const std::vector<int32_t> ids = Prompt(text, q);
+          EXPECT_EQ(ids, Prompt(again, q));
+          EXPECT_EQ(asked.others, again.questions[q].others);
+          EXPECT_LE(ids.size(), 1600U - 128);
+          EXPECT_GE(ids.size(), (1600U - 128) * 3 / 4 + q * 92);
+          if (q > 0) {
+            EXPECT_TRUE(std::ranges::equal(Prompt(text, q - 1), std::span(ids).first(Prompt(text, q - 1).size())));
+          }
+          const std::string prompt = tokenizer_.Decode(ids), gold = tokenizer_.Decode(asked.gold);
+          EXPECT_NE(document.find(prompt + gold), std::string::npos);
+          std::set<std::vector<int32_t>> others(asked.others.begin(), asked.others.end());
+          EXPECT_EQ(others.size(), kind == LongItemKind::kCloze ? 9U : 3U);
+          EXPECT_FALSE(others.contains(asked.gold));
+          for (const auto& other : others) EXPECT_NE(document.find(tokenizer_.Decode(other)), std::string::npos);
+          if (kind == LongItemKind::kCloze) {
+            EXPECT_NE(prompt.find(gold + " "), std::string::npos) << gold;
+            const std::vector<int32_t> recent(ids.end() - 250, ids.end());
+            EXPECT_EQ(tokenizer_.Decode(recent).find(gold + " "), std::string::npos) << gold;
+          } else {
+            EXPECT_EQ(asked.gold.size(), 32U);
+            EXPECT_TRUE(prompt.ends_with('.'));
+          }
+        }
+      }
+    ExpectError([&] { (void)maker.Make({.kind = LongItemKind::kCloze, .length = 1 << 20}); }, ErrorCode::kData,
+                {"the split calib has no document", "cloze"});
+  }
+}
+
 TEST_F(LongItems, WithoutTheWordsAllElseStays) {
   const HaystackMaker maker = Maker(true);
   const HaystackOptions with{.kind = LongItemKind::kCopy, .length = 2048, .depths = {0.2, 0.8}};
@@ -180,6 +237,7 @@ TEST_F(LongItems, WhatCannotBeMadeIsRefused) {
   ExpectError([&] { (void)ItemDocuments::Load(dir_ / "empty", tokenizer_, ItemSplit::kCalib); }, ErrorCode::kData,
               {"empty", "0 files", "calib"});
   ExpectError([] { (void)ParseLongItemKind("copies", "--kinds"); }, ErrorCode::kUsage, {"--kinds copies", "copy"});
+  EXPECT_EQ(ParseLongItemKind("continuation", "--kinds"), LongItemKind::kContinuation);
 }
 
 }  // namespace

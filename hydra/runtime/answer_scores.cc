@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A text read once, then each question and its answers.
+// A text read once, as far as later questions share it; then each question and its answers.
 #include "hydra/runtime/answer_scores.h"
 
 #include <algorithm>
@@ -74,28 +74,37 @@ class AnswerReader {
   std::optional<Provisional> kept_;
 };
 
-void CheckTask(const AnswerTask& task, int64_t shared) {
+void CheckTask(const AnswerTask& task) {
   if (task.prompt.empty() || task.answer.empty())
     throw Error(ErrorCode::kUsage, "a question needs a prompt and an answer of a token at least");
-  HYDRA_CHECK(shared < static_cast<int64_t>(task.prompt.size()), shared, " of ", task.prompt.size(), " tokens");
   for (const auto& other : task.others) HYDRA_CHECK(!other.empty(), "an answer without a token");
+}
+
+// For each task, how many tokens its prompt and all later ones begin with alike; never a prompt's last one. Ascends.
+std::vector<size_t> SharedTokens(std::span<const AnswerTask> tasks) {
+  std::vector<size_t> shared(tasks.size());
+  size_t least = tasks.back().prompt.size() - 1;
+  for (size_t i = tasks.size(); i-- > 0;) {
+    const auto& prompt = tasks[i].prompt;
+    least = std::min(least, prompt.size() - 1);
+    if (i + 1 < tasks.size()) {
+      const auto& next = tasks[i + 1].prompt;
+      const auto alike = std::ranges::mismatch(prompt.first(least), next).in1 - prompt.begin();
+      least = static_cast<size_t>(alike);
+    }
+    shared[i] = least;
+  }
+  return shared;
 }
 
 }  // namespace
 
-std::vector<AnswerScore> ScoreAnswers(const Model& model, std::span<const AnswerTask> tasks, int64_t shared,
+std::vector<AnswerScore> ScoreAnswers(const Model& model, std::span<const AnswerTask> tasks,
                                       const AnswerOptions& options, ThreadPool& pool) {
   std::vector<AnswerScore> scores;
   if (tasks.empty()) return scores;
-  for (const AnswerTask& task : tasks) shared = std::min(shared, static_cast<int64_t>(task.prompt.size()) - 1);
-  shared = std::max<int64_t>(shared, 0);
-  for (const AnswerTask& task : tasks) {
-    CheckTask(task, shared);
-    const auto n = static_cast<size_t>(shared);
-    if (!std::ranges::equal(task.prompt.first(n), tasks[0].prompt.first(n)))
-      throw Error(ErrorCode::kData,
-                  StrCat("questions about one text: their prompts do not begin with the same ", shared, " tokens"));
-  }
+  for (const AnswerTask& task : tasks) CheckTask(task);
+  const std::vector<size_t> shared = SharedTokens(tasks);
   ForwardScratch scratch;
   AnswerReader reader(model, pool, scratch);
   const auto read = [&](SequenceState& state, std::span<const int32_t> ids) {
@@ -104,12 +113,14 @@ std::vector<AnswerScore> ScoreAnswers(const Model& model, std::span<const Answer
     (void)model.Forward({&segment, 1}, pool, scratch);
   };
   SequenceState text(model, options.controls, options.plan);
-  read(text, tasks[0].prompt.first(static_cast<size_t>(shared)));
-  for (size_t i = 0; i < tasks.size(); ++i) {
+  for (size_t i = 0, at = 0; i < tasks.size(); ++i) {
     const AnswerTask& task = tasks[i];
-    const int32_t last = task.prompt.back();
+    const std::span<const int32_t> before = task.prompt.first(task.prompt.size() - 1);
+    read(text, before.subspan(at, shared[i] - at));
+    at = shared[i];
     SequenceState state = text.Fork();
-    read(state, task.prompt.subspan(static_cast<size_t>(shared), task.prompt.size() - 1 - static_cast<size_t>(shared)));
+    read(state, before.subspan(at));
+    const int32_t last = task.prompt.back();
     double best_other = std::numeric_limits<double>::infinity();
     for (const auto& other : task.others) best_other = std::min(best_other, reader.Try(state, last, other).nll);
     AnswerScore score = reader.Read(state, last, task.answer);

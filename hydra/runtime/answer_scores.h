@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// How well a model gives the answers to questions about one long text: the text is read once, each question in a fork,
-// its answer teacher-forced, which also says what greedy decoding would write. Silent. Not here: where questions come
-// from (data/items.h), what is made of scores (cli/verb_eval_items.h).
+// How well a model gives the answers to questions about one long text: what their prompts begin with alike is read
+// once, each question in a fork, its answer teacher-forced, which also says what greedy decoding would write. Silent.
+// Not here: where questions come from (data/items.h), what is made of scores (cli/verb_eval_items.h).
 #pragma once
 
 #include <cstddef>
@@ -38,10 +38,10 @@ struct AnswerOptions {
   std::function<bool(size_t task, const AnswerScore& score)> on_score{};
 };
 
-// Scores of tasks whose prompts all begin with the first `shared` tokens of the first one; those that were scored.
-// Throws kUsage for a prompt or an answer without a token and for ids that the model does not have, kData for prompts
-// that begin otherwise and for a loss that is not finite.
+// Scores of tasks, of those that were scored. One state reads what a prompt and all later ones begin with alike, so the
+// prompts of one text cost least when those that part from the others early stand first. Throws kUsage for a prompt or
+// an answer without a token and for ids that the model does not have, kData for a loss that is not finite.
 [[nodiscard]] std::vector<AnswerScore> ScoreAnswers(const Model& model, std::span<const AnswerTask> tasks,
-                                                    int64_t shared, const AnswerOptions& options, ThreadPool& pool);
+                                                    const AnswerOptions& options, ThreadPool& pool);
 
 }  // namespace hydra

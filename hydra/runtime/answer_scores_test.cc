@@ -71,29 +71,55 @@ TEST(AnswerScores, AreThoseOfPlainPasses) {
   AttentionPlan narrow = plan;
   for (LayerPlan& layer : narrow.layers)
     for (SpanRule& rule : layer.rules) rule = {.alpha = 128, .beta = 0};
-  for (const KvPlan& caches : {KvPlan(), plan.Fillings(384), narrow.Fillings(384)})
-    for (const int64_t shared : {0, 300}) {
-      const auto scores = ScoreAnswers(model, tasks, shared, {.plan = caches}, pool);
-      ASSERT_EQ(scores.size(), tasks.size());
-      for (size_t i = 0; i < tasks.size(); ++i) {
-        const double want = NllByHand(model, prompts[i], answers[i], caches, pool);
-        EXPECT_NEAR(scores[i].nll, want, 1e-3 * std::abs(want)) << i << ", shared " << shared;
-        EXPECT_EQ(scores[i].tokens, static_cast<int64_t>(answers[i].size()));
-        EXPECT_FALSE(scores[i].chosen);
-        const bool all = !caches || caches(0, 0)->window() > 300;
-        if (all) {
-          EXPECT_EQ(scores[i].exact, i == 1) << i;
-        }
+  for (const KvPlan& caches : {KvPlan(), plan.Fillings(384), narrow.Fillings(384)}) {
+    const auto scores = ScoreAnswers(model, tasks, {.plan = caches}, pool);
+    ASSERT_EQ(scores.size(), tasks.size());
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      const double want = NllByHand(model, prompts[i], answers[i], caches, pool);
+      EXPECT_NEAR(scores[i].nll, want, 1e-3 * std::abs(want)) << i;
+      EXPECT_EQ(scores[i].tokens, static_cast<int64_t>(answers[i].size()));
+      EXPECT_FALSE(scores[i].chosen);
+      const bool all = !caches || caches(0, 0)->window() > 300;
+      if (all) {
+        EXPECT_EQ(scores[i].exact, i == 1) << i;
       }
     }
+  }
 }
 
-TEST(AnswerScores, AWholePromptMayBeShared) {
+// A line at another depth of the same text each time; then in the other order, a prompt that is another's beginning,
+// one that shares nothing.
+TEST(AnswerScores, PromptsMayPartAnywhere) {
+  const Model model = ScoredModel();
+  ThreadPool pool(2);
+  const auto text = RandomIds(200, kVocab, 101), line = RandomIds(8, kVocab, 102), answer = RandomIds(4, kVocab, 103);
+  std::vector<std::vector<int32_t>> prompts;
+  for (const int64_t depth : {10, 90, 170}) {
+    prompts.emplace_back(text);
+    prompts.back().insert(prompts.back().begin() + depth, line.begin(), line.end());
+  }
+  prompts.emplace_back(prompts[2]);
+  prompts.emplace_back(prompts[1]);
+  prompts.emplace_back(prompts[1].begin(), prompts[1].begin() + 60);
+  prompts.push_back(RandomIds(30, kVocab, 104));
+  std::vector<AnswerTask> tasks;
+  for (const auto& prompt : prompts) tasks.push_back({.prompt = prompt, .answer = answer});
+  for (const size_t n : {size_t{3}, size_t{6}, tasks.size()}) {
+    const auto scores = ScoreAnswers(model, std::span(tasks).first(n), {}, pool);
+    ASSERT_EQ(scores.size(), n);
+    for (size_t i = 0; i < n; ++i) {
+      const double want = NllByHand(model, prompts[i], answer, nullptr, pool);
+      EXPECT_NEAR(scores[i].nll, want, 1e-3 * want) << i << " of " << n;
+    }
+  }
+}
+
+TEST(AnswerScores, OneQuestion) {
   const Model model = ScoredModel();
   ThreadPool pool(1);
   const auto prompt = RandomIds(40, kVocab, 94), answer = RandomIds(3, kVocab, 95);
   const AnswerTask task{.prompt = prompt, .answer = answer};
-  const auto scores = ScoreAnswers(model, {&task, 1}, 40, {}, pool);
+  const auto scores = ScoreAnswers(model, {&task, 1}, {}, pool);
   EXPECT_NEAR(scores[0].nll, NllByHand(model, prompt, answer, nullptr, pool), 1e-3);
 }
 
@@ -106,7 +132,7 @@ TEST(AnswerScores, TheMostProbableAnswerIsChosen) {
   const AnswerTask tasks[] = {{.prompt = prompt, .answer = greedy, .others = {one, longer}},
                               {.prompt = prompt, .answer = one, .others = {longer, greedy}},
                               {.prompt = prompt, .answer = longer}};
-  const auto scores = ScoreAnswers(model, tasks, 50, {}, pool);
+  const auto scores = ScoreAnswers(model, tasks, {}, pool);
   ASSERT_EQ(scores.size(), 3U);
   EXPECT_TRUE(scores[0].chosen);
   EXPECT_TRUE(scores[0].exact);
@@ -122,7 +148,7 @@ TEST(AnswerScores, EndsWhereItIsTold) {
   const auto prompt = RandomIds(20, kVocab, 99), answer = RandomIds(2, kVocab, 100);
   const std::vector<AnswerTask> tasks(3, AnswerTask{.prompt = prompt, .answer = answer});
   size_t asked = 0;
-  const auto scores = ScoreAnswers(model, tasks, 10,
+  const auto scores = ScoreAnswers(model, tasks,
                                    {.on_score =
                                         [&](size_t task, const AnswerScore&) {
                                           asked = task;
@@ -132,11 +158,11 @@ TEST(AnswerScores, EndsWhereItIsTold) {
   EXPECT_EQ(scores.size(), 2U);
   EXPECT_EQ(asked, 1U);
   const AnswerTask empty{.prompt = prompt, .answer = {}};
-  ExpectError([&] { (void)ScoreAnswers(model, {&empty, 1}, 0, {}, pool); }, ErrorCode::kUsage, {"an answer"});
+  ExpectError([&] { (void)ScoreAnswers(model, {&empty, 1}, {}, pool); }, ErrorCode::kUsage, {"an answer"});
   const std::vector<int32_t> beyond{500};
   const AnswerTask other{.prompt = beyond, .answer = answer};
-  ExpectError([&] { (void)ScoreAnswers(model, {&other, 1}, 0, {}, pool); }, ErrorCode::kUsage, {"token id 500"});
-  EXPECT_TRUE(ScoreAnswers(model, {}, 0, {}, pool).empty());
+  ExpectError([&] { (void)ScoreAnswers(model, {&other, 1}, {}, pool); }, ErrorCode::kUsage, {"token id 500"});
+  EXPECT_TRUE(ScoreAnswers(model, {}, {}, pool).empty());
 }
 
 }  // namespace

@@ -30,9 +30,10 @@ class Study(unittest.TestCase):
                 (texts / f"book{i}.txt").write_text("".join(w + (". " if n % 9 == 8 else " ")
                                                             for n, w in enumerate(words)))
             command = [sys.executable, str(ROOT / "bench/moa.py"), os.path.dirname(HYDRALM), "--no-build", "--model",
-                       model, "--text", str(texts), "--runs", f"{folder}/runs", "--out", f"{folder}/results",
-                       "--lengths", "1536,2048", "--long", "3072", "--unseen", "3072", "--densities", "0.5,0.25",
-                       "--kinds", "copy,lookup", "--items", "2", "--texts", "1", "--depths", "2", "--seeds", "1",
+                       model, "--text", str(texts), "--runs", f"{folder}/runs", "--cells", f"{folder}/cells", "--out",
+                       f"{folder}/results", "--lengths", "1536,2048", "--long", "3072", "--unseen", "3072",
+                       "--densities", "0.5,0.25", "--kinds", "copy,lookup",
+                       "--items", "2", "--texts", "1", "--depths", "2", "--seeds", "1",
                        "--shuffles", "1", "--random", "3", "--ppl-tokens", "8192", "--keep", "all", "--threads", "1"]
             done = subprocess.run(command, capture_output=True, text=True)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
@@ -41,7 +42,8 @@ class Study(unittest.TestCase):
             page = next(Path(f"{folder}/results").glob("*/moa.md"))
             text = page.read_text()
             for head in ("## What the dense model answers", "## Profiles", "## Plans", "## Answers: copy",
-                         "## Answers: lookup", "## Answers: passkey", "## Perplexity"):
+                         "## Answers: lookup", "## Answers: passkey", "## Answers: cloze", "## Answers: continuation",
+                         "## What documents say next: the largest drop", "## Perplexity"):
                 self.assertIn(head, text)
             self.assertGreater(len(json.loads(page.with_suffix(".json").read_text())["cells"]), 10)
             again = subprocess.run(command, capture_output=True, text=True)

@@ -103,11 +103,36 @@ class Items(PlanTest):
             self.assertEqual(sorted(item["depth"] for item in of), [item["depth"] for item in of])
         keys = self.path("keys.jsonl")
         self.items(keys, "--kinds", "passkey", "--depths", 3, "--split", "valid", "-q", lengths=1024, items=1)
-        self.assertEqual(len(Path(keys).read_text().splitlines()), 4)
+        of = [json.loads(line) for line in Path(keys).read_text().splitlines()[1:]]
+        self.assertEqual(len(of), 3)
+        self.assertEqual(len({(item["group"], tuple(item["gold"])) for item in of}), 1)  # one key, one haystack
+        self.assertEqual(len({item["id"] for item in of}), 3)
+        self.assertEqual(len({tuple(item["ids"][:item["prefix"]]) for item in of}), 1)
+        self.assertGreater(of[0]["prefix"], 100)
         bare = self.path("bare.jsonl")
         self.items(bare, "--kinds", "copy", "--without", "-q", lengths=1024, items=1)
         kinds = [json.loads(line)["kind"] for line in Path(bare).read_text().splitlines()[1:]]
         self.assertEqual(kinds, ["copy", "copy-without"])
+
+    def test_a_document_asks_by_itself(self):
+        for kind, answers in (("continuation", 4), ("cloze", 10)):
+            out = self.path(f"{kind}.jsonl")
+            self.items(out, "--kinds", kind, "--depths", 3, "--split", "test", "-q", lengths=1024, items=2)
+            items = [json.loads(line) for line in Path(out).read_text().splitlines()[1:]]
+            self.assertGreaterEqual(len(items), 2)
+            for item in items:
+                self.assertEqual(len(item["others"]), answers - 1)
+                self.assertNotIn(item["gold"], item["others"])
+            rows = self.path(f"{kind}-rows.jsonl")
+            got = json.loads(self.done("eval", "retrieval", "-m", "llama", "--data", out, "-o", rows, "--json"))
+            cell = got["plans"][0]["cells"][0]
+            self.assertEqual((cell["n"], cell["accuracy_chance"]), (len(items), 1 / answers))
+            rows = [json.loads(line) for line in Path(rows).read_text().splitlines()]
+            self.assertEqual({row["choices"] for row in rows}, {answers})
+            # The answer that is chosen is the right one, whether or not the model would write it.
+            right = sum(row["chosen"] for row in rows) / len(rows)
+            self.assertAlmostEqual(cell["accuracy"]["mean"], right)
+            self.assertEqual([row["chosen"] for row in rows], [item["dense_right"] for item in items])
 
     def test_it_goes_on_where_it_was_stopped(self):
         whole, other = self.path("whole.jsonl"), self.path("other.jsonl")
