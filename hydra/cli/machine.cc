@@ -72,6 +72,8 @@ int64_t ProgramMemory() {
   return bytes;
 }
 
+int64_t DiskBytesRead() { return NumberIn("/proc/self/io", "read_bytes:").value_or(0); }
+
 std::string ProcessorName() { return ProcessorField("model name"); }
 
 std::string MachineName() {

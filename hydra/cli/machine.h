@@ -16,6 +16,9 @@ namespace hydra::cli {
 // they are once all of it has run. 0 where it cannot be read.
 [[nodiscard]] int64_t ProgramMemory();
 
+// Bytes that this process has read from disk so far, by calls and by touching mapped files; 0 where it cannot be read.
+[[nodiscard]] int64_t DiskBytesRead();
+
 // "AMD EPYC 9B14"; "" where it is not known.
 [[nodiscard]] std::string ProcessorName();
 

@@ -46,6 +46,12 @@ void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags) {
   AddPlanFlags(verb, &flags->plan);
   verb->add_option("--target", flags->target, "SIMD level, such as avx2 or scalar")->type_name("NAME");
   verb->add_option("--tune", flags->tune, "how weights are read: on = as once measured; off; again")->type_name("MODE");
+  CLI::Option* offload =
+      verb->add_option("--offload", flags->offload, "a file that packed weights are kept in and mapped from")
+          ->type_name("FILE");
+  verb->add_option("--ask-ahead", flags->ask_ahead, "experts of --offload read early: routed, last too, off")
+      ->type_name("WHAT")
+      ->needs(offload);
   verb->add_flag("--explain", flags->explain, "print SIMD level and kernels, and why");
 }
 
@@ -69,7 +75,7 @@ void AddTextFlags(CLI::App* verb, const EncodeOptions& defaults, TextFlags* flag
     verb->add_option(name, *value, text)->check(CLI::IsMember({"on", "off"}))->type_name("on|off");
   };
   add("--parse-special", &flags->parse_special, "special tokens written in the text are those tokens");
-  add("--add-special", &flags->add_special, "put around the text what the tokenizer's file says, such as bos");
+  add("--add-special", &flags->add_special, "put the tokenizer's own ends around the text, such as bos");
 }
 
 void RefuseTextFlags(const CLI::App* verb, const std::string& rule) {

@@ -26,7 +26,8 @@ struct ModelFlags {
   // Of the runtime alone.
   int64_t ctx = 8192;
   bool ctx_given = false;  // else at most the model's own length
-  std::string kv_dtype = "f16", state_dtype = "f32", act = "auto", target = "best", tune = "on";
+  std::string kv_dtype = "f16", state_dtype = "f32", act = "auto", target = "best", tune = "on", offload,
+              ask_ahead = "routed";
   bool explain = false;
   std::vector<std::string> memories;  // PACK or PACK:STRENGTH
   std::string memory_merge = "refuse";
@@ -39,7 +40,7 @@ void AddModelFlags(CLI::App* verb, ModelFlags* flags);
 void AddPreFlag(CLI::App* verb, std::string* pre);
 // --kv-dtype --state-dtype: what a sequence's memory is made of.
 void AddStateFlags(CLI::App* verb, std::string* kv_dtype, std::string* state_dtype);
-// -c --kv-dtype --state-dtype --plan --head-spans --target --tune --explain: the runtime's.
+// -c --kv-dtype --state-dtype --plan --head-spans --target --tune --offload --ask-ahead --explain: the runtime's.
 void AddRuntimeFlags(CLI::App* verb, ModelFlags* flags);
 // --memory --memory-merge, for verbs that read packs.
 void AddMemoryFlags(CLI::App* verb, ModelFlags* flags);

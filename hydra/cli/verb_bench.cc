@@ -16,6 +16,7 @@
 #include "hydra/base/number.h"
 #include "hydra/cli/cli.h"
 #include "hydra/cli/control_flags.h"
+#include "hydra/cli/machine.h"
 #include "hydra/cli/model_flags.h"
 #include "hydra/cli/verb_bench_rows.h"
 #include "hydra/cli/verb_bench_speculation.h"
@@ -131,6 +132,7 @@ struct Running {
   SpeedTest test;
   SpeedRunner speed;
   std::vector<double> rates{}, compared{};
+  int64_t disk = 0;  // bytes read from disk meanwhile
 };
 
 // `row` holds what all rows of this call share; what was measured of a test is filled in.
@@ -142,6 +144,9 @@ BenchRow MakeRow(const Runner& runner, Running& running, const BenchFlags& flags
   row.kv_bytes = running.speed.kv_bytes();
   if (runner.plan) row.plan = runner.plan.About(running.test.plan.length, runner.model.options().kv_dtype);
   row.experts = running.speed.experts();
+  if (!flags.model.offload.empty())
+    row.disk_bytes = static_cast<double>(running.disk) /
+                     static_cast<double>(running.test.tokens() * static_cast<int64_t>(running.rates.size()));
   row.token_flops = CountTokenFlops(runner.model.config(), running.test);
   if (row.token_flops > 0 && !flags.no_limits)
     row.peak_flops = kernels::MeasurePeak(MatrixTypes(runner.model.weights().source).front(),
@@ -165,7 +170,9 @@ std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std
   for (int64_t i = 0; i < flags.repeats; ++i)
     for (Running& one : all) {
       if (StopRequested()) break;
+      const int64_t disk = DiskBytesRead();
       one.rates.push_back(static_cast<double>(one.test.tokens()) / one.speed.Run());
+      one.disk += DiskBytesRead() - disk;
       if (!flags.compare.empty()) one.compared.push_back(RunCompared(flags, one.test, threads));
     }
   const double after = meter ? meter->Measure().bytes_per_s : 0;

@@ -78,6 +78,7 @@ Json RowJson(const BenchRow& row) {
     json["samples"] = row.samples;
     json["bytes_per_tok"] = {{"weights", WeightsPerToken(row)}, {"state", StatePerToken(row)}, {"kv", KvPerToken(row)}};
     json["kv_bytes"] = row.kv_bytes;
+    if (row.disk_bytes) json["disk_bytes_per_tok"] = *row.disk_bytes;
     if (row.test.prompt > 0) json["key_tiles"] = row.moved.key_tiles;
     if (!row.plan.is_null()) json["plan"] = row.plan;
     json["gb_per_s"] = GbPerSecond(row);
@@ -189,10 +190,12 @@ void RowWriter::WriteMarkdown(const BenchRow& row) {
     fmt::print(
         "| model | params | threads | target | test | t/s | median (min .. max) | MB/token | GB/s | of read bw | "
         "GFLOP/s "
-        "| of peak | kernels |{}{}\n",
-        row.plan.is_null() ? "" : " plan | density | KV MiB |", row.compared ? " other t/s | ratio |" : "");
-    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |{}{}\n",
-               row.plan.is_null() ? "" : " --- | ---: | ---: |", row.compared ? " ---: | ---: |" : "");
+        "| of peak | kernels |{}{}{}\n",
+        row.plan.is_null() ? "" : " plan | density | KV MiB |", row.disk_bytes ? " disk MB/token |" : "",
+        row.compared ? " other t/s | ratio |" : "");
+    fmt::print("| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |{}{}{}\n",
+               row.plan.is_null() ? "" : " --- | ---: | ---: |", row.disk_bytes ? " ---: |" : "",
+               row.compared ? " ---: | ---: |" : "");
   }
   const Summary& r = row.rate;
   const bool prompt = row.token_flops > 0;
@@ -205,6 +208,7 @@ void RowWriter::WriteMarkdown(const BenchRow& row) {
   if (!row.plan.is_null())
     fmt::print(" {} | {:.3f} | {:.1f} |", row.plan["name"].get<std::string>(), row.plan["density"].get<double>(),
                static_cast<double>(row.kv_bytes) / (1 << 20));
+  if (row.disk_bytes) fmt::print(" {:.2f} |", *row.disk_bytes / 1e6);
   if (row.compared)
     fmt::print(" {:.2f} +- {:.2f} | {:.3f} |", row.compared->mean, row.compared->sd, r.median / row.compared->median);
   fmt::print("\n");
@@ -215,7 +219,7 @@ void RowWriter::WriteCsv(const BenchRow& row) {
     fmt::print(
         "model,params,file_bytes,threads,target,p,n,d,b,mean,sd,median,min,max,weights,state,kv,gb_per_s,read_gb_per_s,"
         "gflop_per_s,peak_gflop_per_s,kernels,other_median,perplexity,provisional,planted_acceptance,planted_active,"
-        "planted_reuse,experts_read,kv_bytes,key_tiles,plan,density\n");
+        "planted_reuse,experts_read,kv_bytes,key_tiles,plan,density,disk\n");
   std::string name = row.model;  // a quoted field
   for (size_t at = 0; (at = name.find('"', at)) != std::string::npos; at += 2) name.insert(at, 1, '"');
   const Summary& r = row.rate;
@@ -230,9 +234,10 @@ void RowWriter::WriteCsv(const BenchRow& row) {
   fmt::print("{},{},{},{},", row.test.accept != 1 ? fmt::format("{}", row.test.accept) : "",
              plant ? fmt::format("{}", plant->a) : "", plant ? fmt::format("{}", plant->r) : "",
              row.experts.layers > 0 ? fmt::format("{}", row.experts.ReadShare()) : "");
-  fmt::print("{},{},{},{}\n", row.kv_bytes, row.moved.key_tiles,
+  fmt::print("{},{},{},{},{}\n", row.kv_bytes, row.moved.key_tiles,
              row.plan.is_null() ? "" : row.plan["rules_sha256"].get<std::string>(),
-             row.plan.is_null() ? "" : fmt::format("{}", row.plan["density"].get<double>()));
+             row.plan.is_null() ? "" : fmt::format("{}", row.plan["density"].get<double>()),
+             row.disk_bytes ? fmt::format("{}", *row.disk_bytes) : "");
 }
 
 void RowWriter::WriteJson(const Json& object) {

@@ -22,15 +22,16 @@ struct BenchRow {
   std::string model;
   int64_t params = 0, file_bytes = 0;
   int threads = 0;
-  std::string target, kernels;    // SIMD level; "Q4_1 panels x int8"
-  SpeedTest test{};               // none: a row of perplexity alone
-  std::vector<double> samples{};  // tokens a second of all sequences, of each repetition
-  Summary rate{};                 // ... of them all
-  PassBytes moved{};              // in one repetition
-  int64_t kv_bytes = 0;           // keys and values that all sequences hold room for
-  nlohmann::ordered_json plan{};  // of --plan, for each of them; null: none
-  ExpertUse experts{};            // in one repetition; of models with BlockFFN layers
-  double token_flops = 0;         // of a prompt's token
+  std::string target, kernels;         // SIMD level; "Q4_1 panels x int8"
+  SpeedTest test{};                    // none: a row of perplexity alone
+  std::vector<double> samples{};       // tokens a second of all sequences, of each repetition
+  Summary rate{};                      // ... of them all
+  PassBytes moved{};                   // in one repetition
+  int64_t kv_bytes = 0;                // keys and values that all sequences hold room for
+  nlohmann::ordered_json plan{};       // of --plan, for each of them; null: none
+  ExpertUse experts{};                 // in one repetition; of models with BlockFFN layers
+  double token_flops = 0;              // of a prompt's token
+  std::optional<double> disk_bytes{};  // read from disk a token, in all repetitions; of --offload
   // The machine's limits, where they were measured: what its memory gives, and what the arithmetic of the main matrices
   // can do with all threads.
   std::optional<double> read_bytes_per_s{}, peak_flops{};

@@ -202,7 +202,7 @@ void AddChatVerb(CLI::App& root, VerbContext& context) {
   verb->add_option("--system", flags->system, "what the model is told first; \"\" = empty; default: its template's own")
       ->type_name("TEXT");
   verb->add_option("--chat-template", flags->chat_template,
-                   "chatml, llama2, llama3, minicpm, plain, or a Jinja file; default: the model's")
+                   "chatml, llama2, llama3, minicpm, plain, a Jinja file; or its own")
       ->type_name("NAME|FILE");
   verb->add_option("-n,--n-predict", flags->max_tokens, "tokens of an answer at most; -1 = to its end")
       ->check(Range(-1, 1 << 30));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// `hydralm quantize`: a GGUF file with smaller weights.
+// `hydralm quantize`: a GGUF file with smaller weights; of a preset with random ones, to see what a size costs.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,14 +13,20 @@
 #include "hydra/cli/verb_convert_files.h"
 #include "hydra/cli/verbs.h"
 #include "hydra/convert/quantize.h"
+#include "hydra/convert/random_model.h"
 #include "hydra/io/json.h"
 
 namespace hydra::cli {
 namespace {
 
 struct QuantizeFlags {
-  std::string source, target, pre, type = "q8_0";
+  std::string source, preset, target, pre, type = "q8_0";
 };
+
+// A preset's model as nobody trained it, in bf16.
+WeightSource OpenPreset(const std::string& preset, std::vector<std::string>* /*warnings*/) {
+  return RandomWeights(Preset(preset), {.type = WeightType::kBF16});
+}
 
 // The tensors whose values changed most, worst first.
 std::vector<TensorChange> WorstChanges(const ConvertReport& report) {
@@ -35,10 +41,14 @@ int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
   if (!flags.target.empty() && !flags.target.ends_with(".gguf"))
     throw Error(ErrorCode::kUsage, StrCat("-o ", flags.target, ": quantised weights go into a .gguf file"));
   const QuantRecipe recipe = *ParseQuantRecipe(flags.type);
-  const WeightSource source = OpenSource(flags.source, flags.target, TargetKind::kGguf, OpenWeights);
-  const ConvertReport report = WriteGgufModel(
-      source, flags.target, [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); },
-      flags.pre);
+  if (flags.source.empty() == flags.preset.empty())
+    throw Error(ErrorCode::kUsage, "quantize: give a model, or --preset in its place");
+  const bool random = !flags.preset.empty();
+  const WeightSource source = random ? OpenSource(flags.preset, flags.target, TargetKind::kGguf, OpenPreset)
+                                     : OpenSource(flags.source, flags.target, TargetKind::kGguf, OpenWeights);
+  const TypeOfTensor type_of = [&](const TensorSpec& spec) { return QuantisedType(source.config, spec, recipe); };
+  const ConvertReport report = random ? WriteModelGguf(source, flags.target, type_of, {})
+                                      : WriteGgufModel(source, flags.target, type_of, flags.pre);
   const auto worst = WorstChanges(report);
   const std::string note = ExpertDownNote(source.config, recipe);
   const double share =
@@ -70,7 +80,9 @@ int RunQuantize(const QuantizeFlags& flags, const CommonFlags& common) {
 void AddQuantizeVerb(CLI::App& root, VerbContext& context) {
   auto flags = std::make_shared<QuantizeFlags>();
   CLI::App* verb = context.AddVerb(root, kQuantizeVerb, "hydralm quantize runs/demo/model -o nano-q8.gguf --type q8_0");
-  verb->add_option("SOURCE", flags->source, "model folder, .gguf or .safetensors file")->required()->type_name("PATH");
+  verb->add_option("SOURCE", flags->source, "model folder, .gguf or .safetensors file")->type_name("PATH");
+  verb->add_option("--preset", flags->preset, "in its place a model by name with random weights, without a tokenizer")
+      ->type_name("NAME");
   verb->add_option("-o,--output", flags->target, "the .gguf file to write")->required()->type_name("FILE.gguf");
   verb->add_option("--type", flags->type, "q8_0, q4_0, q4_1 or q4_k_m (Q4_K, with Q6_K where it matters)")
       ->check(CLI::IsMember({"q8_0", "q4_0", "q4_1", "q4_k_m"}));

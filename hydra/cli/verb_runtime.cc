@@ -51,6 +51,13 @@ TuneMode ParseTuneMode(const std::string& name) {
   throw Error(ErrorCode::kUsage, fmt::format("--tune {}: must be on, off or again", name));
 }
 
+AskAhead ParseAskAhead(const std::string& name) {
+  if (name == "off") return AskAhead::kOff;
+  if (name == "routed") return AskAhead::kRouted;
+  if (name == "last") return AskAhead::kLast;
+  throw Error(ErrorCode::kUsage, fmt::format("--ask-ahead {}: must be routed, last or off", name));
+}
+
 // Tokens a sequence, with a warning where the model was trained for fewer.
 int64_t ContextSize(const ModelFlags& flags, const OpenOptions& options, int64_t trained) {
   if (!flags.ctx_given) return options.ctx > 0 ? options.ctx : std::min(flags.ctx, trained);
@@ -62,10 +69,12 @@ int64_t ContextSize(const ModelFlags& flags, const OpenOptions& options, int64_t
 
 std::string GiB(int64_t bytes) { return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30)); }
 
-// Refuses what would not fit before anything is taken; `extra` bytes are taken besides.
-void CheckMemory(const WeightSource& source, const RunOptions& run, const TensorBytes& bytes, int64_t extra) {
-  const int64_t have = AvailableMemory();
+// Refuses what would not fit before anything is taken; `extra` bytes are taken besides. Weights in a file need not fit.
+void CheckMemory(const WeightSource& source, const LoadOptions& load, const RunOptions& run, const TensorBytes& bytes,
+                 int64_t extra) {
+  int64_t have = AvailableMemory();
   if (have == 0) return;
+  if (!load.offload.empty()) have += PackedCopyBytes(source);
   Fit fit = CheckFit(source.config, run, std::max<int64_t>(have - extra, 1), bytes);
   if (fit.ok) return;
   if (fit.advice.starts_with("--ctx ")) fit.advice.replace(0, 5, "--ctx-size");
@@ -80,7 +89,10 @@ std::string Lines(const Model& model, const RunOptions& run, const TensorBytes& 
       fmt::format("model        {}: {} parameters ({}), {}\n", ModelName(model.path()),
                   Commas(CountParams(model.config()).total), FamilyName(model.config().family), TypesText(w.source));
   const std::string packed =
-      w.packed_bytes > 0 ? fmt::format(" ({} in copies for {})", MiB(w.packed_bytes), w.target) : "";
+      w.packed_bytes == 0 ? ""
+      : w.options.offload.empty()
+          ? fmt::format(" ({} in copies for {})", MiB(w.packed_bytes), w.target)
+          : fmt::format(" ({} mapped from {}, for {})", MiB(w.packed_bytes), w.options.offload, w.target);
   std::string kv;
   if (cost.kv > 0)
     kv = fmt::format(" + KV {} ({} tokens, {}{})", MiB(cost.kv), Commas(run.ctx), KvDtypeName(run.kv),
@@ -141,6 +153,8 @@ LoadOptions LoadOptionsOf(const ModelFlags& flags, const OpenOptions& options, c
   load.state_dtype = ParseStateDtype(flags.state_dtype, "--state-dtype");
   load.act = options.f32_only ? Activations::kF32 : ParseActivations(flags.act);
   load.ctx_size = ContextSize(flags, options, config.max_position_embeddings);
+  load.offload = flags.offload;
+  load.ask_ahead = ParseAskAhead(flags.ask_ahead);
   load.tune = {ParseTuneMode(flags.tune), CacheFile("tuning.json"), MachineName()};
   return load;
 }
@@ -211,7 +225,7 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
   std::vector<WeightedPack> packs;
   auto memory = OpenMemory(flags, source, &packs);
   const TensorBytes bytes = [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; };
-  CheckMemory(source, run, bytes, options.extra);
+  CheckMemory(source, load, run, bytes, options.extra);
   auto pool = std::make_unique<ThreadPool>(threads);
   Model model(ModelWeights::Build(source, load, pool.get()));
   std::string about = options.quiet ? "" : Lines(model, run, bytes, pool->threads());
@@ -224,9 +238,10 @@ Runner OpenRunner(const WeightSource& source, const ModelFlags& flags, const Ope
 
 Model OpenBeside(const ModelFlags& flags, const OpenOptions& options, ThreadPool& pool) {
   const WeightSource source = OpenSource(flags.model);
-  const LoadOptions load = LoadOptionsOf(flags, options, source.config);
+  LoadOptions load = LoadOptionsOf(flags, options, source.config);
+  load.offload.clear();  // that is for the other model
   CheckMemory(
-      source, RunOptionsOf(load, options, source, pool.threads()),
+      source, load, RunOptionsOf(load, options, source, pool.threads()),
       [&](const TensorSpec& spec) { return source.tensor(spec).nbytes; }, options.extra);
   return Model(ModelWeights::Build(source, load, &pool));
 }

@@ -33,7 +33,7 @@ int64_t ServeFlags::cache_bytes() const { return cache_ram == "0" ? 0 : ParseByt
 void AddServeFlags(CLI::App* verb, ServeFlags* flags) {
   AddModelFlags(verb, &flags->model);
   verb->add_option("--chat-template", flags->chat_template,
-                   "chatml, llama2, llama3, minicpm, plain, or a Jinja file; default: the model's")
+                   "chatml, llama2, llama3, minicpm, plain, a Jinja file; or its own")
       ->type_name("NAME|FILE");
   verb->add_option("--alias", flags->aliases, "another name for the model; repeatable")->type_name("NAME");
   verb->add_option("--host", flags->host, "address to listen on")->type_name("HOST");

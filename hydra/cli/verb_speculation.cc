@@ -61,8 +61,8 @@ double BytesPerToken(const SpeculationStats& stats) { return Ratio(stats.moved.t
 
 void AddSpeculationFlags(CLI::App* verb, SpeculationFlags* flags) {
   verb->add_option("--spec", flags->drafter,
-                   "guess tokens ahead, which changes none: off, ngram (from the text), self (the SSM alone; of "
-                   "BlockFFN attention alone, self:0-5,9 some layers of it) or a smaller model")
+                   "guess tokens ahead: off, ngram, self (without experts; self:0-5,9 only layers of "
+                   "BlockFFN) or a smaller model")
       ->type_name("DRAFTER");
   verb->add_option("--spec-n", flags->most, "guesses of a pass at most")->check(Range(1, kProvisionalTokens - 1));
 }

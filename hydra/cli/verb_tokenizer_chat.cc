@@ -91,7 +91,7 @@ void AddTokenizerChat(CLI::App& parent, VerbContext& context) {
   verb->add_option("FILE", flags->file,
                    "a JSON list of messages, or an object with messages, tools and other variables (none or -: stdin)");
   verb->add_option("--chat-template", flags->chat_template,
-                   "chatml, llama2, llama3, minicpm, plain, or a Jinja file; default: the model's")
+                   "chatml, llama2, llama3, minicpm, plain, a Jinja file; or its own")
       ->type_name("NAME|FILE");
   verb->add_flag("--ids", flags->ids, "token ids in place of the text");
   verb->add_flag("--closed", flags->closed, "without the beginning of an answer at the end");

@@ -14,6 +14,7 @@
 #include "hydra/kernels/matmul.h"
 #include "hydra/model/accounting.h"
 #include "hydra/model/config.h"
+#include "hydra/runtime/offload.h"
 #include "hydra/runtime/tuning.h"
 #include "hydra/tensor/weight_type.h"
 
@@ -37,6 +38,9 @@ struct LoadOptions {
   Activations act = Activations::kAuto;
   bool pack = true;    // repack weights for the current SIMD level where that pays
   TuneOptions tune{};  // for the threads of the pool that loads
+  // A file that the packed copies are kept in and mapped from, for models larger than memory; "": in memory.
+  std::string offload{};
+  AskAhead ask_ahead = AskAhead::kRouted;
 };
 
 // Which of a segment's positions need logits.

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "hydra/kernels/blockffn.h"
+#include "hydra/runtime/offload.h"
 #include "hydra/runtime/part.h"
 #include "hydra/runtime/routing_source.h"
 
@@ -29,6 +30,7 @@ class BlockFfn final : public Part {
   bool AddRound(int round, Round& out) override {
     const bool few = pass_->n <= kernels::ExpertProducts::kFew;
     if (round == 0) {
+      if (asks_ == AskAhead::kLast) AskForLast();
       out.products.push_back(OfInput(block().block_ffn.router, gates_.Get(pass_->n * E())));
       out.products.back().f32 = true;  // which experts run is not a matter of rounding
       if (few) out.products.back().steps = share_.n;
@@ -75,6 +77,44 @@ class BlockFfn final : public Part {
                      .E = E()},
                     pass_->steps);
     Count();
+    if (asks_ != AskAhead::kOff) AskForNew();
+  }
+
+  // ---- weights in a file (offload.h) ----
+
+  void Start() override {
+    const LoadOptions& options = pass_->weights.options;
+    asks_ = options.offload.empty() ? AskAhead::kOff : options.ask_ahead;
+    if (asks_ != AskAhead::kOff) last_.resize(config().layers.size());
+  }
+
+  // What the next layer that has such experts ran when it ran last; the first one's for the next token.
+  void AskForLast() {
+    const size_t layers = last_.size();
+    for (size_t i = 1; i <= layers; ++i) {
+      const size_t next = (static_cast<size_t>(layer_) + i) % layers;
+      if (last_[next].empty()) continue;
+      for (int64_t e = 0; e < E(); ++e)
+        if (last_[next][static_cast<size_t>(e)] != 0) Ask(pass_->weights.blocks[next].block_ffn, e);
+      return;
+    }
+  }
+
+  // What this pass runs here and the one before it did not.
+  void AskForNew() {
+    std::vector<uint8_t>& last = last_[static_cast<size_t>(layer_)];
+    std::vector<uint8_t> now(static_cast<size_t>(E()), 0);
+    products_.lists().ForEach([&](int64_t e) {
+      now[static_cast<size_t>(e)] = 1;
+      if (last.empty() || last[static_cast<size_t>(e)] == 0) Ask(block().block_ffn, e);
+    });
+    last = std::move(now);
+  }
+
+  // An expert's two matrices lie one after the other.
+  static void Ask(const BlockFfnWeights& w, int64_t e) {
+    const kernels::Matrix &up = w.up[static_cast<size_t>(e)], &down = w.down[static_cast<size_t>(e)];
+    AskFor(up.data, down.data + kernels::MatrixBytes(down) - up.data);
   }
 
   // Active sets of a benchmark in the place of the router's, with gates of a usual size.
@@ -104,6 +144,8 @@ class BlockFfn final : public Part {
   Buffer<float> gates_;      // [n, E]
   Buffer<uint32_t> active_;  // [n, ceil(E / 32)]
   kernels::ExpertProducts products_;
+  AskAhead asks_ = AskAhead::kOff;
+  std::vector<std::vector<uint8_t>> last_;  // of each layer: whether each expert ran in the last pass
 };
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "hydra/io/file.h"
 #include "hydra/kernels/target.h"
 #include "hydra/model/rope.h"
+#include "hydra/runtime/offload.h"
 
 namespace hydra {
 namespace {
@@ -66,6 +67,10 @@ class Loader {
   std::byte* Room(int64_t bytes);
   // A matrix that lies elsewhere, into its room: in panels where copies are packed, narrow ones if it is of floats.
   Matrix Narrowed(const Matrix& rows, std::byte* room) const;
+  Matrix Packed(const Matrix& rows, std::byte* room) const;
+  Matrix Copied(const Matrix& rows, std::byte* room) const;
+  // Where all copies lie: in memory, or in a file that may have them already.
+  void TakePanels();
 
   void Block(BlockWeights* w, const LayerConfig& layer);
   void Ssm(SsmWeights* w);
@@ -85,7 +90,9 @@ class Loader {
   int layer_ = -1;
   std::byte* panels_ = nullptr;  // of all packed matrices, in the order of reading
   int64_t panel_bytes_ = 0;
-  float* routers_ = nullptr;  // of all layers
+  std::unique_ptr<OffloadFile> file_;  // that the panels are mapped from
+  bool made_ = false;                  // the panels hold what they are to hold: nothing is copied
+  float* routers_ = nullptr;           // of all layers
 };
 
 F32 Loader::Floats(R role) {
@@ -121,7 +128,7 @@ Matrix Loader::MapRows(const TensorSpec& spec, const StoredTensor& t, int64_t fi
   if (pack && out_->options.pack) {
     const int64_t packed = kernels::PackedBytes(t.type, rows, cols);
     if (packed > 0) {
-      const Matrix p = kernels::Pack(m, Room(packed), pool_);
+      const Matrix p = Packed(m, Room(packed));
       if (source_.mapped && t.owner == nullptr) ReleasePages(m.data, bytes);
       return p;
     }
@@ -154,18 +161,47 @@ std::byte* Loader::Room(int64_t bytes) {
   return room;
 }
 
+// A matrix whose panels have been made.
+Matrix InPanels(Matrix rows, std::byte* room) {
+  rows.packed = true;
+  rows.data = room;
+  return rows;
+}
+
+Matrix Loader::Packed(const Matrix& rows, std::byte* room) const {
+  return made_ ? InPanels(rows, room) : kernels::Pack(rows, room, pool_);
+}
+
 // Rows as they are, in another place.
-Matrix Copied(const Matrix& rows, std::byte* room) {
-  std::memcpy(room, rows.data, static_cast<size_t>(kernels::MatrixBytes(rows)));
+Matrix Loader::Copied(const Matrix& rows, std::byte* room) const {
+  if (!made_) std::memcpy(room, rows.data, static_cast<size_t>(kernels::MatrixBytes(rows)));
   Matrix copy = rows;
   copy.data = room;
   return copy;
 }
 
 Matrix Loader::Narrowed(const Matrix& rows, std::byte* room) const {
-  if (out_->options.pack)
-    return IsQuantised(rows.type) ? kernels::Pack(rows, room, pool_) : kernels::PackNarrow(rows, room, pool_);
-  return Copied(rows, room);
+  if (!out_->options.pack) return Copied(rows, room);
+  if (IsQuantised(rows.type)) return Packed(rows, room);
+  return made_ ? InPanels(rows, room) : kernels::PackNarrow(rows, room, pool_);
+}
+
+void Loader::TakePanels() {
+  const std::string& path = out_->options.offload;
+  if (panel_bytes_ == 0) {
+    if (!path.empty())
+      throw Error(ErrorCode::kUsage, StrCat("--offload ", path, ": no weights of ", source_.path,
+                                            " are packed: they are mapped from the model's own file"));
+    return;
+  }
+  if (path.empty()) {
+    out_->owned.push_back(MapPages(panel_bytes_));
+  } else {
+    file_ = std::make_unique<OffloadFile>(path, panel_bytes_, OffloadKey(source_));
+    made_ = file_->whole();
+    out_->owned.push_back(file_->data());
+  }
+  panels_ = out_->owned.back().get();
 }
 
 Matrix Loader::FromFloats(const F32& values, int64_t rows, int64_t cols) {
@@ -212,9 +248,9 @@ void Loader::Latent(LatentWeights* w) {
   std::vector<std::byte> turned(static_cast<size_t>(c.kv_rank * out_bytes));
   for (int64_t h = 0; h < source_.config.attention.n_heads; ++h) {
     const int64_t first = h * (c.d_nope + c.d_value);
-    for (int64_t i = 0; i < c.d_nope; ++i)
+    for (int64_t i = 0; i < c.d_nope && !made_; ++i)
       DecodeRow(t.type, t.data + (first + i) * row_bytes, c.kv_rank, rows.data() + i * c.kv_rank);
-    for (int64_t r = 0; r < c.kv_rank; ++r) {
+    for (int64_t r = 0; r < c.kv_rank && !made_; ++r) {
       for (int64_t i = 0; i < c.d_nope; ++i)
         column[static_cast<size_t>(i)] = rows[static_cast<size_t>(i * c.kv_rank + r)];
       EncodeRow(type, column.data(), c.d_nope, turned.data() + r * out_bytes);
@@ -321,9 +357,9 @@ void Loader::BlockFfn(BlockFfnWeights* w) {
     if (pack) {
       Matrix rows = w->up[i];
       rows.data = up.data + e * F * RowBytes(up.type, D);
-      w->up[i] = IsQuantised(up.type) ? kernels::Pack(rows, rooms[2 * i], pool_) : Copied(rows, rooms[2 * i]);
+      w->up[i] = IsQuantised(up.type) ? Packed(rows, rooms[2 * i]) : Copied(rows, rooms[2 * i]);
     }
-    const std::vector<std::byte> columns = ColumnsOf(down, D, F, e, E);
+    const std::vector<std::byte> columns = made_ ? std::vector<std::byte>{} : ColumnsOf(down, D, F, e, E);
     w->down[i] =
         Narrowed({.type = down.type, .rows = D, .cols = F, .data = columns.data()}, rooms[pack ? 2 * i + 1 : i]);
   });
@@ -391,10 +427,7 @@ void Loader::Block(BlockWeights* w, const LayerConfig& layer) {
 void Loader::Run() {
   for (const TensorSpec& spec : table_.specs()) out_->file_bytes += Stored(spec).nbytes;
   if (out_->options.pack) panel_bytes_ = PackedCopyBytes(source_);
-  if (panel_bytes_ > 0) {
-    out_->owned.push_back(MapPages(panel_bytes_));
-    panels_ = out_->owned.back().get();
-  }
+  TakePanels();
   const ModelConfig& c = source_.config;
   out_->embedding = Map(R::kEmbedding, 0, 1, c.tie_embeddings);  // an untied embedding is only looked up
   out_->head = c.tie_embeddings ? out_->embedding : Map(R::kHead);
@@ -404,6 +437,8 @@ void Loader::Run() {
   out_->blocks.resize(c.layers.size());
   for (layer_ = 0; layer_ < c.n_layers(); ++layer_)
     Block(&out_->blocks[static_cast<size_t>(layer_)], c.layers[static_cast<size_t>(layer_)]);
+  source_.CheckUnchanged();  // else what was packed and what is mapped would be of two models
+  if (file_) file_->Commit();
 }
 
 }  // namespace
@@ -446,9 +481,9 @@ std::shared_ptr<const ModelWeights> ModelWeights::Build(const WeightSource& sour
   std::unique_ptr<ThreadPool> own;
   if (pool == nullptr) own = std::make_unique<ThreadPool>(1);
   Loader(source, out.get(), pool != nullptr ? *pool : *own).Run();
-  out->CheckUnchanged();  // else what was packed and what is mapped would be of two models
   out->options.act = ResolveActivations(*out, out->options.act);
-  if (pool != nullptr) out->tuning = ChooseTuning(*out, options.tune, *pool);
+  // Passes over weights in a file measure the disk.
+  if (pool != nullptr && options.offload.empty()) out->tuning = ChooseTuning(*out, options.tune, *pool);
   return out;
 }
 

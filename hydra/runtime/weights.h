@@ -41,6 +41,9 @@ struct WeightSource {
   bool mapped = true;                           // pages of packed tensors may be given back to the system
   bool rope_interleaved = false;                // Q and K rows are stored in GGUF's llama order
   bool A_is_negative = false;                   // kSsmALog holds -exp(A_log), as GGUF stores it
+  void CheckUnchanged() const {
+    if (check_unchanged) check_unchanged();
+  }
 };
 
 // A tensor whose bytes were made for this call.
@@ -157,9 +160,7 @@ struct ModelWeights {
   // f(what it is for, such as "ffn down", the matrix) for each matrix, in the order in which a pass reads them.
   void ForEachMatrix(const std::function<void(const std::string& part, const kernels::Matrix& w)>& f) const;
   // Throws kIo where a file of the model was written to since it was opened.
-  void CheckUnchanged() const {
-    if (source.check_unchanged) source.check_unchanged();
-  }
+  void CheckUnchanged() const { source.CheckUnchanged(); }
   // SHA-256 over config and every tensor's type and bytes, in hexadecimal; computed when first asked for.
   [[nodiscard]] const std::string& Fingerprint() const;
 

@@ -73,6 +73,33 @@ class BlockFfn(RuntimeTest):
         some = self.rows("-n", "40", "--provisional", "4", "--accept", "0.6")[1]["bytes_per_tok"]["weights"]
         self.assertTrue(weights["1"] < some < weights["0"], (weights, some))
 
+    def test_weights_in_a_file(self):
+        model, packed = self.path("nano.gguf"), self.path("nano.packed")
+        got = run(HYDRALM, "quantize", "--preset", "blockffn-nano", "--type", "q8_0", "-o", model, "-q")
+        self.assertEqual(got.returncode, 0, got)
+        ids = ("logits", "-m", model, "--ids", "1,2,3,4,5", "-q", "-o")
+        self.assertEqual(run(HYDRALM, *ids, self.path("plain.npy")).returncode, 0)
+        for ask in ("routed", "last", "off"):
+            out = self.path(f"{ask}.npy")
+            got = run(HYDRALM, *ids, out, "--offload", packed, "--ask-ahead", ask)
+            self.assertEqual(got.returncode, 0, got)
+            self.assertEqual(Path(out).read_bytes(), Path(self.path("plain.npy")).read_bytes())
+        bench = ("bench", "-m", model, "-p", "0", "-n", "4", "-r", "1", "--no-limits", "--offload", packed)
+        got = run(HYDRALM, *bench)
+        self.assertIn(f"mapped from {packed}", got.stderr)
+        self.assertIn("| disk MB/token |", got.stdout)
+        row, = json.loads(run(HYDRALM, *bench, "-o", "json", "-q").stdout)
+        self.assertGreaterEqual(row["disk_bytes_per_tok"], 0)
+        self.assertIn(",disk\n", run(HYDRALM, *bench, "-o", "csv", "-q").stdout)
+        Path(self.path("notes.txt")).write_text("mine")
+        for flags, words in ((("--offload", self.path("notes.txt")), "notes.txt: .* no file of packed weights"),
+                             (("--offload", packed, "--ask-ahead", "most"), "--ask-ahead most: .* last or off"),
+                             (("--ask-ahead", "last"), "--ask-ahead.*--offload")):
+            self.refuse(run(HYDRALM, *ids, self.path("x.npy"), *flags), words)
+        self.assertEqual(Path(self.path("notes.txt")).read_text(), "mine")
+        for source in ((), (model, "--preset", "blockffn-nano")):
+            self.refuse(run(HYDRALM, "quantize", *source, "-o", self.path("x.gguf")), "give a model, or --preset")
+
     def test_random_models_of_presets(self):
         for kind, word in (("bf16", "BF16"), ("q4_0", "Q4_0")):
             got = run(HYDRALM, "bench", "--preset", "blockffn-nano", "--type", kind, "-p", "8", "-n", "2", "-r", "1",
