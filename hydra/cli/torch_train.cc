@@ -252,7 +252,8 @@ void PrintResult(const train::TrainResult& result, const Costs& costs, const Com
   }
   if (common.quiet) return;
   std::printf("trained      %s tokens in %.0f s", Commas(result.tokens).c_str(), result.seconds);
-  if (result.skipped > 0) std::printf(", %s updates skipped", Commas(result.skipped).c_str());
+  if (result.skipped > 0)
+    std::printf(", %s update%s skipped", Commas(result.skipped).c_str(), result.skipped == 1 ? "" : "s");
   if (!std::isnan(result.val_loss)) std::printf(": val loss %.4f", result.val_loss);
   if (!std::isnan(result.val_bpb)) std::printf(", %.4f bits per byte", result.val_bpb);
   std::printf("\n");

@@ -235,10 +235,10 @@ std::vector<ItemRow> ScoreItems(const Runner& runner, const std::vector<JudgedPl
     const std::vector<LongItem>& list = file.file.items;
     bool added = false;
     for (size_t p = 0; p < plans.size() && !StopRequested(); ++p) {
-      Work work{.tasks = {}, .at = {}, .choices = ChoicesOf(haystack, list)};
-      for (const size_t i : haystack.at)
-        if (!old.rows.contains(RowKey(file, i, plans[p]))) work.at.push_back(i);
-      if (work.at.empty()) continue;
+      const auto known = [&](size_t i) { return old.rows.contains(RowKey(file, i, plans[p])); };
+      if (std::ranges::all_of(haystack.at, known)) continue;
+      // All of it, known or not: what its prompts share decides how they are read, and so the last bits of a score.
+      Work work{.tasks = {}, .at = haystack.at, .choices = ChoicesOf(haystack, list)};
       FillTasks(list, &work);
       const LongItem& first = list[work.at.front()];
       // The nominal length is what the rules see, whatever a prompt has.
@@ -250,6 +250,7 @@ std::vector<ItemRow> ScoreItems(const Runner& runner, const std::vector<JudgedPl
            .on_score =
                [&](size_t t, const AnswerScore& score) {
                  const size_t i = work.at[t];
+                 if (known(i)) return !StopRequested();
                  const auto others = static_cast<int64_t>(work.tasks[t].others.size());
                  const ItemRow row{.score = score, .choices = others > 0 ? others + 1 : 0};
                  take(row, p, haystack.items, i);

@@ -130,18 +130,21 @@ class Builder {
                        options.store == Store::kMatmul ? c_.dtype : DType::kF32, options.weight_decay,
                        options.parameter, component, init, arg, options.store == Store::kMatmul});
   }
-  // Of a matrix; with muP it falls as the root of the width.
-  [[nodiscard]] double Range() const {
+  // Deviation of a map of so many inputs: as its root falls, so that outputs have one size at every width, and
+  // initializer_range at the reference size's width. With muP it falls as the root of the model's width alone.
+  [[nodiscard]] double Range(int64_t in) const {
+    constexpr double kReferenceWidth = 1536;
     return c_.IsMup() ? c_.initializer_range / std::sqrt(static_cast<double>(c_.d_model) / c_.dim_model_base)
-                      : c_.initializer_range;
+                      : c_.initializer_range * std::sqrt(kReferenceWidth / static_cast<double>(in));
   }
   void Linear(Component k, TensorRole role, int64_t out, int64_t in) {
-    Add(k, role, {out, in}, Init::kNormal, Range(), kMatrix);
+    Add(k, role, {out, in}, Init::kNormal, Range(in), kMatrix);
   }
-  // A map whose output is added to the residual: N(0, range / sqrt(2 L)); with muP the sum itself is scaled.
+  // A map whose output is added to the residual: by sqrt(2 L) less; with muP the sum itself is scaled.
   void ResidualLinear(Component k, TensorRole role, std::vector<int64_t> shape) {
     const double scale = c_.IsMup() ? 1 : std::sqrt(2.0 * static_cast<double>(c_.n_layers()));
-    Add(k, role, std::move(shape), Init::kNormal, Range() / scale, kMatrix);
+    const double range = Range(shape.back()) / scale;
+    Add(k, role, std::move(shape), Init::kNormal, range, kMatrix);
   }
   void Norm(Component k, TensorRole role, std::vector<int64_t> shape) {
     Add(k, role, std::move(shape), Init::kConstant, 1, {});
@@ -165,7 +168,8 @@ class Builder {
 void Builder::Model() {
   const int64_t D = c_.d_model;
   const auto vocabulary = [&](TensorRole role) {
-    Add(Component::kEmbedding, role, {c_.vocab_size, D}, Init::kNormal, c_.initializer_range, kMatrix);
+    Add(Component::kEmbedding, role, {c_.vocab_size, D}, Init::kNormal, c_.IsMup() ? c_.initializer_range : Range(D),
+        kMatrix);
   };
   vocabulary(R::kEmbedding);
   if (!c_.tie_embeddings) vocabulary(R::kHead);
@@ -240,7 +244,7 @@ void Builder::Attention(const LayerConfig& layer) {
     Norm(k, R::kAttnKNorm, {a.head_dim});
   }
   if (layer.attention == AttentionKind::kSparse && c_.HasLandmarks()) {
-    Add(k, R::kLandmarkScorerWeight, {1, D}, Init::kNormal, 0.02, {});
+    Add(k, R::kLandmarkScorerWeight, {1, D}, Init::kNormal, Range(D), {});
     Add(k, R::kLandmarkScorerBias, {1}, Init::kConstant, 0, {});
     Add(k, R::kLandmarkScale, {a.n_heads}, Init::kConstant, std::log(std::expm1(1.0)), {});  // softplus of it is 1
   }
@@ -263,7 +267,7 @@ void Builder::BlockFfn() {
   const int64_t D = c_.d_model, E = c_.moe.n_experts, width = E * c_.moe.d_expert;
   const auto k = Component::kBlockFfn;
   if (c_.wiring == Wiring::kSequential) Norm(Component::kBlockNorms, R::kFfnNorm, {D});
-  Add(k, R::kBlockRouter, {E, D}, Init::kNormal, Range(), {.weight_decay = true});
+  Add(k, R::kBlockRouter, {E, D}, Init::kNormal, Range(D), {.weight_decay = true});
   Norm(k, R::kBlockRouterScale, {E});
   Linear(k, R::kBlockUp, width, D);
   ResidualLinear(k, R::kBlockDown, {D, width});
@@ -281,11 +285,11 @@ void Builder::Moe() {
   const int64_t D = c_.d_model, E = c_.moe.n_experts, F = c_.moe.d_expert;
   const auto k = Component::kMoe;
   const Options router{.weight_decay = true};
-  Add(k, R::kRouterPrev, {E, D}, Init::kNormal, c_.initializer_range, router);
-  Add(k, R::kRouterFirst, {E, D}, Init::kNormal, c_.initializer_range, router);
+  Add(k, R::kRouterPrev, {E, D}, Init::kNormal, Range(D), router);
+  Add(k, R::kRouterFirst, {E, D}, Init::kNormal, Range(D), router);
   Add(k, R::kRouterInitSummary, {D}, Init::kConstant, 0, {});
   Add(k, R::kRouterBalanceBias, {E}, Init::kConstant, 0, {.parameter = false});
-  Add(k, R::kExpertGateUp, {E, 2 * F, D}, Init::kNormal, c_.initializer_range, kMatrix);
+  Add(k, R::kExpertGateUp, {E, 2 * F, D}, Init::kNormal, Range(D), kMatrix);
   ResidualLinear(k, R::kExpertDown, {E, D, F});
 }
 
@@ -303,9 +307,9 @@ void Builder::Workspace() {
   ResidualLinear(k, R::kWsOut, {D, r});
   Add(k, R::kWsSlotQueries, {S, r}, Init::kNormal, unit, {});
   Add(k, R::kWsInitState, {S, r}, Init::kNormal, unit, {});
-  Add(k, R::kWsWriteGateWeight, {1, r}, Init::kNormal, c_.initializer_range, {});
+  Add(k, R::kWsWriteGateWeight, {1, r}, Init::kNormal, Range(r), {});
   Add(k, R::kWsWriteGateBias, {S}, Init::kConstant, 0, {});
-  Add(k, R::kWsControllerWeight, {2, D}, Init::kNormal, c_.initializer_range, {});
+  Add(k, R::kWsControllerWeight, {2, D}, Init::kNormal, Range(D), {});
   Add(k, R::kWsControllerBias, {2}, Init::kWsController, c_.workspace.gate_bias, {});
 }
 
@@ -319,7 +323,7 @@ void Builder::PkmSite() {
   Add(k, R::kPkmSubKeys, {p.n_heads, 2, p.n_keys, p.d_key}, Init::kNormal,
       1.0 / std::sqrt(static_cast<double>(p.d_key)), {.store = Store::kMatmul});
   ResidualLinear(k, R::kPkmValueProj, {D, p.d_value});
-  Add(k, R::kPkmGateWeight, {1, D}, Init::kNormal, c_.initializer_range, {});
+  Add(k, R::kPkmGateWeight, {1, D}, Init::kNormal, Range(D), {});
   Add(k, R::kPkmGateBias, {1}, Init::kConstant, p.gate_bias, {});
 }
 

@@ -172,12 +172,28 @@ std::unique_ptr<Optimizer> MakeOptimizer(std::vector<OptimParam> params, const O
   return std::make_unique<AdamW>(std::move(params), options);
 }
 
+namespace {
+
+// Of paths and of reads of memories.
+bool IsGate(TensorRole role) {
+  switch (role) {
+    case TensorRole::kPathGates:
+    case TensorRole::kWsControllerWeight:
+    case TensorRole::kWsControllerBias:
+    case TensorRole::kPkmGateWeight:
+    case TensorRole::kPkmGateBias: return true;
+    default: return false;
+  }
+}
+
+}  // namespace
+
 std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr, bool published_groups) {
   const ModelConfig& config = model.config();
   std::vector<OptimParam> params;
   for (const auto& [spec, tensor] : model.Tensors()) {
     if (!spec->parameter) continue;
-    const bool table = spec->role == TensorRole::kPkmTable, gates = spec->role == TensorRole::kPathGates;
+    const bool table = spec->role == TensorRole::kPkmTable, gates = IsGate(spec->role);
     const bool vocabulary = spec->role == TensorRole::kEmbedding || spec->role == TensorRole::kHead;
     const bool scale = spec->role == TensorRole::kBlockRouterScale && published_groups;
     const bool inner = config.IsMup() && ((spec->shape.size() > 1 && !vocabulary) || scale);
@@ -186,7 +202,7 @@ std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr,
                       .weight_decay = spec->weight_decay || published_groups,
                       .lr_scale = table   ? pkm_table_lr
                                   : inner ? config.head_scale()
-                                  : gates ? kPathGatesRate
+                                  : gates ? kGatesRate
                                           : 1.0,
                       .own_clip = spec->role == TensorRole::kBlockRouter,
                       .rows = table});

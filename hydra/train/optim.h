@@ -87,12 +87,12 @@ class AdamW final : public Optimizer {
 
 [[nodiscard]] std::unique_ptr<Optimizer> MakeOptimizer(std::vector<OptimParam> params, const OptimizerOptions& options);
 
-// The factor of the path gates. Adam moves each number by about the rate: at the rate of the matrices a gate is at zero
-// before its path has learned anything, and a path behind a closed gate learns no more.
-inline constexpr double kPathGatesRate = 0.05;
+// The factor of the gates of paths and of reads. Adam moves each number by about the rate: at the rate of the matrices
+// a gate is at zero before what is behind it has learned anything, and then that learns no more.
+inline constexpr double kGatesRate = 0.05;
 
 // Every parameter of the model, decayed as the tensor table says; the table of the product-key memory row-wise with
-// pkm_table_lr as its factor, path gates with kPathGatesRate. With muP scales matrices but embedding and head have
+// pkm_table_lr as its factor, gates with kGatesRate. With muP scales matrices but embedding and head have
 // dim_model_base / D as theirs; BlockFFN's routers are clipped apart. published_groups: as RunConfig::Optim has it.
 [[nodiscard]] std::vector<OptimParam> OptimParams(const nn::Model& model, double pkm_table_lr,
                                                   bool published_groups = false);

@@ -302,15 +302,18 @@ TEST(AdamW, ThreadsDoNotChangeBits) {
 
 TEST(AdamW, ParametersOfAModelComeFromTheTable) {
   nn::Model model(testing::TinyConfig());
-  int tables = 0, decayed = 0;
+  int tables = 0, decayed = 0, slow = 0;
   for (const OptimParam& param : OptimParams(model, 4.0)) {
     EXPECT_EQ(param.name.find("balance_bias"), std::string::npos);
     EXPECT_EQ(param.weight_decay, model.table().FindName(param.name)->weight_decay);
-    const bool gates = param.name.find("path_gates") != std::string::npos;
+    const bool gates = std::ranges::any_of(std::vector{"path_gates", "workspace.controller", "pkm.gate"},
+                                           [&](auto* part) { return param.name.find(part) != std::string::npos; });
     EXPECT_EQ(param.lr_scale, param.rows ? 4.0 : gates ? 0.05 : 1.0);
     tables += param.rows;
     decayed += param.weight_decay;
+    slow += gates;
   }
+  EXPECT_GT(slow, 4);
   EXPECT_EQ(tables, 1);
   EXPECT_GT(decayed, 5);
 }
