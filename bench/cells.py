@@ -19,7 +19,8 @@ RESULTS = Path("bench/results/cells")
 
 
 def kept(experiment, name, key):
-    """The result of a cell that was finished before, here or elsewhere, or None; `key` are values that it must have."""
+    """The result of a cell that was finished before, here or elsewhere, or None; `key` are values that it must have.
+    `experiment` is a folder below RESULTS, or the whole path of one."""
     path = RESULTS / experiment / f"{name}.json"
     if not path.exists():
         return None

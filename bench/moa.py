@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from cells import RESULTS
+from cells import RESULTS, keep, kept
 from common import arguments, built, commit, machine, run
 from moa_page import KINDS, TEXT_KINDS, write_page
 from quality_model import texts as package_texts
@@ -95,8 +95,8 @@ class Study:
         self.args = args
         self.hydralm = Path(args.build) / "hydralm" if args.no_build else built(args.build)
         self.runs = Path(args.runs)
-        self.cells = Path(args.cells)
-        self.chosen_plans = self.cells / "plans"
+        self.cells = Path(args.cells).resolve()
+        self.chosen_plans = Path(args.cells) / "plans"
         self.chosen_plans.mkdir(parents=True, exist_ok=True)
         self.lengths, self.long = numbers(args.lengths), numbers(args.long)
         self.densities = numbers(args.densities, float)
@@ -137,20 +137,12 @@ class Study:
         return texts * (1 + depths / 2 if kind == "passkey" and depths > 1 else 1)
 
     def kept(self, cell):
-        path = self.cells / f"{cell.name}.json"
-        if not path.exists():
-            return None
-        made = json.loads(path.read_text())
-        return made if made["settings"] == cell.settings else None
+        return kept(self.cells, cell.name, {"settings": cell.settings})
 
     def measure(self, cell):
         start = time.monotonic()
         made = {"name": cell.name, "settings": cell.settings, "commit": commit(), **cell.make()}
-        made["seconds"] = time.monotonic() - start
-        part = self.cells / f"{cell.name}.part"
-        part.write_text(json.dumps(made, indent=1) + "\n")
-        part.rename(self.cells / f"{cell.name}.json")
-        return made
+        return keep(self.cells, cell.name, {**made, "seconds": time.monotonic() - start})
 
     # ---- files ----
 

@@ -196,10 +196,9 @@ void PrintTable(const InfluenceProfile& profile, const std::string& path) {
 int RunProfile(ProfileFlags flags, const CommonFlags& common) {
   const ItemFile items = ItemFile::Load(flags.data);
   for (const LongItem& item : items.items)
-    for (const LongItemKind kind : {LongItemKind::kPasskey, LongItemKind::kCloze, LongItemKind::kContinuation})
-      if (item.kind == LongItemKindName(kind))
-        throw Error(ErrorCode::kUsage, StrCat(flags.data, ": item ", OneLine(item.id, 60), ": ", item.kind,
-                                              " is for evaluation: no plan is made of it"));
+    if (ForEvaluation(item.kind))
+      throw Error(ErrorCode::kUsage, StrCat(flags.data, ": item ", OneLine(item.id, 60), ": ", item.kind,
+                                            " is for evaluation: no plan is made of it"));
   if (flags.lengths.empty()) flags.lengths = items.lengths;
   std::sort(flags.lengths.begin(), flags.lengths.end());
   flags.lengths.erase(std::unique(flags.lengths.begin(), flags.lengths.end()), flags.lengths.end());

@@ -60,7 +60,7 @@ std::vector<LongItemKind> KindsOf(const ItemsFlags& flags, ItemSplit split) {
                   fmt::format("--kinds {}: {} is there twice", flags.kinds, LongItemKindName(kinds.back())));
     begin = end + 1;
   }
-  const auto evaluates = std::ranges::find_if(kinds, ForEvaluation);
+  const auto evaluates = std::ranges::find_if(kinds, [](LongItemKind kind) { return ForEvaluation(kind); });
   if (split == ItemSplit::kCalib && kinds.size() > 1 && evaluates != kinds.end())
     throw Error(ErrorCode::kUsage, fmt::format("--kinds {}: {} is for evaluation: alone, or with --split valid or test",
                                                flags.kinds, LongItemKindName(*evaluates)));

@@ -72,6 +72,11 @@ LongItemKind ParseLongItemKind(const std::string& name, const std::string& where
                      "continuation", DidYouMean(name, names)));
 }
 
+bool ForEvaluation(const std::string& name) {
+  const auto found = std::ranges::find(kKindNames, name);
+  return found != std::end(kKindNames) && ForEvaluation(static_cast<LongItemKind>(found - std::begin(kKindNames)));
+}
+
 ItemDocuments ItemDocuments::Load(const std::string& folder, const Tokenizer& tokenizer, ItemSplit split) {
   namespace fs = std::filesystem;
   std::error_code error;
@@ -147,17 +152,21 @@ std::vector<int32_t> HaystackMaker::Ids(std::string_view text) const {
   return tokenizer_.Encode(text, {.parse_special = false});
 }
 
+std::vector<size_t> HaystackMaker::DocumentsByChance(Rng& rng) const {
+  std::vector<size_t> order(documents_.documents.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.Below(i)]);
+  return order;
+}
+
 // n tokens of the split's documents in an order by chance: whole ones, then a part of one. `ends`: the first and last
 // half of a longer part of one document, where one is long enough.
 std::vector<int32_t> HaystackMaker::TakeText(int64_t n, bool ends, Rng& rng, std::vector<std::string>* docs) const {
   if (documents_.tokens < n)
     throw Error(ErrorCode::kData, StrCat("the split ", ItemSplitName(split_), " has ", documents_.tokens,
                                          " tokens of text: a prompt needs ", n));
-  std::vector<size_t> order(documents_.documents.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[rng.Below(i)]);
   std::vector<int32_t> text;
-  for (const size_t index : order) {
+  for (const size_t index : DocumentsByChance(rng)) {
     const ItemDocuments::Document& document = documents_.documents[index];
     const auto size = static_cast<int64_t>(document.ids.size()), left = n - static_cast<int64_t>(text.size());
     if (left == 0) break;

@@ -25,6 +25,7 @@ enum class LongItemKind {
   kContinuation,  // the next 32 tokens, chosen from 4 passages of the document
 };
 constexpr bool ForEvaluation(LongItemKind kind) { return kind >= LongItemKind::kPasskey; }
+[[nodiscard]] bool ForEvaluation(const std::string& name);  // of a kind
 [[nodiscard]] const char* LongItemKindName(LongItemKind kind);
 [[nodiscard]] LongItemKind ParseLongItemKind(const std::string& name, const std::string& where);  // throws kUsage
 
@@ -91,6 +92,7 @@ class HaystackMaker {
   struct Planted;
   struct Asked;
   [[nodiscard]] std::vector<int32_t> Ids(std::string_view text) const;
+  [[nodiscard]] std::vector<size_t> DocumentsByChance(Rng& rng) const;  // all of them
   [[nodiscard]] std::vector<int32_t> TakeText(int64_t n, bool ends, Rng& rng, std::vector<std::string>* docs) const;
   [[nodiscard]] std::vector<Asked> Ask(const HaystackOptions& options, Rng& rng, std::vector<Planted>* planted) const;
   [[nodiscard]] Asked AskCopy(double depth, int64_t answer_room, Rng& rng, std::vector<Planted>* planted) const;

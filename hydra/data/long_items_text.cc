@@ -3,7 +3,6 @@
 // same document that it is chosen from.
 #include <algorithm>
 #include <map>
-#include <numeric>
 #include <optional>
 #include <set>
 
@@ -122,10 +121,7 @@ ItemHaystack HaystackMaker::MakeFromText(const HaystackOptions& options, Rng& rn
   const TokenIds before = PromptFrame::Raw(tokenizer_).before;
   const auto n = static_cast<size_t>(options.length - options.answer_room) - before.size();
   const size_t questions = std::max<size_t>(1, options.depths.size());
-  std::vector<size_t> order(documents_.documents.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  Shuffle(order, rng);
-  for (const size_t index : order) {
+  for (const size_t index : DocumentsByChance(rng)) {
     const ItemDocuments::Document& document = documents_.documents[index];
     if (document.ids.size() < n) continue;
     const size_t begin = rng.Below(document.ids.size() - n + 1), end = begin + n;

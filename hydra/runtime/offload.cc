@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <utility>
 
 #include "hydra/base/error.h"
 #include "hydra/io/file.h"
@@ -62,18 +63,20 @@ void OffloadFile::Open(int fd) {
   if (about.st_size != kHeader + bytes_)
     throw Error(ErrorCode::kFormat,
                 StrCat(path_, ": size = ", about.st_size, ": must be ", kHeader + bytes_, ": remove it"));
+  Map(fd, PROT_READ);
+}
+
+void OffloadFile::Map(int fd, int protection) {
   const auto size = static_cast<size_t>(kHeader + bytes_);
-  void* p = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
+  void* p = ::mmap(nullptr, size, protection, MAP_SHARED, fd, 0);
   if (p == MAP_FAILED) ThrowIo(path_, "cannot be mapped", errno);
   data_ = {static_cast<std::byte*>(p) + kHeader, [p, size](std::byte*) { (void)::munmap(p, size); }};
 }
 
 void OffloadFile::Create() {
   const std::string part = path_ + ".part";
-  fd_ = ::open(part.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd_ < 0) ThrowIo(part, "cannot be made", errno);
-  OpenFile own{fd_};
-  fd_ = -1;  // until it is ours
+  OpenFile own{::open(part.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)};
+  if (own.fd < 0) ThrowIo(part, "cannot be made", errno);
   if (::flock(own.fd, LOCK_EX | LOCK_NB) != 0)
     throw Error(ErrorCode::kUsage, part + ": another process is packing weights into it: wait for it");
   // Room is taken now: a mapped page that the disk has no room for would end the process.
@@ -81,11 +84,8 @@ void OffloadFile::Create() {
     (void)std::remove(part.c_str());
     ThrowIo(part, StrCat("cannot take ", (kHeader + bytes_) >> 20, " MiB"), error);
   }
-  const auto size = static_cast<size_t>(kHeader + bytes_);
-  void* p = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, own.fd, 0);
-  if (p == MAP_FAILED) ThrowIo(part, "cannot be mapped", errno);
-  data_ = {static_cast<std::byte*>(p) + kHeader, [p, size](std::byte*) { (void)::munmap(p, size); }};
-  std::swap(fd_, own.fd);
+  Map(own.fd, PROT_READ | PROT_WRITE);
+  fd_ = std::exchange(own.fd, -1);
 }
 
 void OffloadFile::Commit() {

@@ -40,6 +40,7 @@ class OffloadFile {
  private:
   void Open(int fd);
   void Create();
+  void Map(int fd, int protection);  // all of the file, as data_
 
   std::string path_, header_;
   int64_t bytes_;
