@@ -116,11 +116,16 @@ def compiler(build):
     return run(path, "--version").splitlines()[0]
 
 
-def processor_seconds():
-    """Used by others so far: by all processes of the machine, less this one and those that it has waited for."""
+def processor_seconds(measured=()):
+    """Used by others so far: by all processes of the machine, less this one, those that it has waited for and those of
+    these numbers, which run on."""
+    tick = os.sysconf("SC_CLK_TCK")
     ticks = [int(field) for field in open("/proc/stat").readline().split()[1:]]
-    busy = sum(ticks[i] for i in (0, 1, 2, 5, 6, 7)) / os.sysconf("SC_CLK_TCK")  # all but idle and waiting; stolen too
+    busy = sum(ticks[i] for i in (0, 1, 2, 5, 6, 7)) / tick  # all but idle and waiting; stolen too
     own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    for process in measured:  # fields 14 and 15 of the line; the name, in brackets, may hold spaces
+        fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        busy -= (int(fields[11]) + int(fields[12])) / tick
     return busy - sum(usage.ru_utime + usage.ru_stime for usage in own)
 
 
@@ -137,13 +142,14 @@ class Meter:
         """GB/s with all threads."""
         return json.loads(run(*self.command))[-1]["read_gb_per_s"]
 
-    def steady(self, measure):
-        """What measure() gives, and whether it is void: the machine was not quiet in any of the tries."""
+    def steady(self, measure, measured=()):
+        """What measure() gives, and whether it is void: the machine was not quiet in any of the tries. `measured` are
+        numbers of processes that run on and belong to what is measured."""
         tick = 0.05  # seconds that the two clocks may differ by
         for tried in range(1, self.tries + 1):
-            before, start, used = self.rate(), time.monotonic(), processor_seconds()
+            before, start, used = self.rate(), time.monotonic(), processor_seconds(measured)
             made = measure()
-            others = processor_seconds() - used
+            others = processor_seconds(measured) - used
             share = max(0.0, others - tick) / (time.monotonic() - start) / os.cpu_count()
             after = self.rate()
             moved = abs(after - before) > VOID * max(before, after) and not self.arithmetic

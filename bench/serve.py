@@ -159,7 +159,7 @@ class Sides:
         once()  # a warm-up
         rounds, meters = [], []
         for _ in range(self.args.rounds):
-            made, meter = self.meter.steady(once)
+            made, meter = self.meter.steady(once, [server.process.pid for server in self.servers])
             rounds.append(made)
             meters.append(meter)
         sides = {name: {field: [r[name][field] for r in rounds] for field in rounds[0][name]} for name in rounds[0]}

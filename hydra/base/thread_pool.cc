@@ -6,7 +6,6 @@
 #include "hydra/base/thread_pool.h"
 
 #include <sched.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,12 +16,15 @@
 #include <limits>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
 #include "hydra/base/leave_out.h"
+#include "hydra/base/waited.h"
 
 namespace hydra {
 namespace {
@@ -30,12 +32,6 @@ namespace {
 // Between the products of a decoding step lie microseconds: a worker spins over those, and sleeps through the longer
 // pauses between tokens and requests. Waking costs 5 to 50 us.
 constexpr std::chrono::microseconds kSpin{40};
-
-// How often the system took the CPU from the calling thread although it wanted to run on.
-int64_t TimesTaken() {
-  rusage usage{};
-  return ::getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
-}
 
 inline void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -109,11 +105,12 @@ struct ThreadPool::Impl {
 #else
   static constexpr bool kLeaveOut = true;
 #endif
-  static constexpr double kPace = 0.005;  // seconds between two looks at what was taken
+  static constexpr double kPace = 0.005;  // seconds between two looks at how long threads waited
   LeaveOutRule rule;                      // the caller's
   double next_look = 0;
   std::thread::id last_caller;
-  std::vector<std::atomic<int64_t>> taken;     // from each thread so far
+  std::optional<WaitedForCpu> caller_waited;   // of last_caller
+  std::vector<std::atomic<double>> waited;     // seconds of each thread so far
   std::vector<std::atomic<double>> out_until;  // of each thread; 0: it takes part
   std::mutex out_mutex;
   std::condition_variable out_changed;
@@ -143,17 +140,17 @@ struct ThreadPool::Impl {
     inside_worker = outer_worker;
   }
 
-  // The caller's look at its threads before a region: the last of those that take part goes where CPUs are taken often.
+  // The caller's look at its threads before a region: the last of those that take part goes where they wait for long.
   void LookAround(double now) {
     if (!kLeaveOut || now < next_look) return;
     next_look = now + kPace;
-    taken[0].store(TimesTaken(), std::memory_order_relaxed);
-    const auto sum = [](int64_t s, const auto& t) { return s + t.load(std::memory_order_relaxed); };
-    const int64_t all = std::accumulate(taken.begin(), taken.end(), int64_t{0}, sum);
-    if (const auto caller = std::this_thread::get_id(); caller != last_caller) {
-      last_caller = caller;
-      return rule.Restart(now, all);
-    }
+    const auto caller = std::this_thread::get_id();
+    const bool other = caller != std::exchange(last_caller, caller);
+    if (other) caller_waited.emplace();
+    waited[0].store(caller_waited->Seconds(), std::memory_order_relaxed);
+    const auto sum = [](double s, const auto& w) { return s + w.load(std::memory_order_relaxed); };
+    const double all = std::accumulate(waited.begin(), waited.end(), 0.0, sum);
+    if (other) return rule.Restart(now, all);
     const double pause = rule.Judge(now, all);
     if (pause == 0) return;
     for (size_t worker = out_until.size(); --worker > 0;) {
@@ -231,6 +228,7 @@ struct ThreadPool::Impl {
 
   void Serve(int worker) {
     const auto self = static_cast<size_t>(worker);
+    const WaitedForCpu own;
     double next_report = 0;
     uint32_t seen = 0;
     while (true) {
@@ -246,7 +244,7 @@ struct ThreadPool::Impl {
       if (gate.fetch_sub(1, std::memory_order_release) == 1) gate.notify_one();  // shut, and the last one out
       if (const double now = Seconds(); kLeaveOut && now > next_report) {
         next_report = now + kPace;
-        taken[self].store(TimesTaken(), std::memory_order_relaxed);
+        waited[self].store(own.Seconds(), std::memory_order_relaxed);
       }
     }
   }
@@ -272,7 +270,7 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
   impl_->allowed = AllowedCpus();
   impl_->cpus = std::vector<std::atomic<int>>(static_cast<size_t>(threads));
   for (auto& cpu : impl_->cpus) cpu = -1;
-  impl_->taken = std::vector<std::atomic<int64_t>>(static_cast<size_t>(threads));
+  impl_->waited = std::vector<std::atomic<double>>(static_cast<size_t>(threads));
   impl_->out_until = std::vector<std::atomic<double>>(static_cast<size_t>(threads));
   // With more threads than CPUs, one that spins keeps another from its work.
   impl_->may_spin = threads <= static_cast<int>(impl_->allowed.size());
