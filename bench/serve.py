@@ -62,9 +62,9 @@ def is_healthy(port):
         return False
 
 
-def words(count, seed):
-    """About so many tokens of text that no earlier prompt begins with."""
-    return f"Note {seed}. " + " ".join(f"item {(seed * 7919 + i * 31) % 1000} is kept" for i in range(count // 5))
+def words(items, seed):
+    """A text of so many items that no earlier one begins with."""
+    return f"Note {seed}. " + " ".join(f"item {(seed * 7919 + i * 31) % 1000} is kept" for i in range(items))
 
 
 class Sides:
@@ -95,6 +95,8 @@ class Sides:
                 self.llama / "llama-server", "-m", file, "-t", self.args.threads, "-tb", self.args.threads, "-np",
                 SLOTS, "-c", SLOTS * context, "--port", self.port + 1, "--no-webui"], self.port + 1, is_healthy))
         self.of = model
+        sample = 1000
+        self.tokens_of_item = Chat(self.port).tokens_of(words(sample, 0)) / sample
 
     def close(self):
         for server in self.servers:
@@ -102,8 +104,9 @@ class Sides:
         self.servers, self.of = [], None
 
     def next_words(self, count):
+        """About so many tokens."""
         self.seed += 1
-        return words(count, self.seed)
+        return words(round(count / self.tokens_of_item), self.seed)
 
     # ---- what is measured of one side ----
 

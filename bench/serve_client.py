@@ -56,6 +56,12 @@ class Chat:
         with self.request("GET", "/health") as client:
             return int(client.recv(64).split()[1])
 
+    def tokens_of(self, text):
+        """How many tokens the server's model takes for a text."""
+        with self.request("POST", "/tokenize", json.dumps({"content": text}).encode()) as client:
+            reply = b"".join(iter(lambda: client.recv(65536), b""))
+        return len(json.loads(reply.split(b"\r\n\r\n", 1)[1])["tokens"])
+
     def run(self):
         """Seconds to the first token and between tokens, and what the reply says of tokens."""
         start = time.monotonic()
