@@ -19,7 +19,7 @@ from speculation import DEMO, mamba
 SLOTS = 8
 MODELS = ("SmolLM2 Q8_0", "mamba2-nano", "hydra-nano of make demo")
 CLIENTS = (1, 2, 4, 8)
-HISTORY = dict(zip(MODELS, ((1024, 7000), (1024, 8192, 32768), (1024, 8192, 32768))))
+HISTORY = dict(zip(MODELS, ((1024, 7000), (1024, 8192, 32000), (1024, 8192, 32000))))
 OURS, THEIRS = "hydralm", "llama.cpp"
 STREAM_GOAL, GAP_GOAL = 0.97, 3.0
 SNAPSHOT = 1024  # tokens, as --snapshot-every has it

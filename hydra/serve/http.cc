@@ -6,8 +6,10 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -68,6 +70,20 @@ void Apply(const HttpReply& reply, const httplib::Request& request, httplib::Res
     out.set_content_provider(reply.type, write);
   else
     out.set_chunked_content_provider(reply.type, write);
+}
+
+// Lets this thread have a CPU as soon as it wakes, for turns that are shorter than those of the threads that compute. A
+// system that knows no such turns (Linux before 6.12) takes no notice.
+void TakeShortTurns() {
+  // sched_setattr(2); the system's header of it does not go with <sched.h>.
+  struct {
+    uint32_t size = sizeof(*this), policy = SCHED_OTHER;
+    uint64_t flags = 0;
+    int32_t nice = 0;
+    uint32_t priority = 0;
+    uint64_t runtime = 100'000, deadline = 0, period = 0;  // nanoseconds; no turn may be shorter
+  } turns;
+  (void)::syscall(SYS_sched_setattr, 0, &turns, 0U);
 }
 
 HttpRequest Head(const httplib::Request& from) {
@@ -241,6 +257,7 @@ class HttpServer::Impl : public httplib::Server {
   }
 
   void Serve(int fd) {
+    TakeShortTurns();
     {
       Connection connection(fd, options_);
       t_connection = &connection;
