@@ -38,6 +38,16 @@ int64_t ChunkRule::Largest(const std::array<double, kSizes.size()>& took, double
   return best;
 }
 
+// What changed for a size (the prompt's depth, the machine) has changed for the others too: a short prompt behind a
+// long one must not be read by the pieces that were right at the long one's end.
+void ChunkRule::LearnOne(std::array<double, kSizes.size()>& took, size_t size, double seconds) {
+  const double before = took[size];
+  Learn(took[size], seconds, kDecay);
+  if (before == 0) return;
+  for (size_t other = 0; other < took.size(); ++other)
+    if (other != size) took[other] *= took[size] / before;
+}
+
 int64_t ChunkRule::Choose(int writing) const {
   constexpr int64_t kFirst = 16, kFirstAlone = 128;  // where nothing is known
   if (writing == 0) return Largest(alone_, kLongest, kFirstAlone);
@@ -56,9 +66,9 @@ void ChunkRule::Measured(int writing, int64_t tokens, double seconds) {
   const auto size = std::ranges::min_element(kSizes, {}, [&](int64_t n) { return std::abs(n - tokens); });
   const auto i = static_cast<size_t>(size - kSizes.begin());
   const double scale = static_cast<double>(*size) / static_cast<double>(tokens);
-  if (writing == 0) return Learn(alone_[i], seconds * scale, kDecay);
+  if (writing == 0) return LearnOne(alone_, i, seconds * scale);
   if (const double plain = Plain(writing); plain > 0)
-    Learn(beside_[i], std::max(seconds - plain, plain / 100) * scale, kDecay);
+    LearnOne(beside_, i, std::max(seconds - plain, plain / 100) * scale);
 }
 
 }  // namespace hydra::serve

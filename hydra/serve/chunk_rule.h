@@ -21,12 +21,13 @@ class ChunkRule {
   void Measured(int writing, int64_t tokens, double seconds);
 
  private:
-  static constexpr std::array<int64_t, 7> kSizes{8, 16, 32, 64, 128, 256, 512};
+  static constexpr std::array<int64_t, 9> kSizes{2, 4, 8, 16, 32, 64, 128, 256, 512};
   static constexpr double kDecay = 0.8;    // of what is known
   static constexpr double kLongest = 0.5;  // of a pass that nobody waits beside, so that a new request waits no longer
 
   // Seconds of a pass of `writing` steps alone; 0: nothing is known.
   [[nodiscard]] double Plain(int writing) const;
+  static void LearnOne(std::array<double, kSizes.size()>& took, size_t size, double seconds);
   // The largest size that is thought to take at most `seconds`, from what sizes took.
   [[nodiscard]] static int64_t Largest(const std::array<double, kSizes.size()>& took, double seconds, int64_t unknown);
 

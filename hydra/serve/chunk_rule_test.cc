@@ -33,7 +33,7 @@ TEST(ChunkRule, PassesBesideTextsTakeLittleMore) {
       for (int i = 0; i < 20; ++i) rule.Measured(3, 0, machine.Takes(0));
       const int64_t tokens = Settle(rule, machine, 3);
       // The least piece is taken however slow it is, so that prompts come to their end.
-      EXPECT_TRUE(tokens == 8 || machine.Takes(tokens) <= gap * machine.base) << gap << ": " << tokens;
+      EXPECT_TRUE(tokens == 2 || machine.Takes(tokens) <= gap * machine.base) << gap << ": " << tokens;
       EXPECT_GT(machine.Takes(2 * tokens), gap * machine.base * 0.99) << gap << ": " << tokens;
     }
 }
@@ -47,6 +47,20 @@ TEST(ChunkRule, AMachineThatBecomesSlowerIsFollowed) {
   EXPECT_LE(slow.Takes(after), 2.3 * slow.base + 1e-9);
 }
 
+TEST(ChunkRule, AShortPromptBehindALongOneIsReadAsFastAsBefore) {
+  ChunkRule rule(4);
+  const Machine shallow{0.008, 0.0001};
+  for (int i = 0; i < 20; ++i) rule.Measured(3, 0, shallow.base);
+  const int64_t first = Settle(rule, shallow, 3);
+  Machine deeper = shallow;
+  for (int i = 0; i < 2000; ++i, deeper.token += 1e-6) {
+    const int64_t tokens = rule.Choose(3);
+    rule.Measured(3, tokens, deeper.Takes(tokens));
+  }
+  EXPECT_LE(rule.Choose(3), 4);
+  EXPECT_EQ(Settle(rule, shallow, 3, 50), first);
+}
+
 TEST(ChunkRule, NobodyWaitsBesideAPromptThatIsAlone) {
   ChunkRule rule(4);
   EXPECT_EQ(Settle(rule, {0.006, 0.0005}, 0), 512);
@@ -54,7 +68,7 @@ TEST(ChunkRule, NobodyWaitsBesideAPromptThatIsAlone) {
   const Machine machine{0.3, 0.01};  // a large model: half a second is soon over
   const int64_t tokens = Settle(large, machine, 0);
   EXPECT_LT(tokens, 64);
-  EXPECT_GE(tokens, 8);
+  EXPECT_GE(tokens, 2);
 }
 
 }  // namespace
