@@ -2,7 +2,9 @@
 // The guards' arithmetic and their saved state.
 #include "hydra/train/guard.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "hydra/base/error.h"
 
@@ -19,15 +21,15 @@ const char* CauseName(Guard::Cause cause) {
   return "";
 }
 
-bool Guard::IsOutlier(const std::vector<double>& history, double value, double* mean, double* sigma) const {
+bool Guard::IsOutlier(const std::vector<double>& history, double value, double* mean, double* deviation) const {
   if (config_.sigma <= 0 || static_cast<int64_t>(history.size()) < config_.window) return false;
   const double n = static_cast<double>(history.size());
   double sum = 0, squares = 0;
   for (const double x : history) sum += x;
   *mean = sum / n;
   for (const double x : history) squares += (x - *mean) * (x - *mean);
-  *sigma = std::sqrt(squares / n);
-  return value > *mean + config_.sigma * *sigma;
+  *deviation = std::sqrt(squares / n);
+  return value > *mean + config_.sigma * *deviation;
 }
 
 void Guard::Remember(std::vector<double>& history, double value) const {
@@ -47,18 +49,24 @@ Guard::Decision Guard::Check(int64_t step, double loss, double grad_norm) {
     return decision;
   }
   streak_ = 0;
-  double mean = 0, sigma = 0;
-  const bool loss_high = IsOutlier(losses_, loss, &mean, &sigma);
-  const bool norm_high = !loss_high && IsOutlier(norms_, grad_norm, &mean, &sigma);
+  // A norm of 0 has no logarithm; it is no outlier in any case.
+  const double log_norm = std::log(std::max(grad_norm, std::numeric_limits<double>::min()));
+  double mean = 0, deviation = 0;
+  const bool loss_high = IsOutlier(losses_, loss, &mean, &deviation);
+  const bool norm_high = !loss_high && IsOutlier(log_norms_, log_norm, &mean, &deviation);
   if ((loss_high || norm_high) &&
       static_cast<double>(outliers_ + 1) <= config_.max_skip_share * static_cast<double>(step + 1)) {
     ++outliers_;
-    return {Verdict::kSkip, loss_high ? Cause::kLossOutlier : Cause::kGradOutlier,
-            StrCat(loss_high ? "loss " : "gradient norm ", loss_high ? loss : grad_norm, " above ", mean, " + ",
-                   config_.sigma, " * ", sigma, " of the last ", config_.window, " steps")};
+    const std::string of_window = StrCat(" of the last ", config_.window, " steps");
+    if (loss_high)
+      return {Verdict::kSkip, Cause::kLossOutlier,
+              StrCat("loss ", loss, " above ", mean, " + ", config_.sigma, " * ", deviation, of_window)};
+    return {Verdict::kSkip, Cause::kGradOutlier,
+            StrCat("gradient norm ", grad_norm, " above ", std::exp(mean), " * exp(", config_.sigma, " * ", deviation,
+                   ")", of_window)};
   }
   Remember(losses_, loss);
-  Remember(norms_, grad_norm);
+  Remember(log_norms_, log_norm);
   return {};
 }
 
@@ -76,7 +84,7 @@ bool Guard::CheckValidation(int64_t step, double loss) {
 }
 
 nlohmann::ordered_json Guard::Save() const {
-  return {{"losses", losses_},     {"norms", norms_},         {"nonfinite", nonfinite_},
+  return {{"losses", losses_},     {"log_norms", log_norms_}, {"nonfinite", nonfinite_},
           {"outliers", outliers_}, {"empty", empty_},         {"streak", streak_},
           {"best_val", best_val_}, {"best_step", best_step_}, {"rises", rises_}};
 }
@@ -88,7 +96,12 @@ void Guard::Load(const nlohmann::ordered_json& json, const std::string& where) {
   };
   Guard loaded(config_);
   read("losses", &loaded.losses_);
-  read("norms", &loaded.norms_);
+  if (json.is_object() && json.contains("norms")) {  // of older states
+    read("norms", &loaded.log_norms_);
+    for (double& norm : loaded.log_norms_) norm = std::log(std::max(norm, std::numeric_limits<double>::min()));
+  } else {
+    read("log_norms", &loaded.log_norms_);
+  }
   read("nonfinite", &loaded.nonfinite_);
   read("outliers", &loaded.outliers_);
   if (json.contains("empty")) read("empty", &loaded.empty_);
@@ -96,11 +109,11 @@ void Guard::Load(const nlohmann::ordered_json& json, const std::string& where) {
   read("best_val", &loaded.best_val_);
   read("best_step", &loaded.best_step_);
   read("rises", &loaded.rises_);
-  if (loaded.losses_.size() != loaded.norms_.size())
+  if (loaded.losses_.size() != loaded.log_norms_.size())
     throw Error(ErrorCode::kFormat,
-                StrCat(where, ".norms: ", loaded.norms_.size(), " values, losses has ", loaded.losses_.size()));
+                StrCat(where, ".log_norms: ", loaded.log_norms_.size(), " values, losses has ", loaded.losses_.size()));
   // A window that was made smaller keeps the newest.
-  for (std::vector<double>* history : {&loaded.losses_, &loaded.norms_}) {
+  for (std::vector<double>* history : {&loaded.losses_, &loaded.log_norms_}) {
     const auto window = static_cast<size_t>(config_.sigma > 0 ? config_.window : 0);
     if (history->size() > window)
       history->erase(history->begin(), history->end() - static_cast<std::ptrdiff_t>(window));

@@ -13,8 +13,10 @@ namespace hydra::train {
 
 // [guard] of the run file; 0 turns a guard off.
 struct GuardConfig {
-  int64_t nonfinite_stop = 3;       // so many non-finite steps in a row end the run; each is skipped in any case
-  double sigma = 6;                 // loss or gradient norm above mean + sigma deviations of the window is skipped
+  int64_t nonfinite_stop = 3;  // so many non-finite steps in a row end the run; each is skipped in any case
+  // A loss above the mean of the window + sigma deviations is skipped, and so is a gradient norm whose logarithm is:
+  // norms have a long tail, and four times the usual one is nothing strange, nor harmful behind the clip.
+  double sigma = 6;
   int64_t window = 200;             // accepted steps that mean and deviation look back on
   double max_skip_share = 0.01;     // of the steps so far; beyond it outliers are let through
   double val_rise = 0.5;            // nats above the best validation loss
@@ -62,11 +64,11 @@ class Guard {
 
  private:
   // The last `window` values, oldest first.
-  [[nodiscard]] bool IsOutlier(const std::vector<double>& history, double value, double* mean, double* sigma) const;
+  [[nodiscard]] bool IsOutlier(const std::vector<double>& history, double value, double* mean, double* deviation) const;
   void Remember(std::vector<double>& history, double value) const;
 
   GuardConfig config_;
-  std::vector<double> losses_, norms_;
+  std::vector<double> losses_, log_norms_;
   int64_t nonfinite_ = 0, outliers_ = 0, empty_ = 0, streak_ = 0;
   double best_val_ = 0;
   int64_t best_step_ = -1, rises_ = 0;

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -57,6 +58,23 @@ TEST(Guard, OutliersAreSkippedWithinTheBudget) {
   }
 }
 
+TEST(Guard, TheLongTailOfGradientNormsIsNoOutlier) {
+  for (const uint64_t seed : {1, 2, 3}) {
+    SCOPED_TRACE(seed);
+    Rng rng(seed);
+    Guard guard({});
+    double largest = 0;
+    for (int64_t step = 0; step < 5000; ++step) {
+      const double norm = std::exp(0.4 * rng.Normal());  // the largest are four times the usual one
+      largest = std::max(largest, norm);
+      ASSERT_EQ(guard.Check(step, 3, norm).verdict, Verdict::kUpdate) << step << ": " << norm;
+    }
+    EXPECT_GT(largest, 3);
+    EXPECT_EQ(guard.Check(5000, 3, 30).cause, Guard::Cause::kGradOutlier);
+    EXPECT_EQ(guard.Check(5001, 3, 0).verdict, Verdict::kUpdate);
+  }
+}
+
 TEST(Guard, ValidationRisingThreeTimesStops) {
   Guard guard({});
   EXPECT_FALSE(guard.CheckValidation(10, 3.0));
@@ -88,6 +106,18 @@ TEST(Guard, StepsWithoutTargetsAreCountedAndChangeNothingElse) {
   older.erase("empty");
   other.Load(older, "guard");
   EXPECT_EQ(other.empty(), 0);
+}
+
+TEST(Guard, StatesWithNormsInThePlaceOfTheirLogarithmsStayReadable) {
+  Guard guard({.window = 3});
+  for (int64_t step = 0; step < 3; ++step)
+    EXPECT_EQ(guard.Check(step, 2, 1 + static_cast<double>(step)).verdict, Verdict::kUpdate);
+  nlohmann::ordered_json older = guard.Save();
+  older.erase("log_norms");
+  older["norms"] = {1.0, 2.0, 3.0};
+  Guard other({.window = 3});
+  other.Load(older, "guard");
+  EXPECT_EQ(other.Save(), guard.Save());
 }
 
 TEST(Guard, SavedGuardDecidesLikeTheOneThatWentOn) {
