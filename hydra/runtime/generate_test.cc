@@ -363,7 +363,7 @@ TEST(Speed, CountsStateAndKeys) {
 TEST(Speed, RunsFromTheSameStates) {
   const Model model = BuildModel(RandomSource(HydraNano(), 1));
   ThreadPool pool(2);
-  for (const SpeedTest test : {SpeedTest{.prompt = 20, .depth = 5}, SpeedTest{.generate = 4, .batch = 3}}) {
+  for (const SpeedTest& test : {SpeedTest{.prompt = 20, .depth = 5}, SpeedTest{.generate = 4, .batch = 3}}) {
     SpeedRunner runner(model, test, pool);
     EXPECT_GT(runner.Run(), 0);
     EXPECT_GT(runner.Run(), 0);

@@ -14,8 +14,9 @@ namespace hydra::train {
 // [guard] of the run file; 0 turns a guard off.
 struct GuardConfig {
   int64_t nonfinite_stop = 3;  // so many non-finite steps in a row end the run; each is skipped in any case
-  // A loss above the mean of the window + sigma deviations is skipped, and so is a gradient norm whose logarithm is:
-  // norms have a long tail, and four times the usual one is nothing strange, nor harmful behind the clip.
+  // A loss above the mean of the window + sigma deviations is skipped, and so is a gradient norm whose logarithm is,
+  // the deviation being 0.25 at least: norms have a long tail, and one of four times the usual size is nothing strange,
+  // nor harmful behind the clip.
   double sigma = 6;
   int64_t window = 200;             // accepted steps that mean and deviation look back on
   double max_skip_share = 0.01;     // of the steps so far; beyond it outliers are let through
@@ -64,7 +65,8 @@ class Guard {
 
  private:
   // The last `window` values, oldest first.
-  [[nodiscard]] bool IsOutlier(const std::vector<double>& history, double value, double* mean, double* deviation) const;
+  [[nodiscard]] bool IsOutlier(const std::vector<double>& history, double value, double least_deviation, double* mean,
+                               double* deviation) const;
   void Remember(std::vector<double>& history, double value) const;
 
   GuardConfig config_;

@@ -46,7 +46,8 @@ TEST(Guard, OutliersAreSkippedWithinTheBudget) {
     // 6 sigma of a normal distribution: one false alarm in 10^9.
     for (; step < 400; ++step) EXPECT_EQ(guard.Check(step, noise(), noise()).verdict, Verdict::kUpdate);
     EXPECT_EQ(guard.Check(step++, 5, noise()).cause, Guard::Cause::kLossOutlier);
-    EXPECT_EQ(guard.Check(step++, noise(), 5).cause, Guard::Cause::kGradOutlier);
+    EXPECT_EQ(guard.Check(step++, noise(), 12).verdict, Verdict::kUpdate);  // four times the usual norm is none
+    EXPECT_EQ(guard.Check(step++, noise(), 15).cause, Guard::Cause::kGradOutlier);
     // A fall is no outlier.
     EXPECT_EQ(guard.Check(step++, 0.1, 0.1).verdict, Verdict::kUpdate);
     int skipped = 2;
