@@ -28,16 +28,20 @@ const char* CauseName(Guard::Cause cause) {
   return "";
 }
 
-bool Guard::IsOutlier(const std::vector<double>& history, double value, double least_deviation, double* mean,
+bool Guard::IsOutlier(const std::vector<double>& history, double value, bool logarithms, double* mean,
                       double* deviation) const {
   if (config_.sigma <= 0 || static_cast<int64_t>(history.size()) < config_.window) return false;
+  // A norm of 0 has no logarithm; it is no outlier in any case.
+  const auto judged = [logarithms](double x) {
+    return logarithms ? std::log(std::max(x, std::numeric_limits<double>::min())) : x;
+  };
   const double n = static_cast<double>(history.size());
   double sum = 0, squares = 0;
-  for (const double x : history) sum += x;
+  for (const double x : history) sum += judged(x);
   *mean = sum / n;
-  for (const double x : history) squares += (x - *mean) * (x - *mean);
-  *deviation = std::max(std::sqrt(squares / n), least_deviation);
-  return value > *mean + config_.sigma * *deviation;
+  for (const double x : history) squares += (judged(x) - *mean) * (judged(x) - *mean);
+  *deviation = std::max(std::sqrt(squares / n), logarithms ? kLeastLogDeviation : 0.0);
+  return judged(value) > *mean + config_.sigma * *deviation;
 }
 
 void Guard::Remember(std::vector<double>& history, double value) const {
@@ -57,11 +61,9 @@ Guard::Decision Guard::Check(int64_t step, double loss, double grad_norm) {
     return decision;
   }
   streak_ = 0;
-  // A norm of 0 has no logarithm; it is no outlier in any case.
-  const double log_norm = std::log(std::max(grad_norm, std::numeric_limits<double>::min()));
   double mean = 0, deviation = 0;
-  const bool loss_high = IsOutlier(losses_, loss, 0, &mean, &deviation);
-  const bool norm_high = !loss_high && IsOutlier(log_norms_, log_norm, kLeastLogDeviation, &mean, &deviation);
+  const bool loss_high = IsOutlier(losses_, loss, false, &mean, &deviation);
+  const bool norm_high = !loss_high && IsOutlier(norms_, grad_norm, true, &mean, &deviation);
   if ((loss_high || norm_high) &&
       static_cast<double>(outliers_ + 1) <= config_.max_skip_share * static_cast<double>(step + 1)) {
     ++outliers_;
@@ -74,7 +76,7 @@ Guard::Decision Guard::Check(int64_t step, double loss, double grad_norm) {
                    ")", of_window)};
   }
   Remember(losses_, loss);
-  Remember(log_norms_, log_norm);
+  Remember(norms_, grad_norm);
   return {};
 }
 
@@ -92,7 +94,7 @@ bool Guard::CheckValidation(int64_t step, double loss) {
 }
 
 nlohmann::ordered_json Guard::Save() const {
-  return {{"losses", losses_},     {"log_norms", log_norms_}, {"nonfinite", nonfinite_},
+  return {{"losses", losses_},     {"norms", norms_},         {"nonfinite", nonfinite_},
           {"outliers", outliers_}, {"empty", empty_},         {"streak", streak_},
           {"best_val", best_val_}, {"best_step", best_step_}, {"rises", rises_}};
 }
@@ -104,12 +106,7 @@ void Guard::Load(const nlohmann::ordered_json& json, const std::string& where) {
   };
   Guard loaded(config_);
   read("losses", &loaded.losses_);
-  if (json.is_object() && json.contains("norms")) {  // of older states
-    read("norms", &loaded.log_norms_);
-    for (double& norm : loaded.log_norms_) norm = std::log(std::max(norm, std::numeric_limits<double>::min()));
-  } else {
-    read("log_norms", &loaded.log_norms_);
-  }
+  read("norms", &loaded.norms_);
   read("nonfinite", &loaded.nonfinite_);
   read("outliers", &loaded.outliers_);
   if (json.contains("empty")) read("empty", &loaded.empty_);
@@ -117,11 +114,11 @@ void Guard::Load(const nlohmann::ordered_json& json, const std::string& where) {
   read("best_val", &loaded.best_val_);
   read("best_step", &loaded.best_step_);
   read("rises", &loaded.rises_);
-  if (loaded.losses_.size() != loaded.log_norms_.size())
+  if (loaded.losses_.size() != loaded.norms_.size())
     throw Error(ErrorCode::kFormat,
-                StrCat(where, ".log_norms: ", loaded.log_norms_.size(), " values, losses has ", loaded.losses_.size()));
+                StrCat(where, ".norms: ", loaded.norms_.size(), " values, losses has ", loaded.losses_.size()));
   // A window that was made smaller keeps the newest.
-  for (std::vector<double>* history : {&loaded.losses_, &loaded.log_norms_}) {
+  for (std::vector<double>* history : {&loaded.losses_, &loaded.norms_}) {
     const auto window = static_cast<size_t>(config_.sigma > 0 ? config_.window : 0);
     if (history->size() > window)
       history->erase(history->begin(), history->end() - static_cast<std::ptrdiff_t>(window));

@@ -64,13 +64,13 @@ class Guard {
   void Load(const nlohmann::ordered_json& json, const std::string& where);
 
  private:
-  // The last `window` values, oldest first.
-  [[nodiscard]] bool IsOutlier(const std::vector<double>& history, double value, double least_deviation, double* mean,
+  // `history` has the last `window` values, oldest first; they are judged as they are or by their logarithms.
+  [[nodiscard]] bool IsOutlier(const std::vector<double>& history, double value, bool logarithms, double* mean,
                                double* deviation) const;
   void Remember(std::vector<double>& history, double value) const;
 
   GuardConfig config_;
-  std::vector<double> losses_, log_norms_;
+  std::vector<double> losses_, norms_;
   int64_t nonfinite_ = 0, outliers_ = 0, empty_ = 0, streak_ = 0;
   double best_val_ = 0;
   int64_t best_step_ = -1, rises_ = 0;
