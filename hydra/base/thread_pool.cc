@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The thread pool. A region is a counter of tasks behind a gate: whoever is awake enters and takes tasks, and the
-// caller waits only for those who entered, so a worker that the system wakes late delays nobody. One that loses its CPU
-// in the middle of a task delays all, so where that happens often it is left out for a while. Not here: counting cores
-// (physical_cores.cc), the rule (leave_out.h).
+// The thread pool. A region is a counter of tasks, or a range of them for each worker, behind a gate: whoever is awake
+// enters and takes tasks, and the caller waits only for those who entered, so a worker that the system wakes late
+// delays nobody. One that loses its CPU in the middle of a task delays all, so where that happens often it is left out
+// for a while. Not here: counting cores (physical_cores.cc), the rule (leave_out.h).
 #include "hydra/base/thread_pool.h"
 
 #include <sched.h>
@@ -74,6 +74,40 @@ class NoSignals {
   sigset_t before_;
 };
 
+// Tasks that one worker takes from the front and others from behind.
+class alignas(64) TaskRange {
+ public:
+  void Set(int64_t begin, int64_t end) { left_.store(Pack(begin, end), std::memory_order_relaxed); }
+
+  std::optional<int64_t> TakeFirst() {
+    uint64_t seen = left_.load(std::memory_order_relaxed);
+    while (Begin(seen) < End(seen))
+      if (left_.compare_exchange_weak(seen, Pack(Begin(seen) + 1, End(seen)), std::memory_order_relaxed))
+        return Begin(seen);
+    return std::nullopt;
+  }
+  // The second half of what another has left becomes this one's, which is empty; returns its first task.
+  std::optional<int64_t> TakeHalfOf(TaskRange& other) {
+    uint64_t seen = other.left_.load(std::memory_order_relaxed);
+    while (Begin(seen) < End(seen)) {
+      const int64_t middle = Begin(seen) + (End(seen) - Begin(seen)) / 2;
+      if (!other.left_.compare_exchange_weak(seen, Pack(Begin(seen), middle), std::memory_order_relaxed)) continue;
+      Set(middle + 1, End(seen));
+      return middle;
+    }
+    return std::nullopt;
+  }
+
+ private:
+  static uint64_t Pack(int64_t begin, int64_t end) {
+    return static_cast<uint64_t>(begin) | static_cast<uint64_t>(end) << 32;
+  }
+  static int64_t Begin(uint64_t range) { return static_cast<int64_t>(range & 0xFFFFFFFF); }
+  static int64_t End(uint64_t range) { return static_cast<int64_t>(range >> 32); }
+
+  std::atomic<uint64_t> left_{0};
+};
+
 }  // namespace
 
 struct ThreadPool::Impl {
@@ -84,8 +118,10 @@ struct ThreadPool::Impl {
   Task task = nullptr;
   void* context = nullptr;
   int64_t n = 0;
+  Order order = Order::kOneByOne;
 
-  alignas(64) std::atomic<int64_t> next{0};    // the next task
+  alignas(64) std::atomic<int64_t> next{0};    // the next task, one by one
+  std::vector<TaskRange> ranges;               // of each worker, by ranges
   alignas(64) std::atomic<uint32_t> gate{0};   // kOpen | workers inside
   alignas(64) std::atomic<uint32_t> epoch{0};  // counts regions; workers sleep on it
   std::atomic<int64_t> regions{0};
@@ -124,12 +160,36 @@ struct ThreadPool::Impl {
   static thread_local const Impl* inside;
   static thread_local int inside_worker;
 
+  // The next task of a worker; n where there is none.
+  int64_t Next(int worker) {
+    if (order == Order::kOneByOne) return next.fetch_add(1, std::memory_order_relaxed);
+    const size_t count = ranges.size(), own = static_cast<size_t>(worker);
+    if (const auto task = ranges[own].TakeFirst()) return *task;
+    for (size_t i = 1; i < count; ++i)
+      if (const auto task = ranges[own].TakeHalfOf(ranges[(own + i) % count])) return *task;
+    return n;
+  }
+
+  // Cuts the tasks into ranges of equal length, of the first workers that take part.
+  void CutRanges(int most_workers) {
+    const auto takes_part = [&](size_t worker) {
+      return worker < static_cast<size_t>(most_workers) && out_until[worker].load(std::memory_order_relaxed) == 0;
+    };
+    int64_t parts = 0, part = 0;
+    for (size_t worker = 0; worker < ranges.size(); ++worker) parts += takes_part(worker) ? 1 : 0;
+    for (size_t worker = 0; worker < ranges.size(); ++worker) {
+      const int64_t begin = n * part / parts;
+      if (takes_part(worker)) ++part;
+      ranges[worker].Set(begin, n * part / parts);
+    }
+  }
+
   void Work(int worker) noexcept {
     const Impl* outer = inside;
     const int outer_worker = inside_worker;
     inside = this;
     inside_worker = worker;
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) {
+    for (int64_t i; (i = Next(worker)) < n;) {
       try {
         task(context, i, worker);
       } catch (...) {
@@ -161,14 +221,16 @@ struct ThreadPool::Impl {
   }
 
   // One region; the gate orders everything that the caller and the workers write.
-  void Region(int64_t tasks, Task f, void* f_context, int most_workers, double start) {
+  void Region(int64_t tasks, Task f, void* f_context, int most_workers, Order tasks_order, double start) {
     HYDRA_CHECK(!busy.exchange(true, std::memory_order_acquire), "two threads call one pool");
     LookAround(start);
     most.store(most_workers, std::memory_order_relaxed);
     task = f;
     context = f_context;
     n = tasks;
+    order = tasks_order;
     next.store(0, std::memory_order_relaxed);
+    if (order == Order::kRanges) CutRanges(most_workers);
     regions.fetch_add(1, std::memory_order_relaxed);
     cpus[0].store(::sched_getcpu(), std::memory_order_relaxed);
     gate.store(kOpen, std::memory_order_release);
@@ -271,6 +333,7 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
   impl_->cpus = std::vector<std::atomic<int>>(static_cast<size_t>(threads));
   for (auto& cpu : impl_->cpus) cpu = -1;
   impl_->waited = std::vector<std::atomic<double>>(static_cast<size_t>(threads));
+  impl_->ranges = std::vector<TaskRange>(static_cast<size_t>(threads));
   impl_->out_until = std::vector<std::atomic<double>>(static_cast<size_t>(threads));
   // With more threads than CPUs, one that spins keeps another from its work.
   impl_->may_spin = threads <= static_cast<int>(impl_->allowed.size());
@@ -300,17 +363,18 @@ void ThreadPool::RunRaw(void (*f)(void*, int), void* context) {
     const auto& run = *static_cast<Call*>(c);
     run.f(run.context, static_cast<int>(worker));
   };
-  ForRaw(threads(), task, &call, threads());
+  ForRaw(threads(), task, &call, threads(), Order::kOneByOne);
 }
 
-void ThreadPool::ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context, int most) {
+void ThreadPool::ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context, int most, Order order) {
   if (Impl::inside == impl_.get()) {
     for (int64_t i = 0; i < n; ++i) f(context, i, Impl::inside_worker);
     return;
   }
+  HYDRA_CHECK(n <= std::numeric_limits<uint32_t>::max(), n, " tasks");
   const double start = Seconds();
   if (n > 1 && std::min(most, threads()) > 1)
-    impl_->Region(n, f, context, most, start);
+    impl_->Region(n, f, context, most, order, start);
   else
     for (int64_t i = 0; i < n; ++i) f(context, i, 0);
   impl_->seconds += Seconds() - start;

@@ -42,7 +42,16 @@ class ThreadPool {
     using Fn = std::remove_reference_t<F>;
     ForRaw(
         n, [](void* context, int64_t task, int worker) { (*static_cast<Fn*>(context))(task, worker); },
-        const_cast<void*>(static_cast<const void*>(&f)), most);
+        const_cast<void*>(static_cast<const void*>(&f)), most, Order::kOneByOne);
+  }
+  // The same, but each worker begins with a range of neighbouring tasks, so that what they read is one stream; who is
+  // through takes half of what another has left.
+  template <class F>
+  void ForRanges(int64_t n, F&& f, int most = std::numeric_limits<int>::max()) {
+    using Fn = std::remove_reference_t<F>;
+    ForRaw(
+        n, [](void* context, int64_t task, int worker) { (*static_cast<Fn*>(context))(task, worker); },
+        const_cast<void*>(static_cast<const void*>(&f)), most, Order::kRanges);
   }
 
   // Regions run so far: each is one barrier pair.
@@ -51,8 +60,9 @@ class ThreadPool {
   [[nodiscard]] double seconds() const;
 
  private:
+  enum class Order { kOneByOne, kRanges };
   void RunRaw(void (*f)(void*, int), void* context);
-  void ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context, int most);
+  void ForRaw(int64_t n, void (*f)(void*, int64_t, int), void* context, int most, Order order);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

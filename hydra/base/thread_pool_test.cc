@@ -135,6 +135,42 @@ TEST(ThreadPool, OnlyTheFirstWorkersTakeTasksWhereFewerAreAskedFor) {
   EXPECT_EQ(pool.regions(), before);
 }
 
+// Each task once, whoever takes it; with one worker that is slow, the others take what it has left.
+TEST(ThreadPool, RangesRunEachTaskOnce) {
+  for (const int threads : {1, 2, 3, 4}) {
+    ThreadPool pool(threads);
+    for (const int64_t n : {0, 1, 2, 5, 64, 1000})
+      for (const int most : {1, 2, 99}) {
+        std::vector<std::atomic<int>> runs(static_cast<size_t>(n));
+        std::atomic<int> highest = 0;
+        pool.ForRanges(
+            n,
+            [&](int64_t task, int worker) {
+              ++runs[static_cast<size_t>(task)];
+              for (int seen = highest; worker > seen && !highest.compare_exchange_weak(seen, worker);) {
+              }
+              if (worker == 0 && task % 7 == 0) std::this_thread::sleep_for(std::chrono::microseconds(20));
+            },
+            most);
+        for (const auto& count : runs) EXPECT_EQ(count, 1);
+        EXPECT_LT(highest, most);
+      }
+  }
+}
+
+// A worker that is not held up takes neighbouring tasks.
+TEST(ThreadPool, RangesBeginApart) {
+  ThreadPool pool(2);
+  constexpr int64_t kTasks = 100;
+  int64_t apart = 0;
+  for (int repeat = 0; repeat < 200; ++repeat) {
+    std::vector<int> by(kTasks);
+    pool.ForRanges(kTasks, [&](int64_t task, int worker) { by[static_cast<size_t>(task)] = worker; });
+    for (size_t i = 1; i < by.size(); ++i) apart += by[i] != by[i - 1] ? 1 : 0;
+  }
+  EXPECT_LT(apart, 200 * 20);  // one by one, every second task would change hands
+}
+
 // Programs that spin on one CPU of ours, so that the system takes it from our threads all the time.
 TEST(ThreadPool, WorksOnWhileThreadsAreLeftOut) {
   ThreadPool pool(2);

@@ -132,7 +132,8 @@ struct Running {
   SpeedTest test;
   SpeedRunner speed;
   std::vector<double> rates{}, compared{};
-  int64_t disk = 0;  // bytes read from disk meanwhile
+  int64_t disk = 0;                  // bytes read from disk meanwhile
+  double read_before = 0, read = 0;  // bytes a second that the machine reads of as much as a pass does; in the end
 };
 
 // `row` holds what all rows of this call share; what was measured of a test is filled in.
@@ -147,6 +148,7 @@ BenchRow MakeRow(const Runner& runner, Running& running, const BenchFlags& flags
   if (!flags.model.offload.empty())
     row.disk_bytes = static_cast<double>(running.disk) /
                      static_cast<double>(running.test.tokens() * static_cast<int64_t>(running.rates.size()));
+  if (!flags.no_limits) row.read_bytes_per_s = (running.read_before + running.read) / 2;
   row.token_flops = CountTokenFlops(runner.model.config(), running.test);
   if (row.token_flops > 0 && !flags.no_limits)
     row.peak_flops = kernels::MeasurePeak(MatrixTypes(runner.model.weights().source).front(),
@@ -158,35 +160,42 @@ BenchRow MakeRow(const Runner& runner, Running& running, const BenchFlags& flags
 
 // Measures tests in turn, again and again, the other engine after each of ours. A row for each.
 std::vector<BenchRow> Measure(const BenchFlags& flags, const Runner& runner, std::span<const SpeedTest> tests,
-                              ReadMeter* meter, BenchRow common) {
-  const int threads = runner.pool->threads();
-  const double before = meter ? meter->Measure().bytes_per_s : 0;
+                              const BenchRow& common) {
   std::vector<Running> all;
+  int64_t most = 0;  // bytes of a pass
   for (const SpeedTest& test : tests) {
     if (StopRequested()) return {};
     all.push_back({test, SpeedRunner(runner.model, test, *runner.pool)});
-    if (!flags.compare.empty()) (void)RunCompared(flags, test, threads);  // its warm-up
+    most = std::max(most, all.back().speed.pass_bytes());
+    if (!flags.compare.empty()) (void)RunCompared(flags, test, runner.pool->threads());  // its warm-up
   }
+  std::optional<ReadMeter> meter;
+  if (!flags.no_limits) meter.emplace(*runner.pool, std::min(most, ReadMeter::DefaultBytes()));
+  const auto measure = [&](double Running::*rate) {
+    if (meter)
+      for (Running& one : all) one.*rate = meter->Measure(one.speed.pass_bytes()).bytes_per_s;
+  };
+  measure(&Running::read_before);
   for (int64_t i = 0; i < flags.repeats; ++i)
     for (Running& one : all) {
       if (StopRequested()) break;
       const int64_t disk = DiskBytesRead();
       one.rates.push_back(static_cast<double>(one.test.tokens()) / one.speed.Run());
       one.disk += DiskBytesRead() - disk;
-      if (!flags.compare.empty()) one.compared.push_back(RunCompared(flags, one.test, threads));
+      if (!flags.compare.empty()) one.compared.push_back(RunCompared(flags, one.test, runner.pool->threads()));
     }
-  const double after = meter ? meter->Measure().bytes_per_s : 0;
-  if (meter) common.read_bytes_per_s = (before + after) / 2;
-  constexpr double kVoid = 0.05;
-  if (std::abs(after - before) > kVoid * std::max(before, after))
-    fmt::print(stderr,
-               "hydralm: warning: {}: the memory's read rate moved from {:.1f} to {:.1f} GB/s: measure again on a "
-               "quiet machine\n",
-               TestName(tests.front()) + (tests.size() > 1 ? fmt::format(" and {} more", tests.size() - 1) : ""),
-               before / 1e9, after / 1e9);
+  measure(&Running::read);
   std::vector<BenchRow> rows;
-  for (Running& one : all)
-    if (!one.rates.empty()) rows.push_back(MakeRow(runner, one, flags, common));
+  for (Running& one : all) {
+    if (one.rates.empty()) continue;
+    constexpr double kVoid = 0.05;
+    if (std::abs(one.read - one.read_before) > kVoid * std::max(one.read, one.read_before))
+      fmt::print(stderr,
+                 "hydralm: warning: {}: the memory's read rate moved from {:.1f} to {:.1f} GB/s: measure again on a "
+                 "quiet machine\n",
+                 TestName(one.test), one.read_before / 1e9, one.read / 1e9);
+    rows.push_back(MakeRow(runner, one, flags, common));
+  }
   return rows;
 }
 
@@ -349,11 +358,8 @@ int RunBench(const BenchFlags& flags, const CLI::App* verb, const CommonFlags& c
   } else {
     runner.Announce();
   }
-  std::optional<ReadMeter> meter;
-  if (!tests.empty() && !flags.no_limits) meter.emplace(*runner.pool);
   for (size_t i = 0; i < tests.size() && !StopRequested(); i += together)
-    for (const BenchRow& made :
-         Measure(flags, runner, std::span<const SpeedTest>(tests).subspan(i, together), meter ? &*meter : nullptr, row))
+    for (const BenchRow& made : Measure(flags, runner, std::span<const SpeedTest>(tests).subspan(i, together), row))
       writer.Write(made);
   writer.Finish();
   return StopStatus();

@@ -32,8 +32,8 @@ struct BenchRow {
   ExpertUse experts{};                 // in one repetition; of models with BlockFFN layers
   double token_flops = 0;              // of a prompt's token
   std::optional<double> disk_bytes{};  // read from disk a token, in all repetitions; of --offload
-  // The machine's limits, where they were measured: what its memory gives, and what the arithmetic of the main matrices
-  // can do with all threads.
+  // The machine's limits, where they were measured: what all threads read of as many bytes as a pass reads, and what
+  // the arithmetic of the main matrices can do.
   std::optional<double> read_bytes_per_s{}, peak_flops{};
   std::optional<Summary> compared{};  // the other engine
   std::optional<PerplexityOf> perplexity{};

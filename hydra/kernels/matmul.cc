@@ -25,6 +25,7 @@ namespace hydra::kernels {
 namespace {
 
 constexpr int64_t kLine = 16;               // floats of y in a cache line
+constexpr int64_t kTasksOfThread = 20;      // several, so that one which loses its core for a while holds back little
 constexpr int64_t kSlab = 256;              // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
 constexpr int64_t kGemmTokens = 480;        // tokens of a task there: their sums (60 KB) stay in the second-level cache
 constexpr int64_t kInt8Tokens = 192;        // tokens that pass a panel pair before the next pair: x stays in that cache
@@ -71,6 +72,7 @@ struct Plan {
 
 struct Task {
   int64_t plan, n0, n1, t0, t1;
+  int64_t row_step = 0;  // where it is > 0, the rows n0 .. n1 - 1 of kStreams places so many rows apart
 };
 
 }  // namespace
@@ -148,7 +150,7 @@ class Driver {
     Prepare();
     MakeTasks();
     ReserveWork();
-    pool_.For(
+    pool_.ForRanges(
         static_cast<int64_t>(data_.tasks.size()),
         [this](int64_t task, int worker) { RunTask(data_.tasks[static_cast<size_t>(task)], worker); }, Threads());
   }
@@ -385,6 +387,12 @@ class Driver {
   [[nodiscard]] bool IsFew() const {
     return std::ranges::all_of(data_.plans, [](const Plan& plan) { return plan.map->T <= kSmallBatch; });
   }
+  // Whether a thread may read a map in several places at once: of one token, from memory, alone on its y.
+  [[nodiscard]] bool HasStreams(const Plan& plan) const {
+    const MatMulArgs& a = *plan.map;
+    return tuning_.streams > 1 && a.T == 1 && plan.next < 0 &&
+           (plan.way == Way::kDot || (plan.way == Way::kInt8 && a.w.packed));
+  }
   [[nodiscard]] int Threads() const {
     const int all = pool_.threads();
     return tuning_.threads > 0 && IsFew() ? std::min(tuning_.threads, all) : all;
@@ -400,14 +408,36 @@ class Driver {
     double total = 0;
     for (const Plan& plan : data_.plans)
       total += UnitCost(*plan.map) * static_cast<double>(CeilDiv(plan.map->w.rows, unit_));
-    // Several tasks a thread, so that a thread which loses its core for a while holds back little.
-    const int64_t pieces = IsFew() ? tuning_.pieces : Tuning().pieces;
-    const double target = total / static_cast<double>(pieces * Threads());
-    for (size_t i = 0; i < data_.plans.size(); ++i)
-      if (data_.plans[i].first) AddTasks(static_cast<int64_t>(i), target);
+    const double target = total / static_cast<double>(kTasksOfThread * Threads());
+    const auto count = static_cast<int64_t>(data_.plans.size());
+    // A thread's tasks lie side by side in the list. What is not read as streams goes to the threads in turn.
+    const int64_t threads = tuning_.streams > 1 ? Threads() : 1;
+    for (int64_t thread = 0; thread < threads; ++thread)
+      for (int64_t i = 0; i < count; ++i) {
+        const Plan& plan = data_.plans[static_cast<size_t>(i)];
+        if (!plan.first) continue;
+        const int64_t streamed = HasStreams(plan) ? AddStreams(i, thread, target) : 0;
+        if (i % threads == thread) AddTasks(i, streamed, target);
+      }
   }
 
-  void AddTasks(int64_t first, double target) {
+  // A thread's streams of a map: kStreams places of equal lengths, in tasks. Returns the rows that are read as streams
+  // by all threads.
+  int64_t AddStreams(int64_t index, int64_t thread, double target) {
+    const MatMulArgs& a = *data_.plans[static_cast<size_t>(index)].map;
+    const int64_t unit = std::max(kLine, kernels_.lanes), places = kStreams * Threads();
+    const int64_t length = a.w.rows / unit / places;  // in units
+    const double cost = UnitCost(a) * static_cast<double>(unit) / static_cast<double>(unit_) * kStreams;
+    const int64_t step = std::clamp<int64_t>(static_cast<int64_t>(target / cost), 1, std::max<int64_t>(length, 1));
+    const int64_t begin = thread * kStreams * length;
+    for (int64_t u = 0; u < length; u += step)
+      data_.tasks.push_back(
+          {index, (begin + u) * unit, (begin + std::min(length, u + step)) * unit, 0, 1, length * unit});
+    return places * length * unit;
+  }
+
+  // Of the rows from row `from` on.
+  void AddTasks(int64_t first, int64_t from, double target) {
     const auto& plans = data_.plans;
     int64_t units = 0;
     double cost = 0;  // of one unit, all maps of this y
@@ -430,8 +460,8 @@ class Driver {
     }
     const int64_t step = std::clamp<int64_t>(static_cast<int64_t>(target / cost), 1, units);
     for (int64_t t = 0; t < T; t += tokens)
-      for (int64_t u = 0; u < units; u += step)
-        data_.tasks.push_back({first, u * unit_, (u + step) * unit_, t, plan.next < 0 ? std::min(T, t + tokens) : -1});
+      for (int64_t row = from; row < units * unit_; row += step * unit_)
+        data_.tasks.push_back({first, row, row + step * unit_, t, plan.next < 0 ? std::min(T, t + tokens) : -1});
   }
 
   // What one worker needs for any of the tasks: a slab and its sums, or two panels of weights that are not packed.
@@ -486,6 +516,7 @@ class Driver {
             .K = a.w.cols,
             .n0 = task.n0,
             .n1 = task.n1,
+            .row_step = task.row_step,
             .x = a.x,
             .x_stride = plan.x_stride,
             .x_rows = a.x_rows,
@@ -497,9 +528,12 @@ class Driver {
   // Of the sums that the task has just stored, while they are in the first-level cache.
   void RunSilu(const Plan& plan, const Task& task) const {
     const Output& out = plan.out;
+    const int64_t places = task.row_step > 0 ? kStreams : 1;
     for (int64_t t = task.t0; t < task.t1; ++t)
-      kernels_.scaled_silu(out.y + (out.y_rows != nullptr ? out.y_rows[t] : t) * out.y_stride + task.n0,
-                           task.n1 - task.n0, plan.map->row_scale != nullptr ? plan.map->row_scale[t] : 1.0f);
+      for (int64_t place = 0; place < places; ++place)
+        kernels_.scaled_silu(
+            out.y + (out.y_rows != nullptr ? out.y_rows[t] : t) * out.y_stride + task.n0 + place * task.row_step,
+            task.n1 - task.n0, plan.map->row_scale != nullptr ? plan.map->row_scale[t] : 1.0f);
   }
 
   // The panels of `count` * L rows from n on: W's own, or packed here.
@@ -529,6 +563,9 @@ class Driver {
                   .ahead = few && w.packed ? tuning_.ahead : 0,
                   .out = plan.out};
     const int64_t lanes = kernels_.lanes;
+    if (task.row_step > 0) return RunStreams(plan, task, call);
+    call.panel_step = plan.layout.bytes;
+    call.row_step = lanes;
     const int64_t tile = CeilDiv(kInt8Tokens, x.stride) * x.stride;
     // Packing a panel here is worth all the tokens at once.
     const int64_t tokens = w.packed ? tile : task.t1 - task.t0;
@@ -540,6 +577,17 @@ class Driver {
         call.panel = reinterpret_cast<const uint8_t*>(Panels(plan, call.n0, call.panels, work));
         kernels_.int8(call);
       }
+    }
+  }
+
+  void RunStreams(const Plan& plan, const Task& task, Int8Call call) const {
+    call.t1 = 1;
+    call.panels = kStreams;
+    call.row_step = task.row_step;
+    call.panel_step = task.row_step / kernels_.lanes * plan.layout.bytes;
+    for (call.n0 = task.n0; call.n0 < task.n1; call.n0 += kernels_.lanes) {
+      call.panel = reinterpret_cast<const uint8_t*>(Panels(plan, call.n0, 1, nullptr));
+      kernels_.int8(call);
     }
   }
 

@@ -67,12 +67,14 @@ struct MatMulArgs {
   int owner = 0;                       // whose time a profile counts it as
 };
 
+inline constexpr int64_t kStreams = 4;
+
 // What one machine does faster than another with few rows of x (at most kSmallBatch), where W comes from memory. No
 // choice moves a bit of a result.
 struct Tuning {
-  int64_t ahead = 0;   // bytes between what is used and what is asked for of W; 0: the processor's own reading ahead
-  int64_t pieces = 6;  // tasks of each thread that a product is cut into
-  int threads = 0;     // that take part; 0: all of the pool
+  int64_t ahead = 0;    // bytes between what is used and what is asked for of W; 0: the processor's own reading ahead
+  int64_t streams = 1;  // places of W that a thread reads side by side for one row of x: 1, or kStreams
+  int threads = 0;      // that take part; 0: all of the pool
   bool operator==(const Tuning&) const = default;
 };
 

@@ -119,7 +119,9 @@ HWY_NOINLINE void DotTokens(const DotCall& c, int64_t n, int64_t t0) {
 
 template <class W>
 HWY_NOINLINE void DotOneToken(const DotCall& c) {
-  for (int64_t n = c.n0; n < c.n1; ++n) DotRow<W, 1>(c, n, 0);
+  const int64_t streams = c.row_step > 0 ? kStreams : 1;
+  for (int64_t n = c.n0; n < c.n1; ++n)
+    for (int64_t stream = 0; stream < streams; ++stream) DotRow<W, 1>(c, n + stream * c.row_step, 0);
 }
 
 // Each row stays in the first-level cache while all tokens pass.

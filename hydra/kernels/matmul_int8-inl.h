@@ -172,20 +172,30 @@ HWY_INLINE const uint8_t* EndOf(const BlockAt& at) {
   return at.quants + PanelShape(F::kType, kLanes).vectors * kVectorBytes;
 }
 
+// Of what is asked for ahead: nothing for two panels, which serve many tokens.
+template <int P>
+HWY_INLINE auto BeginOf(const Int8Call& c) {
+  if constexpr (P == kStreams) {
+    return AheadOfStreams<P>(c.panel, c.panel_step, c.ahead);
+  } else {
+    return Ahead(c.panel, c.ahead);
+  }
+}
+
 template <class F, int P, int TN>
 HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0) {
-  Ahead ahead(c.panel, c.ahead);
+  auto ahead = BeginOf<P>(c);
   FloatVec sums[P][TN];
   Unroll<P>([&](auto p) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[p][t] = hn::Zero(FloatTag()); }); });
   const XBlock* x = c.x + t0 / c.stride * c.stride * c.blocks + t0 % c.stride;
   for (int64_t b = 0; b < c.blocks; ++b, x += c.stride) {
     BlockAt at[P];
-    Unroll<P>([&](auto p) HYDRA_LAMBDA { at[p] = At<F>(c.panel + p * c.layout.bytes, b); });
-    if constexpr (P == 1) ahead.Use(EndOf<F>(at[0]));
+    Unroll<P>([&](auto p) HYDRA_LAMBDA { at[p] = At<F>(c.panel + p * c.panel_step, b); });
+    if constexpr (P != 2) ahead.Use(EndOf<F>(at[0]));
     AddBlock<F, P, TN>(at, x, sums);
   }
   Unroll<TN>([&](auto t) HYDRA_LAMBDA {
-    Unroll<P>([&](auto p) HYDRA_LAMBDA { StoreSums(c.out, t0 + t, c.n0 + p * kLanes, sums[p][t]); });
+    Unroll<P>([&](auto p) HYDRA_LAMBDA { StoreSums(c.out, t0 + t, c.n0 + p * c.row_step, sums[p][t]); });
   });
 }
 
@@ -251,8 +261,9 @@ template <class F>
 void Product(const Int8Call& c) {
   if constexpr (kTilePanels == 2)
     if (c.panels == 2 && !c.few) return Tiles<F, 2>(c);
+  if (c.panels == kStreams) return Tile<F, kStreams, 1>(c, 0);
   Int8Call one = c;
-  for (int64_t p = 0; p < c.panels; ++p, one.panel += c.layout.bytes, one.n0 += kLanes)
+  for (int64_t p = 0; p < c.panels; ++p, one.panel += c.panel_step, one.n0 += c.row_step)
     c.few&& c.t1 > kTileTokens ? Stream<F>(one) : Tiles<F, 1>(one);
 }
 

@@ -109,7 +109,9 @@ struct Int8Call {
   WeightType type;
   PanelLayout layout;
   const uint8_t* panel = nullptr;  // of row n0
-  int64_t panels = 1;              // 1 or 2, one after the other
+  int64_t panels = 1;              // 1 or 2, one after the other; of one token kStreams too
+  int64_t panel_step = 0;          // bytes from one panel to the next
+  int64_t row_step = 0;            // rows of W, too
   int64_t blocks = 0;              // K / 32
   const XBlock* x = nullptr;       // of token 0
   int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
@@ -133,11 +135,12 @@ struct GemmCall {
   Output out;
 };
 
-// Rows of float weights, or narrow panels, times few tokens.
+// Rows of float weights, or narrow panels, times few tokens: the rows n0 .. n1 - 1, and where there is a row_step, of
+// one token, those of kStreams places so many rows apart, side by side.
 struct DotCall {
   WeightType type;
   const std::byte* w = nullptr;  // row 0, or panel 0
-  int64_t K = 0, n0 = 0, n1 = 0;
+  int64_t K = 0, n0 = 0, n1 = 0, row_step = 0;
   const float* x = nullptr;
   int64_t x_stride = 0;
   const int32_t* x_rows = nullptr;

@@ -175,8 +175,8 @@ TEST(MatMul, TuningChangesNoBit) {
       for (const int64_t n : {int64_t{1}, int64_t{2}, int64_t{5}, int64_t{8}, T}) {
         std::vector<float> want(static_cast<size_t>(n * N)), got = want;
         MatMul({.w = w.packed, .x = x.data(), .y = want.data(), .T = n}, act, pool, scratch);
-        for (const Tuning& tuning : {Tuning{.ahead = 1024}, Tuning{.ahead = 65536, .pieces = 1, .threads = 2},
-                                     Tuning{.pieces = 40, .threads = 1}, Tuning{.threads = 99}}) {
+        for (const Tuning& tuning : {Tuning{.ahead = 1024}, Tuning{.ahead = 65536, .streams = kStreams, .threads = 2},
+                                     Tuning{.streams = kStreams, .threads = 1}, Tuning{.threads = 99}}) {
           MatMul({.w = w.packed, .x = x.data(), .y = got.data(), .T = n}, {act, tuning}, pool, scratch);
           ExpectSameBits(want, got);
         }

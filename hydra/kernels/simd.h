@@ -12,7 +12,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -23,7 +22,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::ScalableTag<float>;
 using FloatVec = hn::Vec<FloatTag>;
 
-// Asks for the cache lines of a stream `distance` bytes before they are used; 0: never.
+// Asks for the cache lines of a stream `distance` bytes before they are used; 0: never. Those that are far ahead are
+// asked into the second-level cache, since the first one and its queue of misses have no room for so many, and into the
+// first one once they are near.
 class Ahead {
  public:
   HWY_INLINE Ahead(const void* begin, int64_t distance)
@@ -32,11 +33,39 @@ class Ahead {
   // What comes before `end` is used now.
   HWY_INLINE void Use(const void* end) {
     const uintptr_t last = reinterpret_cast<uintptr_t>(end) + distance_;
-    for (; next_ < last; next_ += 64) hwy::Prefetch(reinterpret_cast<const char*>(next_));
+    if (distance_ <= kNear) {
+      for (; next_ < last; next_ += 64) __builtin_prefetch(reinterpret_cast<const void*>(next_), 0, 3);
+    } else {
+      for (; next_ < last; next_ += 64) {
+        __builtin_prefetch(reinterpret_cast<const void*>(next_), 0, 2);
+        __builtin_prefetch(reinterpret_cast<const void*>(next_ - distance_ + kNear), 0, 3);
+      }
+    }
   }
 
  private:
+  static constexpr uintptr_t kNear = 2048;
   uintptr_t distance_, next_;
+};
+
+// The same for several streams side by side, `step` bytes apart, which are near.
+template <int kCount>
+class AheadOfStreams {
+ public:
+  HWY_INLINE AheadOfStreams(const void* begin, int64_t step, int64_t distance)
+      : distance_(static_cast<uintptr_t>(distance)),
+        step_(static_cast<uintptr_t>(step)),
+        next_(distance > 0 ? reinterpret_cast<uintptr_t>(begin) + distance_ : UINTPTR_MAX) {}
+  // What comes before `end` of the first stream, and as much of the others, is used now.
+  HWY_INLINE void Use(const void* end) {
+    const uintptr_t last = reinterpret_cast<uintptr_t>(end) + distance_;
+    for (; next_ < last; next_ += 64)
+      for (uintptr_t stream = 0; stream < kCount; ++stream)
+        __builtin_prefetch(reinterpret_cast<const void*>(next_ + stream * step_), 0, 3);
+  }
+
+ private:
+  uintptr_t distance_, step_, next_;
 };
 
 // Sum of all lanes, in an order that the level fixes.

@@ -368,7 +368,13 @@ TEST(Speed, RunsFromTheSameStates) {
     EXPECT_GT(runner.Run(), 0);
     EXPECT_GT(runner.Run(), 0);
   }
-  EXPECT_GT(ReadMeter(pool, 1 << 20).Measure().bytes_per_s, 1e6);
+}
+
+TEST(ReadMeter, MeasuresAnyNumberOfBytes) {
+  ThreadPool pool(2);
+  ReadMeter meter(pool, 3 << 20);
+  for (const int64_t bytes : {int64_t{0}, int64_t{1}, int64_t{100000}, int64_t{3} << 20, INT64_MAX})
+    EXPECT_GT(meter.Measure(bytes).bytes_per_s, 1e6) << bytes;
 }
 
 TEST(Speed, Summarises) {

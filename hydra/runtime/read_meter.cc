@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loops of the read meter.
+// The passes of the read meter.
 #include "hydra/runtime/read_meter.h"
 
 #include <unistd.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "hydra/base/clock.h"
 #include "hydra/base/error.h"
@@ -14,43 +13,21 @@
 namespace hydra {
 namespace {
 
+using kernels::ReadPattern;
+
 // A processor's own prefetching follows one stream well on some machines and several on others; on some it stops at
 // each page, so that asking ahead helps.
-constexpr ReadPattern kPatterns[] = {{1, 0}, {1, 1024}, {1, 4096}, {4, 0}, {4, 1024}};
+constexpr ReadPattern kPatterns[] = {{1, 0, 0}, {1, 1024, 0}, {1, 2048, 4096}, {1, 2048, 8192},
+                                     {4, 0, 0}, {4, 1024, 0}, {4, 2048, 0}};
 
 constexpr int64_t kNumber = sizeof(uint64_t);
+constexpr int64_t kPage = 4096 / kNumber;  // shares are whole pages
 
-// The sum of n numbers, read as kStreams streams of equal lengths.
-template <int kStreams, bool kAsk>
-uint64_t Sum(const uint64_t* p, int64_t n, int64_t ahead) {
-  constexpr int64_t kLanes = 16;  // two cache lines
-  uint64_t lanes[kLanes] = {};
-  const int64_t length = n / kStreams;
-  for (int64_t i = 0; i < length; i += kLanes)
-    for (int stream = 0; stream < kStreams; ++stream) {
-      const uint64_t* at = p + stream * length + i;
-      if (kAsk) {
-        const char* later = reinterpret_cast<const char*>(at) + ahead;
-        __builtin_prefetch(later, 0, 3);
-        __builtin_prefetch(later + kLanes / 2 * kNumber, 0, 3);
-      }
-      for (int64_t j = 0; j < kLanes; ++j) lanes[j] += at[j];
-    }
-  return std::accumulate(lanes, lanes + kLanes, uint64_t{0});
-}
-
-uint64_t SumBy(const ReadPattern& pattern, const uint64_t* p, int64_t n) {
-  const int64_t ahead = pattern.ahead;
-  if (pattern.streams == 1) return ahead > 0 ? Sum<1, true>(p, n, ahead) : Sum<1, false>(p, n, 0);
-  return ahead > 0 ? Sum<4, true>(p, n, ahead) : Sum<4, false>(p, n, 0);
+int64_t WholePages(int64_t bytes, int threads) {
+  return std::max<int64_t>(bytes / kNumber / threads / kPage, 1) * kPage;
 }
 
 }  // namespace
-
-std::string ReadPattern::Describe() const {
-  return StrCat(streams, streams == 1 ? " stream" : " streams",
-                ahead > 0 ? StrCat(", ", ahead, " bytes ahead") : std::string());
-}
 
 int64_t ReadMeter::DefaultBytes() {
 #ifdef HYDRA_SANITIZED  // its rates say nothing, and every word read is checked
@@ -61,10 +38,8 @@ int64_t ReadMeter::DefaultBytes() {
   return std::clamp(kCaches * cache, kLeast, kMost);
 }
 
-ReadMeter::ReadMeter(ThreadPool& pool, int64_t bytes) : pool_(pool) {
-  constexpr int64_t kPage = 4096 / kNumber;  // shares are whole pages
+ReadMeter::ReadMeter(ThreadPool& pool, int64_t bytes) : pool_(pool), share_(WholePages(bytes, pool.threads())) {
   const int threads = pool.threads();
-  share_ = std::max<int64_t>(bytes / kNumber / threads / kPage, 1) * kPage;
   pages_ = MapPages(share_ * threads * kNumber);
   data_ = reinterpret_cast<uint64_t*>(pages_.get());
   sums_.resize(static_cast<size_t>(threads));
@@ -72,22 +47,30 @@ ReadMeter::ReadMeter(ThreadPool& pool, int64_t bytes) : pool_(pool) {
   pool.Run([&](int worker) { std::fill_n(data_ + worker * share_, share_, static_cast<uint64_t>(worker) + 1); });
 }
 
-ReadRate ReadMeter::Measure() {
+ReadRate ReadMeter::Measure(int64_t bytes) {
   constexpr int kPasses = 3;
+  const int64_t numbers = std::min(share_, WholePages(bytes, pool_.threads()));
   ReadRate best;
   for (int pass = 0; pass < kPasses; ++pass)
     for (const ReadPattern& pattern : kPatterns)
-      if (const double rate = Pass(pattern); rate > best.bytes_per_s) best = {rate, pattern};
+      if (const double rate = Pass(pattern, numbers); rate > best.bytes_per_s) best = {rate, pattern};
   return best;
 }
 
-double ReadMeter::Pass(const ReadPattern& pattern) {
+double ReadMeter::Pass(const ReadPattern& pattern, int64_t numbers) {
+  // So little is read several times, so that neither the clock nor the threads' start is a part of it.
+  const int64_t least = std::min(share_, (int64_t{64} << 20) / kNumber / pool_.threads());
+  const int64_t times = (least + numbers - 1) / numbers;
   const double start = Seconds();
-  pool_.Run([&](int worker) { sums_[static_cast<size_t>(worker)] = SumBy(pattern, data_ + worker * share_, share_); });
-  const double rate = static_cast<double>(share_ * pool_.threads() * kNumber) / (Seconds() - start);
+  pool_.Run([&](int worker) {
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < times; ++i) sum += kernels::SumNumbers(data_ + worker * share_, numbers, pattern);
+    sums_[static_cast<size_t>(worker)] = sum;
+  });
+  const double rate = static_cast<double>(times * numbers * pool_.threads() * kNumber) / (Seconds() - start);
   for (int worker = 0; worker < pool_.threads(); ++worker)  // what was read is used
     HYDRA_CHECK(sums_[static_cast<size_t>(worker)] ==
-                static_cast<uint64_t>(share_) * (static_cast<uint64_t>(worker) + 1));
+                static_cast<uint64_t>(times * numbers) * (static_cast<uint64_t>(worker) + 1));
   return rate;
 }
 

@@ -59,6 +59,17 @@ std::shared_ptr<std::byte> MemoryOf(const StateLayout& layout) {
   }
 }
 
+// Tokens that fill the huge pages of each cache that grows by half, so that these take at most twice the memory of
+// small ones; 0 where nothing grows and the state lies in huge pages anyway.
+int64_t HugePagesFrom(const StateLayout& layout) {
+  int64_t from = 0;
+  for (const auto& block : layout.buffers)
+    for (const StateBuffer& buffer : block)
+      for (const StateBuffer::Head& head : buffer.heads)
+        if (head.filling->grows()) from = std::max(from, std::min(head.bytes, kHugePage) / 2 / head.stride);
+  return from;
+}
+
 // f(offset in the state, bytes) for all that does not grow.
 template <class F>
 void ForConstant(const StateLayout& layout, F&& f) {
@@ -93,6 +104,7 @@ SequenceState::SequenceState(std::shared_ptr<const ModelWeights> weights, std::s
     : weights_(std::move(weights)),
       layout_(std::move(layout)),
       data_(MemoryOf(*layout_)),
+      huge_from_(HugePagesFrom(*layout_)),
       counts_(layout_->blocks.size()),
       controls_(controls),
       of_layers_(ByLayer(weights_->config, controls)),
@@ -169,6 +181,7 @@ SequenceState SequenceState::Fork() const {
 SequenceState SequenceState::CopyOf(int64_t n) const {
   CheckWhole();
   SequenceState copy(weights_, layout_, controls_, plan_);
+  copy.ChoosePages(n);
   for (const auto& block : layout_->buffers)
     for (const StateBuffer& buffer : block)
       buffer.ForUsed(n, [&](int64_t at, int64_t bytes) {
@@ -276,6 +289,13 @@ void SequenceState::CheckTruncate(int64_t n) const {
 
 void SequenceState::Reserve(size_t n) {
   if (ids_.size() + n > ids_.capacity()) ids_.reserve(std::max(ids_.size() + n, 2 * ids_.capacity()));
+  ChoosePages(static_cast<int64_t>(ids_.size() + n));
+}
+
+void SequenceState::ChoosePages(int64_t tokens) {
+  if (huge_from_ == 0 || tokens < huge_from_) return;
+  AskForHugePages(data_.get(), layout_->bytes);
+  huge_from_ = 0;
 }
 
 void SequenceState::BeginPass() {
@@ -327,6 +347,7 @@ void SequenceState::SetControls(const Controls& controls) {
       }
     layout_ = std::move(layout);
     data_ = std::move(memory);
+    huge_from_ = HugePagesFrom(*layout_);
   }
   controls_ = std::move(next);
   of_layers_ = std::move(of_layers);

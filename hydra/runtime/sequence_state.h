@@ -96,8 +96,9 @@ class SequenceState {
   [[nodiscard]] bool broken() const { return broken_; }
   void CheckWhole() const;
 
-  // For the forward pass. Reserve makes room for n tokens more. Between the two other calls, which do not throw, the
-  // state counts as broken.
+  // For the forward pass. Reserve makes room for n tokens more, best all that are known to come: caches that these fill
+  // at least by half go into huge pages where they have not been written yet. Between the two other calls, which do not
+  // throw, the state counts as broken.
   void Reserve(size_t n);
   void BeginPass();
   void EndPass(std::span<const int32_t> ids);
@@ -133,10 +134,13 @@ class SequenceState {
   // What is in use of a buffer, part after part: what a file holds of it.
   [[nodiscard]] std::vector<std::byte> Packed(const StateBuffer& buffer) const;
   void Unpack(const StateBuffer& buffer, std::span<const std::byte> bytes);
+  // Before so many tokens are written.
+  void ChoosePages(int64_t tokens);
 
   std::shared_ptr<const ModelWeights> weights_;  // keeps them, and names the model
   std::shared_ptr<const StateLayout> layout_;
   std::shared_ptr<std::byte> data_;             // mapped: pages of caches that grow are taken when first written
+  int64_t huge_from_ = 0;                       // tokens from which on huge pages are asked for; 0: they have been
   std::vector<std::array<int32_t, 2>> counts_;  // of each block: pool_size, route_count
   std::vector<int32_t> ids_, pending_;
   Controls controls_;

@@ -71,7 +71,9 @@ double SpeedRunner::Pass(int64_t prompt, int64_t steps) {
   for (size_t b = 0; b < kept_.size(); ++b) segments[b].logits = LogitsOf::kAll, segments[b].kept = &kept_[b];
   Rng luck(1);
   // Reads n tokens and takes those that a draft had right; returns how many.
+  passes_ = 0;
   const auto feed = [&](int64_t offset, int64_t n) {
+    ++passes_;
     for (size_t b = 0; b < segments.size(); ++b)
       segments[b].ids =
           std::span<const int32_t>(ids_[b]).subspan(static_cast<size_t>(test_.depth + offset), static_cast<size_t>(n));

@@ -46,6 +46,8 @@ class SpeedRunner {
   PassProfile Profile();
   // What passes moved, and ran of BlockFFN's experts, in the last repetition.
   [[nodiscard]] const PassBytes& moved() const { return moved_; }
+  // Bytes that one of them read, on average.
+  [[nodiscard]] int64_t pass_bytes() const { return (moved_.weights + moved_.state_read + moved_.kv_read) / passes_; }
   // Keys and values that the sequences of a repetition hold room for.
   [[nodiscard]] int64_t kv_bytes() const;
   [[nodiscard]] const ExpertUse& experts() const { return experts_; }
@@ -62,6 +64,7 @@ class SpeedRunner {
   std::vector<Provisional> kept_;          // of each sequence, for provisional passes
   std::vector<std::vector<int32_t>> ids_;  // of each sequence, random
   PassBytes moved_;
+  int64_t passes_ = 1;
   ExpertUse experts_;
 };
 

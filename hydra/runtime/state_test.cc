@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sequence states: sizes, splits, forks, files, batches and threads, over random models of every kind.
+#include <cinttypes>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
+#include "hydra/base/pages.h"
 #include "hydra/base/testing.h"
 #include "hydra/runtime/testing.h"
 
@@ -34,6 +38,35 @@ TEST(SequenceState, BytesAreWhatTheAccountingPromises) {
       const SequenceState state(model);
       EXPECT_EQ(state.bytes(), CountState(c.config, kv, state_dtype).total() + 100 * KvBytesPerToken(c.config, kv));
     }
+}
+
+// Whether huge pages are asked for where p lies, by the system's own account.
+bool AsksForHugePages(const void* p) {
+  std::ifstream maps("/proc/self/smaps");
+  bool here = false;
+  for (std::string line; std::getline(maps, line);) {
+    uint64_t begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " ", &begin, &end) == 2)
+      here = begin <= reinterpret_cast<uint64_t>(p) && reinterpret_cast<uint64_t>(p) < end;
+    if (here && line.starts_with("VmFlags:")) return line.find(" hg") != std::string::npos;
+  }
+  return false;
+}
+
+// So a short sequence takes little memory, and a long one is read through few translations.
+TEST(SequenceState, LongSequencesLieInHugePages) {
+  const Model model = testing::BuildModel(testing::RandomSource(TransformerNano(), 1), {.ctx_size = 8192});
+  SequenceState state(model);
+  const auto asks = [](SequenceState& s) { return AsksForHugePages(s.At(0)); };
+  state.Reserve(4095);
+  EXPECT_FALSE(asks(state));
+  SequenceState fork = state.Fork();
+  state.Reserve(4096);
+  EXPECT_TRUE(asks(state));
+  EXPECT_FALSE(asks(fork));
+  const Model constant = testing::BuildModel(testing::RandomSource(HydraNano(), 1), {.ctx_size = 8192});
+  SequenceState small(constant);
+  EXPECT_EQ(asks(small), small.layout().bytes >= kHugePage);
 }
 
 // A number of the state is rounded to 8 bits once a token, or once a chunk of the scan: logits move by as much, not

@@ -21,14 +21,14 @@ using kernels::Tuning;
 
 constexpr double kSeconds = 0.05;                     // that loading may take longer
 constexpr int64_t kLeastBytes = int64_t{8} << 20;     // a smaller model stays in the caches
-constexpr int64_t kStretchBytes = int64_t{8} << 20;   // read by a candidate before the next one's turn
+constexpr int64_t kStretchBytes = int64_t{16} << 20;  // read by a candidate before the next one's turn
 constexpr int64_t kWarmBytes = int64_t{256} << 20;    // read first, if there are as many: what was just written is slow
 constexpr int64_t kListedBytes = int64_t{512} << 20;  // of a model's matrices: what there is time to read
 constexpr size_t kMostRounds = 7, kLeastRounds = 5;
 constexpr double kGain = 1.03;
-constexpr double kThreadsGain = 1.1;          // else one busy moment would leave a thread out for ever
-constexpr const char* kMethod = "stretches";  // choices that were measured in another way are not taken
-constexpr std::ptrdiff_t kForgiven = 4;       // one of so many rounds may have met a busy moment
+constexpr double kThreadsGain = 1.1;        // else one busy moment would leave a thread out for ever
+constexpr const char* kMethod = "streams";  // choices that were measured in another way are not taken
+constexpr std::ptrdiff_t kForgiven = 4;     // one of so many rounds may have met a busy moment
 
 // Products of one token with a model's matrices as a pass lists them: what reads the same input in one call.
 class Reader {
@@ -80,16 +80,20 @@ class Reader {
   size_t next_ = 0;               // call
 };
 
-// Values that one field of a tuning may take, the default first.
-template <class T>
-std::vector<Candidate> Vary(const Tuning& base, T Tuning::*field, std::initializer_list<T> values) {
-  std::vector<Candidate> candidates{{base}};
-  for (const T value : values) {
-    if (value == base.*field) continue;
-    candidates.push_back({base});
-    candidates.back().tuning.*field = value;
-  }
-  return candidates;
+// Ways to read that machines differ in, the default first.
+std::vector<Candidate> WaysToRead() {
+  std::vector<Candidate> ways;
+  for (const auto& [streams, ahead] :
+       {std::pair<int64_t, int64_t>{1, 0}, {1, 1024}, {1, 4096}, {1, 8192}, {kernels::kStreams, 2048}})
+    ways.push_back({Tuning{.ahead = ahead, .streams = streams}});
+  return ways;
+}
+
+// A tuning with all of its threads, and with half of them.
+std::vector<Candidate> WithThreads(const Tuning& tuning, int all) {
+  std::vector<Candidate> ways{{tuning}, {tuning}};
+  ways.back().tuning.threads = (all + 1) / 2;
+  return ways;
 }
 
 }  // namespace
@@ -117,25 +121,23 @@ std::optional<TuningChoice> MeasureTuning(const ModelWeights& weights, ThreadPoo
     size_t turns = 0;
     for (; turns < n * kMostRounds && Seconds() < deadline; ++turns)
       reader.Stretch(candidates[(turns + turns / n) % n]);  // each round begins with another one
-    if (turns < n * kLeastRounds) return choice.clear = false;
+    if (turns < n * kLeastRounds) return false;
     const Chosen chosen = ChooseFastest(candidates, gain);
     choice.tuning = candidates[chosen.index].tuning;
     choice.clear = choice.clear && chosen.clear;
     return true;
   };
-  // One field after the other; the last ones stay as they are where the time is up.
-  const bool in_time = settle(Vary<int64_t>(choice.tuning, &Tuning::ahead, {0, 1024, 4096, 8192}), kGain) &&
-                       settle(Vary<int64_t>(choice.tuning, &Tuning::pieces, {2, 6, 12}), kGain);
-  if (const int all = pool.threads(); in_time && all > 1)
-    (void)settle(Vary<int>(choice.tuning, &Tuning::threads, {0, (all + 1) / 2}), kThreadsGain);
+  // The threads stay as they are where the time is up.
+  choice.clear = settle(WaysToRead(), kGain) && choice.clear;
+  if (const int all = pool.threads(); all > 1) (void)settle(WithThreads(choice.tuning, all), kThreadsGain);
   choice.about = StrCat("measured in ", static_cast<int>((Seconds() - start) * 1e3 + 0.5), " ms");
   return choice;
 }
 
 std::string Describe(const Tuning& tuning, int threads) {
-  const std::string ahead = tuning.ahead > 0 ? StrCat("asks ", tuning.ahead, " bytes ahead") : "asks for nothing ahead";
-  return StrCat(ahead, ", ", tuning.pieces, " tasks a thread, ", tuning.threads > 0 ? tuning.threads : threads,
-                " threads");
+  return StrCat(tuning.streams, tuning.streams == 1 ? " stream" : " streams", " a thread, ",
+                tuning.ahead > 0 ? StrCat("asks ", tuning.ahead, " bytes ahead") : "asks for nothing ahead", ", ",
+                tuning.threads > 0 ? tuning.threads : threads, " threads");
 }
 
 TuningChoice ChooseTuning(const ModelWeights& weights, const TuneOptions& options, ThreadPool& pool) {

@@ -35,7 +35,7 @@ struct TuningChoice {
 // Never fails: what cannot be read or kept is said in `about`, and the model runs with what was measured or without.
 [[nodiscard]] TuningChoice ChooseTuning(const ModelWeights& weights, const TuneOptions& options, ThreadPool& pool);
 
-// "asks 2048 bytes ahead, 6 tasks a thread, 2 threads"
+// "4 streams a thread, asks 2048 bytes ahead, 2 threads"
 [[nodiscard]] std::string Describe(const kernels::Tuning& tuning, int threads);
 
 // ---- The parts of it ----

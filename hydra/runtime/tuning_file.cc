@@ -46,18 +46,18 @@ std::optional<Tuning> ReadTuning(const std::string& file, const std::string& key
   const Json list = ReadList(file);
   const auto at = std::ranges::find_if(list, [&](const Json& entry) { return IsFor(entry, key); });
   if (at == list.end()) return std::nullopt;
-  constexpr int64_t kPage = 4096, kPieces = 1000, kThreads = 1024;
-  const auto ahead = Number(*at, "ahead", 0, 16 * kPage), pieces = Number(*at, "pieces", 1, kPieces),
+  constexpr int64_t kPage = 4096, kThreads = 1024;
+  const auto ahead = Number(*at, "ahead", 0, 16 * kPage), streams = Number(*at, "streams", 1, kernels::kStreams),
              threads = Number(*at, "threads", 0, kThreads);
-  if (!ahead || !pieces || !threads) return std::nullopt;
-  return Tuning{.ahead = *ahead, .pieces = *pieces, .threads = static_cast<int>(*threads)};
+  if (!ahead || !streams || !threads || (*streams != 1 && *streams != kernels::kStreams)) return std::nullopt;
+  return Tuning{.ahead = *ahead, .streams = *streams, .threads = static_cast<int>(*threads)};
 }
 
 void KeepTuning(const std::string& file, const std::string& key, const Tuning& tuning) {
   Json list = Json::array();
   for (const Json& entry : ReadList(file))
     if (!IsFor(entry, key)) list.push_back(entry);
-  list.push_back({{"for", key}, {"ahead", tuning.ahead}, {"pieces", tuning.pieces}, {"threads", tuning.threads}});
+  list.push_back({{"for", key}, {"ahead", tuning.ahead}, {"streams", tuning.streams}, {"threads", tuning.threads}});
   while (list.size() > kMost) list.erase(list.begin());
   std::error_code code;
   std::filesystem::create_directories(std::filesystem::path(file).parent_path(), code);

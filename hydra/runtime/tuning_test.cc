@@ -41,7 +41,7 @@ TEST(TuningFile, KeepsAChoiceForItsKeyAlone) {
   const TempDir folder;
   const std::string file = folder / "cache/tuning.json";  // the folder is made
   EXPECT_FALSE(ReadTuning(file, "a"));
-  const Tuning first{.ahead = 2048, .pieces = 12, .threads = 1}, second{.ahead = 0, .pieces = 2};
+  const Tuning first{.ahead = 2048, .streams = 4, .threads = 1}, second{.ahead = 1024};
   KeepTuning(file, "a", first);
   KeepTuning(file, "b", second);
   EXPECT_EQ(ReadTuning(file, "a"), first);
@@ -68,16 +68,16 @@ TEST(TuningFile, FilesThatAreNotOursAreNoChoices) {
     std::ofstream(file, std::ios::trunc) << text;
     return ReadTuning(file, "a");
   };
-  const std::string good = R"({"for": "a", "ahead": 1024, "pieces": 6, "threads": 0})";
+  const std::string good = R"({"for": "a", "ahead": 1024, "streams": 1, "threads": 0})";
   EXPECT_EQ(with(R"({"tuning": [)" + good + "]}"), (Tuning{.ahead = 1024}));
   EXPECT_EQ(with(R"({"tuning": [1, null, {"for": 7}, )" + good + "]}"), (Tuning{.ahead = 1024}));
   for (const char* text : {"", "{", "[]", R"({"tuning": 3})", R"({"tuning": [{"for": "a"}]})",
-                           R"({"tuning": [{"for": "a", "ahead": -1, "pieces": 6, "threads": 0}]})",
-                           R"({"tuning": [{"for": "a", "ahead": 1e9, "pieces": 6, "threads": 0}]})",
-                           R"({"tuning": [{"for": "a", "ahead": 99999999999, "pieces": 6, "threads": 0}]})",
-                           R"({"tuning": [{"for": "a", "ahead": 0, "pieces": 0, "threads": 0}]})",
-                           R"({"tuning": [{"for": "a", "ahead": 0, "pieces": "6", "threads": 0}]})",
-                           R"({"tuning": [{"for": "a", "ahead": 0, "pieces": 6, "threads": 18446744073709551615}]})"})
+                           R"({"tuning": [{"for": "a", "ahead": -1, "streams": 1, "threads": 0}]})",
+                           R"({"tuning": [{"for": "a", "ahead": 1e9, "streams": 1, "threads": 0}]})",
+                           R"({"tuning": [{"for": "a", "ahead": 99999999999, "streams": 1, "threads": 0}]})",
+                           R"({"tuning": [{"for": "a", "ahead": 0, "streams": 2, "threads": 0}]})",
+                           R"({"tuning": [{"for": "a", "ahead": 0, "streams": "1", "threads": 0}]})",
+                           R"({"tuning": [{"for": "a", "ahead": 0, "streams": 1, "threads": 18446744073709551615}]})"})
     EXPECT_FALSE(with(text)) << text;
   KeepTuning(file, "a", {.ahead = 4096});  // over what is broken
   EXPECT_EQ(ReadTuning(file, "a"), Tuning{.ahead = 4096});
@@ -118,7 +118,7 @@ TEST(ChooseTuning, TakesWhatWasKept) {
   const std::string key = TuningKey(*plain, "this machine", 2);
   EXPECT_NE(key, TuningKey(*plain, "this machine", 1));
   EXPECT_NE(key, TuningKey(*plain, "another machine", 2));
-  const Tuning odd{.ahead = 64, .pieces = 7, .threads = 1};  // that no measurement offers
+  const Tuning odd{.ahead = 64, .threads = 1};  // that no measurement offers
   KeepTuning(file, key, odd);
   const auto kept = ModelWeights::Build(source, Options(TuneMode::kOn, file), &pool);
   EXPECT_EQ(kept->tuning.tuning, odd);

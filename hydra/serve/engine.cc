@@ -235,6 +235,7 @@ RunningText::Start Engine::FindStart(TextRequest& request, const Job& job, size_
     }
   }
   start.sequence->owner = request.owner;
+  start.sequence->state.Reserve(request.prompt.size() - std::min<size_t>(request.prompt.size(), start.prompt_pos));
   const bool goes_back = start.sequence->state.layout().constant_bytes == 0;
   if (!goes_back && (cache_.on() || texts > 1)) start.snapshot_every = options_.snapshot_every;
   return start;
