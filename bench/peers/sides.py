@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The programs that bench/compare.py runs beside ours: how each is called and what it says. A rate is a float; where a
 # program does not run a file it is the last line of what it said. Not here: rows, goals, the page (../compare.py).
+import contextlib
 import json
 import os
 import subprocess
@@ -86,7 +87,8 @@ class OpenVino:
 
     def close(self):
         for process in self.processes.values():
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # one that has ended
+                process.stdin.close()
             process.wait()
         self.processes = {}
 

@@ -25,7 +25,8 @@ namespace hydra::kernels {
 namespace {
 
 constexpr int64_t kLine = 16;               // floats of y in a cache line
-constexpr int64_t kTasksOfThread = 20;      // several, so that one which loses its core for a while holds back little
+constexpr int64_t kRowsOfStream = 4;        // of a task at least, where a thread reads rows in several places
+constexpr int64_t kTasksOfThread = 32;      // several, so that one which loses its core for a while holds back little
 constexpr int64_t kSlab = 256;              // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
 constexpr int64_t kGemmTokens = 480;        // tokens of a task there: their sums (60 KB) stay in the second-level cache
 constexpr int64_t kInt8Tokens = 192;        // tokens that pass a panel pair before the next pair: x stays in that cache
@@ -424,8 +425,10 @@ class Driver {
   // A thread's streams of a map: kStreams places of equal lengths, in tasks. Returns the rows that are read as streams
   // by all threads.
   int64_t AddStreams(int64_t index, int64_t thread, double target) {
-    const MatMulArgs& a = *data_.plans[static_cast<size_t>(index)].map;
-    const int64_t unit = std::max(kLine, kernels_.lanes), places = kStreams * Threads();
+    const Plan& plan = data_.plans[static_cast<size_t>(index)];
+    const MatMulArgs& a = *plan.map;
+    const int64_t unit = plan.way == Way::kInt8 ? std::max(kLine, kernels_.lanes) : kRowsOfStream;
+    const int64_t places = kStreams * Threads();
     const int64_t length = a.w.rows / unit / places;  // in units
     const double cost = UnitCost(a) * static_cast<double>(unit) / static_cast<double>(unit_) * kStreams;
     const int64_t step = std::clamp<int64_t>(static_cast<int64_t>(target / cost), 1, std::max<int64_t>(length, 1));

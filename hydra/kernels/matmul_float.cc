@@ -78,22 +78,29 @@ void Round(const float* x, int64_t K, XBlock* out, int64_t stride) {
 
 // ---- Dot products ----
 
-// One row times TN tokens. A row is read from its begin to its end, and the next row follows, so that each thread reads
-// one stream; kSums partial sums along the row keep the multipliers busy. Their number and order are the same for any
-// TN: the same bits.
+// R rows, `step` apart, times TN tokens. A row is read from its begin to its end, and the next row follows, so that
+// each thread reads one stream, or R that are far apart; kSums partial sums along a row keep the multipliers busy.
+// Their number and order are the same for any R and TN: the same bits.
 
-template <class W, int TN>
-HWY_INLINE void DotRow(const DotCall& c, int64_t n, int64_t t0) {
+template <class W, int R, int TN>
+HWY_INLINE void DotRows(const DotCall& c, int64_t n, int64_t step, int64_t t0) {
   const FloatTag d;
   const std::byte* w = c.w + n * c.K * W::kBytes;
-  Ahead ahead(w, t0 == 0 ? c.ahead : 0);
+  const int64_t bytes = step * c.K * W::kBytes;
+  auto ahead = BeginAhead<R>(w, bytes, t0 == 0 ? c.ahead : 0);
   const float* x[TN];
   Unroll<TN>([&](auto t) HYDRA_LAMBDA { x[t] = c.x + (c.x_rows != nullptr ? c.x_rows[t0 + t] : t0 + t) * c.x_stride; });
-  FloatVec sums[kSums][TN];
-  Unroll<kSums>([&](auto s) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[s][t] = hn::Zero(d); }); });
+  FloatVec sums[kSums][R][TN];
+  Unroll<kSums>([&](auto s) HYDRA_LAMBDA {
+    Unroll<R>([&](auto r) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[s][r][t] = hn::Zero(d); }); });
+  });
   const auto add = [&](auto s, int64_t k, size_t lanes) HYDRA_LAMBDA {
-    const auto wv = W::Load(w + k * W::kBytes, lanes);
-    Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[s][t] = hn::MulAdd(wv, LoadPart(d, x[t] + k, lanes), sums[s][t]); });
+    FloatVec xv[TN];
+    Unroll<TN>([&](auto t) HYDRA_LAMBDA { xv[t] = LoadPart(d, x[t] + k, lanes); });
+    Unroll<R>([&](auto r) HYDRA_LAMBDA {
+      const auto wv = W::Load(w + r * bytes + k * W::kBytes, lanes);
+      Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[s][r][t] = hn::MulAdd(wv, xv[t], sums[s][r][t]); });
+    });
   };
   int64_t k = 0;
   for (; k + kSums * kLanes <= c.K; k += kSums * kLanes) {
@@ -106,22 +113,31 @@ HWY_INLINE void DotRow(const DotCall& c, int64_t n, int64_t t0) {
     if (at < c.K) add(s, at, static_cast<size_t>(std::min<int64_t>(kLanes, c.K - at)));
   });
   static_assert(kSums == 4);
-  Unroll<TN>([&](auto t) HYDRA_LAMBDA {
-    const auto sum = hn::Add(hn::Add(sums[0][t], sums[1][t]), hn::Add(sums[2][t], sums[3][t]));
-    StoreSum(c.out, t0 + t, n, ReduceSum(d, sum));
+  Unroll<R>([&](auto r) HYDRA_LAMBDA {
+    Unroll<TN>([&](auto t) HYDRA_LAMBDA {
+      const auto sum = hn::Add(hn::Add(sums[0][r][t], sums[1][r][t]), hn::Add(sums[2][r][t], sums[3][r][t]));
+      StoreSum(c.out, t0 + t, n + r * step, ReduceSum(d, sum));
+    });
   });
 }
 
+// Rows of streams that go side by side: as many sums as there are registers for.
+constexpr int kSideBySide = HWY_MAX_BYTES == 32 ? 1 : kStreams;
+
 template <class W, int TN>
 HWY_NOINLINE void DotTokens(const DotCall& c, int64_t n, int64_t t0) {
-  DotRow<W, TN>(c, n, t0);
+  DotRows<W, 1, TN>(c, n, 0, t0);
 }
 
 template <class W>
 HWY_NOINLINE void DotOneToken(const DotCall& c) {
-  const int64_t streams = c.row_step > 0 ? kStreams : 1;
+  if (c.row_step == 0) {
+    for (int64_t n = c.n0; n < c.n1; ++n) DotRows<W, 1, 1>(c, n, 0, 0);
+    return;
+  }
   for (int64_t n = c.n0; n < c.n1; ++n)
-    for (int64_t stream = 0; stream < streams; ++stream) DotRow<W, 1>(c, n + stream * c.row_step, 0);
+    for (int64_t stream = 0; stream < kStreams; stream += kSideBySide)
+      DotRows<W, kSideBySide, 1>(c, n + stream * c.row_step, c.row_step, 0);
 }
 
 // Each row stays in the first-level cache while all tokens pass.

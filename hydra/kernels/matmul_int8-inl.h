@@ -172,26 +172,16 @@ HWY_INLINE const uint8_t* EndOf(const BlockAt& at) {
   return at.quants + PanelShape(F::kType, kLanes).vectors * kVectorBytes;
 }
 
-// Of what is asked for ahead: nothing for two panels, which serve many tokens.
-template <int P>
-HWY_INLINE auto BeginOf(const Int8Call& c) {
-  if constexpr (P == kStreams) {
-    return AheadOfStreams<P>(c.panel, c.panel_step, c.ahead);
-  } else {
-    return Ahead(c.panel, c.ahead);
-  }
-}
-
 template <class F, int P, int TN>
 HWY_NOINLINE void Tile(const Int8Call& c, int64_t t0) {
-  auto ahead = BeginOf<P>(c);
+  auto ahead = BeginAhead<P>(c.panel, c.panel_step, c.ahead);
   FloatVec sums[P][TN];
   Unroll<P>([&](auto p) HYDRA_LAMBDA { Unroll<TN>([&](auto t) HYDRA_LAMBDA { sums[p][t] = hn::Zero(FloatTag()); }); });
   const XBlock* x = c.x + t0 / c.stride * c.stride * c.blocks + t0 % c.stride;
   for (int64_t b = 0; b < c.blocks; ++b, x += c.stride) {
     BlockAt at[P];
     Unroll<P>([&](auto p) HYDRA_LAMBDA { at[p] = At<F>(c.panel + p * c.panel_step, b); });
-    if constexpr (P != 2) ahead.Use(EndOf<F>(at[0]));
+    if (c.few) ahead.Use(EndOf<F>(at[0]));
     AddBlock<F, P, TN>(at, x, sums);
   }
   Unroll<TN>([&](auto t) HYDRA_LAMBDA {

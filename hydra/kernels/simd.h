@@ -68,6 +68,16 @@ class AheadOfStreams {
   uintptr_t distance_, step_, next_;
 };
 
+// Of one stream, or of several.
+template <int kCount>
+HWY_INLINE auto BeginAhead(const void* begin, int64_t step, int64_t distance) {
+  if constexpr (kCount == 1) {
+    return Ahead(begin, distance);
+  } else {
+    return AheadOfStreams<kCount>(begin, step, distance);
+  }
+}
+
 // Sum of all lanes, in an order that the level fixes.
 template <class D>
 HWY_INLINE hn::TFromD<D> ReduceSum(D d, hn::Vec<D> v) {

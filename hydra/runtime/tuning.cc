@@ -19,7 +19,7 @@ namespace {
 using kernels::MatMulArgs;
 using kernels::Tuning;
 
-constexpr double kSeconds = 0.05;                     // that loading may take longer
+constexpr double kSeconds = 0.04;                     // so that loading takes at most 50 ms longer
 constexpr int64_t kLeastBytes = int64_t{8} << 20;     // a smaller model stays in the caches
 constexpr int64_t kStretchBytes = int64_t{16} << 20;  // read by a candidate before the next one's turn
 constexpr int64_t kWarmBytes = int64_t{256} << 20;    // read first, if there are as many: what was just written is slow
@@ -111,10 +111,11 @@ Chosen ChooseFastest(const std::vector<Candidate>& candidates, double gain) {
 std::optional<TuningChoice> MeasureTuning(const ModelWeights& weights, ThreadPool& pool, double seconds) {
   Reader reader(weights, pool);
   if (reader.bytes() < kLeastBytes) return std::nullopt;
-  const double start = Seconds(), deadline = start + seconds;
   TuningChoice choice{.clear = true};
+  // What lies in a file is mapped meanwhile, which the first pass is spared.
   Candidate warm{};
-  while (reader.read() < std::min(reader.bytes(), kWarmBytes) && Seconds() < deadline) reader.Stretch(warm);
+  while (reader.read() < std::min(reader.bytes(), kWarmBytes)) reader.Stretch(warm);
+  const double start = Seconds(), deadline = start + seconds;
   // Chooses among candidates; false where the time was up before they could be told apart.
   const auto settle = [&](std::vector<Candidate> candidates, double gain) {
     const size_t n = candidates.size();

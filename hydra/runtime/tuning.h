@@ -54,7 +54,8 @@ struct Chosen {
 };
 [[nodiscard]] Chosen ChooseFastest(const std::vector<Candidate>& candidates, double gain);
 
-// Measures for at most `seconds` (checked every few megabytes). Nothing where the model is too small to matter.
+// Reads the weights once, 256 MB at most, then measures for at most `seconds` (checked every few megabytes). Nothing
+// where the model is too small to matter.
 [[nodiscard]] std::optional<TuningChoice> MeasureTuning(const ModelWeights& weights, ThreadPool& pool, double seconds);
 
 // What a choice holds for: a machine, a SIMD level, so many threads, matrices of these types and sizes.
