@@ -24,11 +24,13 @@
 namespace hydra::kernels {
 namespace {
 
-constexpr int64_t kLine = 16;               // floats of y in a cache line
-constexpr int64_t kRowsOfStream = 4;        // of a task at least, where a thread reads rows in several places
-constexpr int64_t kTasksOfThread = 32;      // several, so that one which loses its core for a while holds back little
-constexpr int64_t kSlab = 256;              // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
-constexpr int64_t kGemmTokens = 480;        // tokens of a task there: their sums (60 KB) stay in the second-level cache
+constexpr int64_t kLine = 16;           // floats of y in a cache line
+constexpr int64_t kRowsOfStream = 4;    // of a task at least, where a thread reads rows in several places
+constexpr int64_t kTasksOfThread = 32;  // several, so that one which loses its core for a while holds back little
+constexpr int64_t kSlab = 256;          // columns of W at a time in the float GEMM: 32 KB, in the first-level cache
+constexpr int64_t kPairSlab = 640;      // of pairs that are made of W's rows at once: 40 KB at most
+constexpr int64_t kSlabFloats = std::max(kSlab, kPairSlab / 2);  // of each row of either
+constexpr int64_t kGemmTokens = 512;        // tokens of a task there: their sums (64 KB) stay in the second-level cache
 constexpr int64_t kInt8Tokens = 192;        // tokens that pass a panel pair before the next pair: x stays in that cache
 constexpr int64_t kMostTokens = 16;         // of a tile, on any level
 constexpr int64_t kSerialFloats = 1 << 15;  // x up to this is prepared by the caller: a region would cost more
@@ -117,6 +119,7 @@ LevelKernels Kernels() {
           .gemm = f.gemm,
           .dot = f.dot,
           .pairs = bf16.pairs,
+          .pair_slab = bf16.pair_slab,
           .gemm_pairs = bf16.gemm,
           .pair_tokens = bf16.tokens,
           .pair_tile = bf16.tile,
@@ -473,7 +476,7 @@ class Driver {
     for (const Plan& plan : data_.plans) {
       int64_t bytes = 0;
       const bool rows = IsQuantised(plan.map->w.type) && !plan.map->w.packed;
-      if (plan.way == Way::kGemm) bytes = 4 * 2 * kernels_.lanes * (kSlab + kGemmTokens + kMostTokens);
+      if (plan.way == Way::kGemm) bytes = 4 * 2 * kernels_.lanes * (kSlabFloats + kGemmTokens + kMostTokens);
       if (rows) bytes += 2 * plan.layout.bytes;
       work_bytes_ = std::max(work_bytes_, bytes);
     }
@@ -620,7 +623,7 @@ class Driver {
     const Prepared& x = data_.prepared[static_cast<size_t>(plan.prepared)];
     const int64_t lanes = kernels_.lanes, K = w.cols;
     auto* slab = reinterpret_cast<float*>(work);
-    float* sums = slab + 2 * lanes * kSlab;
+    float* sums = slab + 2 * lanes * kSlabFloats;
     auto* panel_work = reinterpret_cast<std::byte*>(sums + 2 * lanes * (kGemmTokens + kMostTokens));
     GemmCall call{.w = slab,
                   .x = reinterpret_cast<const float*>(data_.x.data() + x.offset),
@@ -636,15 +639,20 @@ class Driver {
       for (call.n0 = task.n0; call.n0 < task.n1; call.n0 += 2 * lanes) {
         const int64_t count = call.n0 + lanes < w.rows ? 2 : 1;
         const std::byte* panels = IsQuantised(w.type) ? Panels(plan, call.n0, count, panel_work) : nullptr;
-        for (call.k0 = 0; call.k0 == 0 || call.k0 < K; call.k0 += kSlab) {
-          call.k1 = std::min(K, call.k0 + kSlab);
-          Slab(plan, call.n0, call.k0, call.k1, panels, slab);
-          if (plan.pairs) {
-            kernels_.pairs(slab, call.k1 - call.k0, 2 * lanes, 2 * lanes);
-            kernels_.gemm_pairs(call);
+        const bool at_once = plan.pairs && kernels_.pair_slab != nullptr && !IsQuantised(w.type) && !w.packed;
+        const int64_t most = at_once ? kPairSlab : kSlab;
+        for (call.k0 = 0; call.k0 == 0 || call.k0 < K; call.k0 += most) {
+          call.k1 = std::min(K, call.k0 + most);
+          if (at_once) {
+            const int64_t row_bytes = RowBytes(w.type, K), next = call.n0 + 2 * lanes;
+            kernels_.pair_slab(w.type, w.data + call.n0 * row_bytes, w.rows - call.n0, K, call.k0, call.k1, slab);
+            call.later = w.data + next * row_bytes;
+            call.later_bytes = call.k1 == K ? std::clamp<int64_t>(w.rows - next, 0, 2 * lanes) * row_bytes : 0;
           } else {
-            kernels_.gemm(call);
+            Slab(plan, call.n0, call.k0, call.k1, panels, slab);
+            if (plan.pairs) kernels_.pairs(slab, call.k1 - call.k0, 2 * lanes, 2 * lanes);
           }
+          plan.pairs ? kernels_.gemm_pairs(call) : kernels_.gemm(call);
         }
       }
     }

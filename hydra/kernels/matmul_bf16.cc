@@ -91,6 +91,57 @@ inline void PackTileSlab(float* x, int64_t n, int64_t width, int64_t pitch) {
   for (int64_t j = rows; j < whole; ++j) std::fill_n(x + j * pitch, width, 0.0f);
 }
 
+// 32 numbers of a row of float weights from p on, the first `left` of them, as pairs; zeros behind.
+HWY_INLINE __m512i RoundPairs(__m512 low, __m512 high) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+}
+HWY_INLINE __mmask32 HalvesMask(int64_t left) { return left >= 32 ? ~__mmask32{0} : (__mmask32{1} << left) - 1; }
+struct BF16Pairs {
+  static constexpr int64_t kBytes = 2;
+  static HWY_INLINE __m512i Load(const std::byte* p, int64_t left) {
+    return _mm512_maskz_loadu_epi16(HalvesMask(left), p);
+  }
+};
+struct F16Pairs {
+  static constexpr int64_t kBytes = 2;
+  static HWY_INLINE __m512i Load(const std::byte* p, int64_t left) {
+    const __m512i halves = _mm512_maskz_loadu_epi16(HalvesMask(left), p);
+    return RoundPairs(_mm512_cvtph_ps(_mm512_castsi512_si256(halves)),
+                      _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1)));
+  }
+};
+struct F32Pairs {
+  static constexpr int64_t kBytes = 4;
+  static HWY_INLINE __m512i Load(const std::byte* p, int64_t left) {
+    const auto* x = reinterpret_cast<const float*>(p);
+    const __m512 high =
+        left > kPairLanes ? _mm512_maskz_loadu_ps(MaskOf(left - kPairLanes), x + kPairLanes) : _mm512_setzero_ps();
+    return RoundPairs(_mm512_maskz_loadu_ps(MaskOf(left), x), high);
+  }
+};
+
+template <class W>
+void PairSlabOf(const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out) {
+  for (int64_t r = 0; r < 2 * kPairLanes; r += amx::kRows)
+    for (int64_t k = k0; k < k1; k += kTileColumns) {
+      const std::byte* first = w + (r * K + k) * W::kBytes;
+      Transpose16(
+          [&](auto i) HYDRA_LAMBDA {
+            return r + i < rows ? W::Load(first + i * K * W::kBytes, k1 - k) : _mm512_setzero_si512();
+          },
+          reinterpret_cast<std::byte*>(out + (k - k0) / 2 * 2 * kPairLanes + r), 2 * kPairLanes);
+    }
+}
+
+inline void PairSlab(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out) {
+  switch (type) {
+    case WeightType::kF32: return PairSlabOf<F32Pairs>(w, rows, K, k0, k1, out);
+    case WeightType::kF16: return PairSlabOf<F16Pairs>(w, rows, K, k0, k1, out);
+    case WeightType::kBF16: return PairSlabOf<BF16Pairs>(w, rows, K, k0, k1, out);
+    default: return;  // the driver sends no other
+  }
+}
+
 // Rows of x to [K / 32][16 tokens][16 pairs]. Rows that are not there stay as they are: their sums are not kept.
 inline void RowTile(const float* const* x, int64_t count, int64_t K, float* out) {
   for (int64_t t = 0; t < count; ++t)
@@ -133,8 +184,15 @@ inline void TilesGemm(const GemmCall& c) {
   amx::Shapes shapes;
   for (int tile = 0; tile < 8; ++tile) shapes.Set(tile, amx::kRows, amx::kRowBytes);
   amx::Configure(shapes);
-  int64_t t = c.t0;
-  for (; t + amx::kRows < c.t1; t += 2 * amx::kRows) TileGemm<2>(c, t);
+  // Part by part, since one long burst would hold the queue of misses that tiles are loaded through.
+  const int64_t tiles = std::max<int64_t>(1, (c.t1 - c.t0) / (2 * amx::kRows));
+  const int64_t part = (c.later_bytes / tiles + 63) / 64 * 64;
+  int64_t asked = 0, t = c.t0;
+  const auto ask = [&]() HYDRA_LAMBDA {
+    for (const int64_t end = std::min(c.later_bytes, asked + part); asked < end; asked += 64)
+      __builtin_prefetch(c.later + asked, 0, 2);
+  };
+  for (; t + amx::kRows < c.t1; t += 2 * amx::kRows) ask(), TileGemm<2>(c, t);
   if (t < c.t1) TileGemm<1>(c, t);
   amx::Release();
 }
@@ -148,8 +206,9 @@ HWY_POP_ATTRIBUTES
 Bf16Kernels Bf16KernelsOf([[maybe_unused]] internal::Extension extension) {
 #if HWY_TARGET == HWY_AVX3
   using internal::Extension;
-  if (extension >= Extension::kAmx) return {bf16::PackTileSlab, bf16::TilesGemm, amx::kRows, bf16::RowTile};
-  if (extension >= Extension::kBf16) return {bf16::PackPairs, bf16::Gemm, bf16::kTokens, nullptr};
+  if (extension >= Extension::kAmx)
+    return {bf16::PackTileSlab, bf16::PairSlab, bf16::TilesGemm, amx::kRows, bf16::RowTile};
+  if (extension >= Extension::kBf16) return {bf16::PackPairs, nullptr, bf16::Gemm, bf16::kTokens, nullptr};
 #endif
   return {};
 }

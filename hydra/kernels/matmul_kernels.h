@@ -131,7 +131,9 @@ struct GemmCall {
   int64_t K = 0, k0 = 0, k1 = 0;
   int64_t x_tile = 0;  // floats from one tile of x to the next
   int64_t stride = 1, t0 = 0, t1 = 0, n0 = 0;
-  float* sums = nullptr;  // [t1 - t0, 2 L], a tile of tokens more; read where k0 > 0, written where k1 < K
+  float* sums = nullptr;             // [t1 - t0, 2 L], a tile of tokens more; read where k0 > 0, written where k1 < K
+  const std::byte* later = nullptr;  // what the next slab is made of, asked for meanwhile with AMX
+  int64_t later_bytes = 0;
   Output out;
 };
 
@@ -169,6 +171,9 @@ struct LevelKernels {
   // These are null where the level has no dot products of bf16. Rows 2j and 2j + 1 of x [n, width], `pitch` floats
   // apart, become row j of pairs of bf16 in their place; an odd last row has zeros beside.
   void (*pairs)(float* x, int64_t n, int64_t width, int64_t pitch);
+  // With AMX: what `transpose` and `pairs` make of `rows` rows from w on, at once: [(k1 - k0) / 2 up to whole tiles][2
+  // L] pairs. Else null.
+  void (*pair_slab)(WeightType type, const std::byte* w, int64_t rows, int64_t K, int64_t k0, int64_t k1, float* out);
   void (*gemm_pairs)(const GemmCall& call);
   int64_t pair_tokens;  // of a tile
   // With AMX: `count` rows of x to a tile of pairs. Else null: `interleave` and `pairs` make one.
@@ -205,6 +210,7 @@ struct NarrowKernels {
 [[nodiscard]] Int8Kernels GetInt8Kernels();
 struct Bf16Kernels {
   decltype(LevelKernels::pairs) pairs;
+  decltype(LevelKernels::pair_slab) pair_slab;
   decltype(LevelKernels::gemm_pairs) gemm;
   int64_t tokens;
   decltype(LevelKernels::pair_tile) tile;

@@ -56,38 +56,12 @@ inline void TileGemm(const PairGemmArgs& g) {
   amx::Release();
 }
 
-// 16 rows of 16 pairs to columns; rows lie in_row and out_row pairs apart.
-inline void Transpose16(const std::byte* in, int64_t in_row, std::byte* out, int64_t out_row) {
-  __m512i r[16], t[16];
-  Unroll<16>([&](auto i) HYDRA_LAMBDA { r[i] = LoadPairs(in + 4 * i * in_row); });
-  Unroll<8>([&](auto i) HYDRA_LAMBDA {
-    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-  });
-  // Then lane L of r[4 i + j] holds column 4 L + j of the rows 4 i .. 4 i + 3.
-  Unroll<8>([&](auto h) HYDRA_LAMBDA {
-    constexpr int i = h / 2, s = h % 2;
-    r[4 * i + 2 * s] = _mm512_unpacklo_epi64(t[4 * i + s], t[4 * i + 2 + s]);
-    r[4 * i + 2 * s + 1] = _mm512_unpackhi_epi64(t[4 * i + s], t[4 * i + 2 + s]);
-  });
-  Unroll<4>([&](auto j) HYDRA_LAMBDA {
-    t[j] = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88);
-    t[4 + j] = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
-    t[8 + j] = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xDD);
-    t[12 + j] = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xDD);
-  });
-  Unroll<4>([&](auto j) HYDRA_LAMBDA {
-    _mm512_storeu_si512(out + 4 * j * out_row, _mm512_shuffle_i32x4(t[j], t[4 + j], 0x88));
-    _mm512_storeu_si512(out + 4 * (4 + j) * out_row, _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0x88));
-    _mm512_storeu_si512(out + 4 * (8 + j) * out_row, _mm512_shuffle_i32x4(t[j], t[4 + j], 0xDD));
-    _mm512_storeu_si512(out + 4 * (12 + j) * out_row, _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0xDD));
-  });
-}
 // n rows of `width` pairs, a multiple of 16, to [width][n rounded up to 16]; what stands behind the n rows is read,
 // too.
 inline void TransposePairs(const std::byte* in, int64_t n, int64_t width, int64_t in_row, std::byte* out,
                            int64_t out_row) {
   for (int64_t j = 0; j < n; j += amx::kPairs)
     for (int64_t i = 0; i < width; i += amx::kPairs)
-      Transpose16(in + 4 * (j * in_row + i), in_row, out + 4 * (i * out_row + j), out_row);
+      Transpose16([&](auto row) HYDRA_LAMBDA { return LoadPairs(in + 4 * ((j + row) * in_row + i)); },
+                  out + 4 * (i * out_row + j), out_row);
 }

@@ -58,3 +58,32 @@ inline void PackRows(float* x, int64_t n, int64_t width, int64_t pitch) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(reinterpret_cast<std::byte*>(x + j * pitch) + 2 * i), packed);
     }
 }
+
+// 16 rows of 16 pairs, row(i), become the columns of what is stored, in rows out_row pairs apart.
+template <class Row>
+HWY_INLINE void Transpose16(Row&& row, std::byte* out, int64_t out_row) {
+  __m512i r[16], t[16];
+  Unroll<16>([&](auto i) HYDRA_LAMBDA { r[i] = row(i); });
+  Unroll<8>([&](auto i) HYDRA_LAMBDA {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  });
+  // Then lane L of r[4 i + j] holds column 4 L + j of the rows 4 i .. 4 i + 3.
+  Unroll<8>([&](auto h) HYDRA_LAMBDA {
+    constexpr int i = h / 2, s = h % 2;
+    r[4 * i + 2 * s] = _mm512_unpacklo_epi64(t[4 * i + s], t[4 * i + 2 + s]);
+    r[4 * i + 2 * s + 1] = _mm512_unpackhi_epi64(t[4 * i + s], t[4 * i + 2 + s]);
+  });
+  Unroll<4>([&](auto j) HYDRA_LAMBDA {
+    t[j] = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88);
+    t[4 + j] = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+    t[8 + j] = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xDD);
+    t[12 + j] = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xDD);
+  });
+  Unroll<4>([&](auto j) HYDRA_LAMBDA {
+    _mm512_storeu_si512(out + 4 * j * out_row, _mm512_shuffle_i32x4(t[j], t[4 + j], 0x88));
+    _mm512_storeu_si512(out + 4 * (4 + j) * out_row, _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0x88));
+    _mm512_storeu_si512(out + 4 * (8 + j) * out_row, _mm512_shuffle_i32x4(t[j], t[4 + j], 0xDD));
+    _mm512_storeu_si512(out + 4 * (12 + j) * out_row, _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0xDD));
+  });
+}
