@@ -187,9 +187,10 @@ def text(page, sides):
                   "and a ratio is that of each round with the best of them. Keys and values are f16 on all sides. "
                   "Figures are median (min .. max). " + steady_words()), "",
         prose("Q4_0, Q8_0, F16 and BF16 are made from the published Q4_1 file by `llama-quantize --allow-requantize "
-              "--pure`. `hydralm bench` measures the read rate (the best of several patterns) and the multiply-add "
-              "peak beside each of its rows. GB/s counts the bytes of weights and cache that a token reads, GOP/s the "
-              "multiplications and additions of the products. A share above 1 voids a row: the read rate would not "
+              "--pure`. `hydralm bench` measures the read rate (of as many bytes as a pass reads, by the best of "
+              "several patterns) and the multiply-add peak beside each of its rows. GB/s counts the bytes of weights "
+              "and cache that a token reads, GOP/s the multiplications and additions of the products. A share above 1 "
+              "voids a row: the read rate would not "
               "be the best there is."), "",
         "| test | hydralm tok/s | " + " | ".join(f"{name} tok/s" for name in names) +
         " | ratio to the best | moved or computed, of | share | goal |", "|---" * (6 + len(names)) + "|",

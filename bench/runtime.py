@@ -168,7 +168,8 @@ def text(page, args, state_of):
                   "(min .. max); a ratio is the median (min .. max) of the turns' ratios. The 29M models have random "
                   "weights, so these rows say something of speed only. Keys and values are f16. " +
                   steady_words("process or round")), "",
-        prose("`hydralm bench` measures the limits (read bandwidth, multiply-adds) beside each row. GB/s counts the "
+        prose("`hydralm bench` measures the limits (read bandwidth of as many bytes as a pass reads, multiply-adds) "
+              "beside each row. GB/s counts the "
               "bytes of weights, state and cache that a token touches. The last three columns are what a token of "
               "each side counts for, the ratio that would follow from those counts alone, and the ratio if the bytes "
               "that the numerator moves beyond the denominator's come from memory: the weights of the 29M models in "

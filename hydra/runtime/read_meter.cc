@@ -59,7 +59,7 @@ ReadRate ReadMeter::Measure(int64_t bytes) {
 
 double ReadMeter::Pass(const ReadPattern& pattern, int64_t numbers) {
   // So little is read several times, so that neither the clock nor the threads' start is a part of it.
-  const int64_t least = std::min(share_, (int64_t{64} << 20) / kNumber / pool_.threads());
+  const int64_t least = WholePages(std::min(DefaultBytes(), int64_t{64} << 20), pool_.threads());
   const int64_t times = (least + numbers - 1) / numbers;
   const double start = Seconds();
   pool_.Run([&](int worker) {
